@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+TORCH ?= torch
 
 .PHONY: quickstart test lint docs clean
 
@@ -26,6 +27,7 @@ quickstart: $(BIN)/eto
 		--out $(RUN)/scienceworld-expert
 
 $(BIN)/pytest: $(BIN)/eto
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[dev,docs]'
 	@touch $@
 
