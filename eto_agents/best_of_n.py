@@ -76,7 +76,7 @@ class BestOfN:
         if hasattr(self.policy, "batch_size"):
             self.batch_size: int = self.policy.batch_size
 
-    def limit_time(self, seconds: float) -> None:
+    def limit_time(self, seconds: float | None) -> None:
         """Bound the wrapped policy's time to answer."""
         self.policy = with_time_limit(self.policy, seconds)
 
