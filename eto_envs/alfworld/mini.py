@@ -1,13 +1,13 @@
 """The mini games: a household of our own, in three panels.
 
-``python -m eto_envs.alfworld.mini FILE [TRIALS]`` writes them as a pack: 600 train, 100 seen and 100 unseen
-games in kitchens, bedrooms, bathrooms and living rooms that `mini_rooms` draws. The seen panel asks
-for other things in the rooms of train; the unseen panel has rooms of its own, and no train game
-pairs the object and the receptacle (or lamp) that one of its games is about. Every game can be won,
-as the planner shows, and none is won at the beginning. Games are the same on every machine: all
-draws go through `random.Random.random`. `mini_games.pack.gz` beside this file is what it writes.
-No official game or room is copied, but type names, the wording of tasks and what can be done with
-which object are the original's. Scores compare with nothing published.
+``python -m eto_envs.alfworld.mini FILE [TRIALS]`` writes them as a pack: 600 train, 100 seen and
+100 unseen games in kitchens, bedrooms, bathrooms and living rooms that `mini_rooms` draws. The seen
+panel asks for other things in the rooms of train; the unseen panel has rooms of its own, and no
+train game pairs the object and the receptacle (or lamp) that one of its games is about. Every game
+can be won, as the planner shows, and none is won at the beginning. Games are the same on every
+machine: all draws go through `random.Random.random`. `mini_games.pack.gz` beside this file is what
+it writes. No official game or room is copied, but type names, the wording of tasks and what can be
+done with which object are the original's. Scores compare with nothing published.
 """
 
 from __future__ import annotations

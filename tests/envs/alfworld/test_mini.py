@@ -61,6 +61,7 @@ def test_the_shipped_pack_is_what_the_generator_makes(tmp_path: Path, pack: Pack
     assert pack.path.stat().st_size < 400_000
 
 
+@pytest.mark.slow
 def test_more_trials_add_train_games_alone(pack: Pack, tmp_path: Path) -> None:
     larger = write_mini(tmp_path / "larger.pack", n_trials=2)
     assert len(larger.splits["train"]) == 2 * N_GAMES["train"]
