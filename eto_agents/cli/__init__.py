@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from eto_agents.cli import audit, data, evaluation, play
+from eto_agents.cli import audit, data, evaluation, play, replay
 from eto_envs.errors import EtoError, UnknownNameError
 
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command(name="eval")(evaluation.run)
     app.command(name="play")(play.play)
     app.command(name="audit")(audit.audit)
+    app.command(name="replay")(replay.replay)
     files = SubcommandApp()
     for name, command in data.COMMANDS.items():
         files.command(name=name)(command)

@@ -40,7 +40,10 @@ N_STALE: Final = 5
 """So many last steps without anything new mean that the agent gave up."""
 
 RULES: Final[dict[Kind, tuple[str, str]]] = {
-    "env_error": ("environment error", "The world failed, retries included; not the agent's doing."),
+    "env_error": (
+        "environment error",
+        "The world failed, retries included; not the agent's doing.",
+    ),
     "agent_error": ("agent error", "The agent raised, took too long or gave no usable action."),
     "wrong_purchase": ("wrong purchase", "WebShop: something was bought, for a score below 1."),
     "task_failed": ("task failed", "The world ended the task without success, before the limit."),
@@ -241,7 +244,8 @@ def _options_not_chosen(goal: str, page: list[str], receipt: str) -> list[str]:
     named = {
         value
         for value in (text.strip().lower() for text in offered)
-        if value not in OPTION_NAMES and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", goal.lower())
+        if value not in OPTION_NAMES
+        and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", goal.lower())
     }
     # "beige" is not asked for where "sand beige" is.
     whole = sorted(v for v in named if not any(v != other and v in other for other in named))
