@@ -45,21 +45,19 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
         splits: the panels.
         out: the folder; the same call on it goes on where it was stopped.
         thoughts: ``"full"``, ``"brief"``, or ``"none"`` for "Action: …" alone.
-        min_score: the least final score that is kept on reading; stated in ``run.json``, may be
-            changed later by calling again. All episodes stay in the log.
+        min_score: the least final score that is kept on reading; stated in ``run.json``.
         seeds: every task is played once for each.
         batch_size: how many episodes run at once.
         n_tasks: only the first so many tasks of each panel.
         env_args: keyword arguments for the environment.
-        action_timeout_s: an agent that takes longer to answer has failed; None waits for ever.
+        action_timeout_s: an agent that takes longer to answer has failed.
         progress: called as the run goes on.
 
     Returns:
-        The collection as `read_collection` reads it.
+        What `read_collection` reads.
 
     Raises:
-        UnknownNameError: an unknown panel, policy, style or argument, or a `min_score` that is not
-            in [0, 1].
+        UnknownNameError: an unknown panel, policy, style or argument, or an impossible `min_score`.
         DataError: `out` holds another run.
     """
     check_min_score(min_score)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,7 +34,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     env_args: KeyValues = (),
     quiet: bool = False,
 ) -> None:
-    """Collect an expert's trajectories to train on; the same command goes on after a kill.
+    """Collect trajectories to train on; the same command goes on after a kill.
 
     Args:
         agent: which agent plays; by default the world's expert.
@@ -40,8 +42,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         splits: task panels.
         out: folder of the collection; default runs/collected-ENV-POLICY.
         thoughts: write "Thought: … Action: …" in place of "Action: …".
-        thought_style: full (one or two sentences) or brief (a few words, for tiny models);
-            implies --thoughts.
+        thought_style: full sentences, or brief, for tiny models; implies --thoughts.
         min_score: what scores less is not trained on or exported; it stays in the log.
         seeds: every task is played once for each.
         batch_size: episodes that run at once.
@@ -51,8 +52,6 @@ def run(  # noqa: PLR0913 (the flags of the command)
         env_args: further arguments for the environment, values as JSON or plain text.
         quiet: no progress, only the counts.
     """
-    from rich.console import Console
-
     from eto_agents.cli.progress import Display, Episodes
     from eto_agents.collect import collect
 
@@ -60,26 +59,34 @@ def run(  # noqa: PLR0913 (the flags of the command)
     if agent.policy is None and agent.model is None:
         agent = dataclasses.replace(agent, policy="expert")
     folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
+    style = thought_style or ("full" if thoughts else "none")
+    arguments = key_values(env_args) | given(dataset=dataset, max_steps=max_steps)
+    with _told_how_to_go_on(folder), Display(quiet) as display:
+        collection = collect(
+            agent.load(),
+            env,
+            splits,
+            out=folder,
+            thoughts=style,
+            min_score=min_score,
+            seeds=seeds,
+            batch_size=batch_size,
+            n_tasks=n_tasks,
+            env_args=arguments,
+            action_timeout_s=agent.action_timeout,
+            progress=Episodes(display),
+        )
+    _print([*describe(collection), f"written to {folder}"])
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Say on Ctrl-C that nothing is lost."""
     try:
-        with Display(quiet) as display:
-            collection = collect(
-                agent.load(),
-                env,
-                splits,
-                out=folder,
-                thoughts=thought_style or ("full" if thoughts else "none"),
-                min_score=min_score,
-                seeds=seeds,
-                batch_size=batch_size,
-                n_tasks=n_tasks,
-                env_args=key_values(env_args) | given(dataset=dataset, max_steps=max_steps),
-                action_timeout_s=agent.action_timeout,
-                progress=Episodes(display),
-            )
+        yield
     except KeyboardInterrupt:
         sys.stderr.write(f"\nstopped; the same command goes on ({folder})\n")
         raise
-    Console(highlight=False).print(*describe(collection), f"written to {folder}", sep="\n")
 
 
 def describe(collection: Collection) -> list[str]:
@@ -93,3 +100,9 @@ def describe(collection: Collection) -> list[str]:
         label = "1.0" if tenth == 10 else f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}"
         lines.append(f"  score {label:10} {tenths[tenth]:6} episodes")
     return lines
+
+
+def _print(lines: list[str]) -> None:
+    from rich.console import Console
+
+    Console().print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)

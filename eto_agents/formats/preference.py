@@ -163,8 +163,11 @@ def _answer(entry: Entry, key: str) -> Message:
 def _pair(entry: Entry, id_key: str) -> PreferencePair:
     texts: dict[str, Any] = {name: entry.record.get(name) or "" for name in _TEXTS}
     task_id = entry.record.get(id_key, "")
-    if not isinstance(task_id, (str, int)) or not all(isinstance(t, str) for t in texts.values()):
-        raise entry.bad(f"{id_key!r} is {task_id!r:.60}, or a fact beside it is no text")
+    if not isinstance(task_id, (str, int)):
+        raise entry.bad(f"{id_key!r} is {task_id!r:.60}, not a text or a number")
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise entry.bad(f"{name!r} is {text!r:.60}, not a text")
     try:
         return PreferencePair(
             prompt=messages_of(entry, "prompt"),
