@@ -135,7 +135,8 @@ class _Run:
         panels = {split: self._panel(split) for split in splits}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with TrajectoryStore(self.out / "episodes.jsonl") as store:
-            self._claim(panels)
+            planned = {s: len(_first(n_tasks, p)) * len(seeds) for s, p in panels.items()}
+            self._claim(panels, planned)
             done = store.latest()
             results = {}
             for split, panel in panels.items():
@@ -172,7 +173,7 @@ class _Run:
             env.close()
         return tasks
 
-    def _claim(self, panels: Mapping[str, TaskSet]) -> None:
+    def _claim(self, panels: Mapping[str, TaskSet], planned: Mapping[str, int]) -> None:
         """Write down what runs here, or check that the folder holds the same run."""
         path = self.out / "run.json"
         ours = {
@@ -197,7 +198,9 @@ class _Run:
                         f"{now!r}; choose another folder"
                     )
             hashes = known | hashes
-        text = json.dumps(ours | {"panels": hashes}, indent=2) + "\n"
+            planned = {**theirs.get("n_planned", {}), **planned}
+        # What is planned is no part of the claim: more seeds or tasks may join a run.
+        text = json.dumps(ours | {"panels": hashes, "n_planned": planned}, indent=2) + "\n"
         write_whole(path, text.encode())
 
     def _play_split(

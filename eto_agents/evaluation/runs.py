@@ -7,6 +7,7 @@ that is still going on is read like one that has ended. Nothing here writes.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from eto_agents.trajectory import Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)  # no slots: figures are kept once they are computed
 class Panel:
     """One run's episodes on one panel.
 
@@ -51,15 +52,16 @@ class Panel:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every planned episode has ended."""
-        return self.n_planned is not None and len(self.episodes) >= self.n_planned
+        """Whether every planned episode has ended; interrupted ones will be played again."""
+        n_ended = sum(e.status != "cancelled" for e in self.episodes)
+        return self.n_planned is not None and n_ended >= self.n_planned
 
     @property
     def counted(self) -> tuple[Trajectory, ...]:
         """The episodes that enter means."""
-        statuses = ("completed", "truncated")
+        statuses = {"completed", "truncated"}
         if self.agent_errors == "zero":
-            statuses += ("agent_error",)
+            statuses.add("agent_error")
         return tuple(e for e in self.episodes if e.status in statuses)
 
     @property
@@ -67,7 +69,7 @@ class Panel:
         """Task and final score of each counted episode."""
         return [(e.task_id, 0.0 if e.status == "agent_error" else e.score) for e in self.counted]
 
-    @property
+    @functools.cached_property
     def kinds(self) -> dict[str, Panel]:
         """The panel by task type, in alphabetical order."""
         names = sorted({e.kind for e in self.episodes})
@@ -76,6 +78,7 @@ class Panel:
             for name in names
         }
 
+    @functools.cached_property
     def figures(self) -> SplitResult:
         """Means and counts over the episodes so far."""
         planned = len(self.episodes) if self.n_planned is None else self.n_planned
@@ -93,7 +96,7 @@ class Run:
     """A run folder's content.
 
     Attributes:
-        name: what the report calls it: the folder's name, or what the caller gave.
+        label: the agent's row in a table: the policy's name, or what the caller gave.
         folder: where it was read.
         policy: the policy's name.
         is_finished: whether `results.json` is there.
@@ -101,20 +104,27 @@ class Run:
         provenance: what it takes to run it again, as far as it is written down.
     """
 
-    name: str
+    label: str
     folder: Path
     policy: str
     is_finished: bool
     panels: tuple[Panel, ...]
     provenance: Mapping[str, Any]
 
+    @property
+    def model(self) -> str:
+        """What tells the models of two agents of one name apart; prompts differ by world."""
+        policy = self.provenance.get("policy", {})
+        parts = [policy.get(key) for key in ("model", "model_provenance", "sampling")]
+        return json.dumps(parts, sort_keys=True, default=str)
 
-def read_run(folder: Path, name: str = "") -> Run:
+
+def read_run(folder: Path, label: str = "") -> Run:
     """Read a run's folder.
 
     Args:
         folder: what `eto eval --out` got.
-        name: what the report calls the run, by default the folder's name.
+        label: what the report calls the agent, by default the policy's name.
 
     Raises:
         DataNotFoundError: the folder is no run, or holds no episode yet.
@@ -139,7 +149,7 @@ def read_run(folder: Path, name: str = "") -> Run:
         )
     panels = [_panel(split, record, results, episodes) for split in record["panels"]]
     return Run(
-        name=name or folder.resolve().name,
+        label=label or record["policy"],
         folder=folder,
         policy=record["policy"],
         is_finished=results is not None,
@@ -150,16 +160,16 @@ def read_run(folder: Path, name: str = "") -> Run:
 
 
 def read_runs(names: Sequence[str]) -> list[Run]:
-    """Read runs given as ``FOLDER`` or ``NAME=FOLDER``.
+    """Read runs given as ``FOLDER`` or ``AGENT=FOLDER``.
 
     Raises:
-        DataError: as `read_run`; also when a folder or a name is given twice.
+        DataError: as `read_run`; also when a folder is given twice.
     """
     runs: list[Run] = []
     for text in names:
-        name, equals, folder = text.partition("=")
-        as_folder = not equals or Path(text).exists()
-        run = read_run(Path(text)) if as_folder else read_run(Path(folder), name)
+        label, equals, folder = text.partition("=")
+        is_folder = not equals or Path(text).exists()
+        run = read_run(Path(text)) if is_folder else read_run(Path(folder), label)
         for other in runs:
             if other.folder.resolve() == run.folder.resolve():
                 raise DataError(f"{run.folder} is given twice")
@@ -175,7 +185,8 @@ def _panel(
     n_planned = planned.get(split) if isinstance(planned, dict) else None
     agent_errors = "exclude"
     if results is not None and split in results.splits:
-        n_planned = results.splits[split].n_planned
+        # run.json first: it is as new as the last command, results.json as the last finished one.
+        n_planned = n_planned or results.splits[split].n_planned
         agent_errors = results.provenance.get("agent_errors", "exclude")
     return Panel(
         env_id=record["env_id"],
