@@ -44,16 +44,22 @@ def published_section(comparison: Comparison, published: Published) -> Section:
         ),
     ]
     title = "Beside published numbers" if comparable else "Published numbers, for orientation only"
-    return Section(title, tuple(_notes(comparison.columns, comparable)), tuple(tables))
+    warnings, notes = _notes(comparison.columns, comparable)
+    return Section(title, warnings, tuple(tables), notes=notes)
 
 
-def _notes(columns: Sequence[Column], comparable: set[tuple[str, str]]) -> list[str]:
-    notes = []
+def _notes(
+    columns: Sequence[Column], comparable: set[tuple[str, str]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    warnings, notes = [], []
     if not comparable:
-        notes.append("No published number compares with the results above:")
+        warnings.append("No published number compares with the results above.")
+    reasons: dict[str, list[str]] = {}
     for column in columns:
-        if column.difference_from_paper:
-            notes.append(f"{column.title}: not comparable, {column.difference_from_paper}.")
+        if reason := column.difference_from_paper:
+            reasons.setdefault(reason, []).append(column.title)
+    for reason, titles in reasons.items():
+        warnings.append(f"Not comparable: {', '.join(titles)}: {reason}.")
     if ("ETO-ScienceWorld-v0", "unseen") in comparable:
         notes.append(
             "ScienceWorld unseen: the paper's Table 1 counts 241 tasks, its repository holds the "
@@ -64,7 +70,7 @@ def _notes(columns: Sequence[Column], comparable: set[tuple[str, str]]) -> list[
         "Published rows come without intervals and without episodes: a difference from them can "
         "only be judged by the column “detectable” under “Episodes”."
     )
-    return notes
+    return tuple(warnings), tuple(notes)
 
 
 def _our_row(

@@ -80,8 +80,13 @@ def _bars(comparison: Comparison) -> Image:
                 row.label: panel.figures.reward for row, panel in comparison.in_column(column)
             }
             for column in comparison.columns
-        }
+        },
+        _labels(comparison),
     )
+
+
+def _labels(comparison: Comparison) -> list[str]:
+    return [row.label for row in comparison.rows]
 
 
 def _panel_means(comparison: Comparison) -> Image:
@@ -94,7 +99,9 @@ def _panel_means(comparison: Comparison) -> Image:
         "Reward after each step, mean over the tasks that all agents of a panel have played; an "
         "episode that has ended keeps its score."
     )
-    return figures.lines(panels, "reward-by-step", caption, "steps", is_stepped=True)
+    return figures.lines(
+        panels, _labels(comparison), "reward-by-step", caption, "steps", is_stepped=True
+    )
 
 
 def _chosen_tasks(comparison: Comparison, tasks: Sequence[str]) -> Image:
@@ -104,7 +111,9 @@ def _chosen_tasks(comparison: Comparison, tasks: Sequence[str]) -> Image:
     }
     rule = "chosen by name" if tasks else "of each panel the task with most different scores"
     caption = f"Reward after each step on single tasks ({rule})."
-    return figures.lines(panels, "reward-by-step-tasks", caption, "steps", is_stepped=True)
+    return figures.lines(
+        panels, _labels(comparison), "reward-by-step-tasks", caption, "steps", is_stepped=True
+    )
 
 
 def _lines_of(comparison: Comparison, column: Column, tasks: Sequence[str]) -> list[Line]:
@@ -114,7 +123,13 @@ def _lines_of(comparison: Comparison, column: Column, tasks: Sequence[str]) -> l
         if tasks and set(tasks) <= {e.task_id for e in panel.counted}
     ]
     n_steps = max(
-        (len(e.steps) for _, panel in members for e in panel.counted if e.task_id in set(tasks)),
+        # One more than the longest episode, so that its last score can be seen.
+        (
+            len(e.steps) + 1
+            for _, panel in members
+            for e in panel.counted
+            if e.task_id in set(tasks)
+        ),
         default=0,
     )
     return [
@@ -171,5 +186,6 @@ def _iterations(runs: Sequence[Run]) -> Image:
         ]
         for world, splits in worlds.items()
     }
+    splits_shown = list(dict.fromkeys(panel.split for run in runs for panel in run.panels))
     caption = "Average reward × 100 by ETO iteration with 95 % intervals; 0 is before the first."
-    return figures.lines(panels, "reward-by-iteration", caption, "ETO iteration")
+    return figures.lines(panels, splits_shown, "reward-by-iteration", caption, "ETO iteration")

@@ -62,12 +62,21 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and what is under it."""
+    """A heading and what is under it.
+
+    Attributes:
+        title: the heading.
+        paragraphs: what must be read before the tables.
+        tables: the tables.
+        images: the figures.
+        notes: what explains them, after them.
+    """
 
     title: str
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     images: tuple[Image, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,8 @@ def markdown(document: Document) -> str:
             lines += [f"**{_in_markdown(table.caption)}**", "", *_markdown_rows(table), ""]
         for image in section.images:
             lines += [f"![{_in_markdown(image.caption)}](figures/{image.name}.svg)", ""]
+        for note in section.notes:
+            lines += [_in_markdown(note), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

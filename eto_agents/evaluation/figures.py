@@ -43,6 +43,7 @@ STYLE: dict[str, Any] = {
 }
 PNG_DPI = 160
 N_ACROSS = 3
+NOT_PLAYED = Estimate(float("nan"), None, None)
 
 
 class Line(NamedTuple):
@@ -59,21 +60,21 @@ class Line(NamedTuple):
     y: Sequence[Estimate]
 
 
-def bars(groups: Mapping[str, Mapping[str, Estimate]]) -> Image:
+def bars(groups: Mapping[str, Mapping[str, Estimate]], agents: Sequence[str]) -> Image:
     """Average reward with intervals: one panel for each column, one bar for each agent.
 
     Args:
         groups: column title to agent to estimate in [0, 1].
+        agents: all agents, from top to bottom; an agent has the same colour in every figure.
     """
-    agents = list(dict.fromkeys(agent for group in groups.values() for agent in group))
     with _style():
         figure, axes = _grid(len(groups), 0.6 + 0.32 * len(agents), share_y=True)
         for panel, (title, group) in zip(axes, groups.items(), strict=True):
             for position, agent in enumerate(agents):
-                if agent in group:
-                    _bar(panel, position, group[agent], COLOURS[position % len(COLOURS)])
+                colour = COLOURS[position % len(COLOURS)]
+                _bar(panel, position, group.get(agent, NOT_PLAYED), colour)
             panel.set_title(title)
-            panel.set_xlim(0, 112)
+            panel.set_xlim(0, 118)
             panel.set_xticks(range(0, 101, 25))
             panel.set_yticks(range(len(agents)), [_short(agent) for agent in agents])
             panel.set_ylim(len(agents) - 0.4, -0.6)
@@ -85,6 +86,7 @@ def bars(groups: Mapping[str, Mapping[str, Estimate]]) -> Image:
 
 def lines(
     panels: Mapping[str, Sequence[Line]],
+    labels: Sequence[str],
     name: str,
     caption: str,
     x_label: str,
@@ -95,13 +97,13 @@ def lines(
 
     Args:
         panels: title to lines.
+        labels: the lines' labels in order; a label has the same colour in every figure.
         name: file name without its ending.
         caption: what it shows.
         x_label: what the horizontal axis counts.
         is_stepped: draw stairs without markers (a score holds until the next step), not points
             with interval bars.
     """
-    labels = list(dict.fromkeys(line.label for found in panels.values() for line in found))
     with _style():
         figure, axes = _grid(len(panels), 2.4, share_y=True)
         handles: dict[str, Any] = {}
@@ -119,21 +121,22 @@ def lines(
             else:
                 panel.set_xlim(left=0)
         _outer_labels(figure, axes, x_label, "reward × 100")
+        shown = [label for label in labels if label in handles]
         figure.legend(
-            [handles[label] for label in labels],
-            [_short(label) for label in labels],
-            loc="outside lower center",
-            ncols=min(len(labels), 2 * len(axes), 4),
+            [handles[label] for label in shown],
+            [_short(label) for label in shown],
+            loc="outside upper left",
+            ncols=min(len(shown), 2 if len(axes) == 1 else 4),
         )
         return _image(figure, name, caption)
 
 
 def _bar(panel: Axes, position: int, estimate: Estimate, colour: str) -> None:
     if math.isnan(estimate.mean):
-        panel.text(2, position, "no episode", va="center", fontsize=8)
+        panel.text(2, position, "not played", va="center", fontsize=8, color="#777777")
         return
     mean = 100 * estimate.mean
-    panel.barh(position, mean, height=0.62, color=colour, alpha=0.85)
+    panel.barh(position, mean, height=0.62, color=colour)
     reach = mean
     if estimate.low is not None and estimate.high is not None and estimate.low < estimate.high:
         low, high = 100 * estimate.low, 100 * estimate.high

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,7 @@ def _document(
     if kinds is not None:
         parts.append(kinds)
     beside = published_section(comparison, published)
-    notes = (*beside.paragraphs, *protocols(published))
-    parts.append(Section(beside.title, notes, beside.tables))
+    parts.append(replace(beside, notes=(*beside.notes, *protocols(published))))
     parts.append(sections.provenance(comparison, runs))
     return Document("Evaluation report", tuple(parts))
 

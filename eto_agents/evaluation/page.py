@@ -30,6 +30,7 @@ def _section(section: Section, number: int) -> str:
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.paragraphs]
     parts += [_table(table) for table in section.tables]
     parts += [_figure(image) for image in section.images]
+    parts += [f"<p>{escape(note)}</p>" for note in section.notes]
     return "\n".join([*parts, "</section>"])
 
 

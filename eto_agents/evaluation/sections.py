@@ -21,6 +21,10 @@ from eto_agents.evaluation.statistics import (
 )
 
 NOTHING = "–"
+NO_WIDTH = "‡"
+NO_WIDTH_NOTE = (
+    "‡ The same value on every task: resampling cannot tell an interval (the success rate has one)."
+)
 
 
 def results(comparison: Comparison) -> Section:
@@ -40,7 +44,7 @@ def results(comparison: Comparison) -> Section:
     headings = ("agent", *titles, *(["average"] if has_average else []))
     caption = "Average reward × 100 with its 95 % interval"
     table = Table(headings, tuple(rows), 1, "results", caption)
-    return Section("Results", tuple(_result_notes(comparison)), (table,))
+    return Section("Results", tables=(table,), notes=tuple(_result_notes(comparison)))
 
 
 def points(value: float | None) -> str:
@@ -53,6 +57,8 @@ def points(value: float | None) -> str:
 def _interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
+    if estimate.low == estimate.high:  # resampling equal values: no interval of width 0, but none
+        return NO_WIDTH
     return f"[{points(estimate.low)}, {points(estimate.high)}]"
 
 
@@ -60,8 +66,7 @@ def _reward(panel: Panel | None, is_best: bool) -> Cell:
     if panel is None:
         return Cell(NOTHING)
     reward = panel.figures.reward
-    # Resampling equal scores gives equal means: that is no interval of width 0 but none at all.
-    details = ["‡" if reward.low is not None and reward.low == reward.high else _interval(reward)]
+    details = [_interval(reward)]
     if not panel.is_whole:
         details.append(f"({so_far(panel)})")
     return Cell(points(reward.mean), " ".join(filter(None, details)), is_best)
@@ -82,19 +87,13 @@ def _result_notes(comparison: Comparison) -> Iterator[str]:
         "(paired sign-flip test on the same tasks, p < 0.05 after Holm's correction for all pairs "
         "of the table)."
     )
-    panels = [p for row in comparison.rows for p in row.panels.values()]
-    rewards = [panel.figures.reward for panel in panels]
-    if any(r.low is not None and r.low == r.high for r in rewards):
-        yield (
-            "‡ Every task scored the same, so resampling cannot tell an interval; the success "
-            "rate below has one."
-        )
+    yield NO_WIDTH_NOTE
+    yield "The average counts the paper's five panels alike."
     for column in comparison.columns:
         if reason := comparison.uneven(column):
             yield f"{column.title}: {reason}; no agent is marked as best, pairs use common tasks."
-    for column in comparison.columns:
-        if column.dataset == "mini":
-            yield f"{column.title}: the embedded mini dataset compares with nothing published."
+    if mini := [column.title for column in comparison.columns if column.dataset == "mini"]:
+        yield f"{', '.join(mini)}: the embedded mini dataset compares with nothing published."
     counts_zero = {
         row.label
         for row in comparison.rows
@@ -127,17 +126,8 @@ def episodes(comparison: Comparison) -> Section:
                 Cell(points(minimum_detectable(unpaired, figures.n_tasks))),
             ]
             rows.append(tuple(cells))
-    headings = [
-        "panel",
-        "agent",
-        "episodes",
-        "tasks",
-        "success %",
-        "steps",
-        "invalid %",
-        "tokens",
-        "detectable",
-    ]
+    figures_shown = ("tasks", "success %", "steps", "invalid %", "tokens", "detectable")
+    headings = ("panel", "agent", "episodes", *figures_shown)
     caption = "Success, steps, invalid actions and episodes by status"
     notes = (
         "Success: share of tasks solved (score 1), Wilson's interval, or the bootstrap's where "
@@ -147,9 +137,8 @@ def episodes(comparison: Comparison) -> Section:
         "the 5 % level against another agent whose episodes are not at hand (unpaired, equal "
         "spread), such as a published number. The paired figure is under “Differences”.",
     )
-    return Section(
-        "Episodes", notes, (Table(tuple(headings), tuple(rows), 3, "episodes", caption),)
-    )
+    table = Table(headings, tuple(rows), 3, "episodes", caption)
+    return Section("Episodes", tables=(table,), notes=notes)
 
 
 def differences(comparison: Comparison, against: str, found: Sequence[Difference]) -> Section:
@@ -179,9 +168,11 @@ def differences(comparison: Comparison, against: str, found: Sequence[Difference
         "a 95 % bootstrap interval over tasks; p by a two-sided sign-flip test (exact up to 16 "
         f"tasks that differ), corrected for the {len(rows)} comparisons of this table. Detectable: "
         "the true difference that these tasks would show with a power of 80 % at the 5 % level.",
+        NO_WIDTH_NOTE,
     )
     caption = f"Paired differences from {against}, points of average reward"
-    return Section("Differences", notes, (Table(headings, tuple(rows), 3, "differences", caption),))
+    table = Table(headings, tuple(rows), 3, "differences", caption)
+    return Section("Differences", tables=(table,), notes=notes)
 
 
 def probability(p: float) -> str:
@@ -210,7 +201,7 @@ def task_types(comparison: Comparison) -> Section | None:
     if not tables:
         return None
     note = "Small numbers of tasks have wide intervals; no difference between them is tested here."
-    return Section("Task types", (note,), tuple(tables))
+    return Section("Task types", tables=tuple(tables), notes=(note, NO_WIDTH_NOTE))
 
 
 def _kind(panel: Panel | None) -> Cell:
@@ -219,10 +210,7 @@ def _kind(panel: Panel | None) -> Cell:
         return Cell(NOTHING)
     reward = clustered_mean(scores)
     n_tasks = len({task for task, _ in scores})
-    has_width = reward.low != reward.high
-    return Cell(
-        points(reward.mean), f"{_interval(reward) if has_width else ''} ({n_tasks})".strip()
-    )
+    return Cell(points(reward.mean), f"{_interval(reward)} ({n_tasks})".strip())
 
 
 def provenance(comparison: Comparison, runs: Sequence[Run]) -> Section:
