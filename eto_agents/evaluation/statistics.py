@@ -215,8 +215,8 @@ def _sign_flip_p(differences: npt.NDArray[np.float64], seed: int) -> float:
         return float("nan")
     # A zero has no sign to flip. Without them the test is the same, and more often exact.
     moved = differences[differences != 0]
-    if len(moved) == 0:
-        return 1.0
+    if len(moved) < 2:
+        return 1.0  # one sign says nothing: the other is as likely
     result = permutation_test(
         (moved, np.zeros_like(moved)),
         _mean_difference,
