@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from eto_envs.errors import UnknownNameError
 
 
 def report(
-    runs: Positional[tuple[str, ...]] = (),
+    runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN …")]] = (),
     out: Path = Path("runs/report"),
     against: str | None = None,
-    iterations: tuple[str, ...] = (),
-    tasks: tuple[str, ...] = (),
+    iterations: Annotated[tuple[str, ...], arg(metavar="RUN …")] = (),
+    tasks: Annotated[tuple[str, ...], arg(metavar="ID …")] = (),
 ) -> None:
     """Report runs side by side: one HTML page, Markdown, LaTeX, CSV and figures.
 
@@ -27,6 +30,8 @@ def report(
 
     from eto_agents.evaluation.full_report import write_report
 
+    if not runs and not iterations:
+        raise UnknownNameError("run", "", (), "Name at least one folder that `eto eval` wrote.")
     files = write_report(runs, out, against=against, iterations=iterations, tasks=tasks)
     names = ", ".join(file.name for file in files if file.parent == out)
     Console(highlight=False, markup=False).print(f"written to {out}: {names}", soft_wrap=True)

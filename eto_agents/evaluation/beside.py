@@ -111,7 +111,7 @@ def _row(row: PublishedRow, published: Published, is_apart: bool) -> tuple[Cell,
 
 def _table(rows: Sequence[tuple[Cell, ...]], label: str, caption: str) -> Table:
     headings = ("method", "model", *TITLES.values(), "average", "source", "remarks")
-    return Table(headings, tuple(rows), 2, label, caption)
+    return Table(headings, tuple(rows), 2, label, caption, n_text_at_end=2)
 
 
 def protocols(published: Published) -> list[str]:

@@ -35,6 +35,7 @@ class Table:
         n_text_columns: how many columns from the left are words; the rest are figures.
         label: short name, for references in LaTeX.
         caption: one sentence.
+        n_text_at_end: how many columns at the right are words again.
     """
 
     headings: tuple[str, ...]
@@ -42,6 +43,13 @@ class Table:
     n_text_columns: int
     label: str
     caption: str
+    n_text_at_end: int = 0
+
+    @property
+    def is_text(self) -> list[bool]:
+        """For each column whether it holds words."""
+        n_figures = len(self.headings) - self.n_text_columns - self.n_text_at_end
+        return [True] * self.n_text_columns + [False] * n_figures + [True] * self.n_text_at_end
 
 
 class Image(NamedTuple):
@@ -112,8 +120,7 @@ def _markdown_rows(table: Table) -> list[str]:
     def line(texts: Sequence[str]) -> str:
         return "| " + " | ".join(texts) + " |"
 
-    n_figures = len(table.headings) - table.n_text_columns
-    rules = ["---"] * table.n_text_columns + ["---:"] * n_figures
+    rules = ["---" if is_text else "---:" for is_text in table.is_text]
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
     return [line([_in_markdown(h) for h in table.headings]), line(rules), *map(line, rows)]
 
@@ -147,7 +154,7 @@ def _latex_table(table: Table) -> list[str]:
     def line(texts: Sequence[str]) -> str:
         return "    " + " & ".join(texts) + r" \\"
 
-    alignment = "l" * table.n_text_columns + "r" * (len(table.headings) - table.n_text_columns)
+    alignment = "".join("l" if is_text else "r" for is_text in table.is_text)
     return [
         r"\begin{table}[t]",
         r"  \centering",

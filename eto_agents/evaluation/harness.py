@@ -142,7 +142,10 @@ class _Run:
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with TrajectoryStore(self.out / "episodes.jsonl") as store:
             self._remove_unfinished_files()
-            planned = {s: len(_first(n_tasks, p)) * len(seeds) for s, p in panels.items()}
+            planned = {
+                split: len(jobs_of(_first(n_tasks, panel), seeds, self.n_samples))
+                for split, panel in panels.items()
+            }
             self._claim(panels, planned)
             done = store.latest()
             results = {}

@@ -60,7 +60,7 @@ def _row(row: tuple[Cell, ...], table: Table) -> str:
 
 
 def _words(position: int, table: Table) -> str:
-    return ' class="words"' if position < table.n_text_columns else ""
+    return ' class="words"' if table.is_text[position] else ""
 
 
 def _figure(image: Image) -> str:

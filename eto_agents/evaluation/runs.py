@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from eto_agents.evaluation import samples
-from eto_agents.evaluation.results import AgentErrors, Results, SplitResult, summarise
+from eto_agents.evaluation.results import AgentErrors, Results, SplitResult, n_tokens, summarise
+from eto_agents.evaluation.samples import by_task_and_seed, chosen
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
@@ -32,9 +32,9 @@ class Panel:
         split: the panel's name.
         sha256: the panel's hash.
         max_steps: the step limit that overrides the protocol's, or None.
-        n_planned: episodes there will be; None for an unfinished run that does not say.
+        n_planned: samples there will be; None for an unfinished run that does not say.
         agent_errors: what an episode in which the agent failed counts as.
-        episodes: the last record of each episode, messages left out.
+        samples: the last record of everything that was played, messages left out.
     """
 
     env_id: str
@@ -44,7 +44,22 @@ class Panel:
     max_steps: int | None
     n_planned: int | None
     agent_errors: AgentErrors
-    episodes: tuple[Trajectory, ...]
+    samples: tuple[Trajectory, ...]
+
+    @functools.cached_property
+    def episodes(self) -> tuple[Trajectory, ...]:
+        """One episode for each task and seed: of several samples the one that Best-of-N chooses."""
+        return tuple(chosen(by_task_and_seed(self.samples)))
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of a task under one seed; 1 but for Best-of-N."""
+        return max((sample.sample for sample in self.samples), default=0) + 1
+
+    @property
+    def n_ended(self) -> int:
+        """Samples that have ended; interrupted ones will be played again."""
+        return sum(sample.status != "cancelled" for sample in self.samples)
 
     @property
     def column(self) -> tuple[str, str]:
@@ -53,9 +68,8 @@ class Panel:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every planned episode has ended; interrupted ones will be played again."""
-        n_ended = sum(e.status != "cancelled" for e in self.episodes)
-        return self.n_planned is not None and n_ended >= self.n_planned
+        """Whether every planned sample has ended."""
+        return self.n_planned is not None and self.n_ended >= self.n_planned
 
     @property
     def counted(self) -> tuple[Trajectory, ...]:
@@ -73,22 +87,26 @@ class Panel:
     @functools.cached_property
     def kinds(self) -> dict[str, Panel]:
         """The panel by task type, in alphabetical order."""
-        names = sorted({e.kind for e in self.episodes})
+        names = sorted({e.kind for e in self.samples})
         return {
-            name: replace(self, episodes=tuple(e for e in self.episodes if e.kind == name))
+            name: replace(self, samples=tuple(e for e in self.samples if e.kind == name))
             for name in names
         }
 
     @functools.cached_property
     def figures(self) -> SplitResult:
-        """Means and counts over the episodes so far."""
-        planned = len(self.episodes) if self.n_planned is None else self.n_planned
-        return summarise(
+        """Means and counts over the episodes so far; tokens and seconds of all samples."""
+        result = summarise(
             self.split,
             self.sha256,
             self.episodes,
-            n_planned=planned,
+            n_planned=len(self.episodes),
             agent_errors=self.agent_errors,
+        )
+        return replace(
+            result,
+            tokens=n_tokens(self.samples),
+            wall_s=sum(sample.wall_s for sample in self.samples),
         )
 
 
@@ -154,7 +172,7 @@ def read_run(folder: Path, label: str = "") -> Run:
         folder=folder,
         policy=record["policy"],
         is_finished=results is not None,
-        panels=tuple(panel for panel in panels if panel.episodes),
+        panels=tuple(panel for panel in panels if panel.samples),
         provenance={"policy": record.get("policy_provenance", {}), "env_args": record["env_args"]}
         | (results.provenance if results else {}),
     )
@@ -181,15 +199,14 @@ def read_runs(names: Sequence[str]) -> list[Run]:
 def _panel(
     split: str, record: Mapping[str, Any], results: Results | None, episodes: Sequence[Trajectory]
 ) -> Panel:
-    own = (e for e in episodes if e.split == split)
-    # Of several samples of a task the chosen one alone counts, as in the run's own results.
-    found = tuple(samples.chosen(samples.by_task_and_seed(own)))
+    found = tuple(e for e in episodes if e.split == split)
     planned = record.get("n_planned")
     n_planned = planned.get(split) if isinstance(planned, dict) else None
     agent_errors = "exclude"
     if results is not None and split in results.splits:
         # run.json first: it is as new as the last command, results.json as the last finished one.
-        n_planned = n_planned or results.splits[split].n_planned
+        planned_then = results.splits[split].n_planned * results.splits[split].samples.get("n", 1)
+        n_planned = n_planned or planned_then
         agent_errors = results.provenance.get("agent_errors", "exclude")
     return Panel(
         env_id=record["env_id"],
@@ -199,7 +216,7 @@ def _panel(
         max_steps=record["env_args"].get("max_steps"),
         n_planned=n_planned,
         agent_errors=cast(AgentErrors, agent_errors),
-        episodes=found,
+        samples=found,
     )
 
 

@@ -74,10 +74,9 @@ def _reward(panel: Panel | None, is_best: bool) -> Cell:
 
 def so_far(panel: Panel) -> str:
     """How much of a panel has been played, such as ``57 of 200 so far``."""
-    n_ended = sum(e.status != "cancelled" for e in panel.episodes)
     if panel.n_planned is None:
-        return f"{n_ended} so far, of a number that the run does not say"
-    return f"{n_ended} of {panel.n_planned}" + ("" if panel.is_whole else " so far")
+        return f"{panel.n_ended} so far, of a number that the run does not say"
+    return f"{panel.n_ended} of {panel.n_planned}" + ("" if panel.is_whole else " so far")
 
 
 def _result_notes(comparison: Comparison) -> Iterator[str]:
@@ -94,6 +93,13 @@ def _result_notes(comparison: Comparison) -> Iterator[str]:
             yield f"{column.title}: {reason}; no agent is marked as best, pairs use common tasks."
     if mini := [column.title for column in comparison.columns if column.dataset == "mini"]:
         yield f"{', '.join(mini)}: the embedded mini dataset compares with nothing published."
+    for row in comparison.rows:
+        n_samples = max(panel.n_samples for panel in row.panels.values())
+        if n_samples > 1:
+            yield (
+                f"{row.label}: of up to {n_samples} samples of each task the one with the best "
+                "reward counts, which an agent alone cannot know."
+            )
     counts_zero = {
         row.label
         for row in comparison.rows

@@ -226,6 +226,9 @@ def test_the_command_on_real_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
         main([*arguments, "--against", "nobody", "--out", str(tmp_path / "out")])
     assert exit_info.value.code == 2
     with pytest.raises(SystemExit) as exit_info:
+        main(["report"])
+    assert exit_info.value.code == 2
+    with pytest.raises(SystemExit) as exit_info:
         main(["report", str(tmp_path), "--out", str(tmp_path / "out")])
     assert exit_info.value.code == 1
     assert "run.json" in capsys.readouterr().err

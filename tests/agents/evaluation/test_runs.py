@@ -129,3 +129,17 @@ def test_folders_and_names(tmp_path: Path) -> None:
         read_runs([str(tmp_path)])
     with pytest.raises(DataNotFoundError, match="nowhere is no run"):
         read_runs([str(tmp_path / "nowhere")])
+
+
+def test_of_several_samples_the_best_counts(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "a", {"seen": panel_of(0.25, 0.5)}, n_planned={"seen": 4})
+    for task, score in (("t000", 0.75), ("t001", 0.0)):
+        origin = {"env_id": "ETO-ALFWorld-v0", "policy": "agent", "panel_sha256": "aaseen"}
+        append_bytes(made_episode(task, score, sample=1, **origin).to_json().encode() + b"\n")(
+            folder
+        )
+    (panel,) = read_run(folder).panels
+    assert (panel.n_samples, panel.n_ended, panel.is_whole) == (2, 4, True)
+    assert sorted(e.score for e in panel.episodes) == [0.5, 0.75]
+    assert panel.figures.reward.mean == 0.625
+    assert panel.figures.tokens == 4 * 3
