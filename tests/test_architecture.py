@@ -21,12 +21,13 @@ LAYERS = (
     ("baselines",),
     ("eto_agents.cli",),
     ("eto_agents",),  # the package's own __init__, which re-exports
+    ("eto_agents.collect",),
     ("eto_agents.training", "eto_agents.evaluation"),
     ("eto_agents.best_of_n", "eto_agents.distributed"),
     ("eto_agents.rollout",),
     ("eto_agents.policies",),
     ("eto_agents.models",),
-    ("eto_agents.formats",),
+    ("eto_agents.formats", "eto_agents.collection"),
     ("eto_agents.react",),
     ("eto_agents.policy", "eto_agents.store"),
     ("eto_agents.preference",),
@@ -44,6 +45,7 @@ RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 HEAVY = {
     "ijson",
     "jinja2",
+    "matplotlib",
     "nltk",
     "openai",
     "pooch",

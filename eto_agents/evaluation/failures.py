@@ -2,9 +2,7 @@
 
 Here are the rules, as pure functions of one `Trajectory`, and the order in which one of several is
 the main one. They read what the log holds and nothing else: no model judges, and what an agent was
-wanted to buy is known only as far as the instruction's text says it. The kinds are those by which
-the paper (section 5, error analysis) and its successors speak of failures: invalid actions, loops,
-wrong purchases, giving up, running out of steps.
+wanted to buy is known only as far as the instruction's text says it.
 """
 
 from __future__ import annotations
@@ -66,12 +64,13 @@ RULES: Final[dict[Kind, tuple[str, str]]] = {
 }
 """Label and rule of each kind."""
 
-OPTION_NAMES: Final = frozenset(
-    "bulb type,capacity,color,fit type,flavor,flavor name,ink color,item package quantity,"
-    "item shape,lid,material type,model,number of items,pattern name,point size,power,resistance,"
-    "ruling,scent,scent name,size,skin type,special size type,style,theme,unit count,wattage"
-    "".split(",")
-)
+_OPTION_NAMES = """
+    bulb type, capacity, color, fit type, flavor, flavor name, ink color, item package quantity,
+    item shape, lid, material type, model, number of items, pattern name, point size, power,
+    resistance, ruling, scent, scent name, size, skin type, special size type, style, theme,
+    unit count, wattage
+"""
+OPTION_NAMES: Final = frozenset(name.strip() for name in _OPTION_NAMES.split(","))
 """Names of WebShop's options: its text pages do not tell an option's name from its values."""
 
 _THANKS = "Thank you for shopping with us!"
@@ -241,12 +240,8 @@ def _options_not_chosen(goal: str, page: list[str], receipt: str) -> list[str]:
     except (ValueError, AttributeError):
         return []
     offered = page[page.index(_HEADING_END) + 2 : prices[-1] - 1]  # the first is an option's name
-    named = {
-        value
-        for value in (text.strip().lower() for text in offered)
-        if value not in OPTION_NAMES
-        and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", goal.lower())
-    }
+    values = {text.strip().lower() for text in offered} - OPTION_NAMES
+    named = {v for v in values if re.search(rf"(?<!\w){re.escape(v)}(?!\w)", goal.lower())}
     # "beige" is not asked for where "sand beige" is.
     whole = sorted(v for v in named if not any(v != other and v in other for other in named))
     missing = [value for value in whole if value and value not in chosen]
