@@ -374,7 +374,8 @@ function runCard(run, index) {
   const statuses = [...countBy(own, (e) => e.status)].map(([s, n]) => `${n.toLocaleString("en")} ${s}`).join(", ");
   const fact = (label, value) => make("div", {}, make("dt", {}, label), make("dd", {}, value));
   const warnings = [];
-  if (!run.is_finished) warnings.push("No results yet: the run goes on, was stopped, or is a collection. These are its episodes so far.");
+  const isWhole = run.n_planned !== null && own.length >= run.n_planned;
+  if (!run.is_finished && !isWhole) warnings.push("No results yet: the run goes on, was stopped, or is a collection. These are its episodes so far.");
   if (run.has_unfinished_line) warnings.push("Its last line was being written and is left out.");
   const total = own.reduce((n, e) => n + nTokens(e), 0);
   return make("section", { class: "card" },
@@ -384,7 +385,7 @@ function runCard(run, index) {
       fact("success", counted.length ? percent(mean(counted.map((e) => (e.success ? 1 : 0)))) : "–"),
       fact("steps", counted.length ? mean(counted.map((e) => e.steps.length)).toFixed(1) : "–"),
       total ? fact("tokens", total.toLocaleString("en")) : null),
-    make("p", { class: "muted" }, statuses),
+    make("p", { class: "muted" }, statuses, run.n_planned ? `, ${run.n_planned.toLocaleString("en")} planned` : ""),
     warnings.map((warning) => make("p", { class: "warning" }, warning)),
     run.provenance && run.provenance !== "{}"
       ? make("details", {}, make("summary", {}, "How the agent was run"),

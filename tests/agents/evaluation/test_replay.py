@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from eto_agents.evaluation.harness import evaluate
-from eto_agents.evaluation.replay import MARK, page, read_run, write_replay
+from eto_agents.evaluation.replay import MARK, page, write_replay
+from eto_agents.evaluation.replay_runs import read_run, read_runs
 from eto_agents.store import TrajectoryStore
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 from tests.agents.evaluation.logs import HOSTILE, rewrite
@@ -89,6 +90,8 @@ def test_agents_of_one_name_are_told_apart(run: Path, tmp_path: Path) -> None:
     labels = [record["label"] for record in data["runs"]]
     assert len(set(labels)) == 3
     assert "again" in labels[1]
+    named = [run.label for run in read_runs([f"first={run}", run])]
+    assert named == ["first", "random"]
 
 
 def _nan_score(n: int, record: dict[str, Any]) -> None:
@@ -177,9 +180,22 @@ def test_other_panels_are_not_put_side_by_side(run: Path, tmp_path: Path) -> Non
         record["panel_sha256"] = "0" * 64
 
     rewrite(tmp_path / "other", change)
+    record = json.loads((tmp_path / "other" / "run.json").read_text())
+    record["panels"] = {"seen": "0" * 64}
+    (tmp_path / "other" / "run.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match="different panels"):
         write_replay([run, tmp_path / "other"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_two_runs_in_one_log_are_told(run: Path) -> None:
+    def change(number: int, record: dict[str, Any]) -> None:
+        record["policy"] = "stranger" if number == 4 else record["policy"]
+
+    rewrite(run, change)
+    with pytest.raises(CorruptDataError, match=r"line 4: its policy is 'stranger'.*two runs"):
+        read_run(run)
+    assert len(read_run(run / "episodes.jsonl").episodes) == 10  # the log alone claims nothing
 
 
 def test_only_pages_are_overwritten(run: Path, tmp_path: Path) -> None:
@@ -204,7 +220,7 @@ def test_only_pages_are_overwritten(run: Path, tmp_path: Path) -> None:
 
 def test_texts_are_never_markup(run: Path) -> None:
     def change(_: int, record: dict[str, Any]) -> None:
-        record["goal"] = record["policy"] = record["kind"] = HOSTILE
+        record["goal"] = record["task_id"] = record["kind"] = HOSTILE
         record["steps"][0]["observation"] = HOSTILE
 
     rewrite(run, change)
@@ -223,7 +239,7 @@ def test_texts_are_never_markup(run: Path) -> None:
         "fetch(",
     ):
         assert way not in script[1]
-    assert unpacked(html)["runs"][0]["label"] == HOSTILE
+    assert unpacked(html)["episodes"][0]["task_id"] == HOSTILE
 
 
 def test_the_command(run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from eto_agents.best_of_n import BestOfN
 from eto_agents.evaluation.harness import evaluate
-from eto_agents.evaluation.replay import read_run, write_replay
+from eto_agents.evaluation.replay import write_replay
+from eto_agents.evaluation.replay_runs import read_run
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Trajectory
 from tests.agents.evaluation.logs import HOSTILE, rewrite
@@ -294,6 +295,7 @@ def test_hostile_texts_are_shown_and_not_run(browser: Any, run: Path, tmp_path: 
             step["usage"] = {HOSTILE: 1.0}
 
     rewrite(run, change)
+    (run / "run.json").unlink()  # which names another agent and world
     out = tmp_path / "page.html"
     write_replay([run], out)
     screen = Screen(browser, out)
