@@ -1,0 +1,1 @@
+"""WebShop as web pages, for people and for agents that drive a browser."""
