@@ -35,7 +35,7 @@ from eto_envs.webshop.site.sessions import Trip, Trips
 T = TypeVar("T")
 
 LOOK_AGAIN_EVERY_S = 0.005
-MAX_TYPED_CHARS = 200
+MAX_TYPED_CHARS = 100
 MAX_QUERY_CHARS = 2**20  # as long as an action may be
 
 READ = """
