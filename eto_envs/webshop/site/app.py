@@ -26,7 +26,6 @@ from urllib.parse import parse_qsl
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -61,7 +60,7 @@ HEADERS = {
 
 def make_app(
     trips: Trips, look: Look | None = None, *, hosts: Sequence[str] = LOCAL_HOSTS
-) -> Starlette:
+) -> ASGIApp:
     """The site as an ASGI application.
 
     Args:
@@ -80,11 +79,11 @@ def make_app(
             Route("/start", site.start, methods=["POST"]),
             Route("/next", site.next, methods=["POST"]),
         ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
-        middleware=[Middleware(_Guard, look=site.look, hosts=tuple(hosts))],
         exception_handlers={HTTPException: site.refuse, Exception: site.fail},
     )
+    return _Guard(app, site.look, tuple(hosts))  # around all: the page of a failure has headers too
 
 
 class _Site:
