@@ -6,7 +6,6 @@ import ipaddress
 import json
 import sys
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +14,9 @@ from eto_envs.errors import CorruptDataError, DataError, UnknownNameError, requi
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
     from eto_envs.tasks import TaskSet
-    from eto_envs.webshop.site.sessions import Trip
+    from eto_envs.webshop.engine import WebShopEngine
+    from eto_envs.webshop.site.sessions import Trip, Trips
+    from eto_envs.webshop.site.views import Look
 
 ENV_ID = "ETO-WebShop-v0"
 
@@ -59,8 +60,6 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     from eto_envs.webshop.engine import WebShopEngine
     from eto_envs.webshop.env import panel
     from eto_envs.webshop.shop import open_shop
-    from eto_envs.webshop.site.app import LOCAL_HOSTS, make_app
-    from eto_envs.webshop.site.server import listen, serve
     from eto_envs.webshop.site.sessions import Trips
     from eto_envs.webshop.site.views import Look
 
@@ -71,50 +70,50 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     options = {"goals": goals, "show_attrs": show_attrs, "max_steps": max_steps}
     with TrajectoryStore(folder / "episodes.jsonl") as store:
         _claim(folder, tasks, {"dataset": shop.dataset, **options})
-        kept = store.latest()
-
-        def keep(trip: Trip) -> None:
-            trajectory = trajectory_of(trip, tasks, engine.text(engine.start(int(trip.task.id))))
-            if trajectory.key not in kept:  # a kill between its record and the journal's
-                store.append(trajectory)
-                kept[trajectory.key] = trajectory
-
         trips = Trips(
             engine,
             tasks,
             max_steps=max_steps,
-            on_end=keep,
+            on_end=lambda trip: store.append(trajectory_of(trip, engine, tasks)),
             journal=folder / "sessions.jsonl",
-            finished=Counter(task_id for _, task_id, _ in kept),
+            finished=[(task_id, seed) for _, task_id, seed in store.latest()],
         )
-        is_local = _is_loopback(host)
-        if not is_local:
-            warnings.warn(
-                f"listening on {host}: whoever reaches the port can play, and nothing is encrypted",
-                UserWarning,
-                stacklevel=2,
-            )
-        app = make_app(
-            trips, Look(play=True, pictures=pictures), hosts=LOCAL_HOSTS if is_local else ("*",)
+        try:
+            _listen_and_serve(trips, Look(play=True, pictures=pictures), host, port, folder)
+        finally:
+            trips.close()
+
+
+def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Path) -> None:
+    from eto_envs.webshop.site.app import LOCAL_HOSTS, make_app
+    from eto_envs.webshop.site.server import listen, serve
+
+    is_local = _is_loopback(host)
+    if not is_local:
+        warnings.warn(
+            f"listening on {host}: whoever reaches the port can play, and nothing is encrypted",
+            UserWarning,
+            stacklevel=2,
         )
-        listener = listen(host, port)
+    app = make_app(trips, look, hosts=LOCAL_HOSTS if is_local else ("*",))
+    listener = listen(host, port)
+    try:
         name = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"http://{name}:{listener.getsockname()[1]}/  (Ctrl-C stops)\n")
         sys.stdout.write(f"sessions are kept in {folder}\n")
         sys.stdout.flush()
-        try:
-            serve(app, listener)
-        except KeyboardInterrupt:
-            sys.stdout.write("stopped; the same command goes on\n")
-        finally:
-            trips.close()
-            listener.close()
+        serve(app, listener)
+    except KeyboardInterrupt:
+        sys.stdout.write("stopped; the same command goes on\n")
+    finally:
+        listener.close()
 
 
-def trajectory_of(trip: Trip, tasks: TaskSet, initial_observation: str) -> Trajectory:
+def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajectory:
     """A finished trip as a record; its seed is its number among the trips of its task."""
     from eto_agents.trajectory import Step, Trajectory, conversation
 
+    initial_observation = engine.text(engine.start(int(trip.task.id)))
     score, before_s = 0.0, trip.started_s
     steps = []
     for taken in trip.steps:

@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -97,7 +97,7 @@ class Trips:
         max_steps: int | None = None,
         on_end: Callable[[Trip], None] | None = None,
         journal: Path | None = None,
-        finished: Mapping[str, int] | None = None,
+        finished: Iterable[tuple[str, int]] = (),
     ) -> None:
         """Open the shop.
 
@@ -108,7 +108,8 @@ class Trips:
             on_end: gets a trip when it ends, before its last page is shown; where it raises, the
                 trip has not ended and its last action can be taken again.
             journal: file from which open trips come back, and to which they are written.
-            finished: how many trips of each task ended before, by task id.
+            finished: task id and number of every trip that ended before; `on_end` gets none of
+                them again, even if the journal has it without its end.
 
         Raises:
             CorruptDataError: the journal is damaged.
@@ -118,8 +119,11 @@ class Trips:
         self.max_steps = max_steps
         self._on_end = on_end
         self._trips: OrderedDict[str, Trip] = OrderedDict()
-        self.finished: Counter[str] = Counter(finished or {})
-        self._numbers = Counter(self.finished)
+        self._finished = set(finished)
+        self.finished: Counter[str] = Counter(task_id for task_id, _ in self._finished)
+        self._numbers: Counter[str] = Counter()  # of a task's next trip
+        for task_id, number in self._finished:
+            self._numbers[task_id] = max(self._numbers[task_id], number + 1)
         self._lock = threading.RLock()
         self._journal = None if journal is None else _Journal(journal)
         if self._journal is not None:
@@ -229,9 +233,11 @@ class Trips:
         )
 
     def _ended(self, trip: Trip) -> Trip:
-        if trip.end:
+        key = trip.task.id, trip.number
+        if trip.end and key not in self._finished:
             if self._on_end is not None:
                 self._on_end(trip)
+            self._finished.add(key)
             self.finished[trip.task.id] += 1
         return trip
 
