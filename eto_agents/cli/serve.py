@@ -45,7 +45,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
         host: address to listen on; another than this machine's own lets others in.
         port: port to listen on; 0 for any free one.
         out: folder of the run; default runs/webshop-human.
-        max_steps: override the protocol's step limit; 0 for none.
+        max_steps: override the protocol's step limit.
         show_attrs: product pages get a page of attributes.
         pictures: show the products' own pictures, which the browser gets from other servers.
     """
@@ -53,8 +53,8 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
         require(package, extra="browser")
     if not 0 <= port <= 65535:
         raise UnknownNameError("port", port, (), "Ports go from 0 to 65535.")
-    if max_steps is not None and max_steps < 0:
-        raise UnknownNameError("step limit", max_steps, (), "Give a positive number, or 0.")
+    if max_steps is not None and max_steps < 1:
+        raise UnknownNameError("step limit", max_steps, (), "Give a positive number.")
     from eto_agents.store import TrajectoryStore
     from eto_envs.webshop.datasets import find_bundle
     from eto_envs.webshop.engine import WebShopEngine
@@ -66,17 +66,17 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     shop = open_shop(find_bundle(dataset), goals=goals)
     engine = WebShopEngine(shop, show_attrs=show_attrs)
     tasks = panel(shop, split)
-    folder = out if out is not None else Path("runs") / "webshop-human"
-    options = {"goals": goals, "show_attrs": show_attrs, "max_steps": max_steps}
+    folder = out or Path("runs/webshop-human")
+    env_args = {"dataset": shop.dataset, "goals": goals, "show_attrs": show_attrs}
     with TrajectoryStore(folder / "episodes.jsonl") as store:
-        _claim(folder, tasks, {"dataset": shop.dataset, **options})
+        _claim(folder, tasks, env_args | {"max_steps": max_steps})
         trips = Trips(
             engine,
             tasks,
             max_steps=max_steps,
+            finished=[key[1:] for key in store.latest()],
             on_end=lambda trip: store.append(trajectory_of(trip, engine, tasks)),
             journal=folder / "sessions.jsonl",
-            finished=[(task_id, seed) for _, task_id, seed in store.latest()],
         )
         try:
             _listen_and_serve(trips, Look(play=True, pictures=pictures), host, port, folder)

@@ -98,7 +98,7 @@ def wait_until_gone(pids: set[int], timeout_s: float = 20.0) -> None:
 
 
 def supervisor_of(env: Any) -> int:
-    return int(env.unwrapped._open.chromium._supervisor.pid)
+    return int(env.unwrapped._window.chromium._supervisor.pid)
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def test_a_product_made_of_html_is_shown_and_not_run(
     kwargs["reveal"] = ("admissible_actions",)
     env, twin = make(**kwargs), gym.make(IN_PROCESS, **kwargs)
     assert env.reset(seed=0) == twin.reset(seed=0)
-    driver = env.unwrapped._open.chromium.driver
+    driver = env.unwrapped.driver
     option = EVIL.lower().replace("/", " | ")  # as the catalogue writes options
     labels = ["b000000001", option, "a | ", "description", "< prev", "features", "< prev"]
     labels += ["attributes", "< prev", "buy now"]
@@ -345,15 +345,14 @@ def test_screenshots(
     if folder is not None:
         from PIL import Image
 
-        for name, picture in pictures.items():
-            suffix = "" if width > 1000 else "-phone"
-            Image.fromarray(picture).save(Path(folder) / f"webshop-{name}{suffix}.png")
+        name = "webshop.png" if width > 1000 else "webshop-phone.png"
+        Image.fromarray(pictures["chosen"]).save(Path(folder) / name, optimize=True)
 
 
 def test_no_page_is_wider_than_a_phone(make: Callable[..., Any]) -> None:
     env = make(split="seen", width=360, height=640, reveal=("expert_action",))
     _, info = env.reset(options={"task": 2})
-    driver = env.unwrapped._open.chromium.driver
+    driver = env.unwrapped.driver
     ended = False
     while not ended:
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
@@ -369,7 +368,7 @@ def test_close_leaves_nothing(
 ) -> None:
     env = make()
     env.reset(seed=0)
-    url = env.unwrapped._open.server.url
+    url = env.unwrapped._window.server.url
     pids = processes(supervisor_of(env))
     assert len(pids) > 4
     assert leftovers()
@@ -400,7 +399,7 @@ import gymnasium as gym
 import eto_envs
 env = gym.make("ETO-WebShopBrowser-v0", dataset="mini")
 env.reset(seed=0)
-print(env.unwrapped._open.chromium._supervisor.pid, flush=True)
+print(env.unwrapped._window.chromium._supervisor.pid, flush=True)
 if sys.argv[1] == "exception":
     sys.stdin.readline()
     raise RuntimeError("an agent's mistake")

@@ -181,7 +181,7 @@ def test_misuse(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fails([*command, "--split", "sen"]) == 2
     assert "did you mean 'seen'" in capsys.readouterr().err
     assert fails([*command, "--port", "70000"]) == 2
-    assert fails([*command, "--max-steps", "-1"]) == 2
+    assert fails([*command, "--max-steps", "0"]) == 2
     assert fails([*command, "--host", "no.such.host.invalid"]) == 1
     assert "cannot listen on no.such.host.invalid" in capsys.readouterr().err
 
