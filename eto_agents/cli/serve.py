@@ -49,12 +49,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
         show_attrs: product pages get a page of attributes.
         pictures: show the products' own pictures, which the browser gets from other servers.
     """
-    for package in ("starlette", "uvicorn", "jinja2"):
-        require(package, extra="browser")
-    if not 0 <= port <= 65535:
-        raise UnknownNameError("port", port, (), "Ports go from 0 to 65535.")
-    if max_steps is not None and max_steps < 1:
-        raise UnknownNameError("step limit", max_steps, (), "Give a positive number.")
+    _check(port, max_steps)
     from eto_agents.store import TrajectoryStore
     from eto_envs.webshop.datasets import find_bundle
     from eto_envs.webshop.engine import WebShopEngine
@@ -82,6 +77,15 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
             _listen_and_serve(trips, Look(play=True, pictures=pictures), host, port, folder)
         finally:
             trips.close()
+
+
+def _check(port: int, max_steps: int | None) -> None:
+    for package in ("starlette", "uvicorn", "jinja2"):
+        require(package, extra="browser")
+    if not 0 <= port <= 65535:
+        raise UnknownNameError("port", port, (), "Ports go from 0 to 65535.")
+    if max_steps is not None and max_steps < 1:
+        raise UnknownNameError("step limit", max_steps, (), "Give a positive number.")
 
 
 def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Path) -> None:

@@ -188,8 +188,10 @@ def verdict(engine: WebShopEngine, trip: Trip) -> list[Line]:
     options = dict(session.options).values() if bought else ()
     terms = trip.reward_info or {}
     r_type = terms.get("r_type", 0.0)
-    kind = "the same kind of product" if r_type == 1.0 else f"counts for {r_type:g} of 1"
-    lines = [Line("Product", kind if bought else "the right kind of product", r_type == 1.0)]
+    kind = "the kind of product that was asked for"
+    if bought is not None and r_type < 1.0:
+        kind += f" (all else counts {r_type:.0%})"
+    lines = [Line("Product", kind, r_type == 1.0)]
     for attribute in goal.attributes:
         met = bought is not None and n_attributes_matched(bought, (attribute,)) == 1
         lines.append(Line("Attribute", attribute, met))

@@ -463,7 +463,7 @@ def test_what_was_missed_is_named(player: Visitor) -> None:
         page = player.act(action).text
     lines = re.findall(r'<tr class="(met|missed)">\s*<th scope="row">(.*?)</th>\s*<td>(.*?)<', page)
     assert lines == [
-        ("met", "Product", "the same kind of product"),
+        ("met", "Product", "the kind of product that was asked for"),
         ("met", "Attribute", "easy clean"),
         ("missed", "Option", "red"),
         ("missed", "Option", "small"),
