@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from eto_agents.evaluation.statistics import Estimate, clustered_mean
+from eto_agents.evaluation.statistics import Estimate, clustered_mean, success_rate
 from eto_agents.trajectory import STATUSES, Trajectory
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
@@ -36,12 +36,15 @@ class SplitResult:
         n_episodes: episodes that enter the means.
         n_planned: episodes that should have been played.
         reward: average final score in [0, 1], with its interval.
-        success: share of episodes with score 1, with its interval.
+        success: share of episodes with score 1, with its interval (`success_rate`).
         steps: mean number of steps.
         invalid_actions: share of actions that the world did not accept, in [0, 1].
         tokens: prompt and completion tokens in all; 0 for agents without a model.
         wall_s: summed seconds of episodes (episodes of a batch run at the same time).
         statuses: number of episodes by status.
+        samples: where each task was played several times, what the samples say together
+            (`eto_agents.evaluation.samples.figures`); the other fields are then about the chosen
+            ones, `tokens` and `wall_s` about all.
     """
 
     split: str
@@ -56,6 +59,7 @@ class SplitResult:
     tokens: int
     wall_s: float
     statuses: dict[str, int]
+    samples: dict[str, Any] = field(default_factory=dict)
 
 
 def summarise(
@@ -82,13 +86,18 @@ def summarise(
         n_episodes=len(kept),
         n_planned=n_planned,
         reward=clustered_mean(scores),
-        success=clustered_mean(wins),
+        success=success_rate(wins),
         steps=n_steps / len(kept) if kept else float("nan"),
         invalid_actions=n_invalid / n_steps if n_steps else float("nan"),
-        tokens=int(sum(_tokens(step.usage) for e in episodes for step in e.steps)),
+        tokens=n_tokens(episodes),
         wall_s=sum(e.wall_s for e in episodes),
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
     )
+
+
+def n_tokens(episodes: Iterable[Trajectory]) -> int:
+    """Prompt and completion tokens of the episodes together."""
+    return int(sum(_tokens(step.usage) for e in episodes for step in e.steps))
 
 
 def _tokens(usage: Mapping[str, float]) -> float:

@@ -7,15 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from eto_agents import Results, TrajectoryStore, evaluate
 from eto_agents.evaluation import report
 from eto_agents.evaluation.results import summarise
-from eto_agents.evaluation.statistics import clustered_mean
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, UnknownNameError
 from tests.agents.test_trajectory import episode
 from tests.toy import CORRIDOR
@@ -56,6 +52,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     assert lines(out)[:7] == kept
     assert len(lines(out)) == 20
     assert seen[0][:3] == ("train", 7, 10)
+    assert len(seen[0].earlier) == 7
     assert sum(p.trajectory is not None for p in seen) == 13
 
 
@@ -112,6 +109,33 @@ def test_agent_errors_are_counted_apart_or_as_zero_but_never_silently() -> None:
     assert "2 (2 agent_error)" in report.markdown([evaluate(Sick, CORRIDOR, ("seen",))])
 
 
+def test_agent_errors_are_played_again_on_request(tmp_path: Path) -> None:
+    first = evaluate(Sick, CORRIDOR, ("seen",), out=tmp_path)
+    again = evaluate(Sick, CORRIDOR, ("seen",), out=tmp_path)
+    assert again.splits == first.splits
+    assert len(lines(tmp_path)) == 5
+
+    class Well(Sick):
+        name = "Sick"
+
+        def act(self, observation: str, info: Any) -> str:
+            return "east"
+
+    healed = evaluate(Well, CORRIDOR, ("seen",), out=tmp_path, retry_agent_errors=True)
+    assert healed.splits["seen"].statuses == {"completed": 5}
+    assert len(lines(tmp_path)) == 7
+
+
+def test_an_agents_failure_is_kept_with_its_traceback(tmp_path: Path) -> None:
+    evaluate(Sick, CORRIDOR, ("seen",), out=tmp_path)
+    failed = [t for t in TrajectoryStore(tmp_path / "episodes.jsonl").read() if t.error]
+    assert [t.task_id for t in failed] == ["room3", "room6"]
+    first, *rest = failed[0].error.splitlines()
+    assert first.startswith("OSError: server away (test_evaluation.py:")
+    assert rest[0].startswith("Traceback")
+    assert 'raise OSError("server away")' in "\n".join(rest)
+
+
 def test_nothing_counted_is_not_zero() -> None:
     figures = summarise("seen", "00", [], n_planned=3)
     assert math.isnan(figures.reward.mean)
@@ -140,36 +164,6 @@ def test_results_file_checks(tmp_path: Path) -> None:
         path.write_text(json.dumps(record | change))
         with pytest.raises(CorruptDataError):
             Results.load(path)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1)), min_size=1, max_size=40))
-def test_estimate_ignores_order_and_stays_in_range(values: list[tuple[int, float]]) -> None:
-    found = clustered_mean(values)
-    assert found == pytest.approx(clustered_mean(sorted(values)), nan_ok=True)
-    if found.low is not None and found.high is not None:
-        assert 0.0 <= found.low <= found.mean + 1e-12
-        assert found.mean - 1e-12 <= found.high <= 1.0
-    assert (found.low is None) == (len({task for task, _ in values}) < 2)
-
-
-def test_a_task_counts_once_however_many_seeds() -> None:
-    values = [("a", 1.0)] * 9 + [("b", 0.0)]
-    assert clustered_mean(values).mean == 0.5
-
-
-@pytest.mark.slow
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(300):
-        tasks = rng.beta(2, 2, size=60)
-        episodes = [(i, float(rng.random() < p)) for i, p in enumerate(tasks) for _ in range(3)]
-        low, high = clustered_mean(episodes)[1:]
-        assert low is not None
-        assert high is not None
-        hits += low <= 0.5 <= high
-    assert 0.90 <= hits / 300 <= 0.99
 
 
 def test_tokens_and_invalid_actions_are_summed() -> None:
