@@ -69,7 +69,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
             engine,
             tasks,
             max_steps=max_steps,
-            finished=[key[1:] for key in store.latest()],
+            finished=[(kept.task_id, kept.seed) for kept in store.read()],
             on_end=lambda trip: store.append(trajectory_of(trip, engine, tasks)),
             journal=folder / "sessions.jsonl",
         )
