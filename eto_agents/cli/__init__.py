@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from eto_agents.cli import audit, collect, convert, data, evaluation, play, replay, report
+from eto_agents.cli import audit, collect, convert, data, evaluation, play, replay, report, serve
 from eto_envs.errors import EtoError, UnknownNameError
 
 
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, command in data.COMMANDS.items():
         files.command(name=name)(command)
     app.command(files, name="data", help="List, download, verify, locate and build data.")
+    sites = SubcommandApp()
+    sites.command(name="webshop")(serve.webshop)
+    app.command(sites, name="serve", help="Serve a world as web pages, for people.")
     warnings.showwarning = _show_warning  # one line for a person, not a line of source code
     try:
         app.cli(prog="eto", description="Text worlds and language-model agents.", args=arguments)
