@@ -114,7 +114,7 @@ def test_what_says_nothing_about_the_agent_is_dropped_and_counted() -> None:
         "same_actions": 1,
         "pairs": 0,
     }
-    with pytest.raises(NoPairsError, match="no pair is left.*not_played 3.*explore more"):
+    with pytest.raises(NoPairsError, match=r"no pair is left.*not_played 3.*explore more"):
         found.check()
 
 
