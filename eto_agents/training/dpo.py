@@ -28,6 +28,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from eto_agents.models.checkpoints import Checkpoint
+from eto_agents.training.batches import by_length
 from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.preference_rows import PreferenceRow, PreferenceRows, lengths
 from eto_envs.errors import EtoError
@@ -189,7 +190,7 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         was_training = self.model.training
         self.model.eval()
         found: dict[int, tuple[float, float]] = {}
-        for batch in _by_length(self._row_lengths, self._settings.tokens_per_batch // 2):
+        for batch in by_length(self._row_lengths, self._settings.tokens_per_batch // 2):
             inputs = self._prepare_inputs(self.data_collator([dataset[i] for i in batch]))
             model = self.ref_model or self.model
             chosen, rejected = self.compute_ref_log_probs(model, inputs)
@@ -329,7 +330,7 @@ def _config(
         "learning_rate": settings.learning_rate,
         "num_train_epochs": settings.n_epochs,
         "lr_scheduler_type": settings.schedule,
-        "warmup_steps": settings.warmup_share,
+        "warmup_steps": int(settings.warmup_share * n_updates(len(data.rows), settings)),
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": settings.gradient_checkpointing,
@@ -359,18 +360,6 @@ def _micro_batch(settings: DPOSettings, longest: int, n_processes: int) -> int:
         )
     room = max(1, settings.tokens_per_batch // (2 * longest))
     return max(d for d in range(1, share + 1) if share % d == 0 and d <= room)
-
-
-def _by_length(row_lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Positions in batches of like length, each of at most `max_tokens` with padding."""
-    batch: list[int] = []
-    for i in sorted(range(len(row_lengths)), key=row_lengths.__getitem__):
-        if batch and row_lengths[i] * (len(batch) + 1) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _lora(settings: DPOSettings) -> Any:
