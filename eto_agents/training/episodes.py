@@ -39,16 +39,27 @@ class Sample:
     score: float
 
 
-def sample_of(trajectory: Trajectory, checkpoint: Checkpoint) -> Sample:
+def sample_of(
+    trajectory: Trajectory, checkpoint: Checkpoint, *, world: str | None = None
+) -> Sample | None:
     """The tokens of an episode that a policy with local sampling played.
 
     The end of a turn that the renderer had to add, because the policy was cut off before it, is
     read by what follows but was not sampled: its mask is 0.
 
+    Args:
+        trajectory: the episode.
+        checkpoint: whose tokenizer, template and prompts.
+        world: whose prompt; by default the one the trajectory tells.
+
+    Returns:
+        The tokens; None where the chat does not have those that were sampled (a turn that was
+        stopped in the middle of a token).
+
     Raises:
         DataError: the episode does not tell what was sampled.
     """
-    encoded = encode_trajectory(trajectory, checkpoint)
+    encoded = encode_trajectory(trajectory, checkpoint, world=world)
     turns = list(turns_of(encoded.mask))
     if len(turns) != len(trajectory.steps):
         raise DataError(
@@ -66,7 +77,7 @@ def sample_of(trajectory: Trajectory, checkpoint: Checkpoint) -> Sample:
             )
         last = start + len(step.log_probs)
         if last > end or encoded.ids[start:last] != list(step.token_ids):
-            raise DataError(f"task {trajectory.task_id!r}: the tokens are not those sampled")
+            return None
         mask[start:last] = [1] * (last - start)
         log_probs[start:last] = step.log_probs
         rewards[last - 1] = step.reward

@@ -193,6 +193,7 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
     *,
     make_policy: MakePolicy,
     env_args: Mapping[str, Any] | None = None,
+    world: str | None = None,
     on_metrics: Callable[[int, Metrics], None] | None = None,
 ) -> Checkpoint:
     """Train a policy by playing.
@@ -207,6 +208,7 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
             and log-probabilities it sampled; asked anew for every update.
         env_args: keyword arguments for the environment, ``shaping`` and the panel's ``split``
             among them.
+        world: whose prompt the policy is shown; by default the environment's own.
         on_metrics: called with the update's number and its metrics.
 
     Returns:
@@ -236,7 +238,7 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
             chosen = _choose(tasks, settings, update, accelerator)
             episodes = list(Rollouts(make_policy(checkpoint), env, chosen))
             played_s = time.perf_counter() - started_s
-            samples, told = _samples(episodes, checkpoint)
+            samples, told = _samples(episodes, checkpoint, world)
             parts, about = _appraise(actor, reference, samples, checkpoint, settings, accelerator)
             learned = _learn(actor, optimizer, parts, settings, accelerator, update)
             n_tokens = sum(len(sample.ids) for sample in samples)
@@ -266,12 +268,14 @@ def _choose(
 
 
 def _samples(
-    episodes: Sequence[Trajectory], checkpoint: Checkpoint
+    episodes: Sequence[Trajectory], checkpoint: Checkpoint, world: str | None
 ) -> tuple[list[Sample], dict[str, float]]:
     """The episodes that can be learned from, and what is to be told of all."""
     played = [e for e in episodes if e.status in ("completed", "truncated") and e.steps]
     # A model that did not read the whole conversation wrote under another one than we can rebuild.
-    whole = [e for e in played if not any(s.usage.get("dropped_turns") for s in e.steps)]
+    read = [e for e in played if not any(s.usage.get("dropped_turns") for s in e.steps)]
+    found = [(e, sample_of(e, checkpoint, world=world)) for e in read]
+    whole = [e for e, sample in found if sample is not None]
     if not whole:
         faults = sorted({e.error for e in episodes if e.error})[:3]
         raise DataError(f"none of {len(episodes)} episodes can be learned from: {faults}")
@@ -285,7 +289,7 @@ def _samples(
         "episodes": float(len(whole)),
         "episodes_dropped": float(len(episodes) - len(whole)),
     }
-    return [sample_of(e, checkpoint) for e in whole], told
+    return [sample for _, sample in found if sample is not None], told
 
 
 def _appraise(

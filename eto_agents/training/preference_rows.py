@@ -11,20 +11,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from eto_agents.react.chat import Encoded, encode
+from eto_agents.training.episodes import turns_of
 from eto_agents.training.pairs import NoPairsError, Pair
-from eto_agents.training.rows import encode_trajectory
+from eto_agents.training.rows import TooLong, encode_trajectory
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoints import Checkpoint
     from eto_agents.preference import PreferencePair
-
-TooLong = Literal["drop", "error"]
-"""What to do with a pair of which a side has too many tokens."""
-
 
 class PreferenceRow(TypedDict):
     """A pair as tokens; the columns that `eto_agents.training.dpo` gives TRL.
@@ -76,14 +73,17 @@ def encode_pairs(
     *,
     max_tokens: int | None = None,
     too_long: TooLong = "drop",
+    world: str | None = None,
 ) -> PreferenceRows:
     """Rows of pairs of trajectories, or of pairs read from a file.
 
     Args:
         pairs: what to encode.
         checkpoint: whose tokenizer, template and prompts.
-        max_tokens: the most a side has, prompt included; None is no limit.
+        max_tokens: the most a side has, prompt included; at most, and by default, what the model
+            can read.
         too_long: what becomes of a pair with a longer side.
+        world: whose prompt; by default the one the trajectories tell.
 
     Raises:
         NoPairsError: nothing is left.
@@ -92,8 +92,13 @@ def encode_pairs(
     """
     rows: list[PreferenceRow] = []
     n_too_long = 0
+    readable = getattr(checkpoint.model.config, "max_position_embeddings", None)
+    max_tokens = min((n for n in (max_tokens, readable) if n is not None), default=None)
     for pair in pairs:
-        row = encode_pair(pair, checkpoint) if isinstance(pair, Pair) else _encode(pair, checkpoint)
+        if isinstance(pair, Pair):
+            row = encode_pair(pair, checkpoint, world=world)
+        else:
+            row = _encode(pair, checkpoint)
         longest = max(lengths(row))
         if max_tokens is None or longest <= max_tokens:
             rows.append(row)
@@ -113,14 +118,16 @@ def encode_pairs(
     return PreferenceRows(rows, n_too_long)
 
 
-def encode_pair(pair: Pair, checkpoint: Checkpoint) -> PreferenceRow:
+def encode_pair(
+    pair: Pair, checkpoint: Checkpoint, *, world: str | None = None
+) -> PreferenceRow:
     """A pair's tokens; turns that both sides share belong to the prompt.
 
     Raises:
         DataError: the sides do not begin alike.
     """
-    chosen = encode_trajectory(pair.chosen, checkpoint)
-    rejected = encode_trajectory(pair.rejected, checkpoint)
+    chosen = encode_trajectory(pair.chosen, checkpoint, world=world)
+    rejected = encode_trajectory(pair.rejected, checkpoint, world=world)
     return _row(chosen, rejected, pair.n_shared, pair.task_id)
 
 
@@ -163,11 +170,8 @@ def _row(chosen: Encoded, rejected: Encoded, n_shared: int, task_id: str) -> Pre
 
 
 def _start_of_turn(mask: Sequence[int], turn: int) -> int:
-    """Where the agent's turn of that number begins; between two turns there is always the world."""
-    n_turns = 0
-    for position, (before, now) in enumerate(zip([0, *mask], mask, strict=False)):
-        if now and not before:
-            if n_turns == turn:
-                return position
-            n_turns += 1
-    raise DataError(f"a trajectory has {n_turns} turns of the agent's, needed is number {turn + 1}")
+    """Where the agent's turn of that number begins."""
+    turns = list(turns_of(mask))
+    if turn >= len(turns):
+        raise DataError(f"a trajectory has {len(turns)} turns of the agent's, not {turn + 1}")
+    return turns[turn][0]
