@@ -1,42 +1,34 @@
-"""Trajectory DPO: TRL's trainer with the loss on the agent's tokens alone.
+"""Trajectory DPO as a stage: pairs and a policy in, a policy that tells them apart better out.
 
-ETO section 3.2, equation 6. TRL's `DPOTrainer` (1.16) counts every token after the prompt, so in a
-trajectory of several turns it would train on what the world says; all that comes after its collator
-goes by `completion_mask`, so a collator that gives ours is all it takes (`TrajectoryCollator`). The
-reference is the policy as it is when training begins; its log-probabilities are computed once, in
-batches of like length, and no second model is kept. Making pairs is `eto_agents.training.pairs`'s
-part, tokens `eto_agents.training.preference_rows`'s, the loop `eto_agents.training.eto`'s.
+ETO section 3.2, equation 6: the loss is DPO's with the log-probabilities of whole trajectories,
+summed over the agent's tokens; the reference is the policy as it is when the stage begins. Settings
+and the stage's folder are here, the loop is TRL's (`eto_agents.training.dpo_trainer`).
+
+Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper has a
+cosine with 3 % warm-up throughout, and beta 0.1 (ALFWorld 0.5); the script has a constant learning
+rate after 10 % warm-up, and from the second iteration on beta 0.5 and half the learning rate.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from datasets import Dataset
-from torch import Tensor
-from transformers import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
-from trl import DPOConfig, DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.preference import read_pairs
+from eto_agents.training.preference_rows import encode_pairs
+from eto_agents.training.rows import TooLong
+from eto_agents.training.stage import Stage, hash_input
+from eto_envs.errors import EtoError, require
 
-from eto_agents.models.checkpoints import Checkpoint
-from eto_agents.training.batches import by_length
-from eto_agents.training.pairs import NoPairsError
-from eto_agents.training.preference_rows import PreferenceRow, PreferenceRows, lengths
-from eto_envs.errors import EtoError
-from eto_envs.files import write_whole
-
-logger = logging.getLogger(__name__)
-
-Metrics = Mapping[str, float]
+if TYPE_CHECKING:
+    from eto_agents.preference import PreferencePair
+    from eto_agents.training.pairs import Pair
 
 
 class DivergedError(EtoError):
@@ -65,11 +57,14 @@ class DPOSettings:
             batch of `batch_size` pairs is split so that they fit. It
             changes speed, not results (but for the NLL term, a mean over the tokens of each part).
         lora_rank: train a LoRA adapter of this rank and merge it at the end; 0 trains all weights.
-        gradient_checkpointing: less memory for more time.
-        bf16: compute in bfloat16 where the hardware has it.
+        activation_checkpointing: compute activations twice to save memory.
         save_every: updates between two states a killed run can go on from; 0 saves none.
         alarm_nats: a warning is logged when the chosen trajectories' mean log-probability has
             fallen below its start by more than this.
+        max_tokens: the most tokens a side of a pair has, prompt included.
+        too_long: drop pairs with a longer side and count them, or stop.
+        dtype: in what the weights are held.
+        device: such as cpu or cuda:1; by default a GPU if there is one.
         seed: of the order of the pairs.
     """
 
@@ -84,10 +79,13 @@ class DPOSettings:
     max_grad_norm: float = 1.0
     tokens_per_batch: int = 16384
     lora_rank: int = 0
-    gradient_checkpointing: bool = False
-    bf16: bool = False
+    activation_checkpointing: bool = False
     save_every: int = 100
     alarm_nats: float = 5.0
+    max_tokens: int = 4096
+    too_long: TooLong = "drop"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,207 +104,19 @@ class DPOSettings:
             raise ValueError(f"warmup_share must be in [0, 1), got {self.warmup_share}")
 
 
-@dataclass
-class TrajectoryCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """TRL's batch of pairs (the chosen sides, then the rejected), with the agent's tokens as mask."""
+@dataclass(frozen=True, kw_only=True)
+class DPORun(DPOSettings):
+    """What `dpo` is told, beside how it trains.
 
-    def torch_call(self, examples: list[Any]) -> dict[str, Any]:
-        """A batch; `completion_mask` is 1 on the agent's tokens."""
-        batch: dict[str, Any] = super().torch_call(examples)
-        mask = torch.zeros_like(batch["completion_mask"])
-        sides = [(row, side) for side in ("chosen", "rejected") for row in examples]
-        for i, (row, side) in enumerate(sides):
-            start = len(row["prompt_ids"])
-            own = row[f"{side}_mask"]
-            mask[i, start : start + len(own)] = torch.tensor(own)
-        batch["completion_mask"] = mask
-        return batch
-
-
-class LikeLengths(torch.utils.data.Sampler[int]):
-    """A random order in which the pairs of an update are sorted by length: less padding.
-
-    What an update sees is what it would see in the random order itself.
+    Attributes:
+        pairs: a file of pairs (`eto_agents.preference`).
+        model: the policy, a checkpoint's folder or name.
+        out: the stage's folder.
     """
 
-    def __init__(self, row_lengths: Sequence[int], window: int, seed: int) -> None:
-        """Take the rows' lengths in tokens and the pairs of an update."""
-        self._lengths = list(row_lengths)
-        self._window = window
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        """Positions of the rows."""
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        order = torch.randperm(len(self._lengths), generator=generator).tolist()
-        for start in range(0, len(order), self._window):
-            yield from sorted(order[start : start + self._window], key=self._lengths.__getitem__)
-
-
-class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
-    """TRL's `DPOTrainer` on encoded rows; see the module."""
-
-    def __init__(
-        self,
-        *,
-        rows: Sequence[PreferenceRow],
-        settings: DPOSettings,
-        folder: Path,
-        on_metrics: Callable[[int, Metrics], None] | None = None,
-        **arguments: Any,
-    ) -> None:
-        """Take rows and settings beside TRL's own arguments; `folder` gets a bad batch."""
-        self._settings = settings
-        self._folder = folder
-        self._on_metrics = on_metrics
-        self._alarmed = False
-        self._row_lengths = [max(lengths(row)) for row in rows]
-        super().__init__(train_dataset=Dataset.from_list(list(rows)), **arguments)
-        self.remove_callback(PrinterCallback)
-
-    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset  # it is tokens already
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        for name in ("chosen_mask", "rejected_mask"):
-            if name not in self._signature_columns:
-                self._signature_columns.append(name)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
-        return LikeLengths(self._row_lengths, self._settings.batch_size, self._settings.seed)
-
-    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """The reference's log-probabilities, in batches of like length."""
-        was_training = self.model.training
-        self.model.eval()
-        found: dict[int, tuple[float, float]] = {}
-        for batch in by_length(self._row_lengths, self._settings.tokens_per_batch // 2):
-            inputs = self._prepare_inputs(self.data_collator([dataset[i] for i in batch]))
-            model = self.ref_model or self.model
-            chosen, rejected = self.compute_ref_log_probs(model, inputs)
-            found.update(zip(batch, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True))
-        self.model.train(was_training)
-        columns = list(zip(*(found[i] for i in range(len(dataset))), strict=True))
-        dataset = dataset.add_column("ref_chosen_logps", list(columns[0]))
-        return dataset.add_column("ref_rejected_logps", list(columns[1]))
-
-    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
-        result = super()._compute_loss(model, inputs, return_outputs)
-        loss: Tensor = result[0] if return_outputs else result
-        if not torch.isfinite(loss):
-            self._save_batch(inputs)
-        if self.state.global_step == 0 and self.model.training:
-            self._check_reference(inputs)
-        return result
-
-    def _save_batch(self, inputs: Mapping[str, Any]) -> None:
-        path = self._folder / "bad_batch.json"
-        batch = {name: value.tolist() for name, value in inputs.items()}
-        write_whole(path, json.dumps(batch).encode())
-        raise DivergedError(
-            f"the loss is not finite at update {self.state.global_step}; the batch is in {path}. "
-            "Lower the learning rate or beta, or look for a broken pair there"
-        )
-
-    def _check_reference(self, inputs: Mapping[str, Any]) -> None:
-        """Before the first update the policy is the reference, or someone mixed them up."""
-        reward = self._metrics["train"]["rewards/chosen"][-1]
-        n_tokens = float(inputs["completion_mask"].sum()) / len(inputs["completion_mask"])
-        gap = abs(reward) / self._settings.beta / max(n_tokens, 1.0)
-        if gap > (0.05 if self._settings.bf16 else 1e-3):
-            raise WrongReferenceError(
-                f"the reference is not the policy that training begins with: their log-"
-                f"probabilities differ by {gap:.3g} a token. Give the same checkpoint for both"
-            )
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add how far the chosen side has fallen; warn once if that is too far."""
-        rewards = self._metrics["train"].get("rewards/chosen")
-        if rewards:
-            fallen = -sum(rewards) / len(rewards) / self._settings.beta
-            logs["chosen_drop_nats"] = fallen
-            if fallen > self._settings.alarm_nats and not self._alarmed:
-                self._alarmed = True
-                logger.warning(
-                    "update %d: the chosen trajectories' log-probability has fallen by %.1f nats "
-                    "(alarm at %.1f): the agent forgets what it should prefer. Lower the learning "
-                    "rate, or raise nll_weight",
-                    self.state.global_step,
-                    fallen,
-                    self._settings.alarm_nats,
-                )
-        super().log(logs, start_time)
-        if self._on_metrics is not None:
-            numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
-            self._on_metrics(self.state.global_step, numbers)
-
-
-def train_dpo(
-    checkpoint: Checkpoint,
-    data: PreferenceRows,
-    settings: DPOSettings,
-    folder: Path,
-    *,
-    on_metrics: Callable[[int, Metrics], None] | None = None,
-    trainer_args: Mapping[str, Any] | None = None,
-) -> Checkpoint:
-    """Train a policy on pairs; the policy as given is the reference.
-
-    Args:
-        checkpoint: the policy; its weights are changed in place. A LoRA adapter is merged first, so
-            that the reference is the tuned model and not its base.
-        data: rows of `encode_pairs`.
-        settings: how.
-        folder: for the states of a run that can be killed (``states/``), which are removed when
-            training is done, and for ``bad_batch.json``.
-        on_metrics: called with the update's number and its metrics.
-        trainer_args: further arguments for TRL's `DPOConfig`, such as ``fsdp``.
-
-    Returns:
-        The trained policy.
-
-    Raises:
-        NoPairsError: there is no row.
-        DivergedError: the loss is not finite; the batch is saved in `folder`.
-    """
-    if not data.rows:
-        raise NoPairsError("no pair is left to train on")
-    model = merged(checkpoint.model)
-    states = folder / "states"
-    trainer = TrajectoryDPOTrainer(
-        rows=data.rows,
-        settings=settings,
-        folder=folder,
-        on_metrics=on_metrics,
-        model=model,
-        args=_config(data, settings, states, trainer_args or {}),
-        processing_class=checkpoint.tokenizer,
-        data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),
-        peft_config=_lora(settings),
-    )
-    last = get_last_checkpoint(str(states)) if states.is_dir() else None
-    if last is not None:
-        logger.info("going on from %s", last)
-    trainer.train(resume_from_checkpoint=last)
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    # TRL puts a forward of its own on the model; what is given out is to be a plain one again.
-    vars(trained.get_base_model() if settings.lora_rank else trained).pop("forward", None)
-    return dataclasses.replace(checkpoint, model=merged(trained).eval())
-
-
-def merged(model: Any) -> Any:
-    """The model with its LoRA adapter, if it has one, merged into the weights."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    pairs: Path
+    model: str
+    out: Path
 
 
 def n_updates(n_pairs: int, settings: DPOSettings) -> int:
@@ -314,62 +124,80 @@ def n_updates(n_pairs: int, settings: DPOSettings) -> int:
     return math.ceil(math.ceil(n_pairs / settings.batch_size) * settings.n_epochs)
 
 
-def _config(
-    data: PreferenceRows, settings: DPOSettings, states: Path, trainer_args: Mapping[str, Any]
-) -> DPOConfig:
-    n_processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    longest = max(max(lengths(row)) for row in data.rows)
-    micro = _micro_batch(settings, longest, n_processes)
-    losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
-    if settings.nll_weight:
-        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
-    arguments: dict[str, Any] = {
-        "output_dir": str(states),
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": settings.batch_size // (micro * n_processes),
-        "learning_rate": settings.learning_rate,
-        "num_train_epochs": settings.n_epochs,
-        "lr_scheduler_type": settings.schedule,
-        "warmup_steps": int(settings.warmup_share * n_updates(len(data.rows), settings)),
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "bf16": settings.bf16,
-        "use_cpu": not torch.cuda.is_available(),
-        "beta": settings.beta,
-        "precompute_ref_log_probs": True,
-        "max_length": None,  # what is too long was dropped before; nothing is cut here
-        "logging_steps": 1,
-        "save_strategy": "steps" if settings.save_every else "no",
-        "save_steps": settings.save_every or 1,
-        "save_total_limit": 1,
-        "seed": settings.seed,
-        "report_to": [],
-        "disable_tqdm": True,
-        **losses,
-    }
-    return DPOConfig(**arguments | dict(trainer_args))
+def dpo(run: DPORun) -> dict[str, Any]:
+    """Train on the pairs of a file; see `dpo_stage`.
+
+    Raises:
+        DataNotFoundError: no such file or model.
+    """
+    inputs = {"pairs": hash_input(run.pairs)}
+    return dpo_stage(run.out, run.model, read_pairs(run.pairs), run, inputs)
 
 
-def _micro_batch(settings: DPOSettings, longest: int, n_processes: int) -> int:
-    """Pairs that go through the model at once: a divisor of a process's share of the batch."""
-    share, rest = divmod(settings.batch_size, n_processes)
-    if rest:
-        raise ValueError(
-            f"batch_size {settings.batch_size} cannot be shared by {n_processes} processes"
+def dpo_stage(
+    folder: Path,
+    model: str,
+    pairs: Iterable[Pair | PreferencePair],
+    settings: DPOSettings,
+    inputs: Mapping[str, str],
+    *,
+    world: str | None = None,
+) -> dict[str, Any]:
+    """Train a checkpoint on pairs in a stage's folder.
+
+    Args:
+        folder: the stage's; a call that was killed goes on.
+        model: the policy to begin with, which is the reference.
+        pairs: what to learn from; read only if the stage is not complete.
+        settings: how.
+        inputs: hashes of what the pairs come from; the model's is added.
+        world: whose prompt; by default the one the trajectories tell.
+
+    Returns:
+        What ``result.json`` has; of a complete stage what it had.
+
+    Raises:
+        NoPairsError: nothing is left to train on.
+        DivergedError: the loss is not finite.
+        StageMismatchError: the folder holds a stage with other settings, pairs or model.
+        MissingExtraError: the extra ``train`` is not installed.
+    """
+    require("trl", extra="train")
+    hashes = dict(inputs) | ({"model": hash_input(model)} if Path(model).exists() else {})
+    with Stage(folder, settings, hashes) as stage:
+        if stage.result is not None:
+            return stage.result
+        from eto_agents.training.dpo_trainer import train_dpo
+
+        started_s = time.monotonic()
+        checkpoint = load_checkpoint(model, dtype=settings.dtype, device=settings.device)
+        data = encode_pairs(
+            pairs,
+            checkpoint,
+            max_tokens=settings.max_tokens,
+            too_long=settings.too_long,
+            world=world,
         )
-    room = max(1, settings.tokens_per_batch // (2 * longest))
-    return max(d for d in range(1, share + 1) if share % d == 0 and d <= room)
 
+        def note(update: int, metrics: Mapping[str, float]) -> None:
+            stage.log({"step": update, **metrics})
 
-def _lora(settings: DPOSettings) -> Any:
-    if not settings.lora_rank:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=2 * settings.lora_rank,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
+        trained = train_dpo(
+            checkpoint, data, settings, stage.work, on_metrics=note, on_start=stage.rewind
+        )
+        save_checkpoint(trained, stage.checkpoint)
+        last = [m for m in stage.metrics() if "rewards/accuracies" in m][-1:] or [{}]
+        result = {
+            "n_pairs": len(data.rows),
+            "n_too_long": data.n_too_long,
+            "n_tokens": data.n_tokens,
+            "rows_sha256": data.sha256,
+            "n_updates": n_updates(len(data.rows), settings),
+            "accuracy": last[0].get("rewards/accuracies"),
+            "margin": last[0].get("rewards/margins"),
+            "chosen_drop_nats": last[0].get("chosen_drop_nats"),
+            "wall_s": round(time.monotonic() - started_s, 1),
+        }
+        stage.finish(result)
+        shutil.rmtree(stage.work, ignore_errors=True)
+        return result

@@ -1,8 +1,8 @@
 """The tensor maths of SFT, trajectory DPO and PPO, as pure functions.
 
 Nothing here knows of models, files or trainers. Letters in shapes: B sequences, T tokens, V entries
-of the vocabulary. A mask is 1 (or True) on the agent's own tokens and 0 on everything that the world,
-the prompt or the padding put there; it is the mask of `eto_agents.react.chat.encode`, which has the
+of the vocabulary. A mask is 1 (or True) on the agent's own tokens and 0 on all that the world, the
+prompt or the padding put there; it is the mask of `eto_agents.react.chat.encode`, which has the
 shape of the ids. `shifted` takes its first column off, so that it lines up with log-probabilities.
 
 Follows ETO's equations 2 (SFT) and 6 (trajectory DPO), arXiv 2403.02502; "Direct Preference

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, TypedDict
 from eto_agents.react.chat import Encoded, encode
 from eto_agents.training.episodes import turns_of
 from eto_agents.training.pairs import NoPairsError, Pair
-from eto_agents.training.rows import TooLong, encode_trajectory
+from eto_agents.training.rows import TooLong, chat_of, encode_trajectory
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoints import Checkpoint
     from eto_agents.preference import PreferencePair
+
 
 class PreferenceRow(TypedDict):
     """A pair as tokens; the columns that `eto_agents.training.dpo` gives TRL.
@@ -118,9 +119,7 @@ def encode_pairs(
     return PreferenceRows(rows, n_too_long)
 
 
-def encode_pair(
-    pair: Pair, checkpoint: Checkpoint, *, world: str | None = None
-) -> PreferenceRow:
+def encode_pair(pair: Pair, checkpoint: Checkpoint, *, world: str | None = None) -> PreferenceRow:
     """A pair's tokens; turns that both sides share belong to the prompt.
 
     Raises:
@@ -175,3 +174,28 @@ def _start_of_turn(mask: Sequence[int], turn: int) -> int:
     if turn >= len(turns):
         raise DataError(f"a trajectory has {len(turns)} turns of the agent's, not {turn + 1}")
     return turns[turn][0]
+
+
+def as_preference(
+    pair: Pair, checkpoint: Checkpoint, *, world: str | None = None
+) -> PreferencePair:
+    """A pair of trajectories as the chats that the model reads, for a file."""
+    from eto_agents.preference import PreferencePair
+
+    chosen, first = chat_of(pair.chosen, checkpoint, world=world)
+    rejected, _ = chat_of(pair.rejected, checkpoint, world=world)
+    start = first + 2 * pair.n_shared
+    return PreferencePair(
+        prompt=chosen[:start],
+        chosen=chosen[start:],
+        rejected=rejected[start:],
+        chosen_score=pair.chosen.score,
+        rejected_score=pair.rejected.score,
+        task_id=pair.task_id,
+        env_id=pair.chosen.env_id,
+        dataset=pair.chosen.dataset,
+        split=pair.chosen.split,
+        panel_sha256=pair.chosen.panel_sha256,
+        chosen_policy=pair.chosen.policy,
+        rejected_policy=pair.rejected.policy,
+    )
