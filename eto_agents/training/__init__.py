@@ -1,1 +1,1 @@
-"""Training: SFT, RFT, trajectory DPO, ETO and PPO; no module here is imported by this one."""
+"""Training: stages that turn trajectories into checkpoints. Nothing here is imported by others."""
