@@ -40,7 +40,7 @@ Metrics = Mapping[str, float]
 
 @dataclass
 class TrajectoryCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """TRL's batch of pairs (the chosen sides, then the rejected), with the agent's tokens as mask."""
+    """TRL's batch of pairs, the chosen sides first, with the agent's tokens as mask."""
 
     def torch_call(self, examples: list[Any]) -> dict[str, Any]:
         """A batch; `completion_mask` is 1 on the agent's tokens."""

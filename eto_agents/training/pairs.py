@@ -84,7 +84,7 @@ class Pairs(NamedTuple):
             "tasks, at a higher temperature or several times each, or stop at this iteration"
         )
 
-    def __add__(self, other: object) -> Pairs:  # type: ignore[override]
+    def __add__(self, other: object) -> Pairs:
         """The mixture of two kinds of pairs (ETO's Table 4)."""
         if not isinstance(other, Pairs):
             return NotImplemented

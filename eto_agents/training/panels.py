@@ -17,7 +17,7 @@ import gymnasium as gym
 from eto_agents.policy import Policy
 from eto_agents.rollout import Rollouts, jobs_of, make_batch
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import Trajectory
+from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.tasks import Task
 
 FINAL = ("completed", "truncated", "agent_error")
@@ -103,7 +103,7 @@ def play(  # noqa: PLR0913 (each is one thing that a user decides)
         The episodes in the order of seeds and tasks.
     """
     jobs = jobs_of(tasks, seeds)
-    keys = [(split, job.task.id, job.seed) for job in jobs]
+    keys = [EpisodeKey(split, job.task.id, job.seed) for job in jobs]
     with TrajectoryStore(file) as store:
         done = {k: t for k, t in store.latest().items() if t.status in FINAL}
         waiting = [job for job, key in zip(jobs, keys, strict=True) if key not in done]

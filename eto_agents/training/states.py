@@ -22,7 +22,9 @@ _FILE = "state.safetensors"
 
 def save_state(folder: Path, module: nn.Module, optimizer: Any, update: int) -> None:
     """Write the state after `update` updates; the one before is replaced."""
-    tensors = {f"weights.{name}": value for name, value in module.named_parameters()}
+    tensors: dict[str, torch.Tensor] = {
+        f"weights.{name}": value for name, value in module.named_parameters()
+    }
     for number, moments in optimizer.state_dict()["state"].items():
         for name, value in moments.items():
             tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
