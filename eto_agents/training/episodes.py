@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eto_agents.react.chat import find_template
 from eto_agents.training.rows import encode_trajectory
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import DataError
@@ -53,8 +54,9 @@ def sample_of(
         world: whose prompt; by default the one the trajectory tells.
 
     Returns:
-        The tokens; None where the chat does not have those that were sampled (a turn that was
-        stopped in the middle of a token).
+        The tokens; None where the chat does not have those that were sampled: a turn that was
+        stopped in the middle of a token, or in which the template's own tokens were written, which
+        are read as the text they are afterwards.
 
     Raises:
         DataError: the episode does not tell what was sampled.
@@ -66,6 +68,8 @@ def sample_of(
             f"the episode of task {trajectory.task_id!r} has {len(trajectory.steps)} steps and "
             f"{len(turns)} turns of tokens"
         )
+    form = find_template(checkpoint.template)
+    reserved = set(checkpoint.tokenizer.convert_tokens_to_ids(list(form.special)))
     mask = [0] * len(encoded.ids)
     log_probs = [0.0] * len(encoded.ids)
     rewards = [0.0] * len(encoded.ids)
@@ -76,7 +80,8 @@ def sample_of(
                 "probabilities that were sampled: play it with a local model (hf:…)"
             )
         last = start + len(step.log_probs)
-        if last > end or encoded.ids[start:last] != list(step.token_ids):
+        said = list(step.token_ids)
+        if last > end or encoded.ids[start:last] != said or reserved.intersection(said[:-1]):
             return None
         mask[start:last] = [1] * (last - start)
         log_probs[start:last] = step.log_probs

@@ -137,13 +137,12 @@ def lengths(row: PreferenceRow) -> tuple[int, int]:
 
 
 def _encode(pair: PreferencePair, checkpoint: Checkpoint) -> PreferenceRow:
-    n_before = sum(message["role"] == "assistant" for message in pair.prompt)
     sides = [
         encode(
             [*pair.prompt, *side],
             checkpoint.tokenizer,
             checkpoint.template,
-            first_trained=n_before,
+            first_trained=len(pair.prompt),
         )
         for side in (pair.chosen, pair.rejected)
     ]

@@ -219,7 +219,7 @@ def test_the_chosen_becomes_likelier_than_the_rejected(
     before, trained = by_hand(checkpoint, data), train(checkpoint, data, settings, tmp_path)
     after = by_hand(trained[0], data)
     gaps = [sum(t["chosen"][0]) - sum(t["rejected"][0]) for t in (before, after)]
-    assert gaps[1] > gaps[0] + 5
+    assert gaps[1] > gaps[0] + 2  # nats
     assert trained[1][-1]["rewards/accuracies"] == 1.0
     assert "forward" not in vars(trained[0].model)  # TRL's own is gone
     assert not trained[0].model.training
