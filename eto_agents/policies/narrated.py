@@ -67,8 +67,9 @@ class NarratedPolicy:
         self.reveal = tuple(getattr(self._policy, "reveal", ()))
         own = dict(getattr(self._policy, "provenance", {}))
         self.provenance: dict[str, Any] = own | {"thoughts": style}
-        if hasattr(self._policy, "batch_size"):
-            self.batch_size = self._policy.batch_size
+        for name in ("batch_size", "n_samples"):  # what the harness asks of a policy
+            if hasattr(self._policy, name):
+                setattr(self, name, getattr(self._policy, name))
         self._seeds: dict[int, int] = {}
         self._narrators: dict[int, Narrator] = {}
 
