@@ -114,6 +114,11 @@ class SFTSettings:
                 raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"warmup must be in [0, 1), got {self.warmup}")
+        if self.batch_size % min(self.batch_size, self.micro_batch_size):
+            raise SettingsError(
+                f"batch_size {self.batch_size} must be a multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
+            )
 
 
 def sft(settings: SFTSettings) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from eto_agents.config import SettingsError
 from eto_agents.training.stage import Stage
 from eto_envs.errors import DataError
 
@@ -212,7 +213,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
     rows_at_once = min(settings.micro_batch_size, settings.batch_size // n_processes)
     n_micro, rest = divmod(settings.batch_size, max(1, rows_at_once) * n_processes)
     if rest or rows_at_once < 1:
-        raise ValueError(
+        raise SettingsError(
             f"batch_size {settings.batch_size} must be a multiple of micro_batch_size "
             f"{rows_at_once} times {n_processes} processes"
         )
@@ -231,7 +232,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
         adam_beta2=settings.adam_beta2,
         max_length=None,
         bf16=on_gpu and is_fp32 and torch.cuda.is_bf16_supported(),
-        gradient_checkpointing=settings.activation_checkpointing,
+        **_checkpointing(settings.activation_checkpointing),
         use_cpu=not on_gpu,
         seed=settings.seed,
         save_strategy="steps" if settings.save_every else "no",
@@ -244,6 +245,13 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
     )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """The argument under the name that this version of transformers has for it."""
+    if "activation_checkpointing" in SFTConfig.__dataclass_fields__:
+        return {"activation_checkpointing": wanted, "gradient_checkpointing": None}
+    return {"gradient_checkpointing": wanted}
 
 
 def _lora(settings: SFTSettings) -> Any:
