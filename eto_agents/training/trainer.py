@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from eto_agents.config import SettingsError
 from eto_agents.training.stage import Stage
-from eto_envs.errors import DataError
+from eto_envs.errors import DataError, require
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoints import Checkpoint
@@ -55,7 +56,7 @@ def newest_complete(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
 
-class RowTrainer(SFTTrainer):  # type: ignore[misc] (trl has no types)
+class RowTrainer(SFTTrainer):
     """Trains on rows; logs to the stage."""
 
     def __init__(
@@ -90,8 +91,9 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc] (trl has no types)
         if self.optimizer is None and self._settings.optimizer == "muon+adamw":
             from eto_agents.training.muon import MuonAdamW
 
+            trained: Any = model or self.model
             self.optimizer = MuonAdamW(
-                (model or self.model).named_parameters(),
+                trained.named_parameters(),
                 learning_rate=self._settings.learning_rate,
                 weight_decay=self._settings.weight_decay,
             )
@@ -148,7 +150,7 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
                 yield from step
 
 
-class _StageLog(TrainerCallback):  # type: ignore[misc] (transformers has no types)
+class _StageLog(TrainerCallback):
     """Writes what the trainer logs to the stage, and shows progress unless it is to be quiet."""
 
     def __init__(self, stage: Stage) -> None:
@@ -158,8 +160,7 @@ class _StageLog(TrainerCallback):  # type: ignore[misc] (transformers has no typ
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._start_s = time.monotonic()
         if self._stage.is_writer and not self._stage.settings.quiet:
-            from tqdm.auto import tqdm
-
+            tqdm: Any = require("tqdm", extra="train").tqdm  # it has no types
             every_s = 0.1 if os.isatty(2) else 10.0
             self._bar = tqdm(
                 total=state.max_steps, initial=state.global_step, unit="step", mininterval=every_s
