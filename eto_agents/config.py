@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -38,15 +39,26 @@ def read_settings(path: Path, default: Settings) -> Settings:
         UnknownNameError: a key is no field.
         SettingsError: a value is not of its field's type.
     """
-    from eto_agents.react.prompts import read_toml
+    return overlay(default, read_toml_file(path), str(path))
 
+
+def read_toml_file(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        CorruptDataError: it is not TOML.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     if not path.is_file():
         raise DataNotFoundError(f"no settings file at {path}")
     try:
-        record = read_toml(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CorruptDataError(f"{path} is not TOML ({error})") from error
-    return overlay(default, record, str(path))
 
 
 def overlay(default: Settings, record: Mapping[str, Any], source: str = "settings") -> Settings:

@@ -8,10 +8,10 @@ how other programs write pairs (`eto_agents.formats`).
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,5 +135,5 @@ def _check(name: str, messages: list[Message], last: str) -> None:
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns[-1] != last:
         raise ValueError(f"{name} does not end with the {last}'s message")
-    if any(one == other for one, other in itertools.pairwise(turns)):
+    if any(one == other for one, other in pairwise(turns)):
         raise ValueError(f"user and assistant do not take turns in {name}")

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from eto_agents.cli import audit, collect, convert, data, evaluation, play
+from eto_agents.cli import audit, collect, convert, data, evaluation, play, train
 from eto_envs.errors import EtoError, UnknownNameError
 
 
@@ -31,8 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, command in data.COMMANDS.items():
         files.command(name=name)(command)
     app.command(files, name="data", help="List, download, verify, locate and build data.")
+    stages = SubcommandApp()
+    for name, command in train.COMMANDS.items():
+        stages.command(name=name)(command)
+    app.command(stages, name="train", help="Train on trajectories: SFT, RFT.")
     warnings.showwarning = _show_warning  # one line for a person, not a line of source code
     try:
+        arguments = train.with_config(sys.argv[1:] if arguments is None else arguments)
         app.cli(prog="eto", description="Text worlds and language-model agents.", args=arguments)
     except (UnknownNameError, gym.error.UnregisteredEnv) as error:
         _fail(error, 2)

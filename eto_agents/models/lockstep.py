@@ -8,6 +8,7 @@ that were used longest ago are given up first.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -17,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eto_agents.models import shared_attention
 from eto_agents.models.kv_cache import CHUNK_TOKENS, KeyValueCache
+from eto_agents.models.shared_attention import Plan, planned
 
 Ids = NDArray[np.int32]
 
@@ -27,6 +30,8 @@ MIN_SHARED_TOKENS: Final = 16
 _PASS_TOKENS: Final = 8192  # of one pass over prompts, padding included
 _PIECE_TOKENS: Final = 2048  # of one conversation in one pass
 _PASS_COST_TOKENS: Final = 48  # what a further pass costs, in tokens
+_MIN_GROUP_ROWS: Final = 8  # that attend together
+_SWAP_COST_READS: Final = 6  # what moving a token costs, in reads of it
 
 
 @dataclass(slots=True)
@@ -68,6 +73,9 @@ class Lockstep:
         self._n_live = 0
         self._lengths = torch.zeros(0, dtype=torch.long)
         self._places: list[int] = []  # of every prompt, its row
+        self._n_shared = 0  # tokens that all prompts begin with
+        self._groups: list[tuple[int, int, int]] = []  # as in Plan
+        self._shares = attention.window is None and shared_attention.applies(model)
         self._bytes_per_token = _bytes_per_token(model)
 
     def most_rows(self, n_tokens: int) -> int:
@@ -97,20 +105,28 @@ class Lockstep:
             n_known[number] = row.n_tokens
         self._share(fresh, texts, places, n_known)
         numbers = self._gather(places)
+        if self._shares:
+            numbers = self._sort(numbers, [len(text) for text in texts], n_new)
         self._read([texts[number][:-1] for number in numbers])
         self._n_live = len(texts)
+        self._n_shared = _n_shared([texts[number][:-1] for number in numbers])
         lengths = [len(texts[number]) - 1 for number in numbers]
         self._lengths = torch.tensor(lengths, device=self._device)
+        self._groups = _groups(lengths)
         self._places = [numbers.index(number) for number in range(len(texts))]
         return [(number, n_known[number]) for number in numbers]
 
     def step(self, tokens: Tensor, live: Tensor) -> Tensor:
         """See `Reader`."""
         columns = self._lengths[:, None]
-        n_visible = int(self._lengths.max()) + 1
-        logits = self._pass(
-            slice(0, self._n_live), tokens.to(self._device)[:, None], columns, n_visible
-        )
+        # No row has grown by more than a token a step.
+        self._groups = [(first, last, n_tokens + 1) for first, last, n_tokens in self._groups]
+        n_visible = max(n_tokens for _, _, n_tokens in self._groups)
+        plan = Plan(self._n_shared, self._groups)
+        with planned(self._model, plan) if self._shares else contextlib.nullcontext():
+            logits = self._pass(
+                slice(0, self._n_live), tokens.to(self._device)[:, None], columns, n_visible
+            )
         self._lengths = self._lengths + live.to(self._device)
         return logits[:, -1]
 
@@ -129,6 +145,7 @@ class Lockstep:
         order = order[: len(rows)]
         self._lengths = self._lengths[torch.tensor(order, device=self._device)]
         self._n_live = len(rows)
+        self._groups = _groups(self._lengths.tolist())
         return order
 
     def end(self, texts: Sequence[Sequence[int]]) -> None:
@@ -209,6 +226,30 @@ class Lockstep:
             self._swap(hole, place, max(self._rows[hole].n_tokens, self._rows[place].n_tokens))
             at[hole] = at.pop(place)
         return [at[place] for place in range(n)]
+
+    def _sort(self, numbers: list[int], lengths: Sequence[int], n_new: int) -> list[int]:
+        """Put longer texts first, if that saves more than it costs."""
+        n = len(numbers)
+        wanted = sorted(range(n), key=lambda place: (-lengths[numbers[place]], place))
+        now = sum(
+            (last - first) * length
+            for first, last, length in _groups([lengths[i] for i in numbers])
+        )
+        then = sum(
+            (last - first) * length
+            for first, last, length in _groups([lengths[numbers[place]] for place in wanted])
+        )
+        moved = sum(self._rows[place].n_tokens for i, place in enumerate(wanted) if i != place)
+        if (now - then) * n_new <= _SWAP_COST_READS * moved:
+            return numbers
+        at = list(range(n))  # which of the places of before is where
+        for target, place in enumerate(wanted):
+            source = at.index(place)
+            if source != target:
+                longest = max(self._rows[source].n_tokens, self._rows[target].n_tokens)
+                self._swap(source, target, longest)
+                at[source], at[target] = at[target], at[source]
+        return [numbers[place] for place in at]
 
     def _swap(self, a: int, b: int, n_tokens: int) -> None:
         self._cache.swap(a, b, n_tokens)
@@ -307,6 +348,22 @@ def split_by_length(lengths: dict[int, int]) -> list[list[int]]:
         groups.append(rows[cut[end] : end])
         end = cut[end]
     return groups[::-1]
+
+
+def _groups(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Neighbouring rows in up to four groups, with the longest's tokens."""
+    n = len(lengths)
+    size = max(_MIN_GROUP_ROWS, -(-n // 4))
+    firsts = range(0, n, size)
+    return [(i, min(i + size, n), max(lengths[i : i + size])) for i in firsts]
+
+
+def _n_shared(texts: Sequence[Ids]) -> int:
+    """How many tokens all texts begin with in common, 0 if too few or of one text."""
+    if len(texts) < 2:
+        return 0
+    n = min(_n_common(texts[0], text) for text in texts[1:])
+    return n if n >= MIN_SHARED_TOKENS else 0
 
 
 def _n_common(a: Ids, b: Ids) -> int:

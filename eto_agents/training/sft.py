@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from eto_agents.collection import read_collection
 from eto_agents.config import SettingsError
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from eto_agents.training.rows import Rows, TooLong, build_rows, texts_of
+from eto_agents.training.rows import EmptyDataError, Rows, TooLong, build_rows, texts_of
 from eto_agents.training.stage import Stage, hash_input
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import require
@@ -68,8 +68,8 @@ class SFTSettings:
         quiet: no progress.
     """
 
-    data: tuple[Path, ...]
-    out: Path
+    data: tuple[Path, ...] = ()
+    out: Path = Path("runs/sft")
     model: str = TINY
     epochs: float = 3.0
     batch_size: int = 64
@@ -114,6 +114,11 @@ class SFTSettings:
                 raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"warmup must be in [0, 1), got {self.warmup}")
+        if self.batch_size % min(self.batch_size, self.micro_batch_size):
+            raise SettingsError(
+                f"batch_size {self.batch_size} must be a multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
+            )
 
 
 def sft(settings: SFTSettings) -> dict[str, Any]:
@@ -129,6 +134,8 @@ def sft(settings: SFTSettings) -> dict[str, Any]:
         MissingExtraError: the extra ``train`` is not installed.
     """
     require("trl", extra="train")
+    if not settings.data:
+        raise EmptyDataError("no data: name folders of `eto collect`")
     inputs = {str(path): hash_input(path) for path in settings.data}
     if Path(settings.model).exists():
         inputs["model"] = hash_input(settings.model)
@@ -172,7 +179,6 @@ def open_model(trajectories: Sequence[Trajectory], settings: SFTSettings) -> Che
     kind, _, size = settings.model.partition(":")
     if kind == TINY and not Path(settings.model).exists():
         from eto_agents.models.tiny import make_tiny
-        from eto_agents.training.rows import EmptyDataError
 
         if not trajectories:
             raise EmptyDataError("no trajectories to make a tiny model from")
@@ -220,7 +226,8 @@ def _save(trainer: RowTrainer, checkpoint: Checkpoint, stage: Stage) -> None:
 
 def _result(trainer: RowTrainer, rows: Rows, stage: Stage) -> dict[str, Any]:
     losses = [record["loss"] for record in stage.metrics()]
-    parameters = [p for p in trainer.model.parameters()]
+    model: Any = trainer.model
+    parameters = list(model.parameters())
     return {
         "n_trajectories": len(rows.rows),
         "n_too_long": rows.n_too_long,

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
+from eto_agents.config import SettingsError
 from eto_agents.training.stage import Stage
-from eto_envs.errors import DataError
+from eto_envs.errors import DataError, require
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoints import Checkpoint
@@ -54,7 +56,7 @@ def newest_complete(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
 
-class RowTrainer(SFTTrainer):  # type: ignore[misc] (trl has no types)
+class RowTrainer(SFTTrainer):
     """Trains on rows; logs to the stage."""
 
     def __init__(
@@ -89,8 +91,9 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc] (trl has no types)
         if self.optimizer is None and self._settings.optimizer == "muon+adamw":
             from eto_agents.training.muon import MuonAdamW
 
+            trained: Any = model or self.model
             self.optimizer = MuonAdamW(
-                (model or self.model).named_parameters(),
+                trained.named_parameters(),
                 learning_rate=self._settings.learning_rate,
                 weight_decay=self._settings.weight_decay,
             )
@@ -147,7 +150,7 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
                 yield from step
 
 
-class _StageLog(TrainerCallback):  # type: ignore[misc] (transformers has no types)
+class _StageLog(TrainerCallback):
     """Writes what the trainer logs to the stage, and shows progress unless it is to be quiet."""
 
     def __init__(self, stage: Stage) -> None:
@@ -157,8 +160,7 @@ class _StageLog(TrainerCallback):  # type: ignore[misc] (transformers has no typ
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._start_s = time.monotonic()
         if self._stage.is_writer and not self._stage.settings.quiet:
-            from tqdm.auto import tqdm
-
+            tqdm: Any = require("tqdm", extra="train").tqdm  # it has no types
             every_s = 0.1 if os.isatty(2) else 10.0
             self._bar = tqdm(
                 total=state.max_steps, initial=state.global_step, unit="step", mininterval=every_s
@@ -212,7 +214,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
     rows_at_once = min(settings.micro_batch_size, settings.batch_size // n_processes)
     n_micro, rest = divmod(settings.batch_size, max(1, rows_at_once) * n_processes)
     if rest or rows_at_once < 1:
-        raise ValueError(
+        raise SettingsError(
             f"batch_size {settings.batch_size} must be a multiple of micro_batch_size "
             f"{rows_at_once} times {n_processes} processes"
         )
@@ -231,7 +233,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
         adam_beta2=settings.adam_beta2,
         max_length=None,
         bf16=on_gpu and is_fp32 and torch.cuda.is_bf16_supported(),
-        gradient_checkpointing=settings.activation_checkpointing,
+        **_checkpointing(settings.activation_checkpointing),
         use_cpu=not on_gpu,
         seed=settings.seed,
         save_strategy="steps" if settings.save_every else "no",
@@ -244,6 +246,13 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
     )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """The argument under the name that this version of transformers has for it."""
+    if "activation_checkpointing" in SFTConfig.__dataclass_fields__:
+        return {"activation_checkpointing": wanted, "gradient_checkpointing": None}
+    return {"gradient_checkpointing": wanted}
 
 
 def _lora(settings: SFTSettings) -> Any:

@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     checkpoint = make_model(arguments.size)
-    checkpoint.model.to(getattr(torch, arguments.dtype)).to(arguments.device)
+    checkpoint.model.to(getattr(torch, arguments.dtype)).to(device=arguments.device)
     n_parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     print(
         f"{arguments.size}: {n_parameters / 1e6:.1f} M parameters, {arguments.tokens} tokens a turn"

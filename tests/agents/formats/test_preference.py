@@ -117,6 +117,7 @@ def test_llama_factory_compares_the_turns_at_which_two_part(tmp_path: Path) -> N
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 def test_trl_takes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from datasets import load_dataset
