@@ -27,12 +27,16 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from eto_envs.errors import BackendError, MissingExtraError
+from eto_envs.errors import BackendError, MissingExtraError, UnknownNameError
 
 logger = logging.getLogger(__name__)
 
 HOST_JAR = Path(__file__).with_name("host.jar")
 JAVA_VARIABLE = "ETO_JAVA"
+THREADS_VARIABLE = "ETO_JAVA_THREADS"
+MAX_WORKERS = 4
+"""More cores than these are used when asked for: each takes 25 MB, and the texts are the same."""
+
 SIMULATOR_VERSION = "1.2.3"
 TIMEOUT_S = 60.0
 """How long one answer may take; the slowest sound one (a gold path) took 4 s."""
@@ -48,6 +52,7 @@ _OPTIONS = (
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",  # half a world is worse than none
     "-XX:-UsePerfData",
+    "-XX:+DisplayVMOutputToStderr",  # its standard output is ours
     "-Dfile.encoding=UTF-8",
 )
 _N_ERROR_CHARS = 2000
@@ -155,6 +160,7 @@ class Host:
         *,
         timeout_s: float = TIMEOUT_S,
         heap_mb: int = HEAP_MB,
+        n_workers: int | None = None,
         plain: bool = False,
         same_hash: bool = False,
     ) -> None:
@@ -164,6 +170,8 @@ class Host:
             java: the executable, from `find_java`.
             timeout_s: how long one answer may take.
             heap_mb: how large Java's heap may grow.
+            n_workers: how many threads simulate; `count_workers` by default. A world is with the
+                one of its number modulo `n_workers`, which is begun with its first world.
             plain: leave the simulator as it is where that changes nothing but speed.
             same_hash: walk sets as with the JVM's flag ``-XX:hashCode=2``.
 
@@ -172,16 +180,19 @@ class Host:
             BackendError: the process does not start.
         """
         simulator = find_simulator()
+        self.n_workers = count_workers() if n_workers is None else n_workers
         self.timeout_s = timeout_s
         self._lock = threading.RLock()
         self._waiting: collections.deque[Pending] = collections.deque()
         self._dropped: collections.deque[int] = collections.deque()
+        self._unsent = bytearray()
         self._buffer = bytearray()
         self._ending = "ScienceWorld's Java process is another process's"
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
-        heap = [f"-Xmx{heap_mb}m", f"-Xmn{heap_mb // 8}m"]  # a small nursery keeps it all small
+        # A small nursery and a heap that begins small keep it all small.
+        heap = [f"-Xmx{heap_mb}m", f"-Xms{heap_mb // 4}m", f"-Xmn{heap_mb // 8}m"]
         command = [java, *_OPTIONS, *heap, "-cp", str(HOST_JAR)]
-        command += ["eto.scienceworld.Main", str(simulator)]
+        command += ["eto.scienceworld.Main", str(simulator), str(self.n_workers)]
         command += ["plain"] * plain + ["same-hash"] * same_hash
         try:
             self._process = subprocess.Popen(
@@ -218,21 +229,18 @@ class Host:
         return self._process.stdout.fileno()  # type: ignore[union-attr]
 
     def send(self, requests: Sequence[tuple[int, str, bytes, str]]) -> list[Pending]:
-        """Send requests; the process works while we do something else.
+        """Lay requests ready; they leave together when the first answer is waited for.
 
         Args:
             requests: world, operation, arguments, and what to call it in errors.
         """
         with self._lock:
-            frames = [_frame(self._dropped.popleft(), "X", b"") for _ in range(len(self._dropped))]
-            self._waiting.extend(Pending(self, "dropping a world") for _ in frames)
+            dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
             pending = [Pending(self, what) for *_, what in requests]
+            self._waiting.extend(Pending(self, "dropping a world") for _ in dropped)
             self._waiting.extend(pending)
-            frames += [_frame(world, name, data) for world, name, data, _ in requests]
-            try:
-                _write_all(self._stdin, b"".join(frames))
-            except (OSError, ValueError):  # a closed pipe, or one closed by us
-                self._lose(EOFError())
+            self._unsent += b"".join(_frame(world, "X", b"") for world in dropped)
+            self._unsent += b"".join(_frame(*request[:3]) for request in requests)
             return pending
 
     def call(self, world: int, operation: str, arguments: bytes, what: str) -> bytes:
@@ -248,11 +256,18 @@ class Host:
         with self._lock:
             while pending.answer is None and pending.error is None:
                 try:
+                    self._flush()
                     (size,) = struct.unpack(">i", self._read(4, self.timeout_s))
                     self._waiting[0].answer = self._read(size, self.timeout_s)
                     self._waiting.popleft()
-                except (OSError, EOFError) as error:
-                    self._lose(error)
+                except (OSError, EOFError, ValueError) as error:  # ValueError: closed by us
+                    self._lose(error if isinstance(error, TimeoutError) else EOFError())
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, bytearray()
+        view = memoryview(unsent)
+        while view:
+            view = view[os.write(self._stdin, view) :]
 
     def close(self) -> None:
         """End the process; what waits for answers gets errors."""
@@ -323,6 +338,22 @@ _hosts: dict[tuple[str, float, int], Host] = {}
 _hosts_lock = threading.Lock()
 
 
+def count_workers() -> int:
+    """How many threads simulate: ``$ETO_JAVA_THREADS``, or one a core up to `MAX_WORKERS`.
+
+    Raises:
+        UnknownNameError: the variable holds no positive number.
+    """
+    wanted = os.environ.get(THREADS_VARIABLE, "")
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) < 1:
+            raise UnknownNameError(THREADS_VARIABLE, wanted, (), "It is a positive number.")
+        return int(wanted)
+    is_linux = hasattr(os, "sched_getaffinity")
+    n_cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+    return min(n_cores, MAX_WORKERS)
+
+
 def shared_host(java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB) -> Host:
     """This Python process's host, started if there is none or it has ended.
 
@@ -341,14 +372,7 @@ def shared_host(java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB)
 
 
 def _frame(world: int, operation: str, arguments: bytes) -> bytes:
-    head = struct.pack(">iici", 9 + len(arguments), world, operation.encode(), len(arguments))
-    return head + arguments
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    return struct.pack(">iic", 5 + len(arguments), world, operation.encode()) + arguments
 
 
 @atexit.register

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from eto_envs.core import Advance, TextEnv
 from eto_envs.scienceworld.bridge import TIMEOUT_S, find_java, simulator_sha256
-from eto_envs.scienceworld.expert import next_action
+from eto_envs.scienceworld.expert import remaining_plan
 from eto_envs.scienceworld.tasks import Panels, find_panels, make_panel, simplifications_of
 from eto_envs.scienceworld.vector import ScienceWorldVectorEnv
-from eto_envs.scienceworld.world import Outcome, Setup, World, describe
+from eto_envs.scienceworld.world import NO_SUCH_ACTION, Outcome, Setup, World, describe
 from eto_envs.tasks import Task, TaskSet
 
 MAX_TICKS = 200
@@ -24,7 +24,7 @@ MAX_TICKS = 200
 
 HEADING = "Task Description:\n"
 NO_ACTION = "Invalid format. The input must contains 'Action: '"
-REJECTIONS = ("No known action matches that input.", "Unknown action.  Type 'help'")
+REJECTIONS = (NO_SUCH_ACTION, "Unknown action.  Type 'help'")
 """How the simulator's answers to what it does not understand begin."""
 
 
@@ -70,8 +70,9 @@ class ScienceWorldEnv(TextEnv):
 
     ## Info
     The common keys. `reveal` may add ``"admissible_actions"`` (the simulator's list of valid
-    actions, sorted; costs several times a step), ``"expert_action"`` and ``"hidden_state"`` (room,
-    inventory, raw score, clock, progress of the goals).
+    actions, sorted; costs several times a step), ``"expert_action"``, ``"expert_plan"`` (all that
+    the expert would still do) and ``"hidden_state"`` (room, inventory, raw score, clock, progress of
+    the goals).
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``.
@@ -95,6 +96,8 @@ class ScienceWorldEnv(TextEnv):
     ## Version History
     - v0: first version.
     """
+
+    revealable = (*TextEnv.revealable, "expert_plan")
 
     def __init__(  # noqa: PLR0913 (gym.make's keyword arguments)
         self,
@@ -175,8 +178,9 @@ class ScienceWorldEnv(TextEnv):
     def _reveal(self, name: str) -> Any:
         if name == "admissible_actions":
             return self._world.valid_actions()
-        if name == "expert_action":
-            return next_action(self._java, self._world)
+        if name in ("expert_action", "expert_plan"):
+            actions = remaining_plan(self._java, self._world)
+            return list(actions) if name == "expert_plan" else (*actions, "look around")[0]
         return {
             "look": self._world.look(),
             "inventory": self._world.inventory(),

@@ -23,6 +23,9 @@ from eto_envs.scienceworld.bridge import (
     shared_host,
 )
 
+NO_SUCH_ACTION = "No known action matches that input."
+"""How the simulator's answer to what it does not know begins; nothing has happened then."""
+
 _world_numbers = itertools.count()
 
 
