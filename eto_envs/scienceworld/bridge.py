@@ -35,7 +35,7 @@ HOST_JAR = Path(__file__).with_name("host.jar")
 JAVA_VARIABLE = "ETO_JAVA"
 THREADS_VARIABLE = "ETO_JAVA_THREADS"
 MAX_WORKERS = 4
-"""More cores than these are used when asked for: each takes 25 MB, and the texts are the same."""
+"""More threads are used when asked for: each takes 25 MB, and the texts are the same."""
 
 SIMULATOR_VERSION = "1.2.3"
 TIMEOUT_S = 60.0
@@ -339,7 +339,10 @@ _hosts_lock = threading.Lock()
 
 
 def count_workers() -> int:
-    """How many threads simulate: ``$ETO_JAVA_THREADS``, or one a core up to `MAX_WORKERS`.
+    """How many threads simulate: ``$ETO_JAVA_THREADS``, or the number of cores but one.
+
+    At most `MAX_WORKERS` by default. The core that is left is Python's and the compiler's: where
+    they have none, a further thread loses more than it gains.
 
     Raises:
         UnknownNameError: the variable holds no positive number.
@@ -351,7 +354,7 @@ def count_workers() -> int:
         return int(wanted)
     is_linux = hasattr(os, "sched_getaffinity")
     n_cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
-    return min(n_cores, MAX_WORKERS)
+    return max(1, min(n_cores - 1, MAX_WORKERS))
 
 
 def shared_host(java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB) -> Host:
