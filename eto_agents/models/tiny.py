@@ -1,0 +1,164 @@
+"""Tiny language models, built and trained from nothing on a laptop's processor.
+
+They are Llamas (Touvron et al. 2023) with a byte-level BPE tokenizer trained on the texts they are
+to read. The tokenizer keeps together what an agent must copy as one: an item code, or an object
+with its number (``drawer 3``), is one piece with and without what surrounds it, and the codes that
+the texts repeat are whole tokens, because a model of this size does not learn to copy ten
+characters one by one in minutes. Training is `eto_agents.training`'s part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eto_agents.models.checkpoints import Checkpoint
+from eto_agents.react.chat import find_template
+from eto_envs.errors import UnknownNameError, require
+
+MAX_CONTEXT_TOKENS: Final = 4096
+"""What a tiny model can read at most; ETO trains and evaluates with as many."""
+
+# In this order: WebShop's separator with its spaces, so that what is between two of them is the
+# same text as in "click[…]"; a name with its number; a word or code; signs; white space.
+_PIECES: Final = "|".join(
+    (
+        r" ?\[SEP\] ?",
+        r" ?[A-Za-z]+ [0-9]{1,2}(?![0-9A-Za-z]|\.[0-9])",
+        r" ?[A-Za-z0-9]+",
+        r" ?[^\sA-Za-z0-9]+",
+        r"\s+",
+    )
+)
+_CODE: Final = re.compile(r"\b(?=[A-Z0-9]*[0-9])(?=[A-Z0-9]*[A-Z])[A-Z0-9]{6,}\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The shape of a model.
+
+    Attributes:
+        width: features of a token.
+        n_layers: layers.
+        n_heads: attention heads, which share `width` equally.
+        feed_forward: features inside a feed-forward block.
+    """
+
+    width: int
+    n_layers: int
+    n_heads: int
+    feed_forward: int
+
+
+SIZES: Final[Mapping[str, Size]] = {
+    "nano": Size(64, 2, 4, 192),
+    "small": Size(128, 4, 4, 352),
+    "medium": Size(256, 6, 8, 704),
+}
+"""About 0.3, 1.2 and 5.6 million parameters with a vocabulary of 3,000."""
+
+
+def make_tiny(
+    texts: Iterable[str],
+    *,
+    size: str = "small",
+    vocab_size: int = 2000,
+    template: str = "plain",
+    prompts: str = "brief",
+    seed: int = 0,
+) -> Checkpoint:
+    """An untrained model whose tokenizer knows the texts.
+
+    Args:
+        texts: what it is going to read, such as the messages of expert episodes.
+        size: one of `SIZES`.
+        vocab_size: tokens that are not item codes; codes that occur more than once get one each
+            besides.
+        template: the chat template.
+        prompts: which prompts it is going to be trained with.
+        seed: of the weights; the same seed and texts give the same model, and torch's own
+            generator stays where it is.
+
+    Raises:
+        UnknownNameError: no such size or template.
+        ValueError: there are no texts, or the vocabulary has no room for the 256 bytes.
+        MissingExtraError: a package for it is not installed.
+    """
+    if size not in SIZES:
+        raise UnknownNameError("size", size, SIZES)
+    require("transformers", extra="train")
+    tokenizer = train_tokenizer(texts, vocab_size=vocab_size, template=template)
+    model = _make_model(SIZES[size], tokenizer, seed)
+    return Checkpoint(model, tokenizer, template, prompts, with_example=False)
+
+
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int = 2000, template: str = "plain"
+) -> Any:
+    """A byte-level BPE tokenizer of `transformers` for a template; see `make_tiny`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    form = find_template(template)
+    special = ["<|pad|>", *form.special]
+    if vocab_size < 256 + len(special):
+        raise ValueError(f"vocab_size must be at least {256 + len(special)}, got {vocab_size}")
+    whole = list(texts)
+    if not any(whole):
+        raise ValueError("there are no texts to train a tokenizer on: give expert episodes")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((_CODE.sub(" ", text) for text in whole), trainer)
+    tokenizer.add_tokens(_codes(whole))
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token=form.end,
+        model_max_length=MAX_CONTEXT_TOKENS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _codes(texts: Iterable[str]) -> list[str]:
+    """Item codes that occur more than once, sorted."""
+    counts = Counter(code for text in texts for code in _CODE.findall(text))
+    return sorted(code for code, count in counts.items() if count > 1)
+
+
+def _make_model(size: Size, tokenizer: Any, seed: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.n_layers,
+        num_attention_heads=size.n_heads,
+        num_key_value_heads=size.n_heads,
+        max_position_embeddings=MAX_CONTEXT_TOKENS,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = LlamaForCausalLM(config)
+    return model.eval()

@@ -1,0 +1,83 @@
+"""Tiny models: what their tokenizer keeps whole, and that a seed says everything."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from eto_agents.react.chat import encode, find_template
+from eto_envs.errors import UnknownNameError
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("the extra train is not installed", allow_module_level=True)
+
+import torch
+
+from eto_agents.models.tiny import SIZES, make_tiny, train_tokenizer
+
+pytestmark = pytest.mark.torch
+
+TEXTS = [
+    "Instruction: [SEP] a red mug [SEP] B07XDRVVYM [SEP] Red Mug [SEP] $10.50 [SEP] red [SEP] blue",
+    "Action: click[B07XDRVVYM]",
+    "Action: click[red]",
+    "You see a drawer 3, and a drawer 12.\nYour task is to: put a mug in drawer.",
+    "Action: open drawer 3",
+] * 20
+
+
+def parts(text: str) -> list[str]:
+    tokenizer = train_tokenizer(TEXTS, vocab_size=600)
+    return [tokenizer.decode([i]) for i in tokenizer.encode(text, add_special_tokens=False)]
+
+
+def test_what_is_copied_is_one_token_wherever_it_stands() -> None:
+    shown, clicked = parts(" [SEP] B07XDRVVYM [SEP] "), parts("Action: click[B07XDRVVYM]")
+    assert shown == [" [SEP] ", "B07XDRVVYM", " [SEP] "]
+    assert "B07XDRVVYM" in clicked
+    assert "red" in parts(" [SEP] red [SEP] ")
+    assert "red" in parts("Action: click[red]")
+    assert " drawer 3" in parts("see a drawer 3, and")
+    assert " drawer 3" in parts("Action: open drawer 3")
+    assert " drawer 12" in parts("a drawer 12.")
+
+
+@pytest.mark.parametrize("text", ["B09ABCDEF1 für 3 €\n\n \t<|end|>", "drawer 3.5", "\ud7ff 漢字"])
+def test_any_text_comes_back_from_its_tokens(text: str) -> None:
+    tokenizer = train_tokenizer(TEXTS, vocab_size=600)
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_the_templates_tokens_are_one_each() -> None:
+    checkpoint = make_tiny(TEXTS, size="nano", vocab_size=400, template="qwen2.5")
+    assert checkpoint.tokenizer.eos_token == find_template("qwen2.5").end
+    encoded = encode([{"role": "user", "content": "mug"}], checkpoint.tokenizer, "qwen2.5")
+    assert max(encoded.ids) < checkpoint.model.config.vocab_size == len(checkpoint.tokenizer)
+
+
+def test_seed_and_texts_decide_the_model_and_nothing_else_is_drawn() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    models = [make_tiny(TEXTS, size="nano", vocab_size=400, seed=s).model for s in (0, 0, 1)]
+    assert torch.equal(torch.rand(1), expected)
+    first, same, other = (next(model.parameters()) for model in models)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_sizes_grow() -> None:
+    models = [make_tiny(TEXTS, size=size, vocab_size=400).model for size in SIZES]
+    n_parameters = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert n_parameters == sorted(n_parameters)
+    assert n_parameters[0] < 300_000 < 5_000_000 < n_parameters[-1] * 1.2
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UnknownNameError, match="no size 'huge'"):
+        make_tiny(TEXTS, size="huge")
+    with pytest.raises(ValueError, match="no texts"):
+        make_tiny([""])
+    with pytest.raises(ValueError, match="at least 261"):
+        make_tiny(TEXTS, vocab_size=100)
