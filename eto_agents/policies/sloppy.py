@@ -64,7 +64,7 @@ class WebShopHabits:
         products = [a for a in admissible if _is_choice(a)]
         if products and self._n_seen == 2 and self.rng.random() < self.settle:
             self._settled_for = [a for a in plan if _is_choice(a)][1:]
-            return products[0]
+            return str(products[0])
         return str(plan[0])
 
     def _search(self, action: str) -> str:

@@ -334,7 +334,7 @@ class Host:
         return data
 
 
-_hosts: dict[tuple[str, float, int], Host] = {}
+_hosts: dict[tuple[str, float, int, bool], Host] = {}
 _hosts_lock = threading.Lock()
 
 
@@ -357,7 +357,9 @@ def count_workers() -> int:
     return max(1, min(n_cores - 1, MAX_WORKERS))
 
 
-def shared_host(java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB) -> Host:
+def shared_host(
+    java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB, same_hash: bool = False
+) -> Host:
     """This Python process's host, started if there is none or it has ended.
 
     There is one for each kind; see `Host` for the arguments.
@@ -367,10 +369,11 @@ def shared_host(java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB)
         BackendError: the process does not start.
     """
     with _hosts_lock:
-        kind = (java, timeout_s, heap_mb)
+        kind = (java, timeout_s, heap_mb, same_hash)
         host = _hosts.get(kind)
         if host is None or not host.is_alive:
-            host = _hosts[kind] = Host(java, timeout_s=timeout_s, heap_mb=heap_mb)
+            host = Host(java, timeout_s=timeout_s, heap_mb=heap_mb, same_hash=same_hash)
+            _hosts[kind] = host
         return host
 
 

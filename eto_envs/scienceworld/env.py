@@ -45,7 +45,8 @@ class ScienceWorldEnv(TextEnv):
     find a living thing, tell whether something conducts, grow a fruit. The simulator is the
     original's (Wang et al., "ScienceWorld: Is your Agent Smarter than a 5th Grader?", 2022),
     release 1.2.3, in one small Java process that all environments of a Python process share. It
-    gives the same bytes for the same actions in any order of episodes.
+    gives the same bytes for the same actions in any order of episodes and on any number of threads
+    (``$ETO_JAVA_THREADS``; by default the cores but one, at most 4).
 
     ## Action Space
     `TextSpace`. ``open OBJ``, ``pick up OBJ``, ``move OBJ to OBJ``, ``focus on OBJ``, ``teleport to
@@ -71,8 +72,8 @@ class ScienceWorldEnv(TextEnv):
     ## Info
     The common keys. `reveal` may add ``"admissible_actions"`` (the simulator's list of valid
     actions, sorted; costs several times a step), ``"expert_action"``, ``"expert_plan"`` (all that
-    the expert would still do) and ``"hidden_state"`` (room, inventory, raw score, clock, progress of
-    the goals).
+    the expert would still do) and ``"hidden_state"`` (room, inventory, raw score, clock, progress
+    of the goals).
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``.

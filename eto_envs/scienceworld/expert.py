@@ -100,7 +100,9 @@ def _plan_after(java: str, setup: Setup, done: Actions) -> Actions:
             return before
     scratch = World(java)
     try:
-        return _best(_attempt(scratch, setup, (*done, *rest)) for rest in _rests(whole, done)).actions
+        return _best(
+            _attempt(scratch, setup, (*done, *rest)) for rest in _rests(whole, done)
+        ).actions
     finally:
         scratch.close()
 
