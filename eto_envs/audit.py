@@ -28,6 +28,7 @@ MAX_WALK_STEPS = 30
 
 PARTS: Final = ("observation", "score", "info")
 _KINDS: Final = {"random": "admissible_actions", "expert": "expert_action"}
+_CODE = "import sys; sys.path[:] = {!r}; import eto_envs, eto_envs.audit as a; a.main()"
 _HASH_SEED = "12345"  # another order of sets than this process has
 
 Progress = Callable[[int, int], None]
@@ -234,9 +235,8 @@ def _digest(observation: str, info: Info) -> list[str]:
 
 def _elsewhere(env_id: str, env_args: Mapping[str, Any], walks: Sequence[Walk]) -> list[Digests]:
     """`replay` in another process."""
-    code = "import sys; sys.path[:] = {!r}; import eto_envs, eto_envs.audit as a; a.main()"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code.format(sys.path)],
+        [sys.executable, "-W", "ignore", "-c", _CODE.format(sys.path)],
         input=json.dumps([env_id, env_args, walks]),
         env=os.environ | {"PYTHONHASHSEED": _HASH_SEED},
         capture_output=True,

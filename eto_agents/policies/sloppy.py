@@ -174,7 +174,7 @@ class ScienceWorldHabits:
         chance = self.rng.random()
         if chance < self.look:
             looks = [a for a in admissible if a.startswith(("look at ", "examine ", "look in "))]
-            return self.rng.choice([*self.rng.sample(looks, min(2, len(looks))), *_FREE])
+            return str(self.rng.choice([*self.rng.sample(looks, min(2, len(looks))), *_FREE]))
         chance -= self.look
         if chance < self.skip and len(plan) > 1:
             return str(plan[1])

@@ -189,9 +189,7 @@ class Host:
         self._buffer = bytearray()
         self._ending = "ScienceWorld's Java process is another process's"
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
-        # A small nursery and a heap that begins small keep it all small.
-        heap = [f"-Xmx{heap_mb}m", f"-Xms{heap_mb // 4}m", f"-Xmn{heap_mb // 8}m"]
-        command = [java, *_OPTIONS, *heap, "-cp", str(HOST_JAR)]
+        command = [java, *_OPTIONS, *_heap_options(heap_mb), "-cp", str(HOST_JAR)]
         command += ["eto.scienceworld.Main", str(simulator), str(self.n_workers)]
         command += ["plain"] * plain + ["same-hash"] * same_hash
         try:
@@ -375,6 +373,11 @@ def shared_host(
             host = Host(java, timeout_s=timeout_s, heap_mb=heap_mb, same_hash=same_hash)
             _hosts[kind] = host
         return host
+
+
+def _heap_options(heap_mb: int) -> list[str]:
+    # A small nursery and a heap that begins small keep it all small.
+    return [f"-Xmx{heap_mb}m", f"-Xms{heap_mb // 4}m", f"-Xmn{heap_mb // 8}m"]
 
 
 def _frame(world: int, operation: str, arguments: bytes) -> bytes:

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from eto_envs.errors import BackendError, MissingExtraError
+from eto_envs.errors import BackendError, MissingExtraError, UnknownNameError
 from eto_envs.scienceworld import bridge
-from eto_envs.scienceworld.bridge import Host, HostLostError, find_java, find_simulator
+from eto_envs.scienceworld.bridge import (
+    Host,
+    HostLostError,
+    count_workers,
+    find_java,
+    find_simulator,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -123,6 +129,30 @@ def test_what_it_said_last_is_in_the_error(tmp_path: Path) -> None:
         Host(str(executable))
     with pytest.raises(BackendError, match="cannot start"):
         Host(str(tmp_path))
+
+
+def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ETO_JAVA_THREADS", raising=False)
+    for n_cores, n_workers in ((1, 1), (2, 1), (4, 3), (64, bridge.MAX_WORKERS)):
+        cores = set(range(n_cores))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, c=cores: c, raising=False)
+        assert count_workers() == n_workers
+    monkeypatch.setenv("ETO_JAVA_THREADS", "16")
+    assert count_workers() == 16
+    for wrong in ("0", "-1", "two"):
+        monkeypatch.setenv("ETO_JAVA_THREADS", wrong)
+        with pytest.raises(UnknownNameError, match="positive number"):
+            count_workers()
+
+
+@pytest.mark.java
+def test_one_thread_serves_while_another_is_not_begun(start: Callable[..., Host]) -> None:
+    host = start(n_workers=3)
+    answers = host.send([(number, "l", b"", f"world {number}") for number in range(6)])
+    for number, answer in enumerate(answers):
+        with pytest.raises(BackendError, match=f"world {number}: .*no world {number} is loaded"):
+            answer.result()
+    assert b"boil 30" in host.call(-1, "n", b"", "counting")
 
 
 KILLED = """
