@@ -1,9 +1,10 @@
 """How fast ScienceWorld is: `python tests/speed/scienceworld.py`.
 
 Plays the expert's solutions of some tasks, one environment first, then 64 in lockstep with one
-simulating thread and with more, resets included; prints steps a second, CPU seconds a step (Python and Java) and the memory of both. Where
-the stock package and its py4j can be imported, it plays the same episodes in turns with ours, and
-the ratio is printed. Compare ratios: other programs share the cores.
+simulating thread and with more, resets included; prints steps a second, CPU seconds a step (Python
+and Java) and the memory of both. Where the stock package and its py4j can be imported, it plays the
+same episodes in turns with ours, and the ratio is printed. Compare ratios: other programs share the
+cores.
 """
 
 from __future__ import annotations
