@@ -32,7 +32,7 @@ sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolv
 
 TASKS = ("boil", "melt", "use-thermometer", "power-component", "test-conductivity", "find-animal")
 TASKS += ("grow-plant", "chemistry-mix", "lifespan-longest-lived", "identify-life-stages-2")
-N_STEPS, N_ENVS, N_WARM_UPS, N_ROUNDS = 15, 64, 4, 8
+N_STEPS, N_ENVS, N_WARM_UPS, N_ROUNDS = 15, 64, 8, 8
 OPTIONS: dict[str, Any] = {"split": "all", "dataset": "1.2.3", "max_steps": 1000}
 
 
@@ -114,6 +114,9 @@ def measure_one(java: str, made: list[tuple[str, list[str]]]) -> None:
         for task, actions in made:
             play(env, task, actions)
     stock = open_stock(java)
+    if stock is not None:
+        for task, actions in made:
+            play_stock(stock, task, actions)
     ours, theirs = [], []
     for task, actions in made * 2:
         ours.append(measure(pids, lambda t=task, a=actions: play(env, t, a)))
