@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Sequence
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from eto_agents.policy import Decision, as_policy, load_policy, with_time_limit
@@ -66,10 +67,16 @@ class BestOfN:
             "chosen_by": "final reward",
             **getattr(self.policy, "provenance", {}),
         }
+        if n > 1 and _is_greedy(self.provenance):
+            warnings.warn(
+                f"{self.name}: all samples of a task will be the same at temperature 0; "
+                "give the policy temperature=0.7 or so",
+                stacklevel=2,
+            )
         if hasattr(self.policy, "batch_size"):
             self.batch_size: int = self.policy.batch_size
 
-    def limit_time(self, seconds: float) -> None:
+    def limit_time(self, seconds: float | None) -> None:
         """Bound the wrapped policy's time to answer."""
         self.policy = with_time_limit(self.policy, seconds)
 
@@ -82,6 +89,11 @@ class BestOfN:
     ) -> list[Decision]:
         """Decide as the wrapped policy does."""
         return self.policy.act(slots, observations, infos)
+
+
+def _is_greedy(provenance: Mapping[str, Any]) -> bool:
+    sampling = provenance.get("sampling")
+    return isinstance(sampling, Mapping) and sampling.get("temperature") == 0
 
 
 def best(samples: Sequence[Trajectory]) -> Trajectory:

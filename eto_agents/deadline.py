@@ -40,11 +40,11 @@ class Worker:
         """Start nothing yet."""
         self._thread: threading.Thread | None = None
 
-    def call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, seconds: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
         """What ``function(*arguments)`` returns.
 
         Args:
-            seconds: how long to wait.
+            seconds: how long to wait; None waits for ever.
             function: what to call.
             *arguments: with what.
 
@@ -63,7 +63,7 @@ class Worker:
         try:
             answer, error = self._answers.get(timeout=seconds)
         except queue.Empty:
-            raise ActionTimeoutError(seconds, self._abandon()) from None
+            raise ActionTimeoutError(seconds or 0.0, self._abandon()) from None
         if error is not None:
             raise error
         return answer

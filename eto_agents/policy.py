@@ -99,7 +99,7 @@ class OneEpisodePolicy:
         self.provenance = dict(getattr(first, "provenance", {}))
         self._spare: Any = first
 
-    def limit_time(self, seconds: float) -> None:
+    def limit_time(self, seconds: float | None) -> None:
         """From now on an agent that takes longer for `reset` or `act` ends its own episode."""
         self._limit_s = seconds
 
@@ -157,9 +157,13 @@ class TimeLimitedPolicy:
     def __init__(self, policy: Policy, seconds: float) -> None:
         """Bound every call of `policy` by `seconds`, however many episodes it serves."""
         self._policy = policy
-        self._seconds = seconds
+        self._seconds: float | None = seconds
         self._worker = Worker()
         self.name = str(getattr(policy, "name", type(policy).__name__))
+
+    def limit_time(self, seconds: float | None) -> None:
+        """Bound every call by another time, or by none."""
+        self._seconds = seconds
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """Begin episodes."""
@@ -174,7 +178,7 @@ class TimeLimitedPolicy:
 
 
 def with_time_limit(policy: Policy, seconds: float | None) -> Policy:
-    """The policy with a limit on how long it may take to answer; None sets none.
+    """The policy with a limit on how long it may take to answer; None lifts it.
 
     One-episode agents are bounded one by one, a batch policy by call. A policy that has
     `limit_time(seconds)` is told instead.
@@ -182,15 +186,13 @@ def with_time_limit(policy: Policy, seconds: float | None) -> Policy:
     Raises:
         ValueError: `seconds` is not positive.
     """
-    if seconds is None:
-        return policy
-    if not seconds > 0:
+    if seconds is not None and not seconds > 0:
         raise ValueError(f"an action timeout must be more than 0 seconds, got {seconds}")
     own = getattr(policy, "limit_time", None)
-    if own is None:
-        return TimeLimitedPolicy(policy, seconds)
-    own(seconds)
-    return policy
+    if own is not None:
+        own(seconds)
+        return policy
+    return policy if seconds is None else TimeLimitedPolicy(policy, seconds)
 
 
 MAX_MESSAGE_CHARS = 500

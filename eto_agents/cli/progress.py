@@ -183,7 +183,8 @@ class Display:
         for name, row in self._rows.items():
             head = Table.grid(padding=(0, 2, 0, 0))
             bar = ProgressBar(max(row.n_planned, 1), row.n_done, width=BAR_WIDTH)
-            head.add_row(f"[bold]{name:{width}}", bar, row.count(), row.left(now_s))
+            title = Text(f"{name:{width}}", style="bold")
+            head.add_row(title, bar, Text(row.count()), row.left(now_s))
             figures = "  ".join(f"{label} {value}" for label, value in row.figures.items())
             lines = [" " * (width + 2) + text for text in (figures, row.note) if text]
             parts += [head, *(Text(line, style="dim") for line in lines)]

@@ -141,6 +141,7 @@ class _Run:
         panels = {split: self._panel(split) for split in splits}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with TrajectoryStore(self.out / "episodes.jsonl") as store:
+            self._remove_unfinished_files()
             self._claim(panels)
             done = store.latest()
             results = {}
@@ -178,6 +179,12 @@ class _Run:
         finally:
             env.close()
         return tasks
+
+    def _remove_unfinished_files(self) -> None:
+        """What a process left that was killed while it wrote; nobody else writes here now."""
+        for name in ("run.json", "results.json", "report.md"):
+            for path in self.out.glob(f".{name}.*"):
+                path.unlink(missing_ok=True)
 
     def _claim(self, panels: Mapping[str, TaskSet]) -> None:
         """Write down what runs here, or check that the folder holds the same run."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eto_agents.react.parse import Format, format_of
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Trajectory
 from eto_envs import data
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 from eto_envs.shaping import Info
@@ -210,3 +210,20 @@ def world_of(info: Info) -> str:
     raise UnknownNameError(
         "prompt for the world of task", info["task_id"], (), "Give world= and prompts=FILE."
     )
+
+
+def world_of_trajectory(trajectory: Trajectory) -> str:
+    """Which of `WORLDS` a recorded episode comes from, by its environment and dataset.
+
+    Raises:
+        UnknownNameError: its environment is none of ours.
+    """
+    for family in ("WebShop", "ScienceWorld"):
+        if trajectory.env_id.startswith(f"ETO-{family}"):
+            return family.lower()
+    if not trajectory.env_id.startswith("ETO-ALFWorld"):
+        hint = "Give world= and prompts=FILE."
+        raise UnknownNameError("prompt for the world of", trajectory.env_id, (), hint)
+    # A folder of games says nothing of its wording: there the commands that moved things do.
+    moved = any(re.match(r"move .+ to ", step.action) for step in trajectory.steps)
+    return "alfworld-2.1.2" if moved or trajectory.dataset.endswith("2.1.2") else "alfworld-2.1.1"

@@ -162,6 +162,17 @@ def test_wrapping() -> None:
         BestOfN(BestOfN("random").policy, 2, source="x")
 
 
+def test_greedy_samples_are_warned_of() -> None:
+    from eto_agents.models.scripted import ScriptedModel
+    from eto_agents.policies.react import ReActPolicy
+
+    model = ScriptedModel(["Action: east"])
+    with pytest.warns(UserWarning, match="temperature=0.7"):
+        BestOfN(ReActPolicy(model))
+    BestOfN(ReActPolicy(model), n=1)
+    BestOfN(ReActPolicy(model, temperature=0.7))
+
+
 class Forgetful:
     """Hangs in the second sample of one task."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,8 +173,10 @@ def test_without_a_limit_agents_run_in_the_callers_thread() -> None:
         def act(self, observation: str, info: dict[str, Any]) -> str:
             return threading.current_thread().name
 
-    for limit_s, expected in ((None, "MainThread"), (30.0, "eto-agent")):
-        policy = with_time_limit(as_policy(Where), limit_s)
+    policy = as_policy(Where)
+    limits = ((None, "MainThread"), (30.0, "eto-agent"), (None, "MainThread"))
+    for limit_s, expected in limits:
+        policy = with_time_limit(policy, limit_s)
         policy.reset([0], [TASK], [0])
         assert policy.act([0], [""], [{}])[0].action == expected
 
@@ -182,6 +185,37 @@ def test_without_a_limit_agents_run_in_the_callers_thread() -> None:
 def test_a_time_limit_is_positive(seconds: float) -> None:
     with pytest.raises(ValueError, match="more than 0"):
         with_time_limit(as_policy(Counter), seconds)
+
+
+def test_limits_do_not_pile_up() -> None:
+    class Batch:
+        def reset(self, slots: Any, tasks: Any, seeds: Any) -> None:
+            pass
+
+        def act(self, slots: Any, observations: Any, infos: Any) -> list[Decision]:
+            time.sleep(0.3)
+            return [Decision(threading.current_thread().name)]
+
+    batch = Batch()
+    assert with_time_limit(batch, None) is batch
+    limited = with_time_limit(batch, 30)
+    assert with_time_limit(limited, 0.05) is limited
+    with pytest.raises(ActionTimeoutError, match=r"0\.05 s"):
+        limited.act([0], [""], [{}])
+    assert with_time_limit(limited, None).act([0], [""], [{}]) == [Decision("eto-agent")]
+
+
+def test_an_entry_point_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "plugin-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(
+        "[eto_agents.policies]\ncounter = tests.agents.test_policy:Counter\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_policy("counter", start=2).name == "Counter"  # type: ignore[attr-defined]
+    with pytest.raises(UnknownNameError, match="did you mean 'counter'"):
+        load_policy("countre")
 
 
 def test_a_worker() -> None:
