@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from eto_agents.cli import audit, collect, convert, data, evaluation, play
+from eto_agents.cli import audit, collect, convert, data, evaluation, play, report
 from eto_envs.errors import EtoError, UnknownNameError
 
 
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app = SubcommandApp()
     app.command(name="envs")(play.envs)
     app.command(name="eval")(evaluation.run)
+    app.command(name="report")(report.report)
     app.command(name="play")(play.play)
     app.command(name="collect")(collect.run)
     app.command(name="export")(convert.export)
