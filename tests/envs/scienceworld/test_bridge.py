@@ -13,14 +13,9 @@ from pathlib import Path
 import pytest
 
 from eto_envs.errors import BackendError, MissingExtraError, UnknownNameError
-from eto_envs.scienceworld import bridge
-from eto_envs.scienceworld.bridge import (
-    Host,
-    HostLostError,
-    count_workers,
-    find_java,
-    find_simulator,
-)
+from eto_envs.scienceworld import installed
+from eto_envs.scienceworld.bridge import Host, HostLostError
+from eto_envs.scienceworld.installed import count_workers, find_java, find_simulator
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -63,7 +58,7 @@ def test_a_java_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ETO_JAVA", raising=False)
-    monkeypatch.setattr(bridge, "_package_folder", lambda name: None)
+    monkeypatch.setattr(installed, "_package_folder", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'eto-gym\[scienceworld\]'"):
         find_java()
     with pytest.raises(MissingExtraError, match=r"pip install 'eto-gym\[scienceworld\]'"):
@@ -133,7 +128,7 @@ def test_what_it_said_last_is_in_the_error(tmp_path: Path) -> None:
 
 def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ETO_JAVA_THREADS", raising=False)
-    for n_cores, n_workers in ((1, 1), (2, 1), (4, 3), (64, bridge.MAX_WORKERS)):
+    for n_cores, n_workers in ((1, 1), (2, 1), (4, 3), (64, installed.MAX_WORKERS)):
         cores = set(range(n_cores))
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid, c=cores: c, raising=False)
         assert count_workers() == n_workers
@@ -157,13 +152,14 @@ def test_one_thread_serves_while_another_is_not_begun(start: Callable[..., Host]
 
 KILLED = """
 import os, signal
-from eto_envs.scienceworld.bridge import find_java, shared_host
+from eto_envs.scienceworld.bridge import shared_host
+from eto_envs.scienceworld.installed import find_java
 print(shared_host(find_java()).pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 FORKED = """
 import os, time
-from eto_envs.scienceworld.bridge import find_java
+from eto_envs.scienceworld.installed import find_java
 from eto_envs.scienceworld.world import Setup, World
 world = World(find_java())
 world.load(Setup("boil", 0, "easy"))
