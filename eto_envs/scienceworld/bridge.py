@@ -98,8 +98,8 @@ class Host:
             java: the executable.
             timeout_s: how long one answer may take.
             heap_mb: how large Java's heap may grow.
-            n_workers: how many threads simulate (`count_workers`); each serves every so-manieth
-                world, and is begun with the first of them.
+            n_workers: how many threads simulate (`count_workers`); each has every `n_workers`-th
+                world, and begins with the first of them.
             plain: leave the simulator as it is where that changes nothing but speed.
             same_hash: walk sets as with the JVM's flag ``-XX:hashCode=2``.
 
