@@ -16,6 +16,7 @@ from eto_agents.trajectory import Message
 from eto_envs.errors import UnknownNameError
 
 MODELS: Mapping[str, str] = {
+    "hf": "eto_agents.models.huggingface:HuggingFaceModel",
     "openai": "eto_agents.models.openai:OpenAIModel",
     "scripted": "eto_agents.models.scripted:ScriptedModel",
 }
@@ -85,8 +86,9 @@ class Completion:
 class ChatModel(Protocol):
     """A model of conversations.
 
-    Optional: `count_tokens(messages) -> int`, `max_context_tokens` (int), and `provenance` (a
-    JSON-able dict of what the model's answers depend on).
+    Optional: `count_tokens(messages) -> int`, `max_context_tokens` (int), `provenance` (a JSON-able
+    dict of what the model's answers depend on), and `prompts` and `with_example` (what it was
+    trained with; see `eto_agents.policies.react`).
     """
 
     name: str
@@ -111,7 +113,8 @@ def load_model(name: str, **arguments: Any) -> ChatModel:
     """The model that a name means.
 
     Args:
-        name: ``"openai:<model>"``, ``"scripted:<file>"``, or ``"package.module:Class"``.
+        name: ``"hf:<folder or name>"``, ``"openai:<model>"``, ``"scripted:<file>"``, or
+            ``"package.module:Class"``.
         **arguments: for the model's class; what is after a known kind's colon is its first.
 
     Raises:

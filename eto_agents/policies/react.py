@@ -39,9 +39,11 @@ class ReActPolicy:
 
     Args:
         model: a model or its name, such as ``"openai:gpt-4o-mini"`` (`models.load_model`).
-        prompts: ``"own"``, ``"published"`` (ETO's, from the data cache), or a TOML file's path.
+        prompts: ``"own"``, ``"published"`` (ETO's, from the data cache), or a TOML file's path; by
+            default what the model was trained with if it says so, else ``"own"``.
         world: which of the prompts to use; by default the environment's own.
-        with_example: whether the worked example is shown.
+        with_example: whether the worked example is shown; by default as the model was trained if it
+            says so, else it is.
         max_context_tokens: what the model can read and write at once; by default what the
             model says of itself, without bound if it says nothing.
         temperature: 0 takes the likeliest token.
@@ -55,9 +57,9 @@ class ReActPolicy:
         self,
         model: ChatModel | str = "",
         *,
-        prompts: str = "own",
+        prompts: str | None = None,
         world: str | None = None,
-        with_example: bool = True,
+        with_example: bool | None = None,
         max_context_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -77,6 +79,10 @@ class ReActPolicy:
             model = load_model(model, **model_arguments)
         elif model_arguments:
             raise TypeError(f"unexpected arguments: {', '.join(model_arguments)}")
+        if prompts is None:
+            prompts = str(getattr(model, "prompts", "own"))
+        if with_example is None:
+            with_example = bool(getattr(model, "with_example", True))
         stops = {} if stop is None else {"stop": tuple([stop] if isinstance(stop, str) else stop)}
         self.model = model
         self.sampling = Sampling(temperature, top_p, max_tokens, **stops)

@@ -1,0 +1,175 @@
+"""How fast `hf:` models play: `python tests/speed/generation.py [--size small] [--tokens 32]`.
+
+Both sides play the same episodes of the mini worlds with the same untrained tiny model: the expert
+acts, so that the model reads real pages, and the model writes so many tokens a turn. One side is
+`HuggingFaceModel`, 32 episodes in lockstep, the other `transformers`' own `generate`, one episode
+at a time, each turn from its beginning. They take turns, so that both meet the same load; compare
+the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from eto_agents.models.base import Completion, Sampling
+from eto_agents.models.checkpoints import Checkpoint
+from eto_agents.models.huggingface import HuggingFaceModel
+from eto_agents.models.tiny import make_tiny
+from eto_agents.policies.simple import ExpertPolicy
+from eto_agents.policy import Decision
+from eto_agents.react.chat import encode
+from eto_agents.react.parse import Parsed
+from eto_agents.react.prompts import load_prompts, world_of
+from eto_agents.rollout import Rollouts, jobs_of, make_batch
+
+WORLDS = {
+    "WebShop mini": ("ETO-WebShop-v0", {"dataset": "mini", "split": "seen"}),
+    "ALFWorld mini": ("ETO-ALFWorld-v0", {"dataset": "mini", "split": "train"}),
+}
+
+Generate = Callable[[list[list[Any]], Sampling], list[Completion]]
+
+
+class Narrator:
+    """The expert acts, a model writes what is thrown away: its time is what counts."""
+
+    reveal = ExpertPolicy.reveal
+
+    def __init__(self, generate: Generate, sampling: Sampling) -> None:
+        self._generate, self._sampling = generate, sampling
+        self._expert = ExpertPolicy()
+        self._prompts = load_prompts()
+        self._chats: dict[int, list[Any]] = {}
+        self.n_tokens = 0
+
+    def reset(self, slots: Sequence[int], tasks: Any, seeds: Any) -> None:
+        for slot in slots:
+            self._chats.pop(slot, None)
+        self._expert.reset(slots, tasks, seeds)
+
+    def act(self, slots: Sequence[int], observations: Any, infos: Any) -> list[Decision]:
+        for slot, observation, info in zip(slots, observations, infos, strict=True):
+            prompt = self._prompts[world_of(info)]
+            if slot in self._chats:
+                text = prompt.format.reply(observation, Parsed("x", "", ""))
+                self._chats[slot].append({"role": "user", "content": text})
+            else:
+                head = prompt.head(with_example=False)
+                self._chats[slot] = [*head, prompt.task(observation, with_example=False)]
+        done = self._generate([self._chats[slot] for slot in slots], self._sampling)
+        for slot, completion in zip(slots, done, strict=True):
+            if completion.error:
+                raise RuntimeError(completion.error)
+            self._chats[slot].append({"role": "assistant", "content": completion.text})
+            self.n_tokens += int(completion.usage["completion_tokens"])
+        return [
+            replace(decision, text=completion.text)
+            for decision, completion in zip(
+                self._expert.act(slots, observations, infos), done, strict=True
+            )
+        ]
+
+
+def stock(checkpoint: Checkpoint) -> Generate:
+    """`transformers`' own generation, each turn from its beginning."""
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+
+    def one(chat: list[Any], sampling: Sampling) -> Completion:
+        ids = torch.tensor([encode(chat, tokenizer, checkpoint.template, for_reply=True).ids])
+        with torch.inference_mode():
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=sampling.max_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+            )[0, ids.shape[1] :]
+        usage = {"completion_tokens": float(len(out))}
+        return Completion(tokenizer.decode(out, skip_special_tokens=True), usage=usage)
+
+    return lambda chats, sampling: [one(chat, sampling) for chat in chats]
+
+
+def make_model(size: str) -> Checkpoint:
+    """An untrained model whose tokenizer knows both worlds."""
+    texts = []
+    for env_id, arguments in WORLDS.values():
+        env = make_batch(env_id, ExpertPolicy(), 1, arguments)
+        tasks = list(itertools.islice(env.envs[0].tasks, 40))
+        for episode in Rollouts(ExpertPolicy(), env, jobs_of(tasks, [0])):
+            texts += [message["content"] for message in episode.messages]
+        env.close()
+    texts += [prompt.instruction for prompt in load_prompts().values()]
+    return make_tiny(texts, size=size)
+
+
+def play(
+    generate: Generate, world: str, first: int, n_episodes: int, batch_size: int, sampling: Sampling
+) -> tuple[float, float, float]:
+    """Episodes, turns and tokens a second."""
+    env_id, arguments = WORLDS[world]
+    policy = Narrator(generate, sampling)
+    env = make_batch(env_id, policy, batch_size, arguments)
+    tasks = list(itertools.islice(env.envs[0].tasks, first, first + n_episodes))
+    started_s = time.perf_counter()
+    episodes = list(Rollouts(policy, env, jobs_of(tasks, [0])))
+    taken_s = time.perf_counter() - started_s
+    env.close()
+    failed = [episode.error for episode in episodes if episode.error]
+    if failed:
+        raise RuntimeError(failed[0])
+    n_turns = sum(len(episode.steps) for episode in episodes)
+    return len(episodes) / taken_s, n_turns / taken_s, policy.n_tokens / taken_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    checkpoint = make_model(arguments.size)
+    checkpoint.model.to(getattr(torch, arguments.dtype)).to(device=arguments.device)
+    n_parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    print(
+        f"{arguments.size}: {n_parameters / 1e6:.1f} M parameters, {arguments.tokens} tokens a turn"
+    )
+    print(f"{torch.get_num_threads()} threads, {os.cpu_count()} cores")
+    sampling = Sampling(max_tokens=arguments.tokens, stop=())
+    for world in WORLDS:
+        fast, slow = [], []
+        for repetition in range(arguments.repetitions):
+            lockstep = HuggingFaceModel.of(checkpoint).generate
+            first = repetition % 2
+            fast.append(
+                play(lockstep, world, first, 2 * arguments.batch, arguments.batch, sampling)
+            )
+            slow.append(play(stock(checkpoint), world, first, 3, 1, sampling))
+        report(world, fast, slow, arguments.batch)
+
+
+def report(world: str, fast: Any, slow: Any, batch: int) -> None:
+    print(world)
+    for name, rows in ((f"lockstep, {batch} at once", fast), ("one at a time, stock", slow)):
+        episodes, turns, tokens = (statistics.median(column) for column in zip(*rows, strict=True))
+        print(f"  {name:24}{episodes:8.2f} episodes/s{turns:8.1f} turns/s{tokens:9,.0f} tokens/s")
+    ratios = [a[1] / b[1] for a, b in zip(fast, slow, strict=True)]
+    print(
+        f"  turns/s, ratio: {statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
