@@ -54,6 +54,8 @@ HEAVY = {
     "rich",
     "scipy",
     "selenium",
+    "starlette",
+    "uvicorn",
     "spacy",
     "textworld",
     "tokenizers",
