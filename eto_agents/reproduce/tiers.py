@@ -240,7 +240,9 @@ class Tier:
 def built_in_tiers() -> list[str]:
     """Names of the tiers that come with the package."""
     folder = files("eto_agents.reproduce") / "tiers"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def read_tier(name: str, changes: Mapping[str, Any] | None = None) -> Tier:
@@ -316,7 +318,9 @@ def _change(parts: dict[str, dict[str, Any]], first: str, rest: str, value: Any)
     """Set ``section.key`` in all worlds, or ``world.section.key`` in one."""
     section, dot, key = rest.partition(".")
     chosen, section, key = (
-        ([parts[first]], section, key) if first in parts and dot else ([*parts.values()], first, rest)
+        ([parts[first]], section, key)
+        if first in parts and dot
+        else ([*parts.values()], first, rest)
     )
     if section not in _SECTIONS:
         raise UnknownNameError("section or world", section, (*_SECTIONS, *parts))

@@ -32,8 +32,8 @@ from eto_agents.training.eto import ETOSettings, Iteration, eto
 from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.panels import carve_dev, panel_of
 from eto_agents.training.ppo import PPORun, ppo
-from eto_agents.training.rft import RFTSettings, rft
-from eto_agents.training.sft import SFTSettings, open_model, sft
+from eto_agents.training.rft import rft
+from eto_agents.training.sft import open_model, sft
 from eto_agents.training.stage import Stage, hash_input
 
 if TYPE_CHECKING:
@@ -173,6 +173,8 @@ class Track:
                 settings, epochs=epochs, batch_size=batch_size, micro_batch_size=micro
             )
         )
+        mean_tokens = result["n_tokens"] / result["n_trajectories"]
+        result = result | {"n_seen_tokens": round(result["n_steps"] * batch_size * mean_tokens)}
         checkpoint = str(settings.out / "checkpoint")
         if not self.recipe.eto.keep_best:
             return result, checkpoint
@@ -397,6 +399,3 @@ def _write_anew(file: Path, episodes: list[Trajectory]) -> None:
     with TrajectoryStore(file) as store:
         for episode in episodes:
             store.append(episode)
-
-
-__all__ = ["Learned", "RFTSettings", "SFTSettings", "Track"]
