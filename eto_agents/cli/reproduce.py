@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from eto_agents.cli.progress import Display
 if TYPE_CHECKING:
     from eto_agents.reproduce.runs import Event, Outcome
     from eto_agents.reproduce.tiers import Tier
+    from eto_agents.reproduce.tracks import Track
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class TierFlags:
     seeds: tuple[int, ...] = ()
     set: Annotated[KeyValues, arg(name="set")] = ()
     quiet: bool = False
+
+    def smoked(self) -> TierFlags:
+        """The same for a test of all parts: the tier smoke, in a folder of its own."""
+        return replace(self, tier="smoke", out=self.out / "smoke")
 
     def load(self) -> Tier:
         """The tier with what the flags change.
@@ -82,6 +87,26 @@ def run_tier(tier: Tier, out: Path, *, quiet: bool = False) -> list[Outcome]:
         if min(tier.n_processes, len(jobs)) > 1:
             return _run_at_once(tier, jobs, out, follow)
         return [_run_one(tier, *job, out, follow) for job in jobs]
+
+
+def open_tracks(flags: TierFlags) -> list[Track]:
+    """A tier's tracks for a script that runs stages of its own, one after another."""
+    from eto_agents.reproduce.runs import track_folder
+    from eto_agents.reproduce.tracks import Track
+    from eto_envs.errors import require
+
+    require("trl", extra="train")
+    tier = flags.load()
+    _prepare(tier.n_threads)
+
+    def tell(title: str) -> Callable[[str], None]:
+        return lambda text: None if flags.quiet else _write_line(f"{title}  {text}")
+
+    return [
+        Track(recipe, seed, track_folder(flags.out, world, seed), tell(f"{world} seed {seed}"))
+        for world, recipe in tier.recipes.items()
+        for seed in tier.seeds
+    ]
 
 
 def conclude(tier: Tier, outcomes: list[Outcome], out: Path, *, quiet: bool = False) -> str:
@@ -126,7 +151,7 @@ def write_pages(outcomes: list[Outcome], labels: dict[str, str], out: Path) -> l
             write_report(runs, out / "report" / name, against=runs[0].partition("=")[0])
             written.append(f"report/{name}/report.html")
         except MissingExtraError as error:
-            sys.stderr.write(f"no report: {error}\n")
+            _write_line(f"no report: {error}")
         write_replay(runs, out / "replay" / f"{name}.html")
         written.append(f"replay/{name}.html")
     return written
@@ -144,7 +169,7 @@ class _Follow:
             return
         if event.wall_s is not None:
             line = f"{event.track}  {event.stage}: {event.wall_s:.0f} s  {event.text}"
-            sys.stderr.write(line.rstrip() + "\n")
+            _write_line(line.rstrip())
         now = f"{event.stage}: {event.text}" if event.text else event.stage
         figures = {} if event.wall_s is not None else {"now": now}
         self._display.update(event.track, event.n_done, event.n_planned, figures, unit="stages")
@@ -229,7 +254,11 @@ def _timed(what: str, quiet: bool) -> Iterator[None]:
     started_s = time.monotonic()
     yield
     if not quiet:
-        sys.stderr.write(f"{what}: {time.monotonic() - started_s:.0f} s\n")
+        _write_line(f"{what}: {time.monotonic() - started_s:.0f} s")
+
+
+def _write_line(text: str) -> None:
+    sys.stderr.write(text + "\n")
 
 
 def _print(text: str) -> None:

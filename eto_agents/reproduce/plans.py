@@ -143,7 +143,7 @@ def _stages(tier: Tier, recipe: Recipe, folder: Path) -> Iterator[Planned]:
         yield stage(METHODS["sft-more"], "sft-more", reads, trained, n_evaluated * tokens)
 
 
-def _rft(  # noqa: PLR0913 (numbers of one stage)
+def _rft(
     recipe: Recipe, stage: _Make, reads: str, n_tasks: int, n_expert: int, n_evaluated: int
 ) -> Planned:
     tokens = trajectory_tokens(recipe.costs)

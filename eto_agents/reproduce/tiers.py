@@ -38,9 +38,12 @@ METHODS: Final[Mapping[str, str]] = {
 """What can be a row of the table, in its order, and the row's label."""
 
 _BY_STAGE: Final = frozenset(
-    "data out model seed env dataset split world explorer n_tasks lockstep max_turn_tokens "
-    "max_new_tokens device dtype template prompts with_example vocab_size quiet config "
-    "report_to explore dpo".split()
+    {
+        *("data", "out", "model", "seed", "env", "dataset", "split", "world", "explorer"),
+        *("n_tasks", "lockstep", "max_turn_tokens", "max_new_tokens", "device", "dtype"),
+        *("template", "prompts", "with_example", "vocab_size", "quiet", "config", "report_to"),
+        *("explore", "dpo"),
+    }
 )
 """Settings of stages that follow from other sections, such as ``[model]`` and ``[expert]``."""
 

@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from eto_agents.collect import collect
 from eto_agents.config import read_json
@@ -32,8 +32,8 @@ from eto_agents.training.eto import ETOSettings, Iteration, eto
 from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.panels import carve_dev, panel_of
 from eto_agents.training.ppo import PPORun, ppo
-from eto_agents.training.rft import rft
-from eto_agents.training.sft import open_model, sft
+from eto_agents.training.rft import RFTSettings, rft
+from eto_agents.training.sft import SFTSettings, open_model, sft
 from eto_agents.training.stage import Stage, hash_input
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
 
 Note = Callable[[str], None]
+
+Told = TypeVar("Told", SFTSettings, RFTSettings)
 
 
 class Learned(NamedTuple):
@@ -138,7 +140,7 @@ class Track:
         asked = _Made(model, self.recipe.world.prompt, self.seed)
         with Stage(self.folder / "base", asked, {"data": hash_input(data)}) as stage:
             if stage.result is None:
-                settings = self._sft(self.recipe.sft, stage.folder, model.name)
+                settings = self.sft_settings(stage.folder, model.name)
                 episodes = list(TrajectoryStore(data / "episodes.jsonl").read())
                 made = open_model(episodes, settings)
                 save_checkpoint(made, stage.checkpoint)
@@ -148,7 +150,7 @@ class Track:
 
     def sft(self) -> dict[str, Any]:
         """Behaviour cloning; what its stage says."""
-        return sft(self._sft(self.recipe.sft, self.folder / "sft", self.base()))
+        return sft(self.sft_settings(self.folder / "sft", self.base()))
 
     @property
     def sft_checkpoint(self) -> str:
@@ -162,7 +164,7 @@ class Track:
             What its stage says, and the checkpoint that counts: with `keep_best` that of SFT, if
             the control is worse on the dev tasks.
         """
-        settings = self._sft(self.recipe.sft_more, self.folder / "sft-more", self.sft_checkpoint)
+        settings = self._filled(self.recipe.sft_more, self.folder / "sft-more", self.sft_checkpoint)
         batch_size = 2 * self.recipe.eto.dpo.batch_size
         n_rows = int(read_json(self.folder / "sft" / "result.json")["n_trajectories"])
         # Half an update less, so that rounding up cannot give one more.
@@ -184,19 +186,24 @@ class Track:
 
     def rft(self) -> dict[str, Any]:
         """Rejection-sampling fine-tuning of the base; what its stage says."""
-        settings = self._sft(self.recipe.rft, self.folder / "rft", self.base())
-        model = self.recipe.model
-        return rft(
-            dataclasses.replace(
-                settings,
-                explorer=self.sft_checkpoint,
-                env=self.recipe.world.env,
-                dataset=self.dataset,
-                n_tasks=self.recipe.expert.n_tasks,
-                max_turn_tokens=model.max_turn_tokens,
-                lockstep=model.lockstep,
-            )
+        return rft(self.rft_settings(self.folder / "rft", self.base(), self.sft_checkpoint))
+
+    def rft_settings(self, out: Path, model: str, explorer: str) -> RFTSettings:
+        """What RFT is told."""
+        told = self.recipe.model
+        return dataclasses.replace(
+            self._filled(self.recipe.rft, out, model),
+            explorer=explorer,
+            env=self.recipe.world.env,
+            dataset=self.dataset,
+            n_tasks=self.recipe.expert.n_tasks,
+            max_turn_tokens=told.max_turn_tokens,
+            lockstep=told.lockstep,
         )
+
+    def sft_settings(self, out: Path, model: str) -> SFTSettings:
+        """What SFT is told."""
+        return self._filled(self.recipe.sft, out, model)
 
     def ppo(self) -> dict[str, Any]:
         """PPO from the SFT model; what its stage says."""
@@ -317,7 +324,7 @@ class Track:
         )
         return policy if best_of is None else BestOfN(policy, best_of.n)
 
-    def _sft(self, settings: Any, out: Path, model: str) -> Any:
+    def _filled(self, settings: Told, out: Path, model: str) -> Told:
         """Settings of SFT or RFT with what follows from the other sections."""
         told = self.recipe.model
         return dataclasses.replace(
