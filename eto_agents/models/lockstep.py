@@ -20,7 +20,7 @@ from torch import Tensor
 
 from eto_agents.models import shared_attention
 from eto_agents.models.kv_cache import CHUNK_TOKENS, KeyValueCache
-from eto_agents.models.shared_attention import Plan, planned
+from eto_agents.models.shared_attention import planned
 
 Ids = NDArray[np.int32]
 
@@ -30,8 +30,6 @@ MIN_SHARED_TOKENS: Final = 16
 _PASS_TOKENS: Final = 8192  # of one pass over prompts, padding included
 _PIECE_TOKENS: Final = 2048  # of one conversation in one pass
 _PASS_COST_TOKENS: Final = 48  # what a further pass costs, in tokens
-_MIN_GROUP_ROWS: Final = 8  # that attend together
-_SWAP_COST_READS: Final = 6  # what moving a token costs, in reads of it
 
 
 @dataclass(slots=True)
@@ -74,7 +72,7 @@ class Lockstep:
         self._lengths = torch.zeros(0, dtype=torch.long)
         self._places: list[int] = []  # of every prompt, its row
         self._n_shared = 0  # tokens that all prompts begin with
-        self._groups: list[tuple[int, int, int]] = []  # as in Plan
+        self._n_visible = 0  # tokens of the longest row
         self._shares = attention.window is None and shared_attention.applies(model)
         self._bytes_per_token = _bytes_per_token(model)
 
@@ -105,27 +103,23 @@ class Lockstep:
             n_known[number] = row.n_tokens
         self._share(fresh, texts, places, n_known)
         numbers = self._gather(places)
-        if self._shares:
-            numbers = self._sort(numbers, [len(text) for text in texts], n_new)
         self._read([texts[number][:-1] for number in numbers])
         self._n_live = len(texts)
         self._n_shared = _n_shared([texts[number][:-1] for number in numbers])
         lengths = [len(texts[number]) - 1 for number in numbers]
         self._lengths = torch.tensor(lengths, device=self._device)
-        self._groups = _groups(lengths)
+        self._n_visible = max(lengths)
         self._places = [numbers.index(number) for number in range(len(texts))]
         return [(number, n_known[number]) for number in numbers]
 
     def step(self, tokens: Tensor, live: Tensor) -> Tensor:
         """See `Reader`."""
         columns = self._lengths[:, None]
-        # No row has grown by more than a token a step.
-        self._groups = [(first, last, n_tokens + 1) for first, last, n_tokens in self._groups]
-        n_visible = max(n_tokens for _, _, n_tokens in self._groups)
-        plan = Plan(self._n_shared, self._groups)
-        with planned(self._model, plan) if self._shares else contextlib.nullcontext():
+        self._n_visible += 1  # no row has grown by more
+        own_way = planned(self._model, self._n_shared) if self._shares else contextlib.nullcontext()
+        with own_way:
             logits = self._pass(
-                slice(0, self._n_live), tokens.to(self._device)[:, None], columns, n_visible
+                slice(0, self._n_live), tokens.to(self._device)[:, None], columns, self._n_visible
             )
         self._lengths = self._lengths + live.to(self._device)
         return logits[:, -1]
@@ -145,7 +139,7 @@ class Lockstep:
         order = order[: len(rows)]
         self._lengths = self._lengths[torch.tensor(order, device=self._device)]
         self._n_live = len(rows)
-        self._groups = _groups(self._lengths.tolist())
+        self._n_visible = int(self._lengths.max())
         return order
 
     def end(self, texts: Sequence[Sequence[int]]) -> None:
@@ -226,30 +220,6 @@ class Lockstep:
             self._swap(hole, place, max(self._rows[hole].n_tokens, self._rows[place].n_tokens))
             at[hole] = at.pop(place)
         return [at[place] for place in range(n)]
-
-    def _sort(self, numbers: list[int], lengths: Sequence[int], n_new: int) -> list[int]:
-        """Put longer texts first, if that saves more than it costs."""
-        n = len(numbers)
-        wanted = sorted(range(n), key=lambda place: (-lengths[numbers[place]], place))
-        now = sum(
-            (last - first) * length
-            for first, last, length in _groups([lengths[i] for i in numbers])
-        )
-        then = sum(
-            (last - first) * length
-            for first, last, length in _groups([lengths[numbers[place]] for place in wanted])
-        )
-        moved = sum(self._rows[place].n_tokens for i, place in enumerate(wanted) if i != place)
-        if (now - then) * n_new <= _SWAP_COST_READS * moved:
-            return numbers
-        at = list(range(n))  # which of the places of before is where
-        for target, place in enumerate(wanted):
-            source = at.index(place)
-            if source != target:
-                longest = max(self._rows[source].n_tokens, self._rows[target].n_tokens)
-                self._swap(source, target, longest)
-                at[source], at[target] = at[target], at[source]
-        return [numbers[place] for place in at]
 
     def _swap(self, a: int, b: int, n_tokens: int) -> None:
         self._cache.swap(a, b, n_tokens)
@@ -348,14 +318,6 @@ def split_by_length(lengths: dict[int, int]) -> list[list[int]]:
         groups.append(rows[cut[end] : end])
         end = cut[end]
     return groups[::-1]
-
-
-def _groups(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Neighbouring rows in up to four groups, with the longest's tokens."""
-    n = len(lengths)
-    size = max(_MIN_GROUP_ROWS, -(-n // 4))
-    firsts = range(0, n, size)
-    return [(i, min(i + size, n), max(lengths[i : i + size])) for i in firsts]
 
 
 def _n_shared(texts: Sequence[Ids]) -> int:
