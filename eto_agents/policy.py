@@ -12,12 +12,14 @@ import functools
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+from eto_agents.deadline import ActionTimeoutError, Worker
 from eto_envs.errors import UnknownNameError
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -29,6 +31,7 @@ POLICIES: Mapping[str, str] = {
     "human": "eto_agents.policies.human:HumanPolicy",
     "alfworld-explorer": "eto_envs.alfworld.explorer:Explorer",
     "react": "eto_agents.policies.react:ReActPolicy",
+    "best-of-n": "eto_agents.best_of_n:BestOfN",
 }
 """Built-in names; entry points of `ENTRY_POINT_GROUP` add to them."""
 
@@ -47,7 +50,8 @@ class Decision:
         log_probs: natural-log probabilities of `token_ids`.
         usage: token counts and costs of this decision.
         latency_s: seconds it took.
-        error: if not empty, the agent failed here: the episode ends as `agent_error`.
+        error: if not empty, the agent failed here: the episode ends as `agent_error`. The first
+            line says what happened; a traceback may follow.
     """
 
     action: str
@@ -85,29 +89,37 @@ class OneEpisodePolicy:
         """Wrap agents made by `make_agent`: objects with `reset(task, seed)` and `act`."""
         self._make_agent = make_agent
         self._agents: dict[int, Any] = {}
+        self._workers: dict[int, Worker] = {}
         self._failed: dict[int, str] = {}
+        self._limit_s: float | None = None
         first = make_agent()  # also the copy of an instance, which so stays as it was given
         self.name = str(getattr(first, "name", name))
         self.reveal = tuple(getattr(first, "reveal", ()))
         self.provenance = dict(getattr(first, "provenance", {}))
         self._spare: Any = first
 
+    def limit_time(self, seconds: float | None) -> None:
+        """From now on an agent that takes longer for `reset` or `act` ends its own episode."""
+        self._limit_s = seconds
+
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """Begin episodes, each with an agent of its slot; one that raises ends its own only."""
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
-            if slot not in self._agents:
-                spare, self._spare = self._spare, None
-                self._agents[slot] = self._make_agent() if spare is None else spare
             self._failed.pop(slot, None)
             try:
-                self._agents[slot].reset(task, seed)
-            except Exception as error:  # noqa: BLE001 (a stranger's code: its failure is data)
-                self._failed[slot] = describe(error)
+                if slot not in self._agents:
+                    spare, self._spare = self._spare, None
+                    self._agents[slot] = (
+                        self._call(slot, self._make_agent) if spare is None else spare
+                    )
+                self._call(slot, self._agents[slot].reset, task, seed)
+            except BaseException as error:  # noqa: BLE001 (a stranger's code: its failure is data)
+                self._failed[slot] = failure(error)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """Ask each slot's agent; one that raises ends its own episode only."""
+        """Ask each slot's agent; one that raises or hangs ends its own episode only."""
         rows = zip(slots, observations, infos, strict=True)
         return [self._ask(slot, text, info) for slot, text, info in rows]
 
@@ -115,14 +127,75 @@ class OneEpisodePolicy:
         if slot in self._failed:
             return Decision("", error=self._failed[slot])
         try:
-            answer = self._agents[slot].act(observation, info)
-        except Exception as error:  # noqa: BLE001 (a stranger's code: its failure is data)
-            return Decision("", error=describe(error))
+            answer = self._call(slot, self._agents[slot].act, observation, info)
+        except BaseException as error:  # noqa: BLE001 (a stranger's code: its failure is data)
+            return Decision("", error=failure(error))
         if isinstance(answer, Decision):
             return answer
         if isinstance(answer, str):
             return Decision(answer)
-        return Decision("", error=f"act returned {type(answer).__name__}, not str: {answer!r:.80}")
+        kind = type(answer).__name__
+        return Decision("", error=f"act returned {kind}, not str: {shortened(answer)}")
+
+    def _call(self, slot: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        # Agents are asked one after another, so that each has its time for itself.
+        if self._limit_s is None:
+            return function(*arguments)
+        if slot not in self._workers:
+            self._workers[slot] = Worker()
+        try:
+            return self._workers[slot].call(self._limit_s, function, *arguments)
+        except ActionTimeoutError:
+            self._agents.pop(slot, None)  # the abandoned thread has it; the next is a new one
+            raise
+
+
+class TimeLimitedPolicy:
+    """A batch policy whose calls end in `ActionTimeoutError` when they take too long."""
+
+    def __init__(self, policy: Policy, seconds: float) -> None:
+        """Bound every call of `policy` by `seconds`, however many episodes it serves."""
+        self._policy = policy
+        self._seconds: float | None = seconds
+        self._worker = Worker()
+        self.name = str(getattr(policy, "name", type(policy).__name__))
+
+    def limit_time(self, seconds: float | None) -> None:
+        """Bound every call by another time, or by none."""
+        self._seconds = seconds
+
+    def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
+        """Begin episodes."""
+        self._worker.call(self._seconds, self._policy.reset, slots, tasks, seeds)
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
+    ) -> list[Decision]:
+        """Decide in each of `slots`."""
+        answer = self._worker.call(self._seconds, self._policy.act, slots, observations, infos)
+        return cast(list[Decision], answer)
+
+
+def with_time_limit(policy: Policy, seconds: float | None) -> Policy:
+    """The policy with a limit on how long it may take to answer; None lifts it.
+
+    One-episode agents are bounded one by one, a batch policy by call. A policy that has
+    `limit_time(seconds)` is told instead.
+
+    Raises:
+        ValueError: `seconds` is not positive.
+    """
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"an action timeout must be more than 0 seconds, got {seconds}")
+    own = getattr(policy, "limit_time", None)
+    if own is not None:
+        own(seconds)
+        return policy
+    return policy if seconds is None else TimeLimitedPolicy(policy, seconds)
+
+
+MAX_MESSAGE_CHARS = 500
+MAX_TRACEBACK_CHARS = 20_000
 
 
 def describe(error: BaseException) -> str:
@@ -133,7 +206,39 @@ def describe(error: BaseException) -> str:
     place = ""
     if trace is not None:
         place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
-    return f"{type(error).__name__}: {error}{place}"
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 (a stranger's exception may not even have a text)
+        message = "(its text cannot be had)"
+    if len(message) > MAX_MESSAGE_CHARS:
+        message = message[:MAX_MESSAGE_CHARS] + "…"
+    return f"{type(error).__name__}: {message}{place}"
+
+
+def failure(error: BaseException) -> str:
+    """An exception of an agent as text: one line, then the traceback.
+
+    Raises:
+        KeyboardInterrupt: it is one; that is the person at the terminal, not the agent.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    if isinstance(error, ActionTimeoutError):
+        line, trace = f"{type(error).__name__}: {error}", error.place
+    else:
+        line = describe(error)
+        trace = "".join(traceback.format_exception(error))
+    if len(trace) > MAX_TRACEBACK_CHARS:
+        trace = "…" + trace[-MAX_TRACEBACK_CHARS:]
+    return f"{line}\n{trace}".rstrip()
+
+
+def shortened(value: Any) -> str:
+    """The beginning of a value's `repr`, whatever the value is."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # noqa: BLE001 (a stranger's object)
+        return "(its repr fails)"
 
 
 def as_policy(agent: Any) -> Policy:

@@ -1,14 +1,16 @@
 """Playing episodes: any policy, any world, many at once in lockstep.
 
 One loop serves evaluation, exploration and data collection. An episode's result does not depend
-on how many run beside it: each has its own seed, made from the run's seed and the task's id. A
-world that fails gives `env_error`, an agent that fails `agent_error`; neither is ever a score.
+on how many run beside it: each has its own seed, made from the run's seed, the task's id and the
+sample's number. A world that fails gives `env_error`, an agent that fails `agent_error`; neither is
+ever a score.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +20,15 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
-from eto_agents.policy import Decision, Policy, as_policy, describe
+from eto_agents.policy import (
+    Decision,
+    Policy,
+    as_policy,
+    describe,
+    failure,
+    shortened,
+    with_time_limit,
+)
 from eto_agents.trajectory import Status, Step, Trajectory, conversation
 from eto_envs.core import TextEnv
 from eto_envs.errors import ActionTypeError
@@ -30,16 +40,24 @@ logger = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
-    """One episode to play: a task and the run's seed."""
+    """One episode to play: a task, the run's seed, and which sample of the two."""
 
     task: Task
     seed: int
+    sample: int = 0
 
 
-def episode_seed(seed: int, task_id: str) -> int:
-    """The seed of an episode: 63 bits from the run's seed and the task's id."""
-    digest = hashlib.sha256(f"{seed}/{task_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+MAX_ACTION_BYTES = 2**16
+"""An action of more UTF-8 bytes is no command of any world: the episode ends as `agent_error`."""
+
+MAX_TEXT_BYTES = 2**22
+"""The same for what was written around the action."""
+
+
+def episode_seed(seed: int, task_id: str, sample: int = 0) -> int:
+    """The seed of an episode: 63 bits from the run's seed, the task's id and the sample."""
+    text = f"{seed}/{task_id}" + (f"\0{sample}" if sample else "")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def make_batch(
@@ -87,6 +105,7 @@ class Rollouts:
         jobs: Iterable[Job],
         *,
         env_retries: int = 2,
+        action_timeout_s: float | None = None,
     ) -> None:
         """Prepare to play.
 
@@ -95,8 +114,10 @@ class Rollouts:
             env: from `make_batch`; as many episodes run at once as it has sub-environments.
             jobs: what to play.
             env_retries: how often an episode is begun anew when the world fails.
+            action_timeout_s: how long an agent may take to answer before it has failed
+                (`eto_agents.policy.with_time_limit`); None waits for ever.
         """
-        self._policy = policy
+        self._policy = with_time_limit(policy, action_timeout_s)
         self._name = str(getattr(policy, "name", type(policy).__name__))
         self._env = env
         self._env_id = env.spec.id if env.spec is not None else type(env.envs[0]).__name__
@@ -131,7 +152,7 @@ class Rollouts:
             if slot in self._live or not self._waiting:
                 continue
             job, n_tries = self._waiting.popleft()
-            seed = episode_seed(job.seed, job.task.id)
+            seed = episode_seed(job.seed, job.task.id, job.sample)
             started_s = time.perf_counter()
             try:
                 observation, info = self._sub(slot).reset(seed=seed, options={"task": job.task.id})
@@ -142,8 +163,12 @@ class Rollouts:
             begun.append(slot)
         if begun:
             jobs = [self._live[slot].job for slot in begun]
-            seeds = [episode_seed(job.seed, job.task.id) for job in jobs]
-            self._policy.reset(begun, [job.task for job in jobs], seeds)
+            seeds = [episode_seed(job.seed, job.task.id, job.sample) for job in jobs]
+            try:
+                self._policy.reset(begun, [job.task for job in jobs], seeds)
+            except BaseException as error:  # noqa: BLE001 (a stranger's code: its failure is data)
+                message = failure(error)
+                self._finished.extend(self._end(slot, "agent_error", message) for slot in begun)
 
     def _decide(self) -> dict[int, Decision]:
         slots = sorted(self._live)
@@ -153,11 +178,11 @@ class Rollouts:
             decisions = self._policy.act(
                 slots, [e.observation for e in episodes], [e.info for e in episodes]
             )
-        except Exception as error:  # a stranger's code: its failure is data
-            logger.exception("the policy failed; its %d live episodes end here", len(slots))
-            decisions = [Decision("", error=describe(error))] * len(slots)
-        if len(decisions) != len(slots):
-            raise TypeError(f"{self._name}.act gave {len(decisions)} decisions, not {len(slots)}")
+            decisions = _checked(decisions, len(slots))
+        except BaseException as error:  # noqa: BLE001 (a stranger's code: its failure is data)
+            message = failure(error)
+            logger.warning("the policy failed; its %d live episodes end here", len(slots))
+            decisions = [Decision("", error=message)] * len(slots)
         latency_s = (time.perf_counter() - started_s) / len(slots)
         return {
             slot: decision if decision.latency_s else replace(decision, latency_s=latency_s)
@@ -204,7 +229,7 @@ class Rollouts:
             logger.warning("task %s: %s; trying again", episode.job.task.id, message)
             self._waiting.appendleft((episode.job, episode.n_tries + 1))
         else:
-            self._finished.append(self._record(episode, "env_error", message))
+            self._finished.append(self._record(episode, "env_error", failure(error)))
 
     def _end(self, slot: int, status: Status, error: str = "") -> Trajectory:
         return self._record(self._live.pop(slot), status, error)
@@ -230,11 +255,62 @@ class Rollouts:
             success=bool(episode.info.get("success", False)),
             error=error,
             wall_s=time.perf_counter() - episode.started_s,
+            sample=episode.job.sample,
         )
 
     def _sub(self, slot: int) -> TextEnv:
         # One by one and not by env.step(): a failure then ends one episode and not the batch.
         return self._env.envs[slot]
+
+
+def _checked(decisions: Any, n_slots: int) -> list[Decision]:
+    """What a policy's `act` returned, each part of it made fit to be acted on and stored.
+
+    Raises:
+        TypeError: it is not a list of so many decisions.
+    """
+    if not isinstance(decisions, (list, tuple)):
+        raise TypeError(f"act returned {type(decisions).__name__}, not a list of decisions")
+    if len(decisions) != n_slots:
+        raise TypeError(f"act gave {len(decisions)} decisions for {n_slots} episodes")
+    return [_clean(decision) for decision in decisions]
+
+
+def _clean(decision: Any) -> Decision:
+    """The decision, or one with an error if the world or the log could not take it."""
+    if not isinstance(decision, Decision):
+        return Decision("", error=f"a decision is {type(decision).__name__}, not a Decision")
+    if decision.error:
+        return Decision("", usage=decision.usage, error=str(decision.error))
+    for name, bound in (
+        ("action", MAX_ACTION_BYTES),
+        ("text", MAX_TEXT_BYTES),
+        ("thought", MAX_TEXT_BYTES),
+    ):
+        value = getattr(decision, name)
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            return Decision("", error=f"the agent's {name} is {kind}, not str: {shortened(value)}")
+        n_bytes = len(value.encode("utf-8", "surrogatepass"))
+        if n_bytes > bound:
+            error = (
+                f"the agent's {name} has {n_bytes:,} bytes, more than {bound:,}: {shortened(value)}"
+            )
+            return Decision("", error=error)
+    ids, log_probs = decision.token_ids, decision.log_probs
+    try:
+        usage = {str(key): float(value) for key, value in decision.usage.items()}
+        if not all(math.isfinite(value) for value in usage.values()):
+            raise ValueError(f"its usage has a number that is not finite: {usage}")
+        return replace(
+            decision,
+            token_ids=None if ids is None else [int(i) for i in ids],
+            log_probs=None if log_probs is None else [float(x) for x in log_probs],
+            usage=usage,
+            latency_s=float(decision.latency_s),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        return Decision("", error=f"a decision that cannot be stored: {describe(error)}")
 
 
 def run_episode(
@@ -257,7 +333,9 @@ def run_episode(
         env.close()
 
 
-def jobs_of(tasks: Iterable[Task], seeds: Sequence[int]) -> list[Job]:
-    """Every task under every seed, seed by seed."""
+def jobs_of(tasks: Iterable[Task], seeds: Sequence[int], n_samples: int = 1) -> list[Job]:
+    """Every task under every seed, seed by seed, each task's samples side by side."""
     tasks = list(tasks)
-    return [Job(task, seed) for seed in seeds for task in tasks]
+    return [
+        Job(task, seed, sample) for seed in seeds for task in tasks for sample in range(n_samples)
+    ]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from eto_agents.trajectory import Trajectory
+from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class TrajectoryStore:
                 except CorruptDataError as error:
                     raise CorruptDataError(f"{self.path}, line {number}: {error}") from error
 
-    def latest(self) -> dict[tuple[str, str, int], Trajectory]:
+    def latest(self) -> dict[EpisodeKey, Trajectory]:
         """Each episode's last record by its key: an episode played again replaces the first."""
         return {trajectory.key: trajectory for trajectory in self.read()}
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from eto_envs.errors import CorruptDataError
 
@@ -66,6 +66,15 @@ class Step:
     latency_s: float = 0.0
 
 
+class EpisodeKey(NamedTuple):
+    """What identifies an episode within a run."""
+
+    split: str
+    task_id: str
+    seed: int
+    sample: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """One episode.
@@ -86,8 +95,10 @@ class Trajectory:
         status: how it ended.
         score: the final score in [0, 1].
         success: whether the score is 1.
-        error: what went wrong, for `agent_error` and `env_error`.
+        error: what went wrong, for `agent_error` and `env_error`: one line, then perhaps a
+            traceback.
         wall_s: seconds from reset to end, other episodes of the same batch included.
+        sample: which of several tries at the same task under the same seed.
         schema: version of this record.
     """
 
@@ -108,12 +119,13 @@ class Trajectory:
     success: bool
     error: str = ""
     wall_s: float = 0.0
+    sample: int = 0
     schema: int = SCHEMA_VERSION
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """What identifies the episode within a run: split, task id, seed."""
-        return self.split, self.task_id, self.seed
+    def key(self) -> EpisodeKey:
+        """What identifies the episode within a run."""
+        return EpisodeKey(self.split, self.task_id, self.seed, self.sample)
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""

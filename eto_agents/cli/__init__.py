@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from eto_agents.cli import audit, data, evaluation, play
+from eto_agents.cli import audit, collect, convert, data, evaluation, play
 from eto_envs.errors import EtoError, UnknownNameError
 
 
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command(name="envs")(play.envs)
     app.command(name="eval")(evaluation.run)
     app.command(name="play")(play.play)
+    app.command(name="collect")(collect.run)
+    app.command(name="export")(convert.export)
+    app.command(name="import")(convert.import_file)
     app.command(name="audit")(audit.audit)
     files = SubcommandApp()
     for name, command in data.COMMANDS.items():

@@ -4,24 +4,88 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from eto_envs.errors import UnknownNameError
+from eto_envs.errors import EtoError, UnknownNameError
 
 if TYPE_CHECKING:
-    from eto_agents.evaluation.harness import Progress
+    from eto_agents.policy import Policy
 
-LINE_EVERY_S = 10.0
+KeyValues = Annotated[tuple[str, ...], arg(metavar="KEY=VALUE …")]
+
+
+@dataclass(frozen=True)
+class AgentFlags:
+    """Which agent plays; shared by the commands that play episodes.
+
+    Attributes:
+        policy: random, expert, replay, react, best-of-n, a plug-in's name, or
+            package.module:Class; react if a model is given.
+        model: the chat model of the policy: hf:PATH or openai:NAME.
+        prompts: the policy's prompts: own, published, brief, or a TOML file.
+        best_of: play every task so many times and count the best (Best-of-N).
+        policy_args: further arguments for the policy.
+        action_timeout: seconds after which an agent that has not answered has failed.
+    """
+
+    policy: str | None = None
+    model: str | None = None
+    prompts: str | None = None
+    best_of: int | None = None
+    policy_args: KeyValues = ()
+    action_timeout: float | None = None
+
+    def load(self) -> Policy:
+        """The policy.
+
+        Raises:
+            UnknownNameError: no policy is named, or none answers to the name.
+            EtoError: a number is out of range, or the policy does not take the arguments.
+        """
+        from eto_agents.best_of_n import BestOfN
+        from eto_agents.policy import load_policy
+
+        at_least_one(best_of=self.best_of)
+        if self.action_timeout is not None and not self.action_timeout > 0:
+            raise EtoError(f"--action-timeout must be more than 0, got {self.action_timeout}")
+        try:
+            policy = load_policy(self.policy_name(), **self._arguments())
+            return policy if self.best_of is None else BestOfN(policy, self.best_of)
+        except TypeError as error:
+            if _raised_in_the_class(error):
+                raise
+            raise EtoError(f"{self.policy_name()}: {error}") from error
+
+    def policy_name(self) -> str:
+        """The name that `--policy` gives, or `--model` implies."""
+        if self.policy is None and self.model is None:
+            raise UnknownNameError("agent", "", (), "Give --policy NAME or --model KIND:NAME.")
+        return self.policy or "react"
+
+    def folder_name(self) -> str:
+        """A name for a folder of this agent's."""
+        best_of = None if self.best_of is None else f"best-of-{self.best_of}"
+        parts = [best_of, self.policy_name(), self.model]
+        text = "-".join(part for part in parts if part)
+        return "".join(c if c.isalnum() or c in "-_." else "." for c in text).strip(".")
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments = key_values(self.policy_args)
+        for name, value in given(model=self.model, prompts=self.prompts).items():
+            if arguments.setdefault(name, value) != value:
+                raise UnknownNameError(
+                    name, value, (), f"--policy-args already says {name}={arguments[name]}."
+                )
+        return arguments
 
 
 def run(  # noqa: PLR0913 (the flags of the command)
+    agent: Annotated[AgentFlags, arg(name="")],
     env: str,
-    policy: str,
     splits: tuple[str, ...] = ("seen", "unseen"),
     out: Path | None = None,
     seeds: tuple[int, ...] = (0,),
@@ -29,56 +93,65 @@ def run(  # noqa: PLR0913 (the flags of the command)
     n_tasks: int | None = None,
     dataset: str | None = None,
     max_steps: int | None = None,
-    env_args: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE …")] = (),
-    policy_args: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE …")] = (),
+    env_args: KeyValues = (),
     agent_errors: Literal["exclude", "zero"] = "exclude",
+    retry_agent_errors: bool = False,
     quiet: bool = False,
 ) -> None:
     """Evaluate an agent on whole task panels; the same command goes on after a kill.
 
     Args:
+        agent: which agent plays.
         env: environment id, such as ETO-WebShop-v0.
-        policy: random, expert, replay, react, a plug-in's name, or package.module:Class.
         splits: task panels.
         out: folder of the run; default runs/ENV-POLICY.
         seeds: every task is played once for each.
         batch_size: episodes that run at once.
         n_tasks: only the first so many tasks of each panel.
-        dataset: mini, an official name, or a folder with the official files; by default the
-            official data if they are there, else mini.
+        dataset: mini, an official name, or a folder; by default the official data, else mini.
         max_steps: override the protocol's step limit.
         env_args: further arguments for the environment, values as JSON or plain text.
-        policy_args: arguments for the policy.
         agent_errors: leave episodes in which the agent failed out, or count them as 0.
+        retry_agent_errors: play episodes again in which the agent failed before.
         quiet: no progress, only the table.
     """
     from rich.console import Console
 
+    from eto_agents.cli.progress import Display, Episodes
     from eto_agents.evaluation.harness import evaluate
     from eto_agents.evaluation.report import rich_table
-    from eto_agents.policy import load_policy
 
-    arguments = key_values(env_args) | given(dataset=dataset, max_steps=max_steps)
-    folder = out if out is not None else Path("runs") / f"{env}-{policy.replace(':', '.')}"
+    at_least_one(batch_size=batch_size, n_tasks=n_tasks)
+    folder = out or Path("runs") / f"{env}-{agent.folder_name()}"
     try:
-        with _Display(quiet) as display:
+        with Display(quiet) as display:
             results = evaluate(
-                load_policy(policy, **key_values(policy_args)),
+                agent.load(),
                 env,
                 splits,
                 seeds=seeds,
                 out=folder,
                 batch_size=batch_size,
                 n_tasks=n_tasks,
-                env_args=arguments,
+                env_args=key_values(env_args) | given(dataset=dataset, max_steps=max_steps),
                 agent_errors=agent_errors,
-                progress=display,
+                retry_agent_errors=retry_agent_errors,
+                action_timeout_s=agent.action_timeout,
+                progress=Episodes(display),
             )
     except KeyboardInterrupt:
         sys.stderr.write(f"\nstopped; the same command goes on ({folder})\n")
         raise
-    written = f"written to {folder}: results.json, report.md, episodes.jsonl"
-    Console(highlight=False).print(rich_table(results), written, sep="\n")
+    Console(highlight=False).print(rich_table(results), f"written to {folder}", sep="\n")
+
+
+def _raised_in_the_class(error: TypeError) -> bool:
+    """Whether it comes from the code of the policy's class, not from how it was called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
+    return module not in ("eto_agents.policy", "eto_agents.best_of_n")
 
 
 def key_values(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -104,61 +177,12 @@ def given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-class _Display:
-    """Progress: a live bar on a terminal, elsewhere a plain line now and then and at the end."""
+def at_least_one(**numbers: int | None) -> None:
+    """Check flags that count something.
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._means: dict[str, tuple[int, float]] = {}
-        self._tasks: dict[str, Any] = {}
-        self._last_line_s = time.monotonic()
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[Progress], None]:
-        if self._quiet:
-            return lambda _: None
-        if sys.stderr.isatty():
-            self._bar = _make_bar()
-            self._bar.start()
-        return self._show
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _show(self, progress: Progress) -> None:
-        split, n_done, n_planned, trajectory = progress
-        n, total = self._means.get(split, (0, 0.0))
-        if trajectory is not None and trajectory.status in ("completed", "truncated"):
-            n, total = n + 1, total + trajectory.score
-        self._means[split] = n, total
-        mean = f"reward {total / n:.3f}" if n else ""
-        if self._bar is not None:
-            if split not in self._tasks:
-                self._tasks[split] = self._bar.add_task(split, total=n_planned, mean="")
-            self._bar.update(self._tasks[split], completed=n_done, mean=mean)
-            return
-        now_s = time.monotonic()
-        if n_done == n_planned or now_s - self._last_line_s > LINE_EVERY_S:
-            self._last_line_s = now_s
-            sys.stderr.write(f"{split}: {n_done}/{n_planned} episodes {mean}\n")
-
-
-def _make_bar() -> Any:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[mean]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    Raises:
+        EtoError: one is given and less than 1.
+    """
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise EtoError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

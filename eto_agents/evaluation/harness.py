@@ -7,33 +7,33 @@ on where it was killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from eto_agents.evaluation import provenance
+from eto_agents.evaluation import provenance, samples
 from eto_agents.evaluation.report import markdown
 from eto_agents.evaluation.results import (
     AgentErrors,
     Results,
     SplitResult,
+    n_tokens,
     summarise,
 )
 from eto_agents.policy import Policy, as_policy
 from eto_agents.rollout import Job, Rollouts, jobs_of, make_batch
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import Trajectory
+from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
-
-logger = logging.getLogger(__name__)
 
 FINAL = ("completed", "truncated", "agent_error")
 """Statuses that a resumed run does not play again."""
@@ -47,12 +47,14 @@ class Progress(NamedTuple):
         n_done: episodes that have ended, earlier runs included.
         n_planned: episodes there will be.
         trajectory: the one that just ended, or None at the start.
+        earlier: at the start, the episodes of earlier runs that count here; later none.
     """
 
     split: str
     n_done: int
     n_planned: int
     trajectory: Trajectory | None
+    earlier: Sequence[Trajectory] = ()
 
 
 def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
@@ -66,12 +68,15 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
     n_tasks: int | None = None,
     env_args: Mapping[str, Any] | None = None,
     agent_errors: AgentErrors = "exclude",
+    retry_agent_errors: bool = False,
+    action_timeout_s: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Results:
     """Play every task of the panels and average the final scores.
 
     Args:
-        policy: a policy, a one-episode agent, a class of either, or a name.
+        policy: a policy, a one-episode agent, a class of either, or a name; of a
+            `eto_agents.best_of_n.BestOfN` every sample is played and kept, the best counts.
         env_id: the Gymnasium id.
         splits: the panels.
         seeds: every task is played once for each.
@@ -82,6 +87,8 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
         env_args: keyword arguments for the environment.
         agent_errors: ``"exclude"`` leaves episodes in which the agent failed out of the means,
             ``"zero"`` counts them as 0.
+        retry_agent_errors: play episodes again that ended as `agent_error` in an earlier run.
+        action_timeout_s: an agent that takes longer to answer has failed; None waits for ever.
         progress: called as the run goes on.
 
     Returns:
@@ -95,73 +102,74 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
         raise TypeError(f"splits must be a sequence of names, got the text {splits!r}")
     if agent_errors not in ("exclude", "zero"):
         raise UnknownNameError("agent_errors", agent_errors, ("exclude", "zero"))
-    policy = as_policy(policy)
-    if out is None:
-        with tempfile.TemporaryDirectory() as folder:
-            run = _Run(policy, env_id, Path(folder), dict(env_args or {}), batch_size, progress)
-            return run.play(splits, seeds, n_tasks, agent_errors)
-    run = _Run(policy, env_id, Path(out), dict(env_args or {}), batch_size, progress)
-    return run.play(splits, seeds, n_tasks, agent_errors)
+    with contextlib.ExitStack() as stack:
+        run = _Run(
+            policy=as_policy(policy),
+            env_id=env_id,
+            out=Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out),
+            env_args=dict(env_args or {}),
+            batch_size=batch_size,
+            agent_errors=agent_errors,
+            final=FINAL[:2] if retry_agent_errors else FINAL,
+            action_timeout_s=action_timeout_s,
+            report_progress=progress or (lambda _: None),
+        )
+        return run.play(splits, seeds, n_tasks)
 
 
+@dataclass
 class _Run:
     """One evaluation in one folder."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        env_id: str,
-        out: Path,
-        env_args: dict[str, Any],
-        batch_size: int,
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.policy = policy
-        self.policy_name = str(getattr(policy, "name", type(policy).__name__))
-        self.env_id = env_id
-        self.out = out
-        self.env_args = env_args
-        self.batch_size = min(batch_size, getattr(policy, "batch_size", batch_size))
-        self.report_progress = progress or (lambda _: None)
+    policy: Policy
+    env_id: str
+    out: Path
+    env_args: dict[str, Any]
+    batch_size: int
+    agent_errors: AgentErrors
+    final: tuple[str, ...]
+    action_timeout_s: float | None
+    report_progress: Callable[[Progress], None]
 
-    def play(
-        self,
-        splits: Sequence[str],
-        seeds: Sequence[int],
-        n_tasks: int | None,
-        agent_errors: AgentErrors,
-    ) -> Results:
+    def __post_init__(self) -> None:
+        self.policy_name = str(getattr(self.policy, "name", type(self.policy).__name__))
+        self.n_samples = int(getattr(self.policy, "n_samples", 1))
+        self.batch_size = min(self.batch_size, getattr(self.policy, "batch_size", self.batch_size))
+
+    def play(self, splits: Sequence[str], seeds: Sequence[int], n_tasks: int | None) -> Results:
         # All panels are opened first: a misspelt name fails before hours of work, not after.
         panels = {split: self._panel(split) for split in splits}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with TrajectoryStore(self.out / "episodes.jsonl") as store:
+            self._remove_unfinished_files()
             self._claim(panels)
             done = store.latest()
             results = {}
             for split, panel in panels.items():
-                jobs = jobs_of(_first(n_tasks, panel), seeds)
-                results[split] = self._play_split(panel, jobs, store, done, agent_errors)
-        outcome = Results(
-            env_id=self.env_id,
-            dataset=next(iter(panels.values())).dataset,
-            policy=self.policy_name,
-            splits=results,
-            provenance={
-                "env_args": self.env_args,
-                "policy": dict(getattr(self.policy, "provenance", {})),
-                "seeds": list(seeds),
-                "n_tasks": n_tasks,
-                "fingerprints": {split: panel.fingerprint for split, panel in panels.items()},
-                "agent_errors": agent_errors,
-                "batch_size": self.batch_size,
-                "started": started,
-                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "versions": provenance.versions(),
-                "commit": provenance.commit(),
-            },
-        )
-        outcome.save(self.out / "results.json")
-        write_whole(self.out / "report.md", markdown([outcome]).encode())
+                jobs = jobs_of(_first(n_tasks, panel), seeds, self.n_samples)
+                results[split] = self._play_split(panel, jobs, store, done)
+            outcome = Results(
+                env_id=self.env_id,
+                dataset=next(iter(panels.values())).dataset,
+                policy=self.policy_name,
+                splits=results,
+                provenance={
+                    "env_args": self.env_args,
+                    "policy": dict(getattr(self.policy, "provenance", {})),
+                    "seeds": list(seeds),
+                    "n_tasks": n_tasks,
+                    "fingerprints": {split: panel.fingerprint for split, panel in panels.items()},
+                    "agent_errors": self.agent_errors,
+                    "action_timeout_s": self.action_timeout_s,
+                    "batch_size": self.batch_size,
+                    "started": started,
+                    "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    "versions": provenance.versions(),
+                    "commit": provenance.commit(),
+                },
+            )
+            outcome.save(self.out / "results.json")
+            write_whole(self.out / "report.md", markdown([outcome]).encode())
         return outcome
 
     def _panel(self, split: str) -> TaskSet:
@@ -171,6 +179,12 @@ class _Run:
         finally:
             env.close()
         return tasks
+
+    def _remove_unfinished_files(self) -> None:
+        """What a process left that was killed while it wrote; nobody else writes here now."""
+        for name in ("run.json", "results.json", "report.md"):
+            for path in self.out.glob(f".{name}.*"):
+                path.unlink(missing_ok=True)
 
     def _claim(self, panels: Mapping[str, TaskSet]) -> None:
         """Write down what runs here, or check that the folder holds the same run."""
@@ -205,24 +219,24 @@ class _Run:
         panel: TaskSet,
         jobs: list[Job],
         store: TrajectoryStore,
-        done: Mapping[tuple[str, str, int], Trajectory],
-        agent_errors: AgentErrors,
+        done: Mapping[EpisodeKey, Trajectory],
     ) -> SplitResult:
-        finished: dict[tuple[str, str, int], Trajectory] = {}
+        finished: dict[EpisodeKey, Trajectory] = {}
         waiting: list[Job] = []
         for job in jobs:
-            key = (panel.split, job.task.id, job.seed)
-            if key in done and done[key].status in FINAL:
+            key = EpisodeKey(panel.split, job.task.id, job.seed, job.sample)
+            if key in done and done[key].status in self.final:
                 finished[key] = done[key]
             else:
                 waiting.append(job)
         n_done = len(finished)
-        self.report_progress(Progress(panel.split, n_done, len(jobs), None))
+        start = Progress(panel.split, n_done, len(jobs), None, list(finished.values()))
+        self.report_progress(start)
         if waiting:
             size = min(self.batch_size, len(waiting))
             arguments = self.env_args | {"split": panel.split}
             env = make_batch(self.env_id, self.policy, size, arguments)
-            rollouts = Rollouts(self.policy, env, waiting)
+            rollouts = Rollouts(self.policy, env, waiting, action_timeout_s=self.action_timeout_s)
             try:
                 for trajectory in rollouts:
                     store.append(trajectory)
@@ -235,12 +249,26 @@ class _Run:
                 raise
             finally:
                 env.close()
-        return summarise(
+        return self._summarise(panel, finished.values(), len(jobs))
+
+    def _summarise(
+        self, panel: TaskSet, episodes: Collection[Trajectory], n_planned: int
+    ) -> SplitResult:
+        groups = samples.by_task_and_seed(episodes)
+        result = summarise(
             panel.split,
             panel.sha256,
-            finished.values(),
-            n_planned=len(jobs),
-            agent_errors=agent_errors,
+            samples.chosen(groups),
+            n_planned=n_planned // self.n_samples,
+            agent_errors=self.agent_errors,
+        )
+        if self.n_samples == 1:
+            return result
+        return replace(
+            result,
+            tokens=n_tokens(episodes),
+            wall_s=sum(episode.wall_s for episode in episodes),
+            samples=samples.figures(groups, self.n_samples, agent_errors=self.agent_errors),
         )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from eto_agents.evaluation import samples
 from eto_agents.evaluation.results import Results, SplitResult
 from eto_agents.evaluation.statistics import Estimate
 
@@ -71,6 +72,9 @@ def notes(results: Sequence[Results]) -> list[str]:
             out.append(f"{result.policy}: only the first {n_tasks} tasks of each panel.")
         if result.provenance.get("agent_errors") == "zero":
             out.append(f"{result.policy}: episodes in which the agent failed count as 0.")
+        for split in result.splits.values():
+            if split.samples:
+                out.append(f"{result.policy}, {split.split}: {samples.sentence(split.samples)}")
     return out
 
 

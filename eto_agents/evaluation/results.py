@@ -42,6 +42,9 @@ class SplitResult:
         tokens: prompt and completion tokens in all; 0 for agents without a model.
         wall_s: summed seconds of episodes (episodes of a batch run at the same time).
         statuses: number of episodes by status.
+        samples: where each task was played several times, what the samples say together
+            (`eto_agents.evaluation.samples.figures`); the other fields are then about the chosen
+            ones, `tokens` and `wall_s` about all.
     """
 
     split: str
@@ -56,6 +59,7 @@ class SplitResult:
     tokens: int
     wall_s: float
     statuses: dict[str, int]
+    samples: dict[str, Any] = field(default_factory=dict)
 
 
 def summarise(
@@ -85,10 +89,15 @@ def summarise(
         success=clustered_mean(wins),
         steps=n_steps / len(kept) if kept else float("nan"),
         invalid_actions=n_invalid / n_steps if n_steps else float("nan"),
-        tokens=int(sum(_tokens(step.usage) for e in episodes for step in e.steps)),
+        tokens=n_tokens(episodes),
         wall_s=sum(e.wall_s for e in episodes),
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
     )
+
+
+def n_tokens(episodes: Iterable[Trajectory]) -> int:
+    """Prompt and completion tokens of the episodes together."""
+    return int(sum(_tokens(step.usage) for e in episodes for step in e.steps))
 
 
 def _tokens(usage: Mapping[str, float]) -> float:

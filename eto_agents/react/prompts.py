@@ -2,7 +2,8 @@
 
 A prompt is an instruction and, unless it is left out, one worked example. Our own are package data
 (``prompts/<world>.toml``), written for this library; their examples are episodes of its
-environments with thoughts written by hand. The published ones of ETO are used from the data cache
+environments with thoughts written by hand. The brief ones (``prompts/brief.toml``) are one line a
+world, for models too small to read more. The published ones of ETO are used from the data cache
 (group ``eto-prompts``). As in ETO (`prompt_with_icl` with ``icl_format="conversation"``), a prompt
 is a chat: the instruction, an acknowledgement, the example's turns; the task follows.
 """
@@ -20,13 +21,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from eto_agents.react.parse import Format, format_of
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Trajectory
 from eto_envs import data
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 from eto_envs.shaping import Info
 
 WORLDS: Final = ("webshop", "alfworld-2.1.1", "alfworld-2.1.2", "scienceworld")
 """The worlds that our own prompts are for; ALFWorld has one for each wording of the games."""
+
+SOURCES: Final = ("own", "published", "brief")
+"""Sources of prompts that have a name; any other is a file."""
 
 _PUBLISHED: Final = {
     "webshop": "webshop",
@@ -93,15 +97,18 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
     """Prompts by world.
 
     Args:
-        source: ``"own"``, ``"published"``, or the path of a TOML file in the form of our own, which
-            may be for a world of yours.
+        source: ``"own"``, ``"published"``, ``"brief"`` (one line a world, no example), or the path
+            of a TOML file in the form of our own, which may be for a world of yours.
 
     Raises:
         DataNotFoundError: the published files are not in the data cache, or there is no such file.
         CorruptDataError: a file is not a prompt.
     """
+    folder = resources.files("eto_agents.react").joinpath("prompts")
+    if source == "brief":
+        lines = read_toml(folder.joinpath("brief.toml").read_text(encoding="utf-8"))
+        return {world: Prompt(world, lines[world]) for world in WORLDS}
     if source == "own":
-        folder = resources.files("eto_agents.react").joinpath("prompts")
         texts = {w: folder.joinpath(f"{w}.toml").read_text(encoding="utf-8") for w in WORLDS}
         return {world: parse_prompt(text, f"{world}.toml") for world, text in texts.items()}
     if source == "published":
@@ -109,7 +116,8 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
     path = Path(source)
     if not path.is_file():
         raise DataNotFoundError(
-            f"no prompts at {str(path)!r}: give 'own', 'published', or the path of a TOML file"
+            f"no prompts at {str(path)!r}: give 'own', 'published', 'brief', or the path of a TOML "
+            "file"
         )
     prompt = parse_prompt(path.read_text(encoding="utf-8"), str(path))
     return {prompt.world: prompt}
@@ -202,3 +210,20 @@ def world_of(info: Info) -> str:
     raise UnknownNameError(
         "prompt for the world of task", info["task_id"], (), "Give world= and prompts=FILE."
     )
+
+
+def world_of_trajectory(trajectory: Trajectory) -> str:
+    """Which of `WORLDS` a recorded episode comes from, by its environment and dataset.
+
+    Raises:
+        UnknownNameError: its environment is none of ours.
+    """
+    for family in ("WebShop", "ScienceWorld"):
+        if trajectory.env_id.startswith(f"ETO-{family}"):
+            return family.lower()
+    if not trajectory.env_id.startswith("ETO-ALFWorld"):
+        hint = "Give world= and prompts=FILE."
+        raise UnknownNameError("prompt for the world of", trajectory.env_id, (), hint)
+    # A folder of games says nothing of its wording: there the commands that moved things do.
+    moved = any(re.match(r"move .+ to ", step.action) for step in trajectory.steps)
+    return "alfworld-2.1.2" if moved or trajectory.dataset.endswith("2.1.2") else "alfworld-2.1.1"

@@ -1,13 +1,13 @@
 """The mini games: a household of our own, in three panels.
 
-``python -m eto_envs.alfworld.mini FILE`` writes them as a pack: 600 train, 100 seen and 100 unseen
-games in kitchens, bedrooms, bathrooms and living rooms that `mini_rooms` draws. The seen panel asks
-for other things in the rooms of train; the unseen panel has rooms of its own, and no train game
-pairs the object and the receptacle (or lamp) that one of its games is about. Every game can be won,
-as the planner shows, and none is won at the beginning. Games are the same on every machine: all
-draws go through `random.Random.random`. `mini_games.pack.gz` beside this file is what it writes.
-No official game or room is copied, but type names, the wording of tasks and what can be done with
-which object are the original's. Scores compare with nothing published.
+``python -m eto_envs.alfworld.mini FILE [TRIALS]`` writes them as a pack: 600 train, 100 seen and
+100 unseen games in kitchens, bedrooms, bathrooms and living rooms that `mini_rooms` draws. The seen
+panel asks for other things in the rooms of train; the unseen panel has rooms of its own, and no
+train game pairs the object and the receptacle (or lamp) that one of its games is about. Every game
+can be won, as the planner shows, and none is won at the beginning. Games are the same on every
+machine: all draws go through `random.Random.random`. `mini_games.pack.gz` beside this file is what
+it writes. No official game or room is copied, but type names, the wording of tasks and what can be
+done with which object are the original's. Scores compare with nothing published.
 """
 
 from __future__ import annotations
@@ -49,8 +49,14 @@ _TEXTS = {
 }
 
 
-def write_mini(target: Path) -> Pack:
-    """Draw all games and write them as a pack."""
+def write_mini(target: Path, n_trials: int = 1) -> Pack:
+    """Draw all games and write them as a pack.
+
+    Args:
+        target: the pack's file.
+        n_trials: how often each room of a train game is furnished; the games of more than one are
+            for training on, seen and unseen stay as they are.
+    """
     rules = read_rules()
     scenes = _draw_scenes(rules)
     held_out = _draw_held_out(rules)
@@ -67,7 +73,12 @@ def write_mini(target: Path) -> Pack:
                 open_requests = [r for r in requests if r[1][1:] not in held_out and r not in known]
             chosen += _spread(Draw(_SEED, split, kind), open_requests, n_of_kind)
         known.update(chosen)
-        made = {_task_id(*request): _make(rules, *request) for request in chosen}
+        trials = range(1, 1 + (n_trials if split == "train" else 1))
+        made = {
+            _task_id(*request, trial): _make(rules, *request, trial)
+            for request in chosen
+            for trial in trials
+        }
         games[split] = {task_id: made[task_id] for task_id in sorted(made)}
     return write_pack(target, games, GRAMMARS[0])
 
@@ -140,22 +151,22 @@ def _spread(
     return [request for _, _, request in sorted(ranked, key=lambda row: row[:2])[:n]]
 
 
-def _task_id(scene: Scene, wanted: Wanted) -> str:
+def _task_id(scene: Scene, wanted: Wanted, trial: int) -> str:
     kind, thing, target = wanted
-    return f"{_TASK_TYPES[kind]}-{thing}-None-{target}-{scene.number}/trial_1"
+    return f"{_TASK_TYPES[kind]}-{thing}-None-{target}-{scene.number}/trial_{trial}"
 
 
-def _make(rules: Rules, scene: Scene, wanted: Wanted) -> Problem:
+def _make(rules: Rules, scene: Scene, wanted: Wanted, trial: int) -> Problem:
     """A game that can be won and is not won already."""
-    draw = Draw(_SEED, _task_id(scene, wanted))
+    draw = Draw(_SEED, _task_id(scene, wanted, trial))
     words = draw.pick(_TEXTS[wanted.kind]).format(wanted.thing.lower(), wanted.target.lower())
     for _ in range(_N_TRIES):
         problem = furnish(draw, rules, scene, wanted, f"Your task is to: {words}.")
         game = Game(problem)
         if not game.is_won(game.start) and shortest_plan(game, game.start):
             return problem
-    raise ValueError(f"no game of {_task_id(scene, wanted)} can be won")
+    raise ValueError(f"no game of {_task_id(scene, wanted, trial)} can be won")
 
 
 if __name__ == "__main__":
-    write_mini(Path(sys.argv[1]))
+    write_mini(Path(sys.argv[1]), *map(int, sys.argv[2:3]))

@@ -56,6 +56,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     assert lines(out)[:7] == kept
     assert len(lines(out)) == 20
     assert seen[0][:3] == ("train", 7, 10)
+    assert len(seen[0].earlier) == 7
     assert sum(p.trajectory is not None for p in seen) == 13
 
 
@@ -110,6 +111,33 @@ def test_agent_errors_are_counted_apart_or_as_zero_but_never_silently() -> None:
     assert result.splits["seen"].reward.mean == pytest.approx(0.6)
     assert "count as 0" in report.markdown([result])
     assert "2 (2 agent_error)" in report.markdown([evaluate(Sick, CORRIDOR, ("seen",))])
+
+
+def test_agent_errors_are_played_again_on_request(tmp_path: Path) -> None:
+    first = evaluate(Sick, CORRIDOR, ("seen",), out=tmp_path)
+    again = evaluate(Sick, CORRIDOR, ("seen",), out=tmp_path)
+    assert again.splits == first.splits
+    assert len(lines(tmp_path)) == 5
+
+    class Well(Sick):
+        name = "Sick"
+
+        def act(self, observation: str, info: Any) -> str:
+            return "east"
+
+    healed = evaluate(Well, CORRIDOR, ("seen",), out=tmp_path, retry_agent_errors=True)
+    assert healed.splits["seen"].statuses == {"completed": 5}
+    assert len(lines(tmp_path)) == 7
+
+
+def test_an_agents_failure_is_kept_with_its_traceback(tmp_path: Path) -> None:
+    evaluate(Sick, CORRIDOR, ("seen",), out=tmp_path)
+    failed = [t for t in TrajectoryStore(tmp_path / "episodes.jsonl").read() if t.error]
+    assert [t.task_id for t in failed] == ["room3", "room6"]
+    first, *rest = failed[0].error.splitlines()
+    assert first.startswith("OSError: server away (test_evaluation.py:")
+    assert rest[0].startswith("Traceback")
+    assert 'raise OSError("server away")' in "\n".join(rest)
 
 
 def test_nothing_counted_is_not_zero() -> None:

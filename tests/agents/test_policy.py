@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eto_agents.policy import Decision, OneEpisodePolicy, as_policy, load_policy
+from eto_agents.deadline import ActionTimeoutError, Worker
+from eto_agents.policy import (
+    MAX_TRACEBACK_CHARS,
+    Decision,
+    OneEpisodePolicy,
+    as_policy,
+    describe,
+    failure,
+    load_policy,
+    with_time_limit,
+)
 from eto_envs.errors import UnknownNameError
 from eto_envs.tasks import Task
 
@@ -51,6 +64,8 @@ def test_one_agents_failure_is_its_own() -> None:
     policy.reset([0, 1], [TASK, TASK], [0, 0])
     bad, good = policy.act([0, 1], ["boom", "x"], [{}, {}])
     assert bad.error.startswith("RuntimeError: no idea (test_policy.py:")
+    assert "Traceback" in bad.error
+    assert 'raise RuntimeError("no idea")' in bad.error
     assert (good.action, good.error) == ("x1", "")
 
 
@@ -104,3 +119,157 @@ def test_unknown_names(name: str, message: str) -> None:
 def test_what_is_no_policy(thing: Any) -> None:
     with pytest.raises(TypeError, match="is no policy"):
         as_policy(thing)
+
+
+class Dazed(Counter):
+    """Hangs where it is told to, in `reset` or in `act`, asleep or in a loop."""
+
+    n_made = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Dazed.n_made += 1
+
+    def reset(self, task: Task, seed: int) -> None:
+        super().reset(task, seed)
+        if seed == 13:
+            time.sleep(60)
+
+    def act(self, observation: str, info: dict[str, Any]) -> str:
+        while observation == "loop":
+            pass
+        if observation == "sleep":
+            time.sleep(60)
+        return super().act(observation, info)
+
+
+def test_an_agent_that_hangs_ends_its_own_episode() -> None:
+    policy = with_time_limit(as_policy(Dazed), 0.2)
+    policy.reset([0, 1, 2], [TASK] * 3, [0, 1, 2])
+    started_s = time.monotonic()
+    loop, fine, sleep = policy.act([0, 1, 2], ["loop", "x", "sleep"], [{}] * 3)
+    assert time.monotonic() - started_s < 5
+    assert fine == Decision("x1")
+    for decision, line in ((loop, 'while observation == "loop"'), (sleep, "time.sleep(60)")):
+        first, *rest = decision.error.splitlines()
+        assert first == "ActionTimeoutError: no answer within 0.2 s"
+        assert line in "\n".join(rest)
+    n_made = Dazed.n_made
+    policy.reset([0], [TASK], [3])  # in a new agent: the old one may still be busy
+    assert Dazed.n_made == n_made + 1
+    assert policy.act([0, 1], ["y", "x"], [{}] * 2) == [Decision("y1"), Decision("x2")]
+
+
+def test_a_reset_that_hangs_ends_its_own_episode() -> None:
+    policy = with_time_limit(as_policy(Dazed), 0.2)
+    policy.reset([0, 1], [TASK] * 2, [13, 1])
+    hung, fine = policy.act([0, 1], ["x", "x"], [{}] * 2)
+    assert hung.error.startswith("ActionTimeoutError")
+    assert fine.action == "x1"
+
+
+def test_without_a_limit_agents_run_in_the_callers_thread() -> None:
+    class Where(Counter):
+        def act(self, observation: str, info: dict[str, Any]) -> str:
+            return threading.current_thread().name
+
+    policy = as_policy(Where)
+    limits = ((None, "MainThread"), (30.0, "eto-agent"), (None, "MainThread"))
+    for limit_s, expected in limits:
+        policy = with_time_limit(policy, limit_s)
+        policy.reset([0], [TASK], [0])
+        assert policy.act([0], [""], [{}])[0].action == expected
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_a_time_limit_is_positive(seconds: float) -> None:
+    with pytest.raises(ValueError, match="more than 0"):
+        with_time_limit(as_policy(Counter), seconds)
+
+
+def test_limits_do_not_pile_up() -> None:
+    class Batch:
+        def reset(self, slots: Any, tasks: Any, seeds: Any) -> None:
+            pass
+
+        def act(self, slots: Any, observations: Any, infos: Any) -> list[Decision]:
+            time.sleep(0.3)
+            return [Decision(threading.current_thread().name)]
+
+    batch = Batch()
+    assert with_time_limit(batch, None) is batch
+    limited = with_time_limit(batch, 30)
+    assert with_time_limit(limited, 0.05) is limited
+    with pytest.raises(ActionTimeoutError, match=r"0\.05 s"):
+        limited.act([0], [""], [{}])
+    assert with_time_limit(limited, None).act([0], [""], [{}]) == [Decision("eto-agent")]
+
+
+def test_an_entry_point_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "plugin-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(
+        "[eto_agents.policies]\ncounter = tests.agents.test_policy:Counter\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_policy("counter", start=2).name == "Counter"  # type: ignore[attr-defined]
+    with pytest.raises(UnknownNameError, match="did you mean 'counter'"):
+        load_policy("countre")
+
+
+def test_a_worker() -> None:
+    worker = Worker()
+    assert worker.call(5, divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        worker.call(5, divmod, 7, 0)
+    release = threading.Event()
+    with pytest.raises(ActionTimeoutError, match=r"no answer within 0\.05 s") as caught:
+        worker.call(0.05, release.wait)
+    assert "wait" in caught.value.place
+    assert worker.call(5, max, 1, 2) == 2  # a late answer of the old thread is nobody's
+    release.set()
+    assert worker.call(5, max, 3, 2) == 3
+
+
+def test_threads_end_with_their_worker() -> None:
+    def mine() -> int:
+        return sum(thread.name == "eto-agent" for thread in threading.enumerate())
+
+    before = mine()
+    workers = [Worker() for _ in range(5)]
+    for worker in workers:
+        worker.call(5, int)
+    assert mine() == before + 5
+    workers.clear()
+    del worker
+    for _ in range(100):
+        if mine() == before:
+            break
+        time.sleep(0.02)
+    assert mine() == before
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+def test_any_exception_has_a_description() -> None:
+    assert describe(Mute()) == "Mute: (its text cannot be had)"
+    assert describe(ValueError("two\nlines")) == "ValueError: two lines"
+    assert len(describe(ValueError("x" * 100_000))) < 1_000
+    assert len(failure(ValueError("x" * 100_000))) < MAX_TRACEBACK_CHARS + 1_000
+    with pytest.raises(KeyboardInterrupt):
+        failure(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, RecursionError, Mute])
+def test_what_an_agent_may_raise(kind: type[BaseException]) -> None:
+    class Rude(Counter):
+        def act(self, observation: str, info: dict[str, Any]) -> str:
+            raise kind
+
+    policy = as_policy(Rude)
+    policy.reset([0], [TASK], [0])
+    assert policy.act([0], ["x"], [{}])[0].error.startswith(kind.__name__)

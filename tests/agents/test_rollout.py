@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eto_agents.policy import as_policy
@@ -15,12 +18,14 @@ from eto_envs.errors import BackendError
 from tests.toy import CORRIDOR, CorridorEnv, corridor_tasks
 
 
-def play(policy: Any, batch_size: int, **env_args: Any) -> list[Trajectory]:
+def play(
+    policy: Any, batch_size: int, action_timeout_s: float | None = None, **env_args: Any
+) -> list[Trajectory]:
     policy = as_policy(policy)
     env = make_batch(CORRIDOR, policy, batch_size, env_args)
     try:
         jobs = jobs_of(env.envs[0].tasks, (0, 1))
-        found = list(Rollouts(policy, env, jobs))
+        found = list(Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s))
     finally:
         env.close()
     return sorted((untimed(t) for t in found), key=lambda t: t.key)
@@ -115,6 +120,107 @@ def test_a_batch_that_fails_ends_its_live_episodes() -> None:
     assert sum(t.status == "completed" for t in found) == 6
 
 
+class Broken(BatchPolicy):
+    """A batch policy that does something wrong with every call."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def reset(self, slots: Any, tasks: Any, seeds: Any) -> None:
+        if self.how == "reset":
+            raise OSError("no card")
+        if self.how == "hanging reset":
+            time.sleep(60)
+
+    def act(self, slots: Any, observations: Any, infos: Any) -> Any:
+        from eto_agents.policy import Decision
+
+        if self.how == "hang":
+            time.sleep(60)
+        if self.how == "exit":
+            raise SystemExit(1)
+        return {
+            "few": [Decision("east")] * (len(slots) - 1),
+            "none": None,
+            "text": ["east"] * len(slots),
+        }.get(self.how)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("reset", "OSError: no card"),
+        ("hanging reset", "ActionTimeoutError: no answer within 0.1 s"),
+        ("hang", "ActionTimeoutError: no answer within 0.1 s"),
+        ("exit", "SystemExit: 1"),
+        ("few", "decisions for"),
+        ("none", "NoneType, not a list"),
+        ("text", "a decision is str"),
+    ],
+)
+def test_a_broken_batch_ends_its_episodes_and_the_run_goes_on(how: str, message: str) -> None:
+    found = play(Broken(how), 3, action_timeout_s=0.1)
+    assert {t.status for t in found} == {"agent_error"}
+    assert len(found) == 10
+    assert (
+        all(message in t.error.splitlines()[0] for t in found if len(t.error) > 1) or how == "few"
+    )
+    assert any(message in t.error for t in found)
+
+
+def test_only_what_can_be_done_and_stored_is_taken() -> None:
+    from eto_agents.policy import Decision
+
+    class Says:
+        def __init__(self, decision: Any) -> None:
+            self.decision = decision
+
+        def reset(self, task: Any, seed: int) -> None:
+            pass
+
+        def act(self, observation: str, info: Any) -> Any:
+            return self.decision
+
+    good = Decision("east", usage={"tokens": np.float32(2)}, token_ids=np.array([1, 2]))  # type: ignore[arg-type]
+    trajectory = run_episode(Says(good), CORRIDOR, "room2")
+    assert trajectory.status == "completed"
+    assert json.loads(trajectory.to_json())["steps"][0]["token_ids"] == [1, 2]
+    assert trajectory.steps[0].usage == {"tokens": 2.0}
+    for bad, message in (
+        ("a" * 100_000, "100,000 bytes, more than 65,536"),
+        ("é" * 40_000, "80,000 bytes"),
+        (b"east", "bytes, not str"),
+        (Decision(None), "action is NoneType"),  # type: ignore[arg-type]
+        (Decision("east", text="x" * 5_000_000), "text has 5,000,000 bytes"),
+        (Decision("east", thought=3), "thought is int"),  # type: ignore[arg-type]
+        (Decision("east", usage={"tokens": float("nan")}), "not finite"),
+        (Decision("east", usage={"tokens": "many"}), "cannot be stored"),  # type: ignore[dict-item]
+        (Decision("east", token_ids=["a"]), "cannot be stored"),  # type: ignore[list-item]
+    ):
+        trajectory = run_episode(Says(bad), CORRIDOR, "room2")
+        assert trajectory.status == "agent_error"
+        assert message in trajectory.error
+        assert len(trajectory.error) < 1_000
+    assert run_episode(Says("\ud800"), CORRIDOR, "room2").status == "truncated"
+
+
+def test_samples_have_seeds_of_their_own() -> None:
+    policy = as_policy("random")
+    env = make_batch(CORRIDOR, policy, 4)
+    jobs = jobs_of(env.envs[0].tasks, (0,), n_samples=3)
+    assert [(job.task.id, job.sample) for job in jobs[:4]] == [
+        ("room2", 0),
+        ("room2", 1),
+        ("room2", 2),
+        ("room3", 0),
+    ]
+    found = {t.key: [step.action for step in t.steps] for t in Rollouts(policy, env, jobs)}
+    assert {key.sample for key in found} == {0, 1, 2}
+    assert len(found) == 15
+    assert len({tuple(a) for key, a in found.items() if key.task_id == "room6"}) > 1
+
+
 class Flaky(CorridorEnv):
     """Fails `n_failures` times, then works."""
 
@@ -157,4 +263,5 @@ def test_episode_seeds() -> None:
     seeds = {episode_seed(s, t) for s in range(20) for t in ("a", "b", "1/2", "12")}
     assert len(seeds) == 80
     assert all(0 <= s < 2**63 for s in seeds)
+    assert len({episode_seed(0, "a", i) for i in range(20)} | seeds) == 99
     assert episode_seed(0, "a") == 7606779636460171844  # a changed value changes every run

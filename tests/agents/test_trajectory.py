@@ -101,8 +101,8 @@ def test_the_last_record_of_an_episode_counts(tmp_path: Path) -> None:
         store.append(episode("a", "other seed", seed=1))
     latest = store.latest()
     assert {key: t.steps[0].action for key, t in latest.items()} == {
-        ("seen", "a", 0): "second",
-        ("seen", "a", 1): "other seed",
+        ("seen", "a", 0, 0): "second",
+        ("seen", "a", 1, 0): "other seed",
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import eto_agents.models.openai as openai_module
 from eto_agents.models import ChatModel, Completion, Sampling, load_model
 from eto_agents.models.openai import MAX_TEXT_CHARS, OpenAIModel
 from eto_agents.models.recordings import Recordings, request_key
@@ -182,10 +183,23 @@ def test_pauses_grow_and_the_server_may_name_one(server: Server) -> None:
     assert server.times_s[1] - server.times_s[0] >= 0.2
 
 
-def test_requests_are_spaced(server: Server) -> None:
-    model = connect(server, requests_per_minute=60 / 0.05)
+def test_requests_are_spaced(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept_s: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)  # a clock that stands still
+    monkeypatch.setattr(time, "sleep", slept_s.append)
+    pacer = openai_module._Pacer(0.05)
+    for _ in range(4):
+        pacer.wait()
+    monkeypatch.undo()
+    assert slept_s == pytest.approx([0.0, 0.05, 0.1, 0.15])
+
+    waited: list[float] = []
+    model = connect(server, requests_per_minute=6_000)
+    monkeypatch.setattr(
+        openai_module._Pacer, "wait", lambda pacer: waited.append(pacer._interval_s)
+    )
     model.generate([chat(str(i)) for i in range(4)], Sampling())
-    assert max(server.times_s) - min(server.times_s) >= 3 * 0.05 - 0.02
+    assert waited == [0.01] * 4
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import pytest
 
 import eto_envs
-from eto_agents.react.parse import NO_ACTION, format_of
+from eto_agents.react.parse import NO_ACTION, Parsed, format_of
 from eto_agents.react.prompts import WORLDS, Prompt, load_prompts, parse_prompt, read_toml, world_of
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 from tests.conftest import read_jsonl_gz
@@ -31,6 +31,24 @@ def test_own_prompts_are_chats_in_the_worlds_format(world: str) -> None:
         assert message["content"].startswith(format_of(world).prefix)
     assert messages[-1]["content"] == f"{prompt.task_intro}\n\nthe task"
     assert len(prompt.sha256) == 64
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_brief_prompts_are_one_line_that_names_the_actions(world: str) -> None:
+    brief, own = load_prompts("brief")[world], load_prompts()[world]
+    assert brief.world == world
+    assert brief.format == own.format
+    assert "\n" not in brief.instruction
+    assert len(brief.instruction) < 140 < len(own.instruction)
+    chat = [*brief.head(with_example=True), brief.task("the task", with_example=True)]
+    assert [m["content"] for m in chat] == [brief.instruction, "OK", "the task"]
+    words = {parsed.action.split("[")[0].split()[0] for parsed in _said(own)}
+    named = brief.instruction.lower().replace("[", " ").replace(",", " ").replace(":", " ").split()
+    assert words <= set(named)  # every kind of action that the worked example has
+
+
+def _said(prompt: Prompt) -> list[Parsed]:
+    return [prompt.format.parse(m["content"]) for m in prompt.example[1::2]]
 
 
 def test_without_the_example_nothing_speaks_of_it() -> None:
@@ -139,8 +157,8 @@ def test_own_prompts_are_our_own(shared_data: Path) -> None:
 
 
 def test_hashes_tell_prompts_apart() -> None:
-    hashes = {prompt.sha256 for prompt in load_prompts().values()}
-    assert len(hashes) == len(WORLDS)
+    prompts = [*load_prompts().values(), *load_prompts("brief").values()]
+    assert len({prompt.sha256 for prompt in prompts}) == 2 * len(WORLDS)
     assert Prompt("w", "a").sha256 != Prompt("w", "b").sha256
     assert Prompt("w", "a").sha256 == Prompt("w", "a").sha256
 

@@ -61,6 +61,17 @@ def test_the_shipped_pack_is_what_the_generator_makes(tmp_path: Path, pack: Pack
     assert pack.path.stat().st_size < 400_000
 
 
+@pytest.mark.slow
+def test_more_trials_add_train_games_alone(pack: Pack, tmp_path: Path) -> None:
+    larger = write_mini(tmp_path / "larger.pack", n_trials=2)
+    assert len(larger.splits["train"]) == 2 * N_GAMES["train"]
+    assert set(pack.splits["train"]) < set(larger.splits["train"])
+    for split in ("seen", "unseen"):
+        assert larger.splits[split] == pack.splits[split]
+        for task_id in pack.splits[split]:
+            assert larger.digest(task_id) == pack.digest(task_id)
+
+
 def test_panels(parts: dict[str, list[Parts]]) -> None:
     assert {split: len(rows) for split, rows in parts.items()} == N_GAMES
     for split, rows in parts.items():

@@ -1,0 +1,108 @@
+"""`eto collect`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
+
+from eto_agents.cli.evaluation import AgentFlags, KeyValues, at_least_one, given, key_values
+
+if TYPE_CHECKING:
+    from eto_agents.collection import Collection
+
+
+def run(  # noqa: PLR0913 (the flags of the command)
+    agent: Annotated[AgentFlags, arg(name="")],
+    env: str,
+    splits: tuple[str, ...] = ("train",),
+    out: Path | None = None,
+    thoughts: bool = False,
+    thought_style: Literal["full", "brief"] | None = None,
+    min_score: float = 0.7,
+    seeds: tuple[int, ...] = (0,),
+    batch_size: int = 32,
+    n_tasks: int | None = None,
+    dataset: str | None = None,
+    max_steps: int | None = None,
+    env_args: KeyValues = (),
+    quiet: bool = False,
+) -> None:
+    """Collect trajectories to train on; the same command goes on after a kill.
+
+    Args:
+        agent: which agent plays; by default the world's expert.
+        env: environment id, such as ETO-WebShop-v0.
+        splits: task panels.
+        out: folder of the collection; default runs/collected-ENV-POLICY.
+        thoughts: write "Thought: … Action: …" in place of "Action: …".
+        thought_style: full sentences, or brief, for tiny models; implies --thoughts.
+        min_score: what scores less is not trained on or exported; it stays in the log.
+        seeds: every task is played once for each.
+        batch_size: episodes that run at once.
+        n_tasks: only the first so many tasks of each panel.
+        dataset: mini, an official name, or a folder; by default the official data, else mini.
+        max_steps: override the protocol's step limit.
+        env_args: further arguments for the environment, values as JSON or plain text.
+        quiet: no progress, only the counts.
+    """
+    from eto_agents.cli.progress import Display, Episodes
+    from eto_agents.collect import collect
+
+    at_least_one(batch_size=batch_size, n_tasks=n_tasks)
+    if agent.policy is None and agent.model is None:
+        agent = dataclasses.replace(agent, policy="expert")
+    folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
+    style = thought_style or ("full" if thoughts else "none")
+    arguments = key_values(env_args) | given(dataset=dataset, max_steps=max_steps)
+    with _told_how_to_go_on(folder), Display(quiet) as display:
+        collection = collect(
+            agent.load(),
+            env,
+            splits,
+            out=folder,
+            thoughts=style,
+            min_score=min_score,
+            seeds=seeds,
+            batch_size=batch_size,
+            n_tasks=n_tasks,
+            env_args=arguments,
+            action_timeout_s=agent.action_timeout,
+            progress=Episodes(display),
+        )
+    _print([*describe(collection), f"written to {folder}"])
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Say on Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nstopped; the same command goes on ({folder})\n")
+        raise
+
+
+def describe(collection: Collection) -> list[str]:
+    """How many episodes are kept, why not the others, and how the scores spread."""
+    kept, scores, dropped, min_score = collection
+    n_episodes = len(kept) + sum(dropped.values())
+    lines = [f"{len(kept)} of {n_episodes} episodes kept (score at least {min_score:g})"]
+    lines += [f"  {n} left out: {reason}" for reason, n in sorted(dropped.items())]
+    tenths = Counter(min(10, int(score * 10 + 1e-9)) for score in scores)
+    for tenth in sorted(tenths, reverse=True):
+        label = "1.0" if tenth == 10 else f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}"
+        lines.append(f"  score {label:10} {tenths[tenth]:6} episodes")
+    return lines
+
+
+def _print(lines: list[str]) -> None:
+    from rich.console import Console
+
+    Console().print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)

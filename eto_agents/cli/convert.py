@@ -1,0 +1,184 @@
+"""`eto export` and `eto import`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tyro.conf import Positional
+
+from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
+
+if TYPE_CHECKING:
+    from eto_agents.formats.chats import Chat
+    from eto_agents.preference import PreferencePair
+
+FormatName = Literal[
+    "eto-sft", "llama-factory-sft", "messages", "eto-preference", "llama-factory-ranking", "trl"
+]
+OF_TRAJECTORIES: Final = ("eto-sft", "llama-factory-sft", "messages")
+PAIRS_FILE: Final = "pairs.jsonl"
+
+
+def export(
+    format: Positional[FormatName],
+    source: Positional[Path],
+    target: Positional[Path],
+    prompts: str | None = None,
+    with_example: bool = False,
+    min_score: float | None = None,
+    splits: tuple[str, ...] = (),
+) -> None:
+    """Write trajectories or preference pairs in another program's format.
+
+    Args:
+        format: of trajectories eto-sft, llama-factory-sft or messages (Hugging Face); of
+            preference pairs eto-preference, llama-factory-ranking or trl.
+        source: a collection's or run's folder, or an episodes file; for pairs a file of pairs or
+            its folder.
+        target: the file to write.
+        prompts: own, published, brief, or a TOML file; by default what the run was played with,
+            else own.
+        with_example: with the worked example (messages only).
+        min_score: leave out what scores less; by default what the collection states.
+        splits: only these task panels.
+    """
+    if format not in OF_TRAJECTORIES:
+        pairs = _read_pairs(source)
+        n_written = _pair_writer(format)(target, pairs)
+        left_out = f", {len(pairs) - n_written} left out" if n_written < len(pairs) else ""
+        _say(f"{n_written} pairs{left_out}, written to {target}")
+        return
+    from eto_agents.formats.chats import chats_of
+    from eto_agents.react.prompts import load_prompts
+
+    if with_example and format != "messages":
+        hint = f"In {format} it would be taken for the agent's own; 'messages' can have it."
+        raise UnknownNameError("place for a worked example", format, (), hint)
+    trajectories = _read_trajectories(source, min_score, splits)
+    loaded = load_prompts(prompts or _stated_prompts(source))
+    chats = chats_of(trajectories, loaded, with_example=with_example)
+    n_written = _chat_writer(format)(target, chats)
+    _say(f"{n_written} episodes written to {target}")
+
+
+def import_file(
+    format: Positional[FormatName],
+    source: Positional[Path],
+    target: Positional[Path],
+    world: str | None = None,
+    dataset: str = "",
+    split: str = "train",
+    score_if_unknown: float = 1.0,
+) -> None:
+    """Read another program's file: trajectories into a new folder, pairs into a file of pairs.
+
+    Args:
+        format: as for export; eto-sft reads ETO's published files.
+        source: the file.
+        target: the folder to make; for pairs the file to write.
+        world: webshop, alfworld-2.1.1, alfworld-2.1.2 or scienceworld; by default what the file
+            looks like.
+        dataset: the dataset the tasks are from, where the file does not say it: full for ETO's
+            published WebShop file, eto for its ScienceWorld file.
+        split: the panel the tasks are from, where the file does not say it.
+        score_if_unknown: what an episode without a score counts as (ETO takes 1 for its experts).
+    """
+    if format not in OF_TRAJECTORIES:
+        from eto_agents.preference import write_pairs
+
+        n_written = write_pairs(target, _pair_reader(format)(source))
+        _say(f"{n_written} pairs written to {target}")
+        return
+    from eto_agents.formats.folder import write_folder
+    from eto_agents.formats.sft import read_eto_sft, read_messages
+
+    if format == "messages":
+        chats = read_messages(source)
+    else:
+        chats = read_eto_sft(source, world=world, dataset=dataset, split=split)
+    write_folder(target, source, chats, world=world, score_if_unknown=score_if_unknown)
+    n_unknown = sum(chat.score is None for chat in chats)
+    note = f" ({n_unknown} without a score, taken as {score_if_unknown:g})" if n_unknown else ""
+    _say(f"{len(chats)} episodes{note} written to {target}")
+
+
+def _read_trajectories(source: Path, min_score: float | None, splits: tuple[str, ...]) -> list[Any]:
+    from eto_agents.collection import read_collection
+
+    collection = read_collection(source, min_score=min_score)
+    kept = [t for t in collection.kept if not splits or t.split in splits]
+    if not kept:
+        raise DataError(
+            f"no episode of {source} is left to write: {len(collection.kept)} kept with a score of "
+            f"at least {collection.min_score:g}, dropped: {collection.dropped or 'none'}"
+        )
+    return kept
+
+
+def _read_pairs(source: Path) -> list[PreferencePair]:
+    from eto_agents.preference import read_pairs
+
+    path = source / PAIRS_FILE if source.is_dir() else source
+    pairs = list(read_pairs(path))
+    if not pairs:
+        raise DataError(f"{path} has no pairs")
+    return pairs
+
+
+def _stated_prompts(source: Path) -> str:
+    """The prompts that a run was played with, if it was a model's and they have a name."""
+    from eto_agents.react.prompts import SOURCES
+
+    path = (source if source.is_dir() else source.parent) / "run.json"
+    if not path.is_file():
+        return "own"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stated = record.get("policy_provenance", {}).get("prompts", "own")
+    except (ValueError, AttributeError) as error:
+        raise CorruptDataError(f"{path} is damaged ({error!r})") from error
+    if stated not in SOURCES:
+        raise UnknownNameError("name for the prompts of", source, (), "Give --prompts FILE.")
+    return str(stated)
+
+
+def _chat_writer(format: FormatName) -> Callable[[Path, Iterable[Chat]], int]:
+    from eto_agents.formats import sft
+
+    writers: Mapping[str, Callable[[Path, Iterable[Chat]], int]] = {
+        "eto-sft": sft.write_eto_sft,
+        "llama-factory-sft": sft.write_llama_factory_sft,
+        "messages": sft.write_messages,
+    }
+    return writers[format]
+
+
+def _pair_writer(format: FormatName) -> Callable[[Path, Iterable[PreferencePair]], int]:
+    from eto_agents.formats import preference
+
+    writers: Mapping[str, Callable[[Path, Iterable[PreferencePair]], int]] = {
+        "eto-preference": preference.write_eto_preference,
+        "llama-factory-ranking": preference.write_llama_factory_ranking,
+        "trl": preference.write_trl,
+    }
+    return writers[format]
+
+
+def _pair_reader(format: FormatName) -> Callable[[Path], list[PreferencePair]]:
+    from eto_agents.formats import preference
+
+    readers: Mapping[str, Callable[[Path], list[PreferencePair]]] = {
+        "eto-preference": preference.read_eto_preference,
+        "llama-factory-ranking": preference.read_llama_factory_ranking,
+        "trl": preference.read_trl,
+    }
+    return readers[format]
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,97 @@
+"""What training keeps of the episodes in a folder.
+
+A collection (`eto collect`) and an evaluation are folders of the same form: `run.json` and
+`episodes.jsonl`. The log has every episode; which of them are good enough is decided on reading,
+by the `min_score` that `run.json` states. Playing the episodes is `eto_agents.collect`'s part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from eto_agents.store import TrajectoryStore
+from eto_agents.trajectory import Trajectory
+from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+
+PLAYED: Final = ("completed", "truncated")
+"""Statuses of episodes that were played to an end of the world's."""
+
+
+class Collection(NamedTuple):
+    """The episodes of a folder.
+
+    Attributes:
+        kept: those to learn from, in the log's order.
+        scores: final score of every episode that was played to its end, kept or not.
+        dropped: how many were left out, by reason: ``below min_score``, ``no steps``, or the status
+            of an episode that was not played to its end.
+        min_score: the least score in [0, 1] that is kept.
+    """
+
+    kept: list[Trajectory]
+    scores: list[float]
+    dropped: dict[str, int]
+    min_score: float
+
+
+def read_collection(path: str | Path, *, min_score: float | None = None) -> Collection:
+    """Read a run's folder, or its episodes file.
+
+    Args:
+        path: the folder, or a file of trajectories.
+        min_score: the least final score that is kept; by default what ``run.json`` states, 0 if it
+            states nothing.
+
+    Raises:
+        DataNotFoundError: there are no episodes.
+        CorruptDataError: a file is damaged; names the line.
+        UnknownNameError: `min_score` is not in [0, 1].
+    """
+    path = Path(path)
+    episodes = path / "episodes.jsonl" if path.is_dir() else path
+    if not episodes.is_file():
+        raise DataNotFoundError(f"no episodes at {episodes}: run `eto collect --out {path}` first")
+    if min_score is None:
+        min_score = stated_min_score(episodes.parent)
+    check_min_score(min_score)
+    kept, scores, dropped = [], [], Counter[str]()
+    for trajectory in TrajectoryStore(episodes).latest().values():
+        if trajectory.status not in PLAYED:
+            dropped[trajectory.status] += 1
+            continue
+        scores.append(trajectory.score)
+        if not trajectory.steps:
+            dropped["no steps"] += 1
+        elif trajectory.score < min_score:
+            dropped["below min_score"] += 1
+        else:
+            kept.append(trajectory)
+    return Collection(kept, scores, dict(dropped), min_score)
+
+
+def stated_min_score(folder: Path) -> float:
+    """What a run's folder states, 0 if nothing.
+
+    Raises:
+        CorruptDataError: ``run.json`` is damaged.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        return 0.0
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8")).get("min_score", 0.0))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CorruptDataError(f"{path} is damaged ({error!r})") from error
+
+
+def check_min_score(min_score: float) -> None:
+    """See that a least score is one.
+
+    Raises:
+        UnknownNameError: it is not in [0, 1].
+    """
+    if not 0.0 <= min_score <= 1.0:
+        raise UnknownNameError("min_score", min_score, (), "It is a number from 0 to 1.")

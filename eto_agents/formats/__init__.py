@@ -1,0 +1,1 @@
+"""Trajectories and preference pairs in the files of other programs, both ways."""

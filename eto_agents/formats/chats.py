@@ -1,0 +1,193 @@
+"""`Chat`: an episode as the messages a model is trained on, made from trajectories and back.
+
+The way back loses what a file of messages does not have. Rewards of single steps are one of these:
+all of the score is given to the last step. Whether the world accepted an action is known where it
+says so in words (ALFWorld, ScienceWorld); elsewhere an action counts as accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from eto_agents.react.context import transcript
+from eto_agents.react.parse import NO_ACTION, Format, format_of
+from eto_agents.react.prompts import Prompt, world_of_trajectory
+from eto_agents.trajectory import STATUSES, Message, Status, Step, Trajectory
+from eto_envs.errors import UnknownNameError
+
+ENV_IDS: Final[Mapping[str, str]] = {
+    "webshop": "ETO-WebShop-v0",
+    "alfworld": "ETO-ALFWorld-v0",
+    "scienceworld": "ETO-ScienceWorld-v0",
+}
+"""Environment ids by family of worlds."""
+
+_REFUSED: Final[Mapping[str, str]] = {
+    "alfworld": r"Nothing happens\.",
+    "scienceworld": r"No known action matches that input\.|Ambiguous request",
+}
+_GOALS: Final[Mapping[str, str]] = {
+    "webshop": r"Instruction: \[SEP\] (.*?) \[SEP\]",
+    "alfworld": r"Your task is to: (.*)",
+    "scienceworld": r"(?:Task Description:\s*)?(.*)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """An episode as a chat.
+
+    Attributes:
+        messages: prompt, task and turns; the last message is the agent's.
+        n_prompt: how many messages come before the one that gives the task.
+        task_id: the task's id.
+        score: final score in [0, 1]; None if it is not known.
+        facts: what else is known, by the names of `Trajectory`'s fields: env_id, dataset, split,
+            panel_sha256, kind, goal, seed, sample, policy, status, initial_observation.
+    """
+
+    messages: list[Message]
+    n_prompt: int
+    task_id: str
+    score: float | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+FACTS: Final = (
+    "env_id",
+    "dataset",
+    "split",
+    "panel_sha256",
+    "kind",
+    "goal",
+    "seed",
+    "sample",
+    "policy",
+    "status",
+    "initial_observation",
+)
+"""Fields of a trajectory that a chat has as facts."""
+
+
+def chat_of(trajectory: Trajectory, prompt: Prompt, *, with_example: bool = False) -> Chat:
+    """The chat of an episode, cut after the agent's last message.
+
+    Args:
+        trajectory: the episode.
+        prompt: what the agent is told first.
+        with_example: whether it is shown the worked example.
+
+    Raises:
+        ValueError: the episode has no steps.
+    """
+    if not trajectory.steps:
+        raise ValueError(f"the episode of task {trajectory.task_id!r} has no steps")
+    messages = transcript(
+        prompt, trajectory.initial_observation, trajectory.steps, with_example=with_example
+    )
+    return Chat(
+        messages[:-1],
+        len(prompt.head(with_example=with_example)),
+        trajectory.task_id,
+        trajectory.score,
+        {name: getattr(trajectory, name) for name in FACTS},
+    )
+
+
+def chats_of(
+    trajectories: Iterable[Trajectory],
+    prompts: Mapping[str, Prompt],
+    *,
+    with_example: bool = False,
+) -> Iterator[Chat]:
+    """The chats of episodes, each with the prompt of its world.
+
+    Raises:
+        UnknownNameError: there is no prompt for a world.
+    """
+    for trajectory in trajectories:
+        # A single prompt from a file of one's own is for whatever was played.
+        world = next(iter(prompts)) if len(prompts) == 1 else world_of_trajectory(trajectory)
+        if world not in prompts:
+            raise UnknownNameError("prompt for world", world, prompts, "Give prompts=FILE.")
+        yield chat_of(trajectory, prompts[world], with_example=with_example)
+
+
+def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> Trajectory:
+    """The episode of a chat, as far as the chat tells it.
+
+    Args:
+        chat: with at least one message of the agent's after the task.
+        world: whose format its texts have, such as ``"webshop"``.
+        score_if_unknown: what an episode without a score counts as.
+
+    Raises:
+        ValueError: user and assistant do not take turns after the prompt, or a fact is impossible.
+    """
+    turns = chat.messages[chat.n_prompt :]
+    roles = [message["role"] for message in turns]
+    if len(turns) < 2 or roles != ["user", "assistant"] * (len(turns) // 2):
+        raise ValueError("after the prompt, task and agent do not take turns to the agent's last")
+    family = world.partition("-")[0]
+    facts = dict(chat.facts)
+    first = facts.pop("initial_observation", None)
+    if first is None:
+        first = _without_prefix(turns[0]["content"], format_of(world))
+    score = score_if_unknown if chat.score is None else chat.score
+    status = facts.pop("status", "completed")
+    if status not in STATUSES:
+        raise ValueError(f"unknown status {status!r}")
+    goal = re.search(_GOALS.get(family, r"(.*)"), first, re.DOTALL)
+    known: dict[str, Any] = {
+        "env_id": ENV_IDS.get(family, world),
+        "dataset": "",
+        "split": "",
+        "panel_sha256": "",
+        "kind": "",
+        "goal": goal[1].strip() if goal else "",
+        "seed": 0,
+        "policy": "imported",
+    }
+    return Trajectory(
+        **(known | facts),
+        task_id=chat.task_id,
+        initial_observation=first,
+        messages=turns,
+        steps=_steps(turns[1:], world, score),
+        status=cast(Status, status),
+        score=score,
+        success=score >= 1.0,
+    )
+
+
+def _steps(turns: list[Message], world: str, score: float) -> list[Step]:
+    form = format_of(world)
+    refused = _REFUSED.get(world.partition("-")[0])
+    steps = []
+    for i in range(0, len(turns), 2):
+        is_last = i + 1 >= len(turns)
+        text = turns[i]["content"]
+        said = form.parse(text)
+        reply = "" if is_last or said.error else _without_prefix(turns[i + 1]["content"], form)
+        is_refused = refused is not None and re.match(refused, reply) is not None
+        steps.append(
+            Step(
+                action=said.action,
+                observation=reply,
+                reward=score if is_last else 0.0,
+                task_reward=score if is_last else 0.0,
+                reward_terms={},
+                score=score if is_last else 0.0,
+                is_valid=said.action != NO_ACTION and not is_refused,
+                text=text,
+                thought=said.thought,
+            )
+        )
+    return steps
+
+
+def _without_prefix(text: str, form: Format) -> str:
+    return text.removeprefix(form.prefix)

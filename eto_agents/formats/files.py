@@ -1,0 +1,145 @@
+"""Files of entries: one JSON list, or one JSON object a line; and the two ways to write a chat.
+
+Errors name the file and the entry or line, counted from 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from eto_agents.trajectory import Message
+from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.files import write_whole
+
+SPEAKERS: Final[Mapping[str, str]] = {"system": "system", "user": "human", "assistant": "gpt"}
+"""Roles and how the from/value form (FastChat, ETO, LLaMA-Factory's sharegpt) calls them."""
+
+_ROLES: Final = {speaker: role for role, speaker in SPEAKERS.items()} | {r: r for r in SPEAKERS}
+
+
+class Entry(NamedTuple):
+    """A record of a file.
+
+    Attributes:
+        place: the file and where in it, for error messages.
+        record: what is there.
+    """
+
+    place: str
+    record: dict[str, Any]
+
+    def bad(self, why: object) -> CorruptDataError:
+        """The error that something is wrong here."""
+        return CorruptDataError(f"{self.place}: {why}")
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """The records of a JSON list, or of a file with one JSON object a line.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        CorruptDataError: it is neither, or has no entries; names the entry or line.
+    """
+    if not path.is_file():
+        raise DataNotFoundError(f"there is no file {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"{path} is no text file ({error})") from error
+    if text.startswith("version https://git-lfs"):
+        raise CorruptDataError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
+    found = _of_list(path, text) if text.lstrip().startswith("[") else _of_lines(path, text)
+    n_entries = 0
+    for entry in found:
+        n_entries += 1
+        if not isinstance(entry.record, dict):
+            raise entry.bad(f"not a JSON object but {entry.record!r:.80}")
+        yield entry
+    if not n_entries:
+        raise CorruptDataError(f"{path} has no entries")
+
+
+def _of_list(path: Path, text: str) -> Iterator[Entry]:
+    try:
+        records = json.loads(text)
+    except ValueError as error:
+        raise CorruptDataError(f"{path} is not a JSON list ({error})") from error
+    for number, record in enumerate(records, start=1):
+        yield Entry(f"{path}, entry {number}", record)
+
+
+def _of_lines(path: Path, text: str) -> Iterator[Entry]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            try:
+                yield Entry(place, json.loads(line))
+            except ValueError as error:
+                raise CorruptDataError(f"{place}: not JSON ({error}): {line[:80]!r}") from error
+
+
+def write_list(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON list, whole or not at all; the number of records."""
+    rows = list(records)
+    write_whole(path, (_dumps(rows, indent=2) + "\n").encode())
+    return len(rows)
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON object a line, whole or not at all; the number of records."""
+    lines = [_dumps(record) + "\n" for record in records]
+    write_whole(path, "".join(lines).encode())
+    return len(lines)
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair: escaped, it is kept
+        text = json.dumps(value, indent=indent)
+    return text
+
+
+def turns_of(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """A chat in the from/value form."""
+    return [{"from": SPEAKERS[m["role"]], "value": m["content"]} for m in messages]
+
+
+def messages_of(entry: Entry, key: str) -> list[Message]:
+    """The chat under a key, in the from/value or the role/content form.
+
+    Raises:
+        CorruptDataError: there is none, or it is empty or of another form.
+    """
+    turns = entry.record.get(key)
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
+        raise entry.bad(f"{key!r} is no list of messages")
+    return [_message(entry, key, turn) for turn in turns]
+
+
+def _message(entry: Entry, key: str, turn: Any) -> Message:
+    if not isinstance(turn, Mapping):
+        raise entry.bad(f"{key!r} has {turn!r:.60}, which is no message")
+    speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+    role = _ROLES.get(speaker) if isinstance(speaker, str) else None
+    if role is None or not isinstance(text, str):
+        raise entry.bad(f"{key!r} has {dict(turn)!r:.60}, which is no message")
+    return {"role": role, "content": text}
+
+
+def number_of(entry: Entry, key: str) -> float | None:
+    """A score under a key; None if there is none.
+
+    Raises:
+        CorruptDataError: it is no number in [0, 1].
+    """
+    value = entry.record.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise entry.bad(f"{key!r} is {value!r}, not a score from 0 to 1")
+    return float(value)

@@ -1,0 +1,182 @@
+"""Files of preference pairs: ETO's, TRL's, and LLaMA-Factory's ranking.
+
+ETO (``construct_preference.py``) and TRL take whole conversations as chosen and rejected; ETO in
+the from/value form and one JSON list, TRL as messages, here one pair a line. LLaMA-Factory compares
+two single answers to one conversation: the turn at which a pair's two episodes part. What follows
+it is kept in a column of text that LLaMA-Factory passes over, so that a pair can be read back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from eto_agents.formats.files import (
+    Entry,
+    messages_of,
+    number_of,
+    read_entries,
+    turns_of,
+    write_lines,
+    write_list,
+)
+from eto_agents.formats.sft import describe_dataset
+from eto_agents.preference import PreferencePair
+from eto_agents.trajectory import Message
+
+_TEXTS: Final = (
+    "env_id",
+    "dataset",
+    "split",
+    "panel_sha256",
+    "chosen_policy",
+    "rejected_policy",
+)
+_COLUMNS: Final = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+
+
+def write_eto_preference(path: Path, pairs: Iterable[PreferencePair]) -> int:
+    """Write ETO's file of ``{"id", "prompt", "chosen", "rejected"}``; the number of pairs.
+
+    Scores and what else is known of a pair are further keys, which ETO's trainer does not read.
+    """
+    return write_list(
+        path,
+        (
+            {
+                "id": pair.task_id,
+                "prompt": turns_of(pair.prompt),
+                "chosen": turns_of(pair.chosen),
+                "rejected": turns_of(pair.rejected),
+                **_facts(pair),
+            }
+            for pair in pairs
+        ),
+    )
+
+
+def write_trl(path: Path, pairs: Iterable[PreferencePair]) -> int:
+    """Write TRL's conversational preference form, one pair a line; the number of pairs."""
+    return write_lines(
+        path,
+        (
+            {
+                "prompt": pair.prompt,
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+                "task_id": pair.task_id,
+                **_facts(pair),
+            }
+            for pair in pairs
+        ),
+    )
+
+
+def write_llama_factory_ranking(path: Path, pairs: Iterable[PreferencePair]) -> int:
+    """Write LLaMA-Factory's ranking form and its entry in ``dataset_info.json``.
+
+    Returns:
+        The number of pairs written. Left out are pairs whose episodes never part by what the agent
+        says: one is the beginning of the other, or the world answered differently.
+    """
+    records = [record for pair in pairs if (record := _ranking(pair)) is not None]
+    n_written = write_list(path, records)
+    describe_dataset(path, _COLUMNS, ranking=True)
+    return n_written
+
+
+def _ranking(pair: PreferencePair) -> dict[str, Any] | None:
+    both = list(zip(pair.chosen, pair.rejected, strict=False))
+    n_shared = next((i for i, (one, other) in enumerate(both) if one != other), len(both))
+    if n_shared == len(both) or pair.chosen[n_shared]["role"] != "assistant":
+        return None
+    chosen, rejected = pair.chosen[n_shared:], pair.rejected[n_shared:]
+    rest = {
+        "n_prompt": len(pair.prompt),
+        "chosen": turns_of(chosen[1:]),
+        "rejected": turns_of(rejected[1:]),
+    }
+    return {
+        "conversations": turns_of([*pair.prompt, *pair.chosen[:n_shared]]),
+        "chosen": turns_of(chosen[:1])[0],
+        "rejected": turns_of(rejected[:1])[0],
+        "id": pair.task_id,
+        **_facts(pair),
+        "rest": json.dumps(rest),
+    }
+
+
+def _facts(pair: PreferencePair) -> dict[str, Any]:
+    scores = {"chosen_score": pair.chosen_score, "rejected_score": pair.rejected_score}
+    return scores | {name: getattr(pair, name) for name in _TEXTS}
+
+
+def read_eto_preference(path: Path) -> list[PreferencePair]:
+    """Read ETO's preference file; scores are None where it has none.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        CorruptDataError: an entry is malformed; names it.
+    """
+    return [_pair(entry, "id") for entry in read_entries(path)]
+
+
+def read_trl(path: Path) -> list[PreferencePair]:
+    """Read TRL's conversational preference form (a list or lines); errors as above."""
+    return [_pair(entry, "task_id") for entry in read_entries(path)]
+
+
+def read_llama_factory_ranking(path: Path) -> list[PreferencePair]:
+    """Read LLaMA-Factory's ranking form; whole pairs if `write_llama_factory_ranking` wrote it."""
+    return [_whole_pair(entry) for entry in read_entries(path)]
+
+
+def _whole_pair(entry: Entry) -> PreferencePair:
+    conversation = messages_of(entry, "conversations")
+    chosen, rejected = _answer(entry, "chosen"), _answer(entry, "rejected")
+    try:
+        rest = json.loads(entry.record.get("rest", "{}"))
+        n_prompt = int(rest.get("n_prompt", len(conversation)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise entry.bad(f"'rest' is not what this library wrote ({error})") from error
+    after = Entry(entry.place, rest)
+    shared = conversation[n_prompt:]
+    record = {
+        **entry.record,
+        "prompt": conversation[:n_prompt],
+        "chosen": [*shared, chosen, *(messages_of(after, "chosen") if rest.get("chosen") else [])],
+        "rejected": [
+            *shared,
+            rejected,
+            *(messages_of(after, "rejected") if rest.get("rejected") else []),
+        ],
+    }
+    return _pair(Entry(entry.place, record), "id")
+
+
+def _answer(entry: Entry, key: str) -> Message:
+    return messages_of(Entry(entry.place, {key: [entry.record.get(key)]}), key)[0]
+
+
+def _pair(entry: Entry, id_key: str) -> PreferencePair:
+    texts: dict[str, Any] = {name: entry.record.get(name) or "" for name in _TEXTS}
+    task_id = entry.record.get(id_key, "")
+    if not isinstance(task_id, (str, int)):
+        raise entry.bad(f"{id_key!r} is {task_id!r:.60}, not a text or a number")
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise entry.bad(f"{name!r} is {text!r:.60}, not a text")
+    try:
+        return PreferencePair(
+            prompt=messages_of(entry, "prompt"),
+            chosen=messages_of(entry, "chosen"),
+            rejected=messages_of(entry, "rejected"),
+            chosen_score=number_of(entry, "chosen_score"),
+            rejected_score=number_of(entry, "rejected_score"),
+            task_id=str(task_id),
+            **texts,
+        )
+    except ValueError as error:
+        raise entry.bad(error) from error

@@ -1,0 +1,290 @@
+"""Files of single trajectories: ETO's SFT files, LLaMA-Factory's sharegpt, Hugging Face messages.
+
+ETO (`webshop_sft.json` and its like in the Hugging Face dataset agent-eto/eto-sft-trajectory): a
+list of ``{"id", "conversations", "reward", "game_file"}``, the chat in the from/value form, the
+first two turns the instruction and "OK", no worked example. The reward is in WebShop's file alone;
+``game_file`` in ALFWorld's. ETO itself counts the other two worlds' experts as 1
+(``construct_preference.py`` at commit 1a4c84c).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from eto_agents.formats.chats import ENV_IDS, FACTS, Chat
+from eto_agents.formats.files import (
+    Entry,
+    messages_of,
+    number_of,
+    read_entries,
+    turns_of,
+    write_lines,
+    write_list,
+)
+from eto_agents.react.prompts import WORLDS
+from eto_envs.errors import CorruptDataError, UnknownNameError
+from eto_envs.files import write_whole
+
+N_ETO_PROMPT: Final = 2  # instruction and "OK"
+
+SCIENCEWORLD_NUMBERS: Final = (
+    "boil",
+    "change-the-state-of-matter-of",
+    "freeze",
+    "melt",
+    "measure-melting-point-known-substance",
+    "",  # ETO has no task type 5
+    "use-thermometer",
+    "power-component",
+    "power-component-renewable-vs-nonrenewable-energy",
+    "test-conductivity",
+    "test-conductivity-of-unknown-substances",
+    "find-animal",
+    "find-living-thing",
+    "find-non-living-thing",
+    "find-plant",
+    "grow-fruit",
+    "grow-plant",
+    "chemistry-mix",
+    "chemistry-mix-paint-secondary-color",
+    "chemistry-mix-paint-tertiary-color",
+    "lifespan-longest-lived",
+    "lifespan-longest-lived-then-shortest-lived",
+    "lifespan-shortest-lived",
+    "identify-life-stages-1",
+    "identify-life-stages-2",
+    "inclined-plane-determine-angle",
+    "inclined-plane-friction-named-surfaces",
+    "inclined-plane-friction-unnamed-surfaces",
+    "mendelian-genetics-known-plant",
+    "mendelian-genetics-unknown-plant",
+)
+"""ETO's numbers of task types (`eval_agent/data/sciworld/taskname2id.json`): a task of ours
+``boil/3`` is ``0_3`` there."""
+
+_FOLDERS: Final = {"seen": "valid_seen", "unseen": "valid_unseen"}
+_SPLITS: Final = {folder: split for split, folder in _FOLDERS.items()}
+_GAME = re.compile(r"(?:.*/)?json_(2\.1\.[12])/([^/]+)/([^/]+/[^/]+?)(?:/game\.tw-pddl)?")
+
+
+def eto_id(task_id: str) -> str | int:
+    """A task's id as ETO writes it: WebShop's as a number, ScienceWorld's as two."""
+    if task_id.isdecimal():
+        return int(task_id)
+    name, _, variation = task_id.rpartition("/")
+    if name in SCIENCEWORLD_NUMBERS and name and variation.isdecimal():
+        return f"{SCIENCEWORLD_NUMBERS.index(name)}_{variation}"
+    return task_id
+
+
+def our_id(eto: str | int, world: str) -> str:
+    """What `eto_id` was made from."""
+    text = str(eto)
+    number, _, variation = text.partition("_")
+    if world == "scienceworld" and number.isdecimal() and variation.isdecimal():
+        names = dict(enumerate(SCIENCEWORLD_NUMBERS))
+        return f"{names.get(int(number)) or number}/{variation}"
+    return text
+
+
+def eto_records(chats: Iterable[Chat]) -> list[dict[str, Any]]:
+    """Chats as ETO's records.
+
+    Raises:
+        ValueError: a chat has a worked example, which would be taken for the agent's own.
+    """
+    return [_eto_record(chat) for chat in chats]
+
+
+def _eto_record(chat: Chat) -> dict[str, Any]:
+    if chat.n_prompt != N_ETO_PROMPT:
+        raise ValueError("this format has no room for a worked example: leave it out")
+    record: dict[str, Any] = {
+        "id": eto_id(chat.task_id),
+        "conversations": turns_of(chat.messages),
+    }
+    if chat.score is not None:
+        record["reward"] = chat.score
+    if str(chat.facts.get("env_id", "")).startswith("ETO-ALFWorld"):
+        split, dataset = str(chat.facts.get("split")), str(chat.facts.get("dataset"))
+        folder = f"json_{dataset}" if dataset in ("2.1.1", "2.1.2") else dataset
+        record["game_file"] = f"data/{folder}/{_FOLDERS.get(split, split)}/{chat.task_id}"
+    return record
+
+
+def write_eto_sft(path: Path, chats: Iterable[Chat]) -> int:
+    """Write a file such as ETO's ``webshop_sft.json``; the number of entries."""
+    return write_list(path, eto_records(chats))
+
+
+def write_llama_factory_sft(path: Path, chats: Iterable[Chat]) -> int:
+    """Write LLaMA-Factory's sharegpt form, and name the file in ``dataset_info.json`` beside it.
+
+    The records are those of `write_eto_sft`; LLaMA-Factory passes over the further columns.
+    """
+    n_entries = write_list(path, eto_records(chats))
+    describe_dataset(path, {"messages": "conversations"})
+    return n_entries
+
+
+def describe_dataset(path: Path, columns: Mapping[str, str], **more: Any) -> None:
+    """Add a data file to the ``dataset_info.json`` of its folder, by the file's stem.
+
+    Raises:
+        CorruptDataError: there is such a file already and it is no JSON object.
+    """
+    info_path = path.with_name("dataset_info.json")
+    info: Any = {}
+    if info_path.exists():
+        try:
+            info = json.loads(info_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CorruptDataError(f"{info_path} is no JSON ({error}); move it away") from error
+        if not isinstance(info, dict):
+            raise CorruptDataError(f"{info_path} is no JSON object; move it away")
+    entry = {"file_name": path.name, "formatting": "sharegpt", **more, "columns": dict(columns)}
+    write_whole(info_path, (json.dumps(info | {path.stem: entry}, indent=2) + "\n").encode())
+
+
+def read_eto_sft(
+    path: Path, *, world: str | None = None, dataset: str = "", split: str = "train"
+) -> list[Chat]:
+    """Read ETO's published SFT files and those of the two writers above.
+
+    Args:
+        path: the file.
+        world: ``"webshop"``, ``"alfworld-2.1.1"`` and so on; by default what the entries look like.
+        dataset: the dataset they are from, where no game file says it; of the published files
+            ``"full"`` for WebShop and ``"eto"`` for ScienceWorld.
+        split: the panel they are from, where no game file says it.
+
+    Returns:
+        The chats. Not in the files, and so not in the chats: the panel's hash, the task's kind in
+        WebShop, the score where there is no ``reward``. An id that comes twice (as 4116 does in
+        WebShop's published file) gets the seeds 0, 1, ….
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        CorruptDataError: an entry is malformed; names it.
+        UnknownNameError: the world cannot be told, or is none of ours.
+    """
+    if world is not None and world.partition("-")[0] not in ENV_IDS:
+        raise UnknownNameError("world", world, WORLDS)
+    chats: list[Chat] = []
+    n_seen: dict[str, int] = {}
+    for entry in read_entries(path):
+        messages = messages_of(entry, "conversations")
+        theirs = world or _world_of(entry, messages[min(N_ETO_PROMPT, len(messages) - 1)])
+        if len(messages) <= N_ETO_PROMPT + 1 or messages[-1]["role"] != "assistant":
+            raise entry.bad("no task after the instruction, or the last message is not the agent's")
+        task_id, facts = _task_of(entry, theirs)
+        facts = {
+            "env_id": ENV_IDS[theirs.partition("-")[0]],
+            "dataset": dataset,
+            "split": split,
+        } | facts
+        facts["seed"] = n_seen[task_id] = n_seen.get(task_id, -1) + 1
+        score = number_of(entry, "reward")
+        chats.append(Chat(messages, N_ETO_PROMPT, task_id, score, facts | {"policy": path.stem}))
+    return chats
+
+
+def world_of_chat(chat: Chat) -> str:
+    """The world of a chat, by the environment it says it comes from.
+
+    Raises:
+        UnknownNameError: it is none of ours.
+    """
+    env_id, dataset = str(chat.facts.get("env_id", "")), str(chat.facts.get("dataset", ""))
+    known = {theirs.rpartition("-")[0]: family for family, theirs in ENV_IDS.items()}
+    family = next((family for start, family in known.items() if env_id.startswith(start)), None)
+    if family is None:
+        raise UnknownNameError("world for environment", env_id, ENV_IDS.values(), "Give world=.")
+    if family == "alfworld":
+        return "alfworld-2.1.2" if dataset.endswith("2.1.2") else "alfworld-2.1.1"
+    return family
+
+
+def _world_of(entry: Entry, task: Mapping[str, Any]) -> str:
+    game_file = entry.record.get("game_file")
+    if isinstance(game_file, str):
+        return "alfworld-2.1.2" if "2.1.2/" in game_file else "alfworld-2.1.1"
+    if "[SEP]" in task["content"]:
+        return "webshop"
+    if re.fullmatch(r"\d+_\d+", str(entry.record.get("id"))):
+        return "scienceworld"
+    hint = "Give world=, such as webshop, alfworld-2.1.1 or scienceworld."
+    raise UnknownNameError("known world in", entry.place, (), hint)
+
+
+def _task_of(entry: Entry, world: str) -> tuple[str, dict[str, Any]]:
+    """The task's id, and what else an entry says of where it comes from."""
+    identity = entry.record.get("id")
+    if not isinstance(identity, (str, int)) or isinstance(identity, bool):
+        raise entry.bad(f"'id' is {identity!r}, not a text or a number")
+    if world.startswith("alfworld"):
+        return _game_of(entry, str(identity))
+    task_id = our_id(identity, world)
+    return task_id, {"kind": task_id.partition("/")[0]} if world == "scienceworld" else {}
+
+
+def _game_of(entry: Entry, identity: str) -> tuple[str, dict[str, Any]]:
+    game_file = entry.record.get("game_file", "")
+    if not isinstance(game_file, str):
+        raise entry.bad(f"'game_file' is {game_file!r:.60}, not a path")
+    task_id, facts = identity, {}
+    if found := _GAME.fullmatch(game_file):
+        dataset, folder, task_id = found.groups()
+        facts = {"dataset": dataset, "split": _SPLITS.get(folder, folder)}
+    elif (parts := game_file.split("/"))[0] == "data" and len(parts) == 5:  # as written above
+        facts = {"dataset": parts[1], "split": _SPLITS.get(parts[2], parts[2])}
+        task_id = "/".join(parts[3:])
+    return task_id, {**facts, "kind": task_id.partition("-")[0]}
+
+
+def write_messages(path: Path, chats: Iterable[Chat]) -> int:
+    """Write Hugging Face's ``messages``, one chat a line; the number of lines.
+
+    Beside ``messages`` a line has ``task_id``, ``score``, ``n_prompt`` (messages before the task)
+    and the facts, so that `read_messages` gives the same chats.
+    """
+    return write_lines(path, (_messages_record(chat) for chat in chats))
+
+
+def _messages_record(chat: Chat) -> dict[str, Any]:
+    facts = {name: chat.facts[name] for name in FACTS if name in chat.facts}
+    return {
+        "messages": chat.messages,
+        "task_id": chat.task_id,
+        "score": chat.score,
+        "n_prompt": chat.n_prompt,
+        **facts,
+    }
+
+
+def read_messages(path: Path) -> list[Chat]:
+    """Read what `write_messages` wrote.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        CorruptDataError: a line is malformed; names it.
+    """
+    return [_chat_of(entry) for entry in read_entries(path)]
+
+
+def _chat_of(entry: Entry) -> Chat:
+    messages = messages_of(entry, "messages")
+    n_prompt, task_id = entry.record.get("n_prompt"), entry.record.get("task_id")
+    if not isinstance(n_prompt, int) or not 0 <= n_prompt < len(messages):
+        raise entry.bad(f"'n_prompt' is {n_prompt!r}: it tells where the task begins")
+    if not isinstance(task_id, str):
+        raise entry.bad(f"'task_id' is {task_id!r}, not a text")
+    facts: dict[str, Any] = {n: entry.record[n] for n in FACTS if n in entry.record}
+    for name, value in facts.items():
+        if not isinstance(value, int if name in ("seed", "sample") else str):
+            raise entry.bad(f"{name!r} is {value!r:.60}")
+    return Chat(messages, n_prompt, task_id, number_of(entry, "score"), facts)

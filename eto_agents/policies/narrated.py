@@ -1,0 +1,124 @@
+"""`NarratedPolicy`: gives the decisions of a policy that has no words the words of an agent.
+
+An expert names actions; what a model is trained on is "Thought: … Action: …". Here every action
+gets a thought that says what is known so far and what is intended (`eto_agents.policies.thoughts`,
+one module a world). What ETO's expert trajectories have from GPT-4 (the paper's Section 4.1), these
+have from rules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from eto_agents.policies.thoughts.narrator import STYLES, Narrator, Style
+from eto_agents.policy import Decision, as_policy
+from eto_agents.react.parse import format_of
+from eto_agents.react.prompts import world_of
+from eto_envs.errors import UnknownNameError
+from eto_envs.shaping import Info
+from eto_envs.tasks import Task
+
+NARRATORS: Final[Mapping[str, str]] = {
+    "webshop": "eto_agents.policies.thoughts.webshop:WebShopNarrator",
+    "alfworld": "eto_agents.policies.thoughts.alfworld:ALFWorldNarrator",
+    "scienceworld": "eto_agents.policies.thoughts.scienceworld:ScienceWorldNarrator",
+}
+"""Who tells the thoughts, by family of worlds."""
+
+
+class NarratedPolicy:
+    """Adds thoughts to the decisions of another policy, which stay as they are.
+
+    A decision that has a text already, gives no action or failed is passed on untouched; so is one
+    whose action cannot be read back from a text (with white space around it).
+
+    Attributes:
+        name: the wrapped policy's; what it does is its own.
+        reveal: what the wrapped policy needs in `info`.
+        provenance: the wrapped policy's, with the style of the thoughts.
+
+    Args:
+        policy: anything `as_policy` takes.
+        style: ``"full"``: one or two sentences, wording drawn by the episode's seed; ``"brief"``:
+            a few words, fixed wording; ``"none"``: the action alone, as "Action: …".
+        world: whose words to use; by default the environment's own.
+    """
+
+    def __init__(
+        self, policy: Any = "expert", *, style: Style = "full", world: str | None = None
+    ) -> None:
+        """Wrap a policy; see the class.
+
+        Raises:
+            UnknownNameError: an unknown style, world or policy.
+        """
+        if style not in STYLES:
+            raise UnknownNameError("style of thoughts", style, STYLES)
+        if world is not None and style != "none":
+            _narrator_of(world)
+        self._policy = as_policy(policy)
+        self._style = style
+        self._world = world
+        self.name = str(getattr(self._policy, "name", type(self._policy).__name__))
+        self.reveal = tuple(getattr(self._policy, "reveal", ()))
+        own = dict(getattr(self._policy, "provenance", {}))
+        self.provenance: dict[str, Any] = own | {"thoughts": style}
+        for name in ("batch_size", "n_samples"):  # what the harness asks of a policy
+            if hasattr(self._policy, name):
+                setattr(self, name, getattr(self._policy, name))
+        self._seeds: dict[int, int] = {}
+        self._narrators: dict[int, Narrator] = {}
+
+    def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
+        """Begin episodes; their thoughts begin with the first observation."""
+        self._policy.reset(slots, tasks, seeds)
+        self._seeds.update(zip(slots, seeds, strict=True))
+        for slot in slots:
+            self._narrators.pop(slot, None)
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
+    ) -> list[Decision]:
+        """The wrapped policy's decisions, with words.
+
+        Raises:
+            UnknownNameError: there are no thoughts for this world.
+        """
+        decisions = self._policy.act(slots, observations, infos)
+        rows = zip(slots, observations, infos, decisions, strict=True)
+        return [self._narrate(*row) for row in rows]
+
+    def _narrate(self, slot: int, observation: str, info: Info, decision: Decision) -> Decision:
+        thought = self._think(slot, observation, info, decision.action)
+        if decision.text or decision.error or not decision.action:
+            return decision
+        text = f"Thought: {thought}\nAction: {decision.action}" if thought else ""
+        text = text or f"Action: {decision.action}"
+        world = self._world or ("" if self._style == "none" else world_of(info))
+        if format_of(world).parse(text).action != decision.action:
+            return decision
+        return replace(decision, text=text, thought=thought)
+
+    def _think(self, slot: int, observation: str, info: Info, action: str) -> str:
+        """The thought, without what could be taken for the format's own words."""
+        if self._style == "none":
+            return ""
+        if slot not in self._narrators:
+            make = _narrator_of(self._world or world_of(info))
+            self._narrators[slot] = make(self._style, random.Random(self._seeds[slot]))
+        thought = self._narrators[slot].think(observation, action)
+        return thought.replace("Action:", "Action").replace("Thought:", "Thought")
+
+
+def _narrator_of(world: str) -> type[Narrator]:
+    family = world.partition("-")[0]
+    if family not in NARRATORS:
+        hint = "Only these worlds have thoughts; collect without --thoughts elsewhere."
+        raise UnknownNameError("thoughts for world", world, NARRATORS, hint)
+    module, _, name = NARRATORS[family].partition(":")
+    found: type[Narrator] = getattr(importlib.import_module(module), name)
+    return found

@@ -1,0 +1,1 @@
+"""What an expert thinks, world by world: sentences made from what it was told, saw and does."""

@@ -1,0 +1,194 @@
+"""Best-of-N: its pure functions against brute force, and what `evaluate` makes of the samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eto_agents import Results, TrajectoryStore, evaluate
+from eto_agents.best_of_n import BestOfN, best, best_at_k, majority, outcome, pass_at_k
+from eto_agents.evaluation import report
+from eto_agents.evaluation.samples import figures
+from eto_agents.rollout import run_episode
+from eto_agents.trajectory import Trajectory
+from tests.agents.test_trajectory import episode
+from tests.toy import CORRIDOR
+
+
+def sample(
+    number: int, score: float, text: str = "look", status: str = "completed", task: str = "a"
+) -> Trajectory:
+    return dataclasses.replace(
+        episode(task, text),
+        sample=number,
+        score=score,
+        success=score >= 1,
+        status=status,  # type: ignore[arg-type]
+    )
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=8), st.data())
+def test_estimators_equal_the_mean_over_all_draws(scores: list[float], data: Any) -> None:
+    k = data.draw(st.integers(1, len(scores)))
+    draws = [max(draw) for draw in itertools.combinations(scores, k)]
+    assert best_at_k(scores, k) == pytest.approx(math.fsum(draws) / len(draws))
+    wins = scores.count(1.0)
+    expected = sum(value == 1.0 for value in draws) / len(draws)
+    assert pass_at_k(len(scores), wins, k) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("numbers", [(3, 1, 0), (3, 1, 4), (3, 4, 1), (3, -1, 1)])
+def test_impossible_estimates_are_refused(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="pass@"):
+        pass_at_k(*numbers)
+    with pytest.raises(ValueError, match="best of 3"):
+        best_at_k([0.5, 0.5], 3)
+
+
+def test_the_first_of_the_best_is_chosen() -> None:
+    samples = [sample(2, 0.7), sample(1, 0.7), sample(0, 0.1), sample(3, 0.9, status="cancelled")]
+    assert best(samples).sample == 1
+    failed = [sample(1, 0.2, status="agent_error"), sample(0, 0.1, status="agent_error")]
+    assert best(failed).status == "agent_error"
+    assert best([*failed, sample(2, 0.0)]).sample == 2
+
+
+def test_majority_is_told_without_the_score() -> None:
+    samples = [sample(0, 1.0, "jump"), sample(1, 0.2, "look"), sample(2, 0.2, "look")]
+    assert majority(samples).sample == 1
+    assert majority(samples[:2]).sample == 0  # equally frequent: the earliest
+    page = "Thank you! [SEP] Purchased [SEP] asin [SEP] {} [SEP] options [SEP] {} [SEP] attrs [SEP]"
+    bought = [
+        dataclasses.replace(
+            t, steps=[dataclasses.replace(t.steps[0], observation=page.format(asin, options))]
+        )
+        for t, asin, options in zip(samples, "ABA", ("{}", "{}", "{}"), strict=True)
+    ]
+    assert outcome(bought[0]) == ("A", "{}") == outcome(bought[2])
+    assert majority(bought).sample == 0
+
+
+def test_figures() -> None:
+    groups = [
+        [sample(0, 0.0, "x"), sample(1, 1.0, "y"), sample(2, 0.0, "x")],
+        [sample(0, 0.5, task="b"), sample(1, 0.5, "z", status="agent_error", task="b")],
+    ]
+    found = figures(groups, 3)
+    assert found["reward_mean"][0] == pytest.approx((1 / 3 + 0.5) / 2)
+    assert found["reward_best"][0] == 0.75
+    assert found["reward_majority"][0] == 0.25
+    assert found["pass_at_k"] == {"1": pytest.approx(1 / 6), "2": pytest.approx(2 / 3), "3": 1.0}
+    assert found["best_at_k"]["1"] == pytest.approx(found["reward_mean"][0])
+    assert found["distinct_outcomes"] == 1.5
+    assert found["statuses"] == {"completed": 4, "agent_error": 1}
+    assert found["n_short"] == 1
+    zero = figures(groups, 3, agent_errors="zero")
+    assert zero["reward_mean"][0] == pytest.approx((1 / 3 + 0.25) / 2)
+    assert figures([], 3)["pass_at_k"] == {"1": None, "2": None, "3": None}
+
+
+def run(out: Path | None, policy: Any, **kwargs: Any) -> Results:
+    arguments = {"env_args": {"max_steps": 6}} | kwargs
+    return evaluate(policy, CORRIDOR, ("seen",), out=out, **arguments)
+
+
+def test_evaluate_plays_and_keeps_every_sample(tmp_path: Path) -> None:
+    results = run(tmp_path, BestOfN("random", n=4), seeds=(0, 1))
+    split = results.splits["seen"]
+    log = list(TrajectoryStore(tmp_path / "episodes.jsonl").read())
+    assert len({t.key for t in log}) == len(log) == 5 * 2 * 4
+    assert {t.policy for t in log} == {"best-of-4 (random)"} == {results.policy}
+    assert (split.n_tasks, split.n_episodes, split.n_planned) == (5, 10, 10)
+    by_hand = [
+        max(t.score for t in log if (t.task_id, t.seed) == (task, seed))
+        for task in {t.task_id for t in log}
+        for seed in (0, 1)
+    ]
+    assert split.reward.mean == pytest.approx(sum(by_hand) / 10)
+    assert split.samples["reward_best"] == list(split.reward)
+    assert split.samples["best_at_k"]["4"] == pytest.approx(split.reward.mean)
+    assert split.samples["pass_at_k"]["4"] == pytest.approx(split.success.mean)
+    assert split.samples["reward_mean"][0] < split.reward.mean
+    assert split.samples["distinct_outcomes"] > 1
+    assert results.provenance["policy"]["best_of_n"] == 4
+    assert Results.load(tmp_path) == results
+    assert "of 4 samples a task" in report.markdown([results])
+
+
+def test_sample_0_is_the_plain_policys_episode(tmp_path: Path) -> None:
+    plain = run(None, "random")
+    one = run(tmp_path, BestOfN("random", n=1))
+    assert one.splits["seen"].reward == plain.splits["seen"].reward
+    run(tmp_path / "three", BestOfN("random", n=3))
+    log = TrajectoryStore(tmp_path / "three" / "episodes.jsonl").read()
+    actions = {t.key: [s.action for s in t.steps] for t in log}
+    for first in TrajectoryStore(tmp_path / "episodes.jsonl").read():
+        assert actions[first.key] == [s.action for s in first.steps]
+        others = [actions[first.key._replace(sample=i)] for i in (1, 2)]
+        assert [s.action for s in first.steps] != others[0] != others[1]
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", BestOfN("random", n=3))
+    out = tmp_path / "killed"
+    run(out, BestOfN("random", n=3))
+    lines = (out / "episodes.jsonl").read_text().splitlines(keepends=True)
+    (out / "episodes.jsonl").write_text("".join(lines[:7]) + lines[7][:30])
+    again = run(out, BestOfN("random", n=3), batch_size=2)
+    for key in ("reward", "success", "steps", "samples", "statuses"):
+        assert getattr(again.splits["seen"], key) == getattr(whole.splits["seen"], key), key
+
+
+def test_wrapping() -> None:
+    inner = BestOfN("replay", n=2, actions={"room3": ["east", "west"]})
+    assert inner.name == "best-of-2 (replay)"
+    assert run_episode(inner, CORRIDOR, "room3").status == "agent_error"
+    assert BestOfN("expert").n_samples == 10
+    json.dumps(inner.provenance)
+    for n in (0, -1, 2.0, True, "3"):
+        with pytest.raises(ValueError, match="at least 1"):
+            BestOfN("random", n)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="plain policy"):
+        BestOfN(BestOfN("random"))
+    with pytest.raises(TypeError, match="unexpected"):
+        BestOfN(BestOfN("random").policy, 2, source="x")
+
+
+def test_greedy_samples_are_warned_of() -> None:
+    from eto_agents.models.scripted import ScriptedModel
+    from eto_agents.policies.react import ReActPolicy
+
+    model = ScriptedModel(["Action: east"])
+    with pytest.warns(UserWarning, match="temperature=0.7"):
+        BestOfN(ReActPolicy(model))
+    BestOfN(ReActPolicy(model), n=1)
+    BestOfN(ReActPolicy(model, temperature=0.7))
+
+
+class Forgetful:
+    """Hangs in the second sample of one task."""
+
+    def reset(self, task: Any, seed: int) -> None:
+        self.is_stuck = task.id == "room2" and seed % 2 == 0
+
+    def act(self, observation: str, info: Any) -> str:
+        while self.is_stuck:
+            pass
+        return "east"
+
+
+def test_a_time_limit_reaches_the_wrapped_agents() -> None:
+    results = run(None, BestOfN(Forgetful, n=4), action_timeout_s=0.2, n_tasks=2)
+    samples = results.splits["seen"].samples
+    assert samples["statuses"]["agent_error"] >= 1
+    assert samples["statuses"]["completed"] >= 5
+    assert samples["n_short"] == 1
+    assert results.splits["seen"].reward.mean == 1.0

@@ -1,0 +1,102 @@
+"""Collections are resumable runs with words, and say what of them is worth learning from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tests.toy
+from eto_agents.cli.collect import describe
+from eto_agents.collect import collect
+from eto_agents.collection import read_collection
+from eto_agents.evaluation.harness import Progress
+from eto_agents.store import TrajectoryStore
+from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, UnknownNameError
+
+MINI = {"dataset": "mini"}
+
+
+class Walker:
+    """Walks three rooms and then stands still: the longer corridors are not finished."""
+
+    name = "walker"
+
+    def reset(self, task: Any, seed: int) -> None:
+        self.n = 0
+
+    def act(self, observation: str, info: dict[str, Any]) -> str:
+        self.n += 1
+        return "east" if self.n <= 3 else "stand"
+
+
+def test_what_scores_too_low_stays_in_the_log_only(tmp_path: Path) -> None:
+    got = collect(Walker, tests.toy.CORRIDOR, out=tmp_path, min_score=0.7)
+    assert [t.task_id for t in got.kept] == ["room2", "room3", "room4"]
+    assert sorted(got.scores) == [0.5, 0.6, 0.75, 1.0, 1.0]
+    assert got.dropped == {"below min_score": 2}
+    assert json.loads((tmp_path / "run.json").read_text())["min_score"] == 0.7
+    assert len(list(TrajectoryStore(tmp_path / "episodes.jsonl").read())) == 5
+    assert [s.text for s in got.kept[0].steps] == ["Action: east"] * 2
+    assert describe(got) == [
+        "3 of 5 episodes kept (score at least 0.7)",
+        "  2 left out: below min_score",
+        "  score 1.0             2 episodes",
+        "  score 0.7 to 0.8      1 episodes",
+        "  score 0.6 to 0.7      1 episodes",
+        "  score 0.5 to 0.6      1 episodes",
+    ]
+    assert len(read_collection(tmp_path, min_score=0.0).kept) == 5
+    again = collect(Walker, tests.toy.CORRIDOR, out=tmp_path, min_score=0.6)
+    assert len(again.kept) == 4  # nothing was played again
+    assert len(list(TrajectoryStore(tmp_path / "episodes.jsonl").read())) == 5
+
+
+def test_a_stopped_collection_goes_on(tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.n_done == 5:
+            raise KeyboardInterrupt
+
+    arguments: dict[str, Any] = {"thoughts": "brief", "n_tasks": 12, "env_args": MINI}
+    whole = collect("expert", "ETO-ALFWorld-v0", out=tmp_path / "whole", **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        collect(
+            "expert",
+            "ETO-ALFWorld-v0",
+            out=tmp_path / "parts",
+            batch_size=2,
+            progress=stop,
+            **arguments,
+        )
+    stopped = read_collection(tmp_path / "parts")
+    assert stopped.min_score == 0.7
+    assert 5 <= len(stopped.kept) < 12
+    assert set(stopped.dropped) == {"cancelled"}
+    parts = collect("expert", "ETO-ALFWorld-v0", out=tmp_path / "parts", **arguments)
+
+    def texts(collection: Any) -> dict[str, list[str]]:
+        return {t.task_id: [step.text for step in t.steps] for t in collection.kept}
+
+    assert texts(parts) == texts(whole)
+    with pytest.raises(DataError, match="holds another run"):
+        collect("expert", "ETO-ALFWorld-v0", out=tmp_path / "parts", n_tasks=12, env_args=MINI)
+
+
+def test_a_run_without_a_least_score_keeps_all(tmp_path: Path) -> None:
+    collect(Walker, tests.toy.CORRIDOR, out=tmp_path, min_score=0.7)
+    (tmp_path / "run.json").unlink()
+    assert len(read_collection(tmp_path / "episodes.jsonl").kept) == 5
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="eto collect --out"):
+        read_collection(tmp_path / "nothing")
+    with pytest.raises(UnknownNameError, match=r"min_score 1\.5.*from 0 to 1"):
+        collect(Walker, tests.toy.CORRIDOR, out=tmp_path, min_score=1.5)
+    collect(Walker, tests.toy.CORRIDOR, out=tmp_path, n_tasks=1)
+    for text in ("{", "[]", '{"min_score": "high"}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(CorruptDataError, match=r"run\.json is damaged"):
+            read_collection(tmp_path)

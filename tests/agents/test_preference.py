@@ -1,0 +1,74 @@
+"""Preference pairs keep their form, and come back from their file as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_agents.preference import PreferencePair, read_pairs, write_pairs
+from eto_agents.trajectory import Message
+from eto_envs.errors import CorruptDataError, DataNotFoundError
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def agent(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+PAIR = PreferencePair(
+    prompt=[user("Walk."), agent("OK"), user("room 0 \u2028 é")],
+    chosen=[agent("Action: east")],
+    rejected=[agent("Action: west"), user("Nothing happens."), agent("Action: west")],
+    chosen_score=1.0,
+    rejected_score=0.25,
+    task_id="room2",
+    env_id="eto-test/Corridor-v0",
+    split="train",
+    chosen_policy="expert",
+    rejected_policy="random",
+)
+
+
+def test_pairs_come_back(tmp_path: Path) -> None:
+    lone = dataclasses.replace(PAIR, task_id="room3", chosen=[agent("\ud83d")], chosen_score=None)
+    path = tmp_path / "pairs.jsonl"
+    assert write_pairs(path, iter([PAIR, lone])) == 2
+    assert list(read_pairs(path)) == [PAIR, lone]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": []}, "prompt does not end with the user"),
+        ({"prompt": [user("a"), agent("b")]}, "prompt does not end with the user"),
+        ({"chosen": [agent("a"), user("b")]}, "chosen does not end with the assistant"),
+        ({"rejected": [user("a"), agent("b")]}, "rejected begins with the user"),
+        ({"rejected": [agent("a"), agent("b")]}, "do not take turns in rejected"),
+        ({"chosen": [{"role": "tool", "content": "x"}]}, "role 'tool'"),
+        ({"chosen": [{"role": "assistant", "content": 3}]}, "content is no text"),
+    ],
+)
+def test_form_is_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PAIR, **changes)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"schema": 1}', PAIR.to_json().replace('"schema": 1', '"schema": 7')]
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f"{PAIR.to_json()}\n{line}\n", encoding="utf-8")
+    with pytest.raises(CorruptDataError, match=r"pairs\.jsonl, line 2: "):
+        list(read_pairs(path))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="no preference pairs"):
+        list(read_pairs(tmp_path / "pairs.jsonl"))
