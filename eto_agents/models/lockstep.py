@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eto_agents.models import shared_attention
+from eto_agents.models import cpu_attention
+from eto_agents.models.cpu_attention import Group, Piece, Plan, planned
 from eto_agents.models.kv_cache import CHUNK_TOKENS, KeyValueCache
-from eto_agents.models.shared_attention import planned
 
 Ids = NDArray[np.int32]
 
@@ -30,6 +30,9 @@ MIN_SHARED_TOKENS: Final = 16
 _PASS_TOKENS: Final = 8192  # of one pass over prompts, padding included
 _PIECE_TOKENS: Final = 2048  # of one conversation in one pass
 _PASS_COST_TOKENS: Final = 48  # what a further pass costs, in tokens
+_CPU_PASS_TOKENS: Final = 1024  # more do not fit into a core's cache
+_MIN_GROUP_ROWS: Final = 8  # that attend together
+_SWAP_COST_READS: Final = 6  # what moving a token costs, in reads of it
 
 
 @dataclass(slots=True)
@@ -72,8 +75,8 @@ class Lockstep:
         self._lengths = torch.zeros(0, dtype=torch.long)
         self._places: list[int] = []  # of every prompt, its row
         self._n_shared = 0  # tokens that all prompts begin with
-        self._n_visible = 0  # tokens of the longest row
-        self._shares = attention.window is None and shared_attention.applies(model)
+        self._groups: list[Group] = []
+        self._on_cpu = attention.window is None and cpu_attention.applies(model)
         self._bytes_per_token = _bytes_per_token(model)
 
     def most_rows(self, n_tokens: int) -> int:
@@ -103,24 +106,26 @@ class Lockstep:
             n_known[number] = row.n_tokens
         self._share(fresh, texts, places, n_known)
         numbers = self._gather(places)
+        if self._on_cpu:
+            numbers = self._sort(numbers, [len(text) for text in texts], n_new)
         self._read([texts[number][:-1] for number in numbers])
         self._n_live = len(texts)
         self._n_shared = _n_shared([texts[number][:-1] for number in numbers])
         lengths = [len(texts[number]) - 1 for number in numbers]
         self._lengths = torch.tensor(lengths, device=self._device)
-        self._n_visible = max(lengths)
+        self._groups = _groups(lengths)
         self._places = [numbers.index(number) for number in range(len(texts))]
         return [(number, n_known[number]) for number in numbers]
 
     def step(self, tokens: Tensor, live: Tensor) -> Tensor:
         """See `Reader`."""
         columns = self._lengths[:, None]
-        self._n_visible += 1  # no row has grown by more
-        own_way = planned(self._model, self._n_shared) if self._shares else contextlib.nullcontext()
-        with own_way:
-            logits = self._pass(
-                slice(0, self._n_live), tokens.to(self._device)[:, None], columns, self._n_visible
-            )
+        # No row has grown by more than a token a step.
+        self._groups = [Group(first, last, n + 1) for first, last, n in self._groups]
+        n_visible = max(group.n_tokens for group in self._groups)
+        plan = Plan(self._cache, groups=self._groups, n_shared=self._n_shared)
+        with planned(self._model, plan) if self._on_cpu else contextlib.nullcontext():
+            logits = self._pass(None, tokens.to(self._device)[:, None], columns, n_visible)
         self._lengths = self._lengths + live.to(self._device)
         return logits[:, -1]
 
@@ -139,7 +144,7 @@ class Lockstep:
         order = order[: len(rows)]
         self._lengths = self._lengths[torch.tensor(order, device=self._device)]
         self._n_live = len(rows)
-        self._n_visible = int(self._lengths.max())
+        self._groups = _groups(self._lengths.tolist())
         return order
 
     def end(self, texts: Sequence[Sequence[int]]) -> None:
@@ -158,22 +163,26 @@ class Lockstep:
         self._cache.reserve(len(self._rows), n_tokens)
 
     def _match(self, texts: Sequence[Ids]) -> dict[int, int]:
-        """Rows whose every token begins a text, by the text's number; longest first."""
+        """Rows that a text goes on from, all or most of them, by the text's number."""
         raw_rows = [row.ids.tobytes() for row in self._rows]
-        fits = []
-        for number, text in enumerate(texts):
-            raw = text.tobytes()
-            for place, raw_row in enumerate(raw_rows):
-                if len(raw_row) >= 4 * MIN_SHARED_TOKENS and raw.startswith(raw_row):
-                    fits.append((len(raw_row), number, place))
-        places: dict[int, int] = {}
-        taken = set()
-        for _, number, place in sorted(fits, key=lambda fit: (-fit[0], fit[1], fit[2])):
-            if number not in places and place not in taken:
-                places[number] = place
-                taken.add(place)
-        for place in taken:
-            self._rows[place].used = self._clock
+        all_of = [
+            (len(raw_row), number, place)
+            for number, raw in enumerate(text.tobytes() for text in texts)
+            for place, raw_row in enumerate(raw_rows)
+            if len(raw_row) >= 4 * MIN_SHARED_TOKENS and raw.startswith(raw_row)
+        ]
+        places = _pair_off(all_of, {})
+        most_of = []
+        for number in set(range(len(texts))) - set(places):
+            for place in set(range(len(self._rows))) - set(places.values()):
+                n_common = _n_common(self._rows[place].ids, texts[number])
+                if 2 * n_common > max(self._rows[place].n_tokens, MIN_SHARED_TOKENS):
+                    most_of.append((n_common, number, place))
+        places = _pair_off(most_of, places)
+        for number, place in places.items():
+            row = self._rows[place]
+            row.ids = row.ids[: _n_common(row.ids, texts[number])]
+            row.used = self._clock
         return places
 
     def _take(self, text: Ids, taken: set[int]) -> int:
@@ -221,6 +230,25 @@ class Lockstep:
             at[hole] = at.pop(place)
         return [at[place] for place in range(n)]
 
+    def _sort(self, numbers: list[int], lengths: Sequence[int], n_new: int) -> list[int]:
+        """Put longer texts first, if that saves more than it costs."""
+        wanted = sorted(range(len(numbers)), key=lambda place: (-lengths[numbers[place]], place))
+        moved = sum(self._rows[place].n_tokens for i, place in enumerate(wanted) if i != place)
+        n_read = (
+            sum((last - first) * n for first, last, n in _groups([lengths[i] for i in order]))
+            for order in (numbers, [numbers[place] for place in wanted])
+        )
+        if (next(n_read) - next(n_read)) * n_new <= _SWAP_COST_READS * moved:
+            return numbers
+        at = list(range(len(numbers)))  # which of the rows of before is where
+        for target, place in enumerate(wanted):
+            source = at.index(place)
+            if source != target:
+                longest = max(self._rows[source].n_tokens, self._rows[target].n_tokens)
+                self._swap(source, target, longest)
+                at[source], at[target] = at[target], at[source]
+        return [numbers[place] for place in at]
+
     def _swap(self, a: int, b: int, n_tokens: int) -> None:
         self._cache.swap(a, b, n_tokens)
         self._rows[a], self._rows[b] = self._rows[b], self._rows[a]
@@ -228,6 +256,9 @@ class Lockstep:
     def _read(self, texts: Sequence[Ids], places: Sequence[int] | None = None) -> None:
         """Read texts in their rows, from where these end on."""
         places = range(len(texts)) if places is None else places
+        if self._on_cpu:
+            self._read_side_by_side(texts, places)
+            return
         while True:
             left = {
                 place: min(len(text) - self._rows[place].n_tokens, _PIECE_TOKENS)
@@ -239,6 +270,43 @@ class Lockstep:
             by_place = dict(zip(places, texts, strict=True))
             for group in split_by_length(left):
                 self._read_group(group, by_place, left)
+
+    def _read_side_by_side(self, texts: Sequence[Ids], places: Sequence[int]) -> None:
+        """The same in passes without padding."""
+        pieces: list[Piece] = []
+        for place, text in zip(places, texts, strict=True):
+            start = self._rows[place].n_tokens
+            while start < len(text):
+                room = _CPU_PASS_TOKENS - sum(piece.n_tokens for piece in pieces)
+                pieces.append(Piece(place, start, min(len(text) - start, room)))
+                start += pieces[-1].n_tokens
+                if pieces[-1].n_tokens == room:
+                    self._read_pieces(pieces, texts, places)
+                    pieces = []
+            self._rows[place].ids = (
+                text if len(text) > self._rows[place].n_tokens else self._rows[place].ids
+            )
+        if pieces:
+            self._read_pieces(pieces, texts, places)
+
+    def _read_pieces(
+        self, pieces: Sequence[Piece], texts: Sequence[Ids], places: Sequence[int]
+    ) -> None:
+        by_place = dict(zip(places, texts, strict=True))
+        spans = [(place, slice(start, start + n)) for place, start, n in pieces]
+        tokens = np.concatenate([by_place[place][span] for place, span in spans]).astype(np.int64)
+        columns = np.concatenate([np.arange(span.start, span.stop) for _, span in spans])
+        rows = np.repeat([piece.row for piece in pieces], [piece.n_tokens for piece in pieces])
+        self._cache.aim_side_by_side(torch.from_numpy(rows), torch.from_numpy(columns))
+        with planned(self._model, Plan(self._cache, pieces=pieces)):
+            self._model(
+                input_ids=torch.from_numpy(tokens)[None],
+                attention_mask=torch.zeros(1, 1, 1, 1),  # every piece has its own
+                position_ids=torch.from_numpy(columns)[None],
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
 
     def _read_group(
         self, group: Sequence[int], texts: dict[int, Ids], left: dict[int, int]
@@ -252,13 +320,8 @@ class Lockstep:
         columns = torch.tensor(starts)[:, None] + torch.arange(longest)
         # Padding may reach beyond a row's room; it is then written where nothing is seen of it.
         self._cache.reserve(self._cache.n_rows, int(columns.max()) + 1)
-        in_order = sorted(group) == list(range(min(group), max(group) + 1))
-        rows = torch.tensor(group, device=self._device)
-        if in_order:
-            order = np.argsort(group)
-            tokens, columns = tokens[order], columns[torch.from_numpy(order)]
         self._pass(
-            slice(min(group), max(group) + 1) if in_order else rows,
+            torch.tensor(group, device=self._device),
             torch.from_numpy(tokens).to(self._device),
             columns.to(self._device),
             int(columns.max()) + 1,
@@ -266,9 +329,7 @@ class Lockstep:
         for place, start in zip(group, starts, strict=True):
             self._rows[place].ids = texts[place][: start + left[place]]
 
-    def _pass(
-        self, rows: slice | Tensor, tokens: Tensor, columns: Tensor, n_visible: int
-    ) -> Tensor:
+    def _pass(self, rows: Tensor | None, tokens: Tensor, columns: Tensor, n_visible: int) -> Tensor:
         """Read tokens (rows, n) at columns (rows, n); logits (rows, 1, vocabulary) of the last."""
         self._cache.aim(rows, columns, n_visible)
         logits: Tensor = self._model(
@@ -318,6 +379,24 @@ def split_by_length(lengths: dict[int, int]) -> list[list[int]]:
         groups.append(rows[cut[end] : end])
         end = cut[end]
     return groups[::-1]
+
+
+def _pair_off(fits: list[tuple[int, int, int]], places: dict[int, int]) -> dict[int, int]:
+    """Rows by text's number, from fits (tokens, number, row), the longest first."""
+    places = dict(places)
+    taken = set(places.values())
+    for _, number, place in sorted(fits, key=lambda fit: (-fit[0], *fit[1:])):
+        if number not in places and place not in taken:
+            places[number] = place
+            taken.add(place)
+    return places
+
+
+def _groups(lengths: Sequence[int]) -> list[Group]:
+    """Neighbouring rows in up to four groups."""
+    n = len(lengths)
+    size = max(_MIN_GROUP_ROWS, -(-n // 4))
+    return [Group(i, min(i + size, n), max(lengths[i : i + size])) for i in range(0, n, size)]
 
 
 def _n_shared(texts: Sequence[Ids]) -> int:
