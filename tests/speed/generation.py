@@ -4,7 +4,8 @@ Both sides play the same episodes of the mini worlds with the same untrained tin
 acts, so that the model reads real pages, and the model writes so many tokens a turn. One side is
 `HuggingFaceModel`, 32 episodes in lockstep, the other `transformers`' own `generate`, one episode
 at a time, each turn from its beginning. They take turns, so that both meet the same load; compare
-the ratio.
+the ratio. Prompts: "own" with its worked example, which every pretrained model reads, and "brief",
+which tiny models are trained with.
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ WORLDS = {
     "ALFWorld mini": ("ETO-ALFWorld-v0", {"dataset": "mini", "split": "train"}),
 }
 
-PROMPTS = "brief"  # what tiny models are trained with
-
 Generate = Callable[[list[list[Any]], Sampling], list[Completion]]
 
 
@@ -46,10 +45,11 @@ class Narrator:
 
     reveal = ExpertPolicy.reveal
 
-    def __init__(self, generate: Generate, sampling: Sampling) -> None:
+    def __init__(self, generate: Generate, sampling: Sampling, prompts: str) -> None:
         self._generate, self._sampling = generate, sampling
+        self._with_example = prompts == "own"
         self._expert = ExpertPolicy()
-        self._prompts = load_prompts(PROMPTS)
+        self._prompts = load_prompts(prompts)
         self._chats: dict[int, list[Any]] = {}
         self.n_tokens = 0
 
@@ -65,8 +65,11 @@ class Narrator:
                 text = prompt.format.reply(observation, Parsed("x", "", ""))
                 self._chats[slot].append({"role": "user", "content": text})
             else:
-                head = prompt.head(with_example=False)
-                self._chats[slot] = [*head, prompt.task(observation, with_example=False)]
+                head = prompt.head(with_example=self._with_example)
+                self._chats[slot] = [
+                    *head,
+                    prompt.task(observation, with_example=self._with_example),
+                ]
         done = self._generate([self._chats[slot] for slot in slots], self._sampling)
         for slot, completion in zip(slots, done, strict=True):
             if completion.error:
@@ -110,16 +113,23 @@ def make_model(size: str) -> Checkpoint:
         for episode in Rollouts(ExpertPolicy(), env, jobs_of(tasks, [0])):
             texts += [message["content"] for message in episode.messages]
         env.close()
-    texts += [prompt.instruction for prompt in load_prompts(PROMPTS).values()]
+    heads = [prompt.head(with_example=True) for prompt in load_prompts("own").values()]
+    texts += [message["content"] for head in heads for message in head]
     return make_tiny(texts, size=size)
 
 
 def play(
-    generate: Generate, world: str, first: int, n_episodes: int, batch_size: int, sampling: Sampling
+    generate: Generate,
+    world: str,
+    prompts: str,
+    first: int,
+    n_episodes: int,
+    batch_size: int,
+    sampling: Sampling,
 ) -> tuple[float, float, float, float]:
     """Episodes, turns and tokens a second, and turns a second of processor time."""
     env_id, arguments = WORLDS[world]
-    policy = Narrator(generate, sampling)
+    policy = Narrator(generate, sampling, prompts)
     env = make_batch(env_id, policy, batch_size, arguments)
     tasks = list(itertools.islice(env.envs[0].tasks, first, first + n_episodes))
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
@@ -146,6 +156,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prompts", nargs="+", default=["own", "brief"])
     arguments = parser.parse_args()
     checkpoint = make_model(arguments.size)
     checkpoint.model.to(getattr(torch, arguments.dtype)).to(device=arguments.device)
@@ -154,22 +165,26 @@ def main() -> None:
         f"{arguments.size}: {n_parameters / 1e6:.1f} M parameters, {arguments.tokens} tokens a turn"
     )
     print(f"{torch.get_num_threads()} threads, {os.cpu_count()} cores")
+    batch = arguments.batch
     sampling = Sampling(max_tokens=arguments.tokens, stop=())
-    for world in WORLDS:
+    for prompts, world in itertools.product(arguments.prompts, WORLDS):
         fast, slow = [], []
         for repetition in range(arguments.repetitions):
-            lockstep = HuggingFaceModel.of(checkpoint).generate
+            lockstep = HuggingFaceModel.of(checkpoint, max_batch=batch)
             first = repetition % 2
-            fast.append(
-                play(lockstep, world, first, 2 * arguments.batch, arguments.batch, sampling)
-            )
-            slow.append(play(stock(checkpoint), world, first, 3, 1, sampling))
-        report(world, fast, slow, arguments.batch)
+            played = play(lockstep.generate, world, prompts, first, 2 * batch, batch, sampling)
+            fast.append(played)
+            slow.append(play(stock(checkpoint), world, prompts, first, 3, 1, sampling))
+        report(f"{world}, prompts {prompts}", lockstep, fast, slow)
 
 
-def report(world: str, fast: Any, slow: Any, batch: int) -> None:
-    print(world)
-    for name, rows in ((f"lockstep, {batch} at once", fast), ("one at a time, stock", slow)):
+def report(what: str, lockstep: HuggingFaceModel, fast: Any, slow: Any) -> None:
+    n = {name: value / lockstep.totals["requests"] for name, value in lockstep.totals.items()}
+    print(
+        f"{what}: {n['prompt_tokens']:.0f} tokens read a turn, "
+        f"{n['prompt_tokens'] - n['cached_tokens']:.0f} of them new"
+    )
+    for name, rows in (("lockstep", fast), ("one at a time, stock", slow)):
         episodes, turns, tokens, _ = (
             statistics.median(column) for column in zip(*rows, strict=True)
         )
