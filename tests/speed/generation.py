@@ -84,8 +84,13 @@ class Narrator:
         ]
 
 
-def stock(checkpoint: Checkpoint) -> Generate:
-    """`transformers`' own generation, each turn from its beginning."""
+def stock(checkpoint: Checkpoint, *, with_cache: bool = True) -> Generate:
+    """`transformers`' own generation, each turn from its beginning.
+
+    Args:
+        checkpoint: what generates.
+        with_cache: keep keys and values within a turn.
+    """
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
 
     def one(chat: list[Any], sampling: Sampling) -> Completion:
@@ -95,6 +100,7 @@ def stock(checkpoint: Checkpoint) -> Generate:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
+                use_cache=with_cache,
                 max_new_tokens=sampling.max_tokens,
                 pad_token_id=tokenizer.pad_token_id,
             )[0, ids.shape[1] :]
@@ -168,31 +174,37 @@ def main() -> None:
     batch = arguments.batch
     sampling = Sampling(max_tokens=arguments.tokens, stop=())
     for prompts, world in itertools.product(arguments.prompts, WORLDS):
-        fast, slow = [], []
+        fast, slow, slowest = [], [], []
         for repetition in range(arguments.repetitions):
             lockstep = HuggingFaceModel.of(checkpoint, max_batch=batch)
             first = repetition % 2
             played = play(lockstep.generate, world, prompts, first, 2 * batch, batch, sampling)
             fast.append(played)
             slow.append(play(stock(checkpoint), world, prompts, first, 3, 1, sampling))
-        report(f"{world}, prompts {prompts}", lockstep, fast, slow)
+            none = stock(checkpoint, with_cache=False)
+            slowest.append(play(none, world, prompts, first, 1, 1, sampling))
+        report(f"{world}, prompts {prompts}", lockstep, fast, slow, slowest)
 
 
-def report(what: str, lockstep: HuggingFaceModel, fast: Any, slow: Any) -> None:
+def report(what: str, lockstep: HuggingFaceModel, fast: Any, slow: Any, slowest: Any) -> None:
     n = {name: value / lockstep.totals["requests"] for name, value in lockstep.totals.items()}
     print(
         f"{what}: {n['prompt_tokens']:.0f} tokens read a turn, "
         f"{n['prompt_tokens'] - n['cached_tokens']:.0f} of them new"
     )
-    for name, rows in (("lockstep", fast), ("one at a time, stock", slow)):
-        episodes, turns, tokens, _ = (
-            statistics.median(column) for column in zip(*rows, strict=True)
+    sides = {"lockstep": fast, "stock, one at a time": slow, "stock without cache": slowest}
+    for name, rows in sides.items():
+        episodes, turns, tokens, cpu = map(statistics.median, zip(*rows, strict=True))
+        print(
+            f"  {name:22}{episodes:7.2f} episodes/s{turns:8.1f} turns/s{tokens:8,.0f} tokens/s"
+            f"{cpu:8.1f} turns a second of processor time"
         )
-        print(f"  {name:24}{episodes:8.2f} episodes/s{turns:8.1f} turns/s{tokens:9,.0f} tokens/s")
-    for what, column in (("second", 1), ("second of processor time", 3)):
-        ratios = [a[column] / b[column] for a, b in zip(fast, slow, strict=True)]
-        middle = statistics.median(ratios)
-        print(f"  ratio of turns a {what}: {middle:.1f} ({min(ratios):.1f} to {max(ratios):.1f})")
+    for name, rows in (("stock", slow), ("stock without cache", slowest)):
+        ratios = [
+            f"{statistics.median(a[i] / b[i] for a, b in zip(fast, rows, strict=True)):.1f}"
+            for i in (1, 3)
+        ]
+        print(f"  lockstep is {ratios[0]} times {name}, by processor time {ratios[1]} times")
 
 
 if __name__ == "__main__":
