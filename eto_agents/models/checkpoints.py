@@ -105,10 +105,17 @@ def load_checkpoint(
     )
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+def save_checkpoint(
+    checkpoint: Checkpoint, folder: Path, *, weights: Mapping[str, Any] | None = None
+) -> None:
     """Write a checkpoint so that `folder` is never half of one; what was there is replaced.
 
     Of a model with a LoRA adapter the adapter alone is written, which names its base.
+
+    Args:
+        checkpoint: what is written.
+        folder: where to.
+        weights: tensors by name, of a model whose own are spread over several processes.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +123,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        checkpoint.model.save_pretrained(unfinished)
+        state = {} if weights is None else {"state_dict": dict(weights)}
+        checkpoint.model.save_pretrained(unfinished, **state)
         checkpoint.tokenizer.save_pretrained(unfinished)
         _remove_card(unfinished)
         about = {

@@ -1,0 +1,1 @@
+"""Training: stages that turn trajectories into checkpoints. Nothing here is imported by others."""

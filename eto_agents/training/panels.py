@@ -1,0 +1,133 @@
+"""Playing parts of a panel while training: exploration, and a development panel out of train.
+
+Everything that is tuned (a learning rate, which iteration to keep) is tuned on tasks carved from
+train; the panels ``seen`` and ``unseen`` are for one evaluation at the end. Reports with intervals
+are `eto_agents.evaluation`'s part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+
+from eto_agents.policy import Policy
+from eto_agents.rollout import Rollouts, jobs_of, make_batch
+from eto_agents.store import TrajectoryStore
+from eto_agents.trajectory import EpisodeKey, Trajectory
+from eto_envs.tasks import Task
+
+FINAL = ("completed", "truncated", "agent_error")
+"""Statuses of episodes that are not played again."""
+
+
+class Carved(NamedTuple):
+    """Train in two parts that have no task in common.
+
+    Attributes:
+        train: what is left of it, in its order.
+        dev: the tasks to tune on, in its order.
+    """
+
+    train: list[Task]
+    dev: list[Task]
+
+
+def carve_dev(tasks: Iterable[Task], n: int, seed: int = 0) -> Carved:
+    """Take `n` tasks out of train.
+
+    Which ones depends on the tasks' ids and the seed, not on their order: those whose hash of seed
+    and id is least. So it is the same on every machine, and more tasks to train on move few of it.
+
+    Args:
+        tasks: the train panel, or a part of it; of tasks with one id the first counts.
+        n: how many to take.
+        seed: another seed takes others.
+
+    Raises:
+        ValueError: `n` is negative, or leaves nothing to train on.
+    """
+    panel = list({task.id: task for task in reversed(list(tasks))}.values())[::-1]
+    if not 0 <= n < max(len(panel), 1):
+        raise ValueError(f"a dev panel of {n} cannot be carved from {len(panel)} tasks")
+
+    def place(task: Task) -> bytes:
+        return hashlib.sha256(f"dev/{seed}/{task.id}".encode()).digest()
+
+    taken = {task.id for task in sorted(panel, key=place)[:n]}
+    return Carved([t for t in panel if t.id not in taken], [t for t in panel if t.id in taken])
+
+
+def panel_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None) -> list[Task]:
+    """The tasks of a panel.
+
+    Raises:
+        UnknownNameError: no such panel.
+    """
+    env = gym.make(env_id, split=split, **dict(env_args or {}))
+    try:
+        return list(env.unwrapped.tasks)  # type: ignore[attr-defined]
+    finally:
+        env.close()
+
+
+def play(  # noqa: PLR0913 (each is one thing that a user decides)
+    policy: Policy,
+    env_id: str,
+    tasks: Sequence[Task],
+    file: Path,
+    *,
+    split: str,
+    seeds: Sequence[int] = (0,),
+    lockstep: int = 64,
+    env_args: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Trajectory]:
+    """Play tasks, many at once; a call that was killed goes on.
+
+    Args:
+        policy: the agent.
+        env_id: the Gymnasium id.
+        tasks: of the panel `split`.
+        file: where episodes are kept, as they end.
+        split: the panel.
+        seeds: every task is played once for each.
+        lockstep: episodes that run at once.
+        env_args: further arguments for the environment.
+        progress: called with the number of episodes played and planned.
+
+    Returns:
+        The episodes in the order of seeds and tasks.
+    """
+    jobs = jobs_of(tasks, seeds)
+    keys = [EpisodeKey(split, job.task.id, job.seed) for job in jobs]
+    with TrajectoryStore(file) as store:
+        done = {k: t for k, t in store.latest().items() if t.status in FINAL}
+        waiting = [job for job, key in zip(jobs, keys, strict=True) if key not in done]
+        if waiting:
+            size = min(lockstep, len(waiting))
+            env = make_batch(env_id, policy, size, dict(env_args or {}) | {"split": split})
+            try:
+                for trajectory in Rollouts(policy, env, waiting):
+                    store.append(trajectory)
+                    done[trajectory.key] = trajectory
+                    if progress is not None:
+                        progress(sum(key in done for key in keys), len(keys))
+            finally:
+                env.close()
+    return [done[key] for key in keys if key in done]
+
+
+def mean_score(episodes: Iterable[Trajectory]) -> float:
+    """Mean final score; an episode in which the agent failed counts as 0.
+
+    Raises:
+        ValueError: there is no episode.
+    """
+    scores = [0.0 if e.status == "agent_error" else e.score for e in episodes]
+    if not scores:
+        raise ValueError("no episode was played")
+    return sum(scores) / len(scores)

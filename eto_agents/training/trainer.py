@@ -1,0 +1,269 @@
+"""TRL's `SFTTrainer` on rows, with what a resumable and quiet run needs.
+
+Rows come tokenised with labels, so TRL's own chat templates and masks play no part. The order of
+the rows is a function of seed and epoch alone, so that a run resumed from a checkpoint sees what
+an undisturbed one would have seen, to the bit. What to train and for how long is
+`eto_agents.training.sft`'s part.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from eto_agents.config import SettingsError
+from eto_agents.training.stage import Stage
+from eto_envs.errors import DataError, require
+
+if TYPE_CHECKING:
+    from eto_agents.models.checkpoints import Checkpoint
+    from eto_agents.training.rows import Rows
+    from eto_agents.training.sft import SFTSettings
+
+logger = logging.getLogger(__name__)
+
+
+def train(checkpoint: Checkpoint, rows: Rows, settings: SFTSettings, stage: Stage) -> RowTrainer:
+    """Train the checkpoint's model in place, from where an earlier call was stopped.
+
+    Raises:
+        DataError: the loss became infinite or no number.
+    """
+    trainer = RowTrainer(checkpoint, rows, settings, stage)
+    start = newest_complete(stage.work)
+    if start is not None:
+        logger.info("going on from %s", start.name)
+    stage.rewind(int(start.name.partition("-")[2]) if start is not None else 0)
+    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    return trainer
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The latest of a trainer's own checkpoints that was written to its end."""
+    states = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
+    # It is the last file that is written, so the others are there if it can be read whole.
+    whole = [path for path in states if (path / "trainer_state.json").read_text().endswith("}\n")]
+    return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
+
+
+class RowTrainer(SFTTrainer):
+    """Trains on rows; logs to the stage."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, rows: Rows, settings: SFTSettings, stage: Stage
+    ) -> None:
+        """Set the trainer up; nothing is trained yet."""
+        from datasets import Dataset
+
+        self._lengths = [len(row.ids) for row in rows.rows]
+        self._settings = settings
+        columns = {
+            "input_ids": [row.ids for row in rows.rows],
+            "labels": [_labels(*row) for row in rows.rows],
+        }
+        model = checkpoint.model
+        super().__init__(
+            model=model,
+            args=_arguments(settings, stage.work, model),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=checkpoint.tokenizer,
+            peft_config=_lora(settings),
+        )
+        for shown in (PrinterCallback, ProgressCallback):
+            self.remove_callback(shown)
+        self.add_callback(_StageLog(stage))
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: the stage's files say what was done."""
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW, or with Muon for the matrices inside of the layers."""
+        if self.optimizer is None and self._settings.optimizer == "muon+adamw":
+            from eto_agents.training.muon import MuonAdamW
+
+            trained: Any = model or self.model
+            self.optimizer = MuonAdamW(
+                trained.named_parameters(),
+                learning_rate=self._settings.learning_rate,
+                weight_decay=self._settings.weight_decay,
+            )
+        return super().create_optimizer(model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
+        n_rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        n_rows *= self.args.world_size
+        return LengthGrouped(self._lengths, n_rows, self._settings.seed)
+
+
+class LengthGrouped(torch.utils.data.Sampler[int]):
+    """Shuffled rows with those of one optimizer step alike in length, so that little is padding.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows of an optimizer step.
+        seed: decides, with the epoch, the order.
+    """
+
+    GROUP = 16
+    """Steps among whose rows those of like length are brought together."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        """Take the lengths; the epoch is 0."""
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """All rows, once."""
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; called by the data loader."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        """Positions of the rows."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        size = self._batch_size
+        steps = []
+        for start in range(0, len(order), size * self.GROUP):
+            group = order[start : start + size * self.GROUP]
+            group.sort(key=lambda row: -self._lengths[row])
+            steps += [group[i : i + size] for i in range(0, len(group), size)]
+        whole = [step for step in steps if len(step) == size]
+        for i in torch.randperm(len(whole), generator=generator).tolist():
+            yield from whole[i]
+        for step in steps:  # what is left over comes last, or steps would not begin with batches
+            if len(step) < size:
+                yield from step
+
+
+class _StageLog(TrainerCallback):
+    """Writes what the trainer logs to the stage, and shows progress unless it is to be quiet."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._start_s = time.monotonic()
+        if self._stage.is_writer and not self._stage.settings.quiet:
+            tqdm: Any = require("tqdm", extra="train").tqdm  # it has no types
+            every_s = 0.1 if os.isatty(2) else 10.0
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", mininterval=every_s
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not abs(loss) < float("inf"):
+            raise DataError(f"the loss is {loss} at step {state.global_step}: lower learning_rate")
+        names = {
+            "loss": "loss",
+            "mean_token_accuracy": "token_accuracy",
+            "entropy": "entropy",
+            "grad_norm": "gradient_norm",
+            "learning_rate": "learning_rate",
+            "num_tokens": "tokens",
+        }
+        figures = {name: float(logs[key]) for key, name in names.items() if key in logs}
+        wall_s = round(time.monotonic() - self._start_s, 2)
+        self._stage.log(
+            {"step": state.global_step, "epoch": state.epoch, **figures, "wall_s": wall_s}
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def forget_work(stage: Stage) -> None:
+    """Delete the trainer's own checkpoints once the stage's is written."""
+    if stage.is_writer:
+        shutil.rmtree(stage.work, ignore_errors=True)
+
+
+def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
+    return [token if is_agent else -100 for token, is_agent in zip(ids, mask, strict=True)]
+
+
+def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rows_at_once = min(settings.micro_batch_size, settings.batch_size // n_processes)
+    n_micro, rest = divmod(settings.batch_size, max(1, rows_at_once) * n_processes)
+    if rest or rows_at_once < 1:
+        raise SettingsError(
+            f"batch_size {settings.batch_size} must be a multiple of micro_batch_size "
+            f"{rows_at_once} times {n_processes} processes"
+        )
+    on_gpu = next(model.parameters()).is_cuda
+    is_fp32 = next(model.parameters()).dtype == torch.float32
+    return SFTConfig(
+        output_dir=str(work),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=rows_at_once,
+        gradient_accumulation_steps=n_micro,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_gradient_norm,
+        adam_beta2=settings.adam_beta2,
+        max_length=None,
+        bf16=on_gpu and is_fp32 and torch.cuda.is_bf16_supported(),
+        **_checkpointing(settings.activation_checkpointing),
+        use_cpu=not on_gpu,
+        seed=settings.seed,
+        save_strategy="steps" if settings.save_every else "no",
+        save_steps=settings.save_every or 1,
+        save_total_limit=2,
+        logging_steps=settings.log_every,
+        disable_tqdm=True,
+        report_to=list(settings.report_to) or "none",
+        dataloader_pin_memory=on_gpu,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+    )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """The argument under the name that this version of transformers has for it."""
+    if "activation_checkpointing" in SFTConfig.__dataclass_fields__:
+        return {"activation_checkpointing": wanted, "gradient_checkpointing": None}
+    return {"gradient_checkpointing": wanted}
+
+
+def _lora(settings: SFTSettings) -> Any:
+    if not settings.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )

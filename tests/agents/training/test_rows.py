@@ -1,0 +1,110 @@
+"""Rows: what the model reads when it plays, and a loss on its own words alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+
+import pytest
+
+from eto_envs.errors import DataError, UnknownNameError
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("the extra train is not installed", allow_module_level=True)
+
+from eto_agents.react.chat import encode
+from eto_agents.react.prompts import load_prompts
+from eto_agents.training.rows import EmptyDataError, build_rows, encode_trajectory, texts_of
+from tests.agents.training.episodes import episode, nano
+
+pytestmark = pytest.mark.torch
+
+EPISODES = [episode(n) for n in range(3)]
+NANO = nano(EPISODES)
+
+
+def test_the_agents_words_and_their_ends_are_trained_on_and_nothing_else() -> None:
+    ids, mask = encode_trajectory(EPISODES[0], NANO)
+    tokens = NANO.tokenizer
+    trained = tokens.decode([i for i, is_agent in zip(ids, mask, strict=True) if is_agent])
+    assert trained == "".join(f"{step.text}<|end|>" for step in EPISODES[0].steps)
+    whole = tokens.decode(ids)
+    assert whole.startswith(f"<|user|>{load_prompts('brief')['alfworld-2.1.1'].instruction}<|end|>")
+    assert whole.endswith(f"<|assistant|>{EPISODES[0].steps[-1].text}<|end|>")  # cut after it
+    assert "Observation: On the desk 0, you see a mug 0.<|end|>" in whole
+
+
+@pytest.mark.parametrize("with_example", [False, True])
+def test_the_worked_example_is_read_but_not_trained_on(with_example: bool) -> None:
+    reader = dataclasses.replace(NANO, prompts="own", with_example=with_example)
+    row = encode_trajectory(EPISODES[0], reader)
+    assert sum(row.mask) == sum(encode_trajectory(EPISODES[0], NANO).mask)
+    said = load_prompts("own")["alfworld-2.1.1"].example[-1]["content"]
+    assert (said in NANO.tokenizer.decode(row.ids)) == with_example
+
+
+def test_it_is_what_the_policy_shows_the_model() -> None:
+    from eto_agents.models.scripted import ScriptedModel
+    from eto_agents.policies.react import ReActPolicy
+    from eto_agents.rollout import run_episode
+
+    model = ScriptedModel(["Thought: a\nAction: look", "no action", *["Action: look"] * 48])
+    policy = ReActPolicy(model, prompts="brief", with_example=False)
+    played = run_episode(policy, "ETO-ALFWorld-v0", 0, split="train", dataset="mini", max_steps=4)
+    row = encode_trajectory(played, NANO)
+    read = encode(model.requests[-1], NANO.tokenizer, NANO.template, for_reply=True)
+    said = NANO.tokenizer.encode("Action: look<|end|>", add_special_tokens=False)
+    assert row.ids == read.ids + said
+    assert row.mask[-len(said) - 1 :] == [0] + [1] * len(said)
+
+
+def test_sampled_tokens_are_kept_where_they_are_this_tokenizers() -> None:
+    text = EPISODES[0].steps[0].text
+    letters = [NANO.tokenizer.encode(c, add_special_tokens=False)[0] for c in text]
+    steps = [dataclasses.replace(EPISODES[0].steps[0], token_ids=letters), EPISODES[0].steps[1]]
+    sampled = encode_trajectory(dataclasses.replace(EPISODES[0], steps=steps), NANO)
+    usual = encode_trajectory(EPISODES[0], NANO)
+    n_usual = len(NANO.tokenizer.encode(text, add_special_tokens=False))
+    assert len(sampled.ids) - len(usual.ids) == len(letters) - n_usual > 0
+    assert NANO.tokenizer.decode(sampled.ids) == NANO.tokenizer.decode(usual.ids)
+    for foreign in ([5, 6, 7], [10**6]):
+        steps[0] = dataclasses.replace(steps[0], token_ids=foreign)
+        assert encode_trajectory(dataclasses.replace(EPISODES[0], steps=steps), NANO) == usual
+
+
+def test_long_rows_are_counted_or_an_error_never_cut() -> None:
+    n_tokens = len(encode_trajectory(EPISODES[0], NANO).ids)
+    longer = episode(0, n_steps=5)
+    rows = build_rows([*EPISODES, longer], NANO, max_tokens=n_tokens + 5)
+    assert (len(rows.rows), rows.n_too_long) == (3, 1)
+    assert rows.n_tokens == sum(len(row.ids) for row in rows.rows)
+    with pytest.raises(DataError, match=f"{n_tokens + 5} are allowed"):
+        build_rows([*EPISODES, longer], NANO, max_tokens=n_tokens + 5, too_long="error")
+    with pytest.raises(EmptyDataError, match="all 1 have more than 9 tokens"):
+        build_rows([longer], NANO, max_tokens=9)
+    with pytest.raises(EmptyDataError, match="none were kept"):
+        build_rows([], NANO)
+    with pytest.raises(ValueError, match="must be positive"):
+        build_rows(EPISODES, NANO, max_tokens=0)
+
+
+def test_the_hash_follows_ids_and_masks() -> None:
+    first, same, other = (build_rows(EPISODES[:n], NANO) for n in (2, 2, 3))
+    assert first.sha256 == same.sha256 != other.sha256
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(EmptyDataError, match="nothing was done"):
+        encode_trajectory(dataclasses.replace(EPISODES[0], steps=[]), NANO)
+    custom = dataclasses.replace(EPISODES[0], dataset="custom-123")
+    with pytest.raises(UnknownNameError, match=r"Give world='alfworld-2\.1\.1'"):
+        encode_trajectory(custom, NANO)
+    assert encode_trajectory(custom, NANO, world="alfworld-2.1.1").ids
+    with pytest.raises(UnknownNameError, match="no prompt for world 'mars'"):
+        encode_trajectory(custom, NANO, world="mars")
+
+
+def test_texts_are_those_of_the_chats() -> None:
+    texts = texts_of(EPISODES[:1])
+    assert texts[-1] == EPISODES[0].steps[-1].text
+    assert texts[2] == EPISODES[0].initial_observation
