@@ -16,8 +16,10 @@ from transformers.cache_utils import Cache
 CHUNK_TOKENS: Final = 256
 """Buffers grow by whole chunks."""
 
+_Cache: Any = Cache  # untyped, whatever transformers says of itself
 
-class KeyValueCache(Cache):
+
+class KeyValueCache(_Cache):  # type: ignore[misc]
     """Keys and values of all layers, (rows, heads, tokens, channels) each.
 
     Attributes:
