@@ -184,7 +184,6 @@ class _StageLog(TrainerCallback):
             "entropy": "entropy",
             "grad_norm": "gradient_norm",
             "learning_rate": "learning_rate",
-            "num_tokens": "tokens",
         }
         figures = {name: float(logs[key]) for key, name in names.items() if key in logs}
         wall_s = round(time.monotonic() - self._start_s, 2)
