@@ -45,6 +45,7 @@ RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 HEAVY = {
     "ijson",
     "jinja2",
+    "matplotlib",
     "nltk",
     "openai",
     "pooch",

@@ -142,7 +142,11 @@ class _Run:
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with TrajectoryStore(self.out / "episodes.jsonl") as store:
             self._remove_unfinished_files()
-            self._claim(panels)
+            planned = {
+                split: len(jobs_of(_first(n_tasks, panel), seeds, self.n_samples))
+                for split, panel in panels.items()
+            }
+            self._claim(panels, planned)
             done = store.latest()
             results = {}
             for split, panel in panels.items():
@@ -186,7 +190,7 @@ class _Run:
             for path in self.out.glob(f".{name}.*"):
                 path.unlink(missing_ok=True)
 
-    def _claim(self, panels: Mapping[str, TaskSet]) -> None:
+    def _claim(self, panels: Mapping[str, TaskSet], planned: Mapping[str, int]) -> None:
         """Write down what runs here, or check that the folder holds the same run."""
         path = self.out / "run.json"
         ours = {
@@ -211,7 +215,9 @@ class _Run:
                         f"{now!r}; choose another folder"
                     )
             hashes = known | hashes
-        text = json.dumps(ours | {"panels": hashes}, indent=2) + "\n"
+            planned = {**theirs.get("n_planned", {}), **planned}
+        # What is planned is no part of the claim: more seeds or tasks may join a run.
+        text = json.dumps(ours | {"panels": hashes, "n_planned": planned}, indent=2) + "\n"
         write_whole(path, text.encode())
 
     def _play_split(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from eto_agents.evaluation.statistics import Estimate, clustered_mean
+from eto_agents.evaluation.statistics import Estimate, clustered_mean, success_rate
 from eto_agents.trajectory import STATUSES, Trajectory
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
@@ -36,7 +36,7 @@ class SplitResult:
         n_episodes: episodes that enter the means.
         n_planned: episodes that should have been played.
         reward: average final score in [0, 1], with its interval.
-        success: share of episodes with score 1, with its interval.
+        success: share of episodes with score 1, with its interval (`success_rate`).
         steps: mean number of steps.
         invalid_actions: share of actions that the world did not accept, in [0, 1].
         tokens: prompt and completion tokens in all; 0 for agents without a model.
@@ -86,7 +86,7 @@ def summarise(
         n_episodes=len(kept),
         n_planned=n_planned,
         reward=clustered_mean(scores),
-        success=clustered_mean(wins),
+        success=success_rate(wins),
         steps=n_steps / len(kept) if kept else float("nan"),
         invalid_actions=n_invalid / n_steps if n_steps else float("nan"),
         tokens=n_tokens(episodes),

@@ -1,18 +1,29 @@
-"""Means with honest intervals.
+"""Means with honest intervals, and whether two agents differ.
 
 Episodes of one task under several seeds are not independent, so intervals resample tasks, not
-episodes (a cluster bootstrap). `scipy.stats` does the resampling.
+episodes (a cluster bootstrap), and two agents are compared task by task: most of the spread of a
+panel is between its tasks, and a paired comparison is free of it. `scipy.stats` does the
+resampling, always seeded, always over values in sorted order: no result depends on the order of
+episodes. Not here: reading runs (`runs`) and which comparisons a report makes (`comparison`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 N_RESAMPLES = 9_999
+MAX_EXACT_FLIPS = 16
+"""Up to so many non-zero differences all 2^n sign flips are counted instead of sampled."""
+ALPHA = 0.05
+POWER = 0.8
+
+Values = Iterable[tuple[Hashable, float]]
+"""Pairs of task and value; a task may occur many times (seeds)."""
 
 
 class Estimate(NamedTuple):
@@ -29,9 +40,25 @@ class Estimate(NamedTuple):
     high: float | None
 
 
-def clustered_mean(
-    values: Iterable[tuple[Hashable, float]], *, confidence: float = 0.95, seed: int = 0
-) -> Estimate:
+class Paired(NamedTuple):
+    """Two agents on the same tasks.
+
+    Attributes:
+        n_tasks: tasks that both have played.
+        difference: mean over tasks of the first agent's value minus the second's, with its 95 %
+            interval (a bootstrap over tasks).
+        p: two-sided p-value of a sign-flip permutation test of "no difference"; NaN without tasks.
+        detectable: smallest true difference that `n_tasks` tasks with this spread would show with
+            a power of 0.8 at alpha 0.05; None where the spread cannot be told.
+    """
+
+    n_tasks: int
+    difference: Estimate
+    p: float
+    detectable: float | None
+
+
+def clustered_mean(values: Values, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
     """The mean over tasks with a percentile bootstrap interval that resamples tasks.
 
     Args:
@@ -43,11 +70,7 @@ def clustered_mean(
     Returns:
         The estimate; its mean is NaN if there are no values.
     """
-    by_task: dict[Hashable, list[float]] = {}
-    for task, value in values:
-        by_task.setdefault(task, []).append(value)
-    # In sorted order, so that the interval does not depend on the order of episodes.
-    means = np.sort([float(np.mean(v)) for v in by_task.values()])
+    means = np.sort(list(task_means(values).values()))
     if len(means) == 0:
         return Estimate(float("nan"), None, None)
     mean = float(np.mean(means))
@@ -55,6 +78,116 @@ def clustered_mean(
         return Estimate(mean, None, None)
     low, high = _percentile_interval(means, confidence, seed)
     return Estimate(mean, low, high)
+
+
+def success_rate(values: Values, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
+    """The share of successes over tasks, with an interval that is never without width.
+
+    Where every task either always succeeds or always fails (one seed, above all), tasks are coin
+    tosses and the interval is Wilson's: unlike the bootstrap it has a width at 0 of n and n of n,
+    and unlike Clopper and Pearson's it is not wider than it says. Where seeds of a task disagree,
+    the tasks' rates are not 0 or 1 any more and the interval is `clustered_mean`'s.
+
+    Args:
+        values: pairs of task and 0 or 1.
+        confidence: the interval's nominal coverage, in (0, 1).
+        seed: seeds the resampling.
+
+    Returns:
+        The estimate; its mean is NaN if there are no values.
+    """
+    rates = task_means(values)
+    if not rates or not set(rates.values()) <= {0.0, 1.0}:
+        return clustered_mean(rates.items(), confidence=confidence, seed=seed)
+    from scipy.stats import binomtest
+
+    n_successes = int(sum(rates.values()))
+    interval = binomtest(n_successes, len(rates)).proportion_ci(confidence, method="wilson")
+    return Estimate(n_successes / len(rates), float(interval.low), float(interval.high))
+
+
+def paired(first: Values, second: Values, *, seed: int = 0) -> Paired:
+    """Compare two agents on the tasks that both have played.
+
+    Args:
+        first: one agent's pairs of task and value.
+        second: the other's.
+        seed: seeds the resampling.
+    """
+    ours, theirs = task_means(first), task_means(second)
+    differences = sorted(ours[task] - theirs[task] for task in ours if task in theirs)
+    mirrored = [-value for value in reversed(differences)]
+    # The same resamples whichever agent is named first: swapping them changes signs, nothing else.
+    turned = mirrored > differences
+    shown = mirrored if turned else differences
+    difference = clustered_mean(enumerate(shown), seed=seed)
+    if turned:
+        difference = _negative(difference)
+    return Paired(
+        len(shown),
+        difference,
+        _sign_flip_p(np.array(shown), seed),
+        minimum_detectable(spread(shown), len(shown)),
+    )
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The standard deviation of the population that values are drawn from; None below two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def minimum_detectable(
+    deviation: float | None, n_tasks: int, *, power: float = POWER, alpha: float = ALPHA
+) -> float | None:
+    """The smallest true mean that a two-sided test of "zero" finds with a given power.
+
+    ``(z(1 - alpha / 2) + z(power)) * deviation / sqrt(n_tasks)``, the normal approximation.
+
+    Args:
+        deviation: standard deviation of one task's value. Paired: that of the differences.
+            Unpaired, two agents of equal spread on n tasks each: theirs times sqrt(2).
+        n_tasks: number of tasks.
+        power: chance to find it, in (0, 1).
+        alpha: chance to find something where there is nothing, in (0, 1).
+
+    Returns:
+        The effect in the unit of `deviation`; None where there is no spread to tell it from.
+    """
+    from scipy.stats import norm
+
+    if not deviation or n_tasks < 2:
+        return None
+    return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * deviation / math.sqrt(n_tasks))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p-values that hold for all comparisons of a table together.
+
+    NaN (nothing to compare) stays NaN and does not count as a comparison.
+    """
+    order = sorted(
+        (i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
+    )
+    adjusted = [float("nan")] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def task_means(values: Values) -> dict[Hashable, float]:
+    """Each task's mean over its values, such as over seeds."""
+    by_task: dict[Hashable, list[float]] = {}
+    for task, value in values:
+        by_task.setdefault(task, []).append(value)
+    # math.fsum and not numpy's sum: the same values in another order give the same mean.
+    return {task: math.fsum(found) / len(found) for task, found in by_task.items()}
+
+
+def _negative(estimate: Estimate) -> Estimate:
+    mean, low, high = estimate
+    return Estimate(-mean, None if high is None else -high, None if low is None else -low)
 
 
 def _percentile_interval(
@@ -72,3 +205,31 @@ def _percentile_interval(
         rng=np.random.default_rng(seed),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _sign_flip_p(differences: npt.NDArray[np.float64], seed: int) -> float:
+    """Under "no difference" each task's difference is as likely to have the other sign."""
+    from scipy.stats import permutation_test
+
+    if len(differences) == 0:
+        return float("nan")
+    # A zero has no sign to flip. Without them the test is the same, and more often exact.
+    moved = differences[differences != 0]
+    if len(moved) < 2:
+        return 1.0  # one sign says nothing: the other is as likely
+    result = permutation_test(
+        (moved, np.zeros_like(moved)),
+        _mean_difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf if len(moved) <= MAX_EXACT_FLIPS else N_RESAMPLES,
+        batch=1_000,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def _mean_difference(
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], axis: int
+) -> npt.NDArray[np.float64]:
+    return np.asarray(np.mean(first - second, axis=axis))

@@ -108,7 +108,7 @@ class ReActPolicy:
             "model": model.name,
             "model_provenance": dict(getattr(model, "provenance", {})),
             "sampling": self.sampling.record(),
-            "prompts": prompts if prompts in ("own", "published") else "file",
+            "prompts": prompts if prompts in ("own", "published", "brief") else "file",
             "prompt_sha256": {name: prompt.sha256 for name, prompt in shown.items()},
             "with_example": with_example,
             "max_context_tokens": max_context_tokens,

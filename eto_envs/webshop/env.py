@@ -119,7 +119,7 @@ class WebShopEnv(TextEnv):
         """
         self._shop = open_shop(find_bundle(dataset), goals=goals, price_seed=price_seed)
         super().__init__(
-            _panel(self._shop, split),
+            panel(self._shop, split),
             max_steps=max_steps,
             reveal=reveal,
             shaping=shaping,
@@ -199,7 +199,7 @@ def _plain(options: Sequence[str] | Mapping[str, str]) -> list[str] | dict[str, 
 
 
 @functools.lru_cache(maxsize=64)
-def _panel(shop: Shop, split: str) -> TaskSet:
+def panel(shop: Shop, split: str) -> TaskSet:
     """A split's tasks; one object for all environments of a process, so hashed once."""
     panels = {**shop.panels, "all": range(len(shop.goals))}
     if split not in panels:

@@ -7,15 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from eto_agents import Results, TrajectoryStore, evaluate
 from eto_agents.evaluation import report
 from eto_agents.evaluation.results import summarise
-from eto_agents.evaluation.statistics import clustered_mean
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, UnknownNameError
 from tests.agents.test_trajectory import episode
 from tests.toy import CORRIDOR
@@ -168,36 +164,6 @@ def test_results_file_checks(tmp_path: Path) -> None:
         path.write_text(json.dumps(record | change))
         with pytest.raises(CorruptDataError):
             Results.load(path)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1)), min_size=1, max_size=40))
-def test_estimate_ignores_order_and_stays_in_range(values: list[tuple[int, float]]) -> None:
-    found = clustered_mean(values)
-    assert found == pytest.approx(clustered_mean(sorted(values)), nan_ok=True)
-    if found.low is not None and found.high is not None:
-        assert 0.0 <= found.low <= found.mean + 1e-12
-        assert found.mean - 1e-12 <= found.high <= 1.0
-    assert (found.low is None) == (len({task for task, _ in values}) < 2)
-
-
-def test_a_task_counts_once_however_many_seeds() -> None:
-    values = [("a", 1.0)] * 9 + [("b", 0.0)]
-    assert clustered_mean(values).mean == 0.5
-
-
-@pytest.mark.slow
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(300):
-        tasks = rng.beta(2, 2, size=60)
-        episodes = [(i, float(rng.random() < p)) for i, p in enumerate(tasks) for _ in range(3)]
-        low, high = clustered_mean(episodes)[1:]
-        assert low is not None
-        assert high is not None
-        hits += low <= 0.5 <= high
-    assert 0.90 <= hits / 300 <= 0.99
 
 
 def test_tokens_and_invalid_actions_are_summed() -> None:

@@ -1,0 +1,274 @@
+"""Which runs stand beside each other, and which differences are real.
+
+Runs become rows (agents) and columns (world and split), as in the paper's Table 2. A column holds
+results of one panel and one step limit only: the rest is refused, because means over different
+tasks do not compare. Differences are tested task by task; p-values of a table are corrected
+together (Holm), and only what is left of them marks a row as best. Not here: how it looks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from eto_agents.evaluation.runs import Panel, Run
+from eto_agents.evaluation.statistics import ALPHA, Paired, holm, paired
+from eto_envs.errors import DataError, UnknownNameError
+
+WORLDS = {
+    "ETO-WebShop-v0": "WebShop",
+    "ETO-ScienceWorld-v0": "ScienceWorld",
+    "ETO-ALFWorld-v0": "ALFWorld",
+}
+PAPER_COLUMNS = (
+    ("ETO-WebShop-v0", "seen"),
+    ("ETO-ScienceWorld-v0", "seen"),
+    ("ETO-ScienceWorld-v0", "unseen"),
+    ("ETO-ALFWorld-v0", "seen"),
+    ("ETO-ALFWorld-v0", "unseen"),
+)
+"""Table 2 of the paper, from left to right."""
+
+ETO_DATASETS = {"ETO-WebShop-v0": "full", "ETO-ScienceWorld-v0": "eto", "ETO-ALFWorld-v0": "2.1.1"}
+"""The datasets whose panels are those of the paper."""
+
+
+class Column(NamedTuple):
+    """One panel under one step limit.
+
+    Attributes:
+        env_id: the Gymnasium id.
+        split: the panel's name.
+        dataset: the dataset's name.
+        sha256: the panel's hash.
+        max_steps: the step limit that overrides the protocol's, or None.
+    """
+
+    env_id: str
+    split: str
+    dataset: str
+    sha256: str
+    max_steps: int | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """World and split."""
+        return self.env_id, self.split
+
+    @property
+    def title(self) -> str:
+        """World and split for people."""
+        return f"{WORLDS.get(self.env_id, self.env_id)} {self.split}"
+
+    @property
+    def difference_from_paper(self) -> str:
+        """Why published numbers do not compare with this column, or an empty text."""
+        if self.key not in PAPER_COLUMNS:
+            return "the paper has no such panel"
+        if self.dataset != ETO_DATASETS[self.env_id]:
+            return f"played on the dataset {self.dataset!r}, whose panel is not the paper's"
+        if self.max_steps is not None:
+            return f"played with a limit of {self.max_steps} steps instead of the paper's"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One agent.
+
+    Attributes:
+        label: its name in tables.
+        panels: its episodes by column key.
+    """
+
+    label: str
+    panels: Mapping[tuple[str, str], Panel]
+
+
+class Difference(NamedTuple):
+    """Two agents in one column.
+
+    Attributes:
+        first: label of the one whose score is the minuend.
+        second: label of the other.
+        column: where.
+        result: the test of it.
+        p_holm: its p-value, corrected for all comparisons of the table.
+    """
+
+    first: str
+    second: str
+    column: Column
+    result: Paired
+    p_holm: float
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it is outside noise at the level `ALPHA`."""
+        return self.p_holm < ALPHA
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Rows and columns that may stand in one table."""
+
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+
+    def row(self, label: str) -> Row:
+        """The row of an agent.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        for row in self.rows:
+            if row.label == label:
+                return row
+        raise UnknownNameError("agent", label, [row.label for row in self.rows])
+
+    def against(self, label: str) -> list[Difference]:
+        """Every other agent minus this one, in every column that both have."""
+        reference = self.row(label)
+        others = [row for row in self.rows if row is not reference]
+        return self._differences([(row, reference) for row in others])
+
+    def all_pairs(self) -> list[Difference]:
+        """Every two agents in every column that both have."""
+        return self._differences(itertools.combinations(self.rows, 2))
+
+    def best(self) -> set[tuple[str, Column]]:
+        """Label and column of each agent that is better than every other one beyond noise.
+
+        All pairs of the table are corrected together, so that picking the winner first is paid
+        for. A column of which some agent has played other tasks has no best agent.
+        """
+        wins: dict[tuple[str, Column], int] = {}
+        for difference in self.all_pairs():
+            if difference.is_real:
+                is_first = difference.result.difference.mean > 0
+                winner = difference.first if is_first else difference.second
+                key = winner, difference.column
+                wins[key] = wins.get(key, 0) + 1
+        return {
+            (label, column)
+            for (label, column), n_wins in wins.items()
+            if n_wins == len(self.in_column(column)) - 1 and not self.uneven(column)
+        }
+
+    def in_column(self, column: Column) -> list[tuple[Row, Panel]]:
+        """The agents that have played a column, with their episodes."""
+        return [(row, row.panels[column.key]) for row in self.rows if column.key in row.panels]
+
+    def uneven(self, column: Column) -> str:
+        """Why this column's means are not over the same tasks, or an empty text."""
+        panels = [panel for _, panel in self.in_column(column)]
+        if not all(panel.is_whole for panel in panels):
+            return "a run has not ended"
+        if len({frozenset(e.task_id for e in panel.counted) for panel in panels}) > 1:
+            return "the means are not over the same tasks"
+        return ""
+
+    def _differences(self, pairs: Iterable[tuple[Row, Row]]) -> list[Difference]:
+        found = [
+            (first, second, column, result)
+            for first, second in pairs
+            for column in self.columns
+            if column.key in first.panels and column.key in second.panels
+            for result in [
+                paired(first.panels[column.key].scores, second.panels[column.key].scores)
+            ]
+        ]
+        corrected = holm([result.p for *_, result in found])
+        return [
+            Difference(first.label, second.label, column, result, p)
+            for (first, second, column, result), p in zip(found, corrected, strict=True)
+        ]
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Put runs into one table.
+
+    Raises:
+        DataError: two runs of the same world and split have other tasks or another step limit.
+    """
+    if not runs:
+        raise DataError("nothing to report: name at least one run's folder")
+    columns: dict[tuple[str, str], tuple[Column, Run]] = {}
+    for run in runs:
+        for panel in run.panels:
+            column = Column(*panel.column, panel.dataset, panel.sha256, panel.max_steps)
+            known, owner = columns.setdefault(panel.column, (column, run))
+            if column != known:
+                raise DataError(_refusal(known, owner, column, run))
+    return Comparison(_rows(runs), tuple(sorted((c for c, _ in columns.values()), key=_position)))
+
+
+def average(comparison: Comparison, row: Row) -> float:
+    """The paper's average: over its five columns, each counting the same; NaN if one is missing."""
+    means = []
+    for key in PAPER_COLUMNS:
+        if key not in row.panels or not row.panels[key].is_whole:
+            return float("nan")
+        means.append(row.panels[key].figures.reward.mean)
+    return math.fsum(means) / len(means)
+
+
+def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+    """One row for each agent: runs of one agent over several worlds are joined."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.label, run.model), []).append(run)
+    n_models = {label: sum(other == label for other, _ in groups) for label, _ in groups}
+    rows = []
+    for (label, _), members in groups.items():
+        keys = [panel.column for run in members for panel in run.panels]
+        if n_models[label] == 1 and len(set(keys)) == len(keys):
+            panels = {panel.column: panel for run in members for panel in run.panels}
+            rows.append(Row(label, panels))
+            continue
+        # The same name twice for one panel, or for two models: the folders tell them apart.
+        for run in members:
+            panels = {panel.column: panel for panel in run.panels}
+            rows.append(Row(f"{label} ({run.folder.resolve().name})", panels))
+    labels = [row.label for row in rows]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise DataError(f"two runs are called {label!r}: name them, as in NAME=FOLDER")
+    return tuple(rows)
+
+
+def _position(column: Column) -> tuple[int, str]:
+    in_paper = column.key in PAPER_COLUMNS
+    worlds = list(WORLDS)
+    if column.env_id not in worlds:
+        return len(worlds) * 10, column.title
+    within = PAPER_COLUMNS.index(column.key) if in_paper else 9
+    return worlds.index(column.env_id) * 10 + within, column.title
+
+
+def _refusal(known: Column, owner: Run, column: Column, run: Run) -> str:
+    where = f"{owner.folder} and {run.folder} cannot share the column {column.title!r}"
+    if known.sha256 != column.sha256:
+        why = (
+            f"they played different panels (dataset {known.dataset!r}, sha256 {known.sha256[:12]}; "
+            f"dataset {column.dataset!r}, sha256 {column.sha256[:12]}), and means over different "
+            "tasks do not compare"
+        )
+        cure = "play one of them again with the other's --dataset"
+    elif known.max_steps != column.max_steps:
+        limits = [
+            f"{limit} steps" if limit else "the protocol's" for limit in _limits(known, column)
+        ]
+        why = f"their step limits differ ({limits[0]}; {limits[1]})"
+        cure = "play one of them again with the other's --max-steps"
+    else:
+        why = f"their datasets are called {known.dataset!r} and {column.dataset!r}"
+        cure = "play one of them again with the other's --dataset"
+    return f"{where}: {why}. Report them apart (`eto report {run.folder}`), or {cure}."
+
+
+def _limits(*columns: Column) -> list[int | None]:
+    return [column.max_steps for column in columns]

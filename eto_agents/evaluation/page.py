@@ -1,0 +1,73 @@
+"""A report as one HTML file: no network, no script, figures inside.
+
+The frame and the style are `report.html`; here a document becomes its body. Every text is escaped:
+agents choose their own names.
+"""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from eto_agents.evaluation.document import Cell, Document, Image, Section, Table
+
+
+def html(document: Document) -> str:
+    """The report as a page that stands alone."""
+    frame = files("eto_agents.evaluation").joinpath("report.html").read_text(encoding="utf-8")
+    links = "".join(
+        f'<a href="#section-{number}">{escape(section.title)}</a>'
+        for number, section in enumerate(document.sections)
+    )
+    body = "\n".join(_section(section, number) for number, section in enumerate(document.sections))
+    return Template(frame).substitute(title=escape(document.title), links=links, body=body)
+
+
+def _section(section: Section, number: int) -> str:
+    parts = [f'<section id="section-{number}"><h2>{escape(section.title)}</h2>']
+    parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.paragraphs]
+    parts += [_table(table) for table in section.tables]
+    parts += [_figure(image) for image in section.images]
+    parts += [f"<p>{escape(note)}</p>" for note in section.notes]
+    return "\n".join([*parts, "</section>"])
+
+
+def _table(table: Table) -> str:
+    heads = "".join(
+        f'<th scope="col"{_words(i, table)}>{escape(h)}</th>' for i, h in enumerate(table.headings)
+    )
+    rows = "\n".join(_row(row, table) for row in table.rows)
+    # A region that can be reached with the keyboard: on a phone wide tables scroll sideways.
+    return (
+        f'<div class="table" tabindex="0" role="region" aria-label="{escape(table.caption)}">'
+        f'<table id="{escape(table.label)}"><caption>{escape(table.caption)}</caption>'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
+def _row(row: tuple[Cell, ...], table: Table) -> str:
+    cells = []
+    for position, cell in enumerate(row):
+        text = escape(cell.text)
+        text = f"<strong>{text}</strong>" if cell.is_best else text
+        if cell.detail:
+            text += f" <small>{escape(cell.detail)}</small>"
+        tag, scope = ("th", ' scope="row"') if position == 0 else ("td", "")
+        cells.append(f"<{tag}{scope}{_words(position, table)}>{text}</{tag}>")
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _words(position: int, table: Table) -> str:
+    return ' class="words"' if table.is_text[position] else ""
+
+
+def _figure(image: Image) -> str:
+    # As an image and not inline: ids of several drawings in one page would clash.
+    data = base64.b64encode(image.svg).decode()
+    caption = escape(image.caption)
+    return (
+        f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )

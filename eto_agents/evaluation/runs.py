@@ -1,0 +1,268 @@
+"""Reading run folders for a report, finished or not, and refusing what is damaged.
+
+A run is what `eto eval` writes: `run.json` (what runs), `episodes.jsonl` (every episode) and, once
+it is finished, `results.json`. The figures of a report are computed from the episodes, so a run
+that is still going on is read like one that has ended. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from eto_agents.evaluation.results import AgentErrors, Results, SplitResult, n_tokens, summarise
+from eto_agents.evaluation.samples import by_task_and_seed, chosen
+from eto_agents.store import TrajectoryStore
+from eto_agents.trajectory import EpisodeKey, Trajectory
+from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
+
+
+@dataclass(frozen=True, eq=False)  # no slots: figures are kept once they are computed
+class Panel:
+    """One run's episodes on one panel.
+
+    Attributes:
+        env_id: the Gymnasium id.
+        dataset: the dataset's name.
+        split: the panel's name.
+        sha256: the panel's hash.
+        max_steps: the step limit that overrides the protocol's, or None.
+        n_planned: samples there will be; None for an unfinished run that does not say.
+        agent_errors: what an episode in which the agent failed counts as.
+        samples: the last record of everything that was played, messages left out.
+    """
+
+    env_id: str
+    dataset: str
+    split: str
+    sha256: str
+    max_steps: int | None
+    n_planned: int | None
+    agent_errors: AgentErrors
+    samples: tuple[Trajectory, ...]
+
+    @functools.cached_property
+    def episodes(self) -> tuple[Trajectory, ...]:
+        """One episode for each task and seed: of several samples the one that Best-of-N chooses."""
+        return tuple(chosen(by_task_and_seed(self.samples)))
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of a task under one seed; 1 but for Best-of-N."""
+        return max((sample.sample for sample in self.samples), default=0) + 1
+
+    @property
+    def n_ended(self) -> int:
+        """Samples that have ended; interrupted ones will be played again."""
+        return sum(sample.status != "cancelled" for sample in self.samples)
+
+    @property
+    def column(self) -> tuple[str, str]:
+        """World and split: where its figures go in a table."""
+        return self.env_id, self.split
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every planned sample has ended."""
+        return self.n_planned is not None and self.n_ended >= self.n_planned
+
+    @property
+    def counted(self) -> tuple[Trajectory, ...]:
+        """The episodes that enter means."""
+        statuses = {"completed", "truncated"}
+        if self.agent_errors == "zero":
+            statuses.add("agent_error")
+        return tuple(e for e in self.episodes if e.status in statuses)
+
+    @property
+    def scores(self) -> list[tuple[str, float]]:
+        """Task and final score of each counted episode."""
+        return [(e.task_id, 0.0 if e.status == "agent_error" else e.score) for e in self.counted]
+
+    @functools.cached_property
+    def kinds(self) -> dict[str, Panel]:
+        """The panel by task type, in alphabetical order."""
+        names = sorted({e.kind for e in self.samples})
+        return {
+            name: replace(self, samples=tuple(e for e in self.samples if e.kind == name))
+            for name in names
+        }
+
+    @functools.cached_property
+    def figures(self) -> SplitResult:
+        """Means and counts over the episodes so far; tokens and seconds of all samples."""
+        result = summarise(
+            self.split,
+            self.sha256,
+            self.episodes,
+            n_planned=len(self.episodes),
+            agent_errors=self.agent_errors,
+        )
+        return replace(
+            result,
+            tokens=n_tokens(self.samples),
+            wall_s=sum(sample.wall_s for sample in self.samples),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder's content.
+
+    Attributes:
+        label: the agent's row in a table: the policy's name, or what the caller gave.
+        folder: where it was read.
+        policy: the policy's name.
+        is_finished: whether `results.json` is there.
+        panels: its panels, in the order of `run.json`; those without episodes are left out.
+        provenance: what it takes to run it again, as far as it is written down.
+    """
+
+    label: str
+    folder: Path
+    policy: str
+    is_finished: bool
+    panels: tuple[Panel, ...]
+    provenance: Mapping[str, Any]
+
+    @property
+    def model(self) -> str:
+        """What tells the models of two agents of one name apart; prompts differ by world."""
+        policy = self.provenance.get("policy", {})
+        parts = [policy.get(key) for key in ("model", "model_provenance", "sampling")]
+        return json.dumps(parts, sort_keys=True, default=str)
+
+
+def read_run(folder: Path, label: str = "") -> Run:
+    """Read a run's folder.
+
+    Args:
+        folder: what `eto eval --out` got.
+        label: what the report calls the agent, by default the policy's name.
+
+    Raises:
+        DataNotFoundError: the folder is no run, or holds no episode yet.
+        CorruptDataError: a file is damaged; names the file and the line.
+        DataError: a file cannot be read.
+    """
+    if not (folder / "run.json").exists():
+        raise DataNotFoundError(
+            f"{folder} is no run: it has no run.json; name a folder that `eto eval --out` wrote"
+        )
+    record = _read_json(folder / "run.json")
+    shape = {"env_id": str, "env_args": dict, "policy": str, "panels": dict}
+    for key, kind in shape.items():
+        if not isinstance(record.get(key), kind):
+            raise CorruptDataError(f"{folder / 'run.json'} is damaged: no usable {key!r}")
+    results = Results.load(folder) if (folder / "results.json").exists() else None
+    episodes = _read_episodes(folder / "episodes.jsonl", record)
+    if not episodes:
+        raise DataNotFoundError(
+            f"{folder} is an empty run: no episode has ended yet; "
+            f"run or continue `eto eval --env {record['env_id']} --out {folder}`"
+        )
+    panels = [_panel(split, record, results, episodes) for split in record["panels"]]
+    return Run(
+        label=label or record["policy"],
+        folder=folder,
+        policy=record["policy"],
+        is_finished=results is not None,
+        panels=tuple(panel for panel in panels if panel.samples),
+        provenance={"policy": record.get("policy_provenance", {}), "env_args": record["env_args"]}
+        | (results.provenance if results else {}),
+    )
+
+
+def read_runs(names: Sequence[str]) -> list[Run]:
+    """Read runs given as ``FOLDER`` or ``AGENT=FOLDER``.
+
+    Raises:
+        DataError: as `read_run`; also when a folder is given twice.
+    """
+    runs: list[Run] = []
+    for text in names:
+        label, equals, folder = text.partition("=")
+        is_folder = not equals or Path(text).exists()
+        run = read_run(Path(text)) if is_folder else read_run(Path(folder), label)
+        for other in runs:
+            if other.folder.resolve() == run.folder.resolve():
+                raise DataError(f"{run.folder} is given twice")
+        runs.append(run)
+    return runs
+
+
+def _panel(
+    split: str, record: Mapping[str, Any], results: Results | None, episodes: Sequence[Trajectory]
+) -> Panel:
+    found = tuple(e for e in episodes if e.split == split)
+    planned = record.get("n_planned")
+    n_planned = planned.get(split) if isinstance(planned, dict) else None
+    agent_errors = "exclude"
+    if results is not None and split in results.splits:
+        # run.json first: it is as new as the last command, results.json as the last finished one.
+        planned_then = results.splits[split].n_planned * results.splits[split].samples.get("n", 1)
+        n_planned = n_planned or planned_then
+        agent_errors = results.provenance.get("agent_errors", "exclude")
+    return Panel(
+        env_id=record["env_id"],
+        dataset=found[0].dataset if found else "",
+        split=split,
+        sha256=str(record["panels"][split]),
+        max_steps=record["env_args"].get("max_steps"),
+        n_planned=n_planned,
+        agent_errors=cast(AgentErrors, agent_errors),
+        samples=found,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CorruptDataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"{path} is not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    if not isinstance(record, dict):
+        raise CorruptDataError(f"{path} is damaged: not a JSON object")
+    return record
+
+
+def _read_episodes(path: Path, record: Mapping[str, Any]) -> list[Trajectory]:
+    """The last record of each episode; every line is checked against `run.json`."""
+    latest: dict[EpisodeKey, Trajectory] = {}
+    number = 0
+    try:
+        for number, episode in enumerate(TrajectoryStore(path).read(), start=1):
+            for problem in _problems(episode, record):
+                raise CorruptDataError(f"{path}, line {number}: {problem}")
+            latest[episode.key] = replace(episode, messages=[])
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"{path}, after line {number}: not UTF-8 text") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return list(latest.values())
+
+
+def _problems(episode: Trajectory, record: Mapping[str, Any]) -> Iterator[str]:
+    """Why a line cannot be an episode of the run that `run.json` describes."""
+    for step, score in enumerate([*(s.score for s in episode.steps), episode.score], start=1):
+        is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
+        if not is_number or math.isnan(score) or not 0.0 <= score <= 1.0:
+            where = "final score" if step > len(episode.steps) else f"score after step {step}"
+            yield f"the {where} of task {episode.task_id!r} is {score!r}, not within [0, 1]"
+    expected = {
+        "env_id": record["env_id"],
+        "policy": record["policy"],
+        "panel_sha256": record["panels"].get(episode.split),
+    }
+    for key, value in expected.items():
+        found = getattr(episode, key)
+        if found != value:
+            yield f"its {key} is {found!r}, but run.json says {value!r}: two runs are mixed here"

@@ -1,0 +1,321 @@
+"""Trajectory DPO: TRL's trainer with the loss on the agent's tokens alone.
+
+ETO section 3.2, equation 6. TRL's `DPOTrainer` (1.16) counts every token after the prompt, so in a
+trajectory of several turns it would train on what the world says; all that comes after its collator
+goes by `completion_mask`, so a collator that gives ours is all it takes (`TrajectoryCollator`). The
+reference is the policy as it is when training begins; its log-probabilities are computed once, in
+batches of like length, and no second model is kept. Making pairs is `eto_agents.training.pairs`'s
+part, tokens `eto_agents.training.preference_rows`'s, the stage `eto_agents.training.dpo`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PrinterCallback
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from eto_agents.models.checkpoints import Checkpoint
+from eto_agents.training.batches import by_length
+from eto_agents.training.dpo import DivergedError, DPOSettings, WrongReferenceError, n_updates
+from eto_agents.training.pairs import NoPairsError
+from eto_agents.training.preference_rows import PreferenceRow, PreferenceRows, lengths
+from eto_agents.training.trainer import newest_complete
+from eto_envs.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+Metrics = Mapping[str, float]
+
+
+@dataclass
+class TrajectoryCollator(DataCollatorForPreference):  # type: ignore[misc]
+    """TRL's batch of pairs, the chosen sides first, with the agent's tokens as mask."""
+
+    def torch_call(self, examples: list[Any]) -> dict[str, Any]:
+        """A batch; `completion_mask` is 1 on the agent's tokens."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        mask = torch.zeros_like(batch["completion_mask"])
+        sides = [(row, side) for side in ("chosen", "rejected") for row in examples]
+        for i, (row, side) in enumerate(sides):
+            start = len(row["prompt_ids"])
+            own = row[f"{side}_mask"]
+            mask[i, start : start + len(own)] = torch.tensor(own)
+        batch["completion_mask"] = mask
+        return batch
+
+
+class LikeLengths(torch.utils.data.Sampler[int]):
+    """A random order in which the pairs of an update are sorted by length: less padding.
+
+    What an update sees is what it would see in the random order itself.
+    """
+
+    def __init__(self, row_lengths: Sequence[int], window: int, seed: int) -> None:
+        """Take the rows' lengths in tokens and the pairs of an update."""
+        self._lengths = list(row_lengths)
+        self._window = window
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        """Positions of the rows."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(len(self._lengths), generator=generator).tolist()
+        for start in range(0, len(order), self._window):
+            yield from sorted(order[start : start + self._window], key=self._lengths.__getitem__)
+
+
+class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    """TRL's `DPOTrainer` on encoded rows; see the module."""
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[PreferenceRow],
+        settings: DPOSettings,
+        folder: Path,
+        on_metrics: Callable[[int, Metrics], None] | None = None,
+        **arguments: Any,
+    ) -> None:
+        """Take rows and settings beside TRL's own arguments; `folder` gets a bad batch."""
+        self._settings = settings
+        self._folder = folder
+        self._on_metrics = on_metrics
+        self._alarmed = False
+        self._row_lengths = [max(lengths(row)) for row in rows]
+        super().__init__(train_dataset=Dataset.from_list(list(rows)), **arguments)
+        self.remove_callback(PrinterCallback)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: the stage's files say what was done."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # it is tokens already
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        for name in ("chosen_mask", "rejected_mask"):
+            if name not in self._signature_columns:
+                self._signature_columns.append(name)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
+        return LikeLengths(self._row_lengths, self._settings.batch_size, self._settings.seed)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """The reference's log-probabilities, in batches of like length."""
+        was_training = self.model.training
+        self.model.eval()
+        found: dict[int, tuple[float, float]] = {}
+        for batch in by_length(self._row_lengths, self._settings.tokens_per_batch // 2):
+            inputs = self._prepare_inputs(self.data_collator([dataset[i] for i in batch]))
+            model = self.ref_model or self.model
+            chosen, rejected = self.compute_ref_log_probs(model, inputs)
+            found.update(
+                zip(batch, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True)
+            )
+        self.model.train(was_training)
+        columns = list(zip(*(found[i] for i in range(len(dataset))), strict=True))
+        dataset = dataset.add_column("ref_chosen_logps", list(columns[0]))
+        return dataset.add_column("ref_rejected_logps", list(columns[1]))
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        result = super()._compute_loss(model, inputs, return_outputs)
+        loss: Tensor = result[0] if return_outputs else result
+        if not torch.isfinite(loss):
+            self._save_batch(inputs)
+        if self.state.global_step == 0 and self.model.training:
+            self._check_reference(inputs)
+        return result
+
+    def _save_batch(self, inputs: Mapping[str, Any]) -> None:
+        path = self._folder / "bad_batch.json"
+        batch = {name: value.tolist() for name, value in inputs.items()}
+        write_whole(path, json.dumps(batch).encode())
+        raise DivergedError(
+            f"the loss is not finite at update {self.state.global_step}; the batch is in {path}. "
+            "Lower the learning rate or beta, or look for a broken pair there"
+        )
+
+    def _check_reference(self, inputs: Mapping[str, Any]) -> None:
+        """Before the first update the policy is the reference, or someone mixed them up."""
+        reward = self._metrics["train"]["rewards/chosen"][-1]
+        n_tokens = float(inputs["completion_mask"].sum()) / len(inputs["completion_mask"])
+        gap = abs(reward) / self._settings.beta / max(n_tokens, 1.0)
+        if gap > (0.05 if self.args.bf16 or self.model.dtype != torch.float32 else 1e-3):
+            raise WrongReferenceError(
+                f"the reference is not the policy that training begins with: their log-"
+                f"probabilities differ by {gap:.3g} a token. Give the same checkpoint for both"
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add how far the chosen side has fallen; warn once if that is too far."""
+        rewards = self._metrics["train"].get("rewards/chosen")
+        if rewards:
+            fallen = -sum(rewards) / len(rewards) / self._settings.beta
+            logs["chosen_drop_nats"] = fallen
+            if fallen > self._settings.alarm_nats and not self._alarmed:
+                self._alarmed = True
+                logger.warning(
+                    "update %d: the chosen trajectories' log-probability has fallen by %.1f nats "
+                    "(alarm at %.1f): the agent forgets what it should prefer. Lower the learning "
+                    "rate, or raise nll_weight",
+                    self.state.global_step,
+                    fallen,
+                    self._settings.alarm_nats,
+                )
+        super().log(logs, start_time)
+        if self._on_metrics is not None:
+            numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
+            self._on_metrics(self.state.global_step, numbers)
+
+
+def train_dpo(
+    checkpoint: Checkpoint,
+    data: PreferenceRows,
+    settings: DPOSettings,
+    folder: Path,
+    *,
+    on_metrics: Callable[[int, Metrics], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+    trainer_args: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Train a policy on pairs; the policy as given is the reference.
+
+    Args:
+        checkpoint: the policy; its weights are changed in place. A LoRA adapter is merged first, so
+            that the reference is the tuned model and not its base.
+        data: rows of `encode_pairs`.
+        settings: how.
+        folder: for the states of a run that can be killed, and for ``bad_batch.json``.
+        on_metrics: called with the update's number and its metrics.
+        on_start: called with the number of updates that an earlier call has made.
+        trainer_args: further arguments for TRL's `DPOConfig`, such as ``fsdp``.
+
+    Returns:
+        The trained policy.
+
+    Raises:
+        NoPairsError: there is no row.
+        DivergedError: the loss is not finite; the batch is saved in `folder`.
+    """
+    if not data.rows:
+        raise NoPairsError("no pair is left to train on")
+    model = merged(checkpoint.model)
+    states = folder / "states"
+    trainer = TrajectoryDPOTrainer(
+        rows=data.rows,
+        settings=settings,
+        folder=folder,
+        on_metrics=on_metrics,
+        model=model,
+        args=_config(model, data, settings, states, trainer_args or {}),
+        processing_class=checkpoint.tokenizer,
+        data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),
+        peft_config=_lora(settings),
+    )
+    last = newest_complete(states)
+    if last is not None:
+        logger.info("going on from %s", last.name)
+    if on_start is not None:
+        on_start(0 if last is None else int(last.name.partition("-")[2]))
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    # TRL puts a forward of its own on the model; what is given out is to be a plain one again.
+    vars(trained.get_base_model() if settings.lora_rank else trained).pop("forward", None)
+    return dataclasses.replace(checkpoint, model=merged(trained).eval())
+
+
+def merged(model: Any) -> Any:
+    """The model with its LoRA adapter, if it has one, merged into the weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def _config(
+    model: Any,
+    data: PreferenceRows,
+    settings: DPOSettings,
+    states: Path,
+    trainer_args: Mapping[str, Any],
+) -> DPOConfig:
+    n_processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    longest = max(max(lengths(row)) for row in data.rows)
+    micro = _micro_batch(settings, longest, n_processes)
+    losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
+    if settings.nll_weight:
+        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
+    arguments: dict[str, Any] = {
+        "output_dir": str(states),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": settings.batch_size // (micro * n_processes),
+        "learning_rate": settings.learning_rate,
+        "num_train_epochs": settings.n_epochs,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": int(settings.warmup_share * n_updates(len(data.rows), settings)),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "gradient_checkpointing": settings.activation_checkpointing,
+        "bf16": _is_half(model),
+        "use_cpu": not next(model.parameters()).is_cuda,
+        "dataloader_pin_memory": next(model.parameters()).is_cuda,
+        "beta": settings.beta,
+        "precompute_ref_log_probs": True,
+        "max_length": None,  # what is too long was dropped before; nothing is cut here
+        "logging_steps": 1,
+        "save_strategy": "steps" if settings.save_every else "no",
+        "save_steps": settings.save_every or 1,
+        "save_total_limit": 1,
+        "seed": settings.seed,
+        "report_to": [],
+        "disable_tqdm": True,
+        **losses,
+    }
+    return DPOConfig(**arguments | dict(trainer_args))
+
+
+def _is_half(model: Any) -> bool:
+    """Whether to compute in bfloat16 with weights in single precision."""
+    weight = next(model.parameters())
+    return bool(weight.is_cuda and weight.dtype == torch.float32 and torch.cuda.is_bf16_supported())
+
+
+def _micro_batch(settings: DPOSettings, longest: int, n_processes: int) -> int:
+    """Pairs that go through the model at once: a divisor of a process's share of the batch."""
+    share, rest = divmod(settings.batch_size, n_processes)
+    if rest:
+        raise ValueError(
+            f"batch_size {settings.batch_size} cannot be shared by {n_processes} processes"
+        )
+    room = max(1, settings.tokens_per_batch // (2 * longest))
+    return max(d for d in range(1, share + 1) if share % d == 0 and d <= room)
+
+
+def _lora(settings: DPOSettings) -> Any:
+    if not settings.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,359 @@
+"""The PPO loop: play, appraise, learn; our own on `accelerate`, for TRL has none any more.
+
+Episodes are played by the policy of the moment, with the token ids and log-probabilities that were
+really sampled. Advantages are GAE's over the agent's tokens alone (`losses.gae`); a linear value
+head reads the model's last features and sends no gradient into them; each token pays for leaving
+the SFT policy. A step's reward is on the last token of its turn. What an episode is worth after its
+step limit is 0: the limit is part of the task. Settings and the stage are in
+`eto_agents.training.ppo`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from eto_agents.models.checkpoints import Checkpoint
+from eto_agents.policy import Policy
+from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.training import losses
+from eto_agents.training.batches import by_length
+from eto_agents.training.dpo import DivergedError
+from eto_agents.training.episodes import Sample, sample_of
+from eto_agents.training.ppo import PPOSettings, SamplingMismatchError
+from eto_agents.training.states import load_state, save_state
+from eto_agents.trajectory import Trajectory
+from eto_envs.errors import DataError
+from eto_envs.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+Metrics = Mapping[str, float]
+MakePolicy = Callable[[Checkpoint], Policy]
+
+
+class Scores(NamedTuple):
+    """What the model says of tokens; (B, T - 1) each, entry t is about token t + 1, 0 off the mask.
+
+    Attributes:
+        log_probs: the tokens' log-probabilities.
+        values: what is still to come before the token, by the value head.
+        entropy: of the distribution the token is drawn from, without gradient.
+    """
+
+    log_probs: Tensor
+    values: Tensor
+    entropy: Tensor
+
+
+class ActorCritic(nn.Module):
+    """A language model and a linear value head on its last features, which it does not change."""
+
+    def __init__(self, model: Any) -> None:
+        """Begin with values of 0."""
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(int(model.config.get_text_config().hidden_size), 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.head.to(model.device)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Scores:
+        """Score the agent's tokens; ids and mask are (B, T), padded on the right.
+
+        No attention mask: attention is causal, so no token can look at what is to its right.
+        """
+        features = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        own = losses.shifted(mask).bool()
+        picked = features[own]  # (N, width): words are only guessed where the agent wrote
+        logits = self.model.get_output_embeddings()(picked).float()
+        everything = logits.log_softmax(dim=-1)
+        written = everything.gather(1, ids[:, 1:][own][:, None])[:, 0]
+        values = self.head(picked.detach().to(self.head.weight.dtype))[:, 0]
+        with torch.no_grad():
+            entropy = -(everything.exp() * everything).sum(dim=-1)
+        empty = torch.zeros(own.shape, device=ids.device)
+        scattered = [empty.masked_scatter(own, x.float()) for x in (written, values, entropy)]
+        return Scores(*scattered)
+
+
+class Batch(NamedTuple):
+    """Episodes side by side, padded on the right; (B, T) and, shifted by one, (B, T - 1).
+
+    Attributes:
+        ids: (B, T).
+        mask: (B, T), the agent's tokens.
+        own: (B, T - 1), the same for log-probabilities.
+        sampled: (B, T - 1), log-probabilities as sampled.
+        rewards: (B, T - 1).
+    """
+
+    ids: Tensor
+    mask: Tensor
+    own: Tensor
+    sampled: Tensor
+    rewards: Tensor
+
+
+@dataclass
+class Part:
+    """Some episodes of an update with all that learning from them needs; (B, T - 1) tensors."""
+
+    batch: Batch
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
+    checkpoint: Checkpoint,
+    env_id: str,
+    tasks: Sequence[Task],
+    settings: PPOSettings,
+    folder: Path,
+    *,
+    make_policy: MakePolicy,
+    env_args: Mapping[str, Any] | None = None,
+    world: str | None = None,
+    on_metrics: Callable[[int, Metrics], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> Checkpoint:
+    """Train a policy by playing.
+
+    Args:
+        checkpoint: the SFT policy, also what the KL penalty is to; its weights change in place.
+        env_id: the Gymnasium id.
+        tasks: what to play, of one panel.
+        settings: how.
+        folder: for the states of a run that can be killed.
+        make_policy: the agent of a checkpoint, which samples at temperature 1 and tells the ids
+            and log-probabilities it sampled; asked anew for every update.
+        env_args: keyword arguments for the environment, ``shaping`` and the panel's ``split``
+            among them.
+        world: whose prompt the policy is shown; by default the environment's own.
+        on_metrics: called with the update's number and its metrics.
+        on_start: called with the number of updates that an earlier call has made.
+
+    Returns:
+        The trained policy.
+
+    Raises:
+        DataError: no episode could be learned from; says why.
+        SamplingMismatchError: the policy's log-probabilities are not the model's.
+    """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    actor = ActorCritic(checkpoint.model.eval())
+    reference = copy.deepcopy(actor).eval().requires_grad_(False) if settings.kl_weight else None
+    states = folder / "states"
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(actor.model.parameters()), "lr": settings.learning_rate},
+            {"params": list(actor.head.parameters()), "lr": settings.value_learning_rate},
+        ],
+        weight_decay=settings.weight_decay,
+    )
+    first = load_state(states, actor, optimizer)
+    if on_start is not None:
+        on_start(first)
+    actor, optimizer = accelerator.prepare(actor, optimizer)
+    env = make_batch(env_id, make_policy(checkpoint), settings.lockstep, env_args)
+    try:
+        for update in range(first, settings.n_updates):
+            started_s = time.perf_counter()
+            chosen = _choose(tasks, settings, update, accelerator)
+            episodes = list(Rollouts(make_policy(checkpoint), env, chosen))
+            played_s = time.perf_counter() - started_s
+            samples, told = _samples(episodes, checkpoint, world)
+            parts, about = _appraise(actor, reference, samples, checkpoint, settings, accelerator)
+            learned = _learn(actor, optimizer, parts, settings, accelerator, update)
+            n_tokens = sum(len(sample.ids) for sample in samples)
+            took_s = time.perf_counter() - started_s
+            speed = {"tokens_per_s": n_tokens / took_s, "play_share": played_s / took_s}
+            if on_metrics is not None:
+                on_metrics(update + 1, told | about | learned | speed)
+            if settings.save_every and (update + 1) % settings.save_every == 0:
+                save_state(states, accelerator.unwrap_model(actor), optimizer, update + 1)
+    finally:
+        env.close()
+    return dataclasses.replace(checkpoint, model=accelerator.unwrap_model(actor).model.eval())
+
+
+def _choose(
+    tasks: Sequence[Task], settings: PPOSettings, update: int, accelerator: Accelerator
+) -> list[Job]:
+    """This process's episodes of an update: tasks in random order, all before any comes again."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + update)
+    order: list[int] = []
+    while len(order) < settings.n_episodes:
+        order += torch.randperm(len(tasks), generator=generator).tolist()
+    mine = range(accelerator.process_index, settings.n_episodes, accelerator.num_processes)
+    # The run's seed of an episode: no two of an update share one, and so no two draw the same.
+    first = (settings.seed * 1_000_003 + update) * settings.n_episodes
+    return [Job(tasks[order[i]], first + i) for i in mine]
+
+
+def _samples(
+    episodes: Sequence[Trajectory], checkpoint: Checkpoint, world: str | None
+) -> tuple[list[Sample], dict[str, float]]:
+    """The episodes that can be learned from, and what is to be told of all."""
+    played = [e for e in episodes if e.status in ("completed", "truncated") and e.steps]
+    # A model that did not read the whole conversation wrote under another one than we can rebuild.
+    read = [e for e in played if not any(s.usage.get("dropped_turns") for s in e.steps)]
+    found = [(e, sample_of(e, checkpoint, world=world)) for e in read]
+    whole = [e for e, sample in found if sample is not None]
+    if not whole:
+        faults = sorted({e.error for e in episodes if e.error})[:3]
+        raise DataError(f"none of {len(episodes)} episodes can be learned from: {faults}")
+    n_steps = sum(len(e.steps) for e in whole)
+    told = {
+        "score": sum(e.score for e in whole) / len(whole),
+        "success": sum(e.success for e in whole) / len(whole),
+        "reward": sum(s.reward for e in whole for s in e.steps) / len(whole),
+        "steps": n_steps / len(whole),
+        "invalid_actions": sum(not s.is_valid for e in whole for s in e.steps) / n_steps,
+        "episodes": float(len(whole)),
+        "episodes_dropped": float(len(episodes) - len(whole)),
+    }
+    return [sample for _, sample in found if sample is not None], told
+
+
+def _appraise(
+    actor: nn.Module,
+    reference: nn.Module | None,
+    samples: Sequence[Sample],
+    checkpoint: Checkpoint,
+    settings: PPOSettings,
+    accelerator: Accelerator,
+) -> tuple[list[Part], dict[str, float]]:
+    """Advantages and returns of every token of the agent's, before anything is learned."""
+    parts: list[Part] = []
+    gap = kl = n_tokens = 0.0
+    padding = checkpoint.tokenizer.pad_token_id
+    sizes = [len(sample.ids) for sample in samples]
+    room = min(settings.tokens_per_batch, -(-sum(sizes) // settings.n_minibatches))
+    for rows in by_length(sizes, room):
+        batch = _batch([samples[i] for i in rows], padding, accelerator.device)
+        with torch.no_grad():
+            scores: Scores = actor(batch.ids, batch.mask)
+            rewards = batch.rewards
+            if reference is not None:
+                leaving = (batch.sampled - reference(batch.ids, batch.mask).log_probs) * batch.own
+                rewards = rewards - settings.kl_weight * leaving
+                kl += float(leaving.sum())
+        gap += float(((scores.log_probs - batch.sampled) * batch.own).abs().sum())
+        n_tokens += float(batch.own.sum())
+        found = losses.gae(
+            rewards, scores.values, batch.own, gamma=settings.gamma, lam=settings.lam
+        )
+        parts.append(Part(batch, scores.values, *found))
+    if gap / n_tokens > settings.max_sampling_gap:
+        raise SamplingMismatchError(
+            f"log-probabilities as sampled and as computed in training differ by "
+            f"{gap / n_tokens:.3g} nats a token: sample at temperature 1 and top_p 1, with the "
+            "chat template and data type that training uses"
+        )
+    _whiten(parts)
+    about = {"sampling_gap": gap / n_tokens, "kl": kl / n_tokens, "tokens": n_tokens}
+    return parts, about | {"explained_variance": _explained(parts)}
+
+
+def _learn(
+    actor: nn.Module,
+    optimizer: Any,
+    parts: Sequence[Part],
+    settings: PPOSettings,
+    accelerator: Accelerator,
+    update: int,
+) -> dict[str, float]:
+    """Some epochs over an update's episodes."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + update)
+    sums: dict[str, float] = {}
+    n_seen = 0.0
+    for _ in range(settings.n_epochs):
+        order = torch.randperm(len(parts), generator=generator).tolist()
+        n_minibatches = min(settings.n_minibatches, *_gathered(accelerator, len(parts)))
+        for k in range(n_minibatches):
+            minibatch = [parts[i] for i in order[k::n_minibatches]]
+            n_tokens = sum(float(part.batch.own.sum()) for part in minibatch)
+            for i, part in enumerate(minibatch):
+                is_last = i == len(minibatch) - 1  # gradients are shared among processes once
+                with nullcontext() if is_last else accelerator.no_sync(actor):
+                    loss, about = _loss(actor, part, settings)
+                    share = float(part.batch.own.sum())
+                    accelerator.backward(loss * share / n_tokens)
+                for name, value in about.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) * share
+                n_seen += share
+            accelerator.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+    return {name: value / n_seen for name, value in sums.items()}
+
+
+def _loss(actor: nn.Module, part: Part, settings: PPOSettings) -> tuple[Tensor, dict[str, Tensor]]:
+    batch = part.batch
+    scores: Scores = actor(batch.ids, batch.mask)
+    policy = losses.ppo(scores.log_probs, batch.sampled, part.advantages, batch.own, settings.clip)
+    value = losses.value_loss(
+        scores.values, part.values, part.returns, batch.own, settings.value_clip
+    )
+    loss = policy.loss + settings.value_weight * value
+    if not torch.isfinite(loss):
+        raise DivergedError("PPO's loss is not finite: lower the learning rate")
+    return loss, {
+        "policy_loss": policy.loss.detach(),
+        "value_loss": value.detach(),
+        "clip_fraction": policy.clip_fraction,
+        "update_kl": policy.kl,
+        "entropy": losses.masked_mean(scores.entropy, batch.own),
+    }
+
+
+def _gathered(accelerator: Accelerator, number: int) -> list[int]:
+    """A number of every process."""
+    mine = torch.tensor([number], device=accelerator.device)
+    return [int(n) for n in accelerator.gather(mine).tolist()]
+
+
+def _batch(samples: Sequence[Sample], padding: int, device: torch.device) -> Batch:
+    def padded(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> Tensor:
+        longest = max(len(row) for row in rows)
+        filled = [[*row, *[value] * (longest - len(row))] for row in rows]
+        return torch.tensor(filled, dtype=dtype, device=device)
+
+    mask = padded([s.mask for s in samples], 0, torch.long)
+    return Batch(
+        ids=padded([s.ids for s in samples], padding, torch.long),
+        mask=mask,
+        own=losses.shifted(mask).float(),
+        sampled=padded([s.log_probs for s in samples], 0.0, torch.float32)[:, 1:],
+        rewards=padded([s.rewards for s in samples], 0.0, torch.float32)[:, 1:],
+    )
+
+
+def _whiten(parts: Sequence[Part]) -> None:
+    """Advantages of all episodes of the update together to mean 0 and deviation 1."""
+    own = torch.cat([part.advantages[part.batch.own.bool()] for part in parts])
+    mean, deviation = own.mean(), own.std(unbiased=False)
+    for part in parts:
+        part.advantages = (part.advantages - mean) / (deviation + 1e-8) * part.batch.own
+
+
+def _explained(parts: Sequence[Part]) -> float:
+    """Share of the returns' variance that the values had foreseen; 1 is all."""
+    own = [part.batch.own.bool() for part in parts]
+    returns = torch.cat([p.returns[o] for p, o in zip(parts, own, strict=True)])
+    values = torch.cat([p.values[o] for p, o in zip(parts, own, strict=True)])
+    variance = float(returns.var(unbiased=False))
+    return 1 - float((returns - values).var(unbiased=False)) / variance if variance else 0.0

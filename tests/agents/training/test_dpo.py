@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.preference import read_pairs, write_pairs
+from eto_agents.training import losses
+from eto_agents.training.dpo import (
+    DivergedError,
+    DPORun,
+    DPOSettings,
+    WrongReferenceError,
+    dpo,
+    n_updates,
+)
+from eto_agents.training.dpo_trainer import (
+    LikeLengths,
+    TrajectoryCollator,
+    TrajectoryDPOTrainer,
+    _config,
+    _micro_batch,
+    train_dpo,
+)
+from eto_agents.training.pairs import NoPairsError, Pair, step_pairs
+from eto_agents.training.preference_rows import (
+    PreferenceRows,
+    as_preference,
+    encode_pairs,
+    lengths,
+)
+from eto_agents.training.stage import StageMismatchError
+from eto_envs.errors import DataError
+from tests.agents.training.worlds import DOORS, WORLD, episode, undecided
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing` is deprecated:FutureWarning"),
+]
+
+QUICK = DPOSettings(
+    learning_rate=1e-3, n_epochs=1, batch_size=4, save_every=0, warmup_share=0, device="cpu"
+)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that says a and b alike, on disk."""
+    folder = tmp_path_factory.mktemp("start")
+    save_checkpoint(undecided(folder, DOORS), folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+@pytest.fixture
+def checkpoint(start: Path) -> Checkpoint:
+    return load_checkpoint(str(start), device="cpu")
+
+
+def some_pairs(n: int = 8) -> list[Pair]:
+    """Pairs of unlike length: two letters against one."""
+    kinds = [("bb", "a"), ("ab", "ba"), ("b", "aa"), ("bb", "ab")]
+    return [
+        Pair(*(episode(letters, DOORS, f"t{i}") for letters in kinds[i % len(kinds)]))
+        for i in range(n)
+    ]
+
+
+def rows_of(checkpoint: Checkpoint, pairs: list[Pair], **arguments: Any) -> PreferenceRows:
+    return encode_pairs(pairs, checkpoint, world=WORLD, **arguments)
+
+
+def by_hand(checkpoint: Checkpoint, data: PreferenceRows) -> dict[str, list[list[float]]]:
+    """Log-probabilities of every token of the agent's, one sequence at a time, in float64."""
+    model = copy.deepcopy(checkpoint.model).double()
+    found: dict[str, list[list[float]]] = {"chosen": [], "rejected": []}
+    for row in data.rows:
+        for side in found:
+            ids = row["prompt_ids"] + row[f"{side}_ids"]  # type: ignore[literal-required]
+            mask = [0] * len(row["prompt_ids"]) + row[f"{side}_mask"]  # type: ignore[literal-required]
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids])).logits[0]
+            table = logits.log_softmax(-1)
+            found[side].append([float(table[t - 1, ids[t]]) for t in range(1, len(ids)) if mask[t]])
+    return found
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def train(
+    checkpoint: Checkpoint, data: PreferenceRows, settings: DPOSettings, folder: Path
+) -> tuple[Checkpoint, list[Mapping[str, float]]]:
+    log: list[Mapping[str, float]] = []
+    trained = train_dpo(
+        checkpoint, data, settings, folder, on_metrics=lambda _, metrics: log.append(metrics)
+    )
+    return trained, [metrics for metrics in log if "loss" in metrics]
+
+
+def test_rows_train_on_what_the_agent_wrote_alone(checkpoint: Checkpoint) -> None:
+    (row,) = rows_of(checkpoint, some_pairs(1)).rows
+    read = checkpoint.tokenizer.decode
+    own = [t for t, m in zip(row["chosen_ids"], row["chosen_mask"], strict=True) if m]
+    assert read(own) == "Action: b<|end|>Action: b<|end|>"
+    assert "You said b." in read(row["chosen_ids"])  # read, but not trained on
+    assert read(row["prompt_ids"]).endswith("Say a or b.<|end|><|assistant|>")
+    assert row["chosen_mask"][-1] == row["rejected_mask"][-1] == 1  # both end with the agent
+
+
+def test_a_step_pair_has_the_shared_turns_in_its_prompt(checkpoint: Checkpoint) -> None:
+    expert = episode("bb", DOORS)
+    own = {expert.task_id: list(episode("ba", DOORS).steps)}
+    data = rows_of(checkpoint, step_pairs([expert], own).pairs)
+    read = checkpoint.tokenizer.decode
+    (row,) = data.rows
+    assert "You said b." in read(row["prompt_ids"])
+    assert read(row["chosen_ids"]) == "Action: b<|end|>"
+    assert read(row["rejected_ids"]) == "Action: a<|end|>"
+
+
+def test_a_file_of_pairs_gives_the_same_rows(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    pairs = some_pairs()
+    write_pairs(tmp_path / "pairs", (as_preference(p, checkpoint, world=WORLD) for p in pairs))
+    read = encode_pairs(read_pairs(tmp_path / "pairs"), checkpoint)
+    assert read.rows == rows_of(checkpoint, pairs).rows
+
+
+def test_too_long_pairs_are_dropped_and_counted_or_an_error(checkpoint: Checkpoint) -> None:
+    pairs = some_pairs(4)
+    longest = sorted(max(lengths(row)) for row in rows_of(checkpoint, pairs).rows)
+    kept = rows_of(checkpoint, pairs, max_tokens=longest[0])
+    assert len(kept.rows) + kept.n_too_long == 4
+    assert kept.n_too_long == sum(n > longest[0] for n in longest)
+    with pytest.raises(DataError, match="raise max_tokens, or drop"):
+        rows_of(checkpoint, pairs, max_tokens=3, too_long="error")
+    with pytest.raises(NoPairsError, match="4 have more than 3 tokens"):
+        rows_of(checkpoint, pairs, max_tokens=3)
+    with pytest.raises(NoPairsError, match="none was given"):
+        rows_of(checkpoint, [])
+
+
+def test_sides_of_different_tasks_are_refused(checkpoint: Checkpoint) -> None:
+    other = episode("a", DOORS, initial_observation="Something else.")
+    with pytest.raises(DataError, match="do not begin alike"):
+        rows_of(checkpoint, [Pair(episode("bb", DOORS), other)])
+
+
+def test_the_collator_masks_the_world(checkpoint: Checkpoint) -> None:
+    data = rows_of(checkpoint, some_pairs(3))
+    pad = checkpoint.tokenizer.pad_token_id
+    batch = TrajectoryCollator(pad_token_id=pad)(data.rows)
+    sides = [(row, side) for side in ("chosen", "rejected") for row in data.rows]
+    for i, (row, side) in enumerate(sides):
+        mask = [0] * len(row["prompt_ids"]) + row[f"{side}_mask"]  # type: ignore[literal-required]
+        assert batch["completion_mask"][i, : len(mask)].tolist() == mask
+        assert not batch["completion_mask"][i, len(mask) :].any()
+
+
+@pytest.mark.parametrize("nll_weight", [0.0, 0.3])
+def test_log_probs_and_loss_are_those_by_hand(
+    checkpoint: Checkpoint, tmp_path: Path, nll_weight: float
+) -> None:
+    data = rows_of(checkpoint, some_pairs(4))
+    settings = DPOSettings(
+        learning_rate=1e-3, n_epochs=2, batch_size=4, save_every=0, warmup_share=0,
+        nll_weight=nll_weight, schedule="constant_with_warmup",
+    )  # fmt: skip
+    before = by_hand(checkpoint, data)
+    once, log = train(copy.deepcopy(checkpoint), data, DPOSettings(
+        learning_rate=1e-3, n_epochs=1, batch_size=4, save_every=0, warmup_share=0,
+        nll_weight=nll_weight, schedule="constant_with_warmup",
+    ), tmp_path / "once")  # fmt: skip
+    for side, rows in before.items():
+        assert log[0][f"logps/{side}"] == pytest.approx(mean([sum(r) for r in rows]), abs=1e-4)
+    nll = -mean([x for row in before["chosen"] for x in row])
+    assert log[0]["loss"] == pytest.approx(math.log(2) + nll_weight * nll, abs=1e-4)
+    # The second update's loss, from the policy after the first.
+    after = by_hand(once, data)
+    sums = [
+        torch.tensor([sum(r) for r in table[side]], dtype=torch.float64)
+        for table in (after, before)
+        for side in ("chosen", "rejected")
+    ]
+    expected = losses.dpo(*sums, beta=0.1)
+    nll = -mean([x for row in after["chosen"] for x in row])
+    _, log = train(checkpoint, data, settings, tmp_path / "twice")
+    loss = float(expected.losses.mean()) + nll_weight * nll
+    assert log[1]["loss"] == pytest.approx(loss, abs=1e-4)
+    assert log[1]["rewards/chosen"] == pytest.approx(
+        float(expected.chosen_rewards.mean()), abs=1e-4
+    )
+    assert log[1]["chosen_drop_nats"] == pytest.approx(-log[1]["rewards/chosen"] / 0.1, abs=1e-4)
+
+
+def test_parts_of_a_batch_give_what_the_batch_gives(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    data = rows_of(checkpoint, some_pairs())
+    whole, _ = train(copy.deepcopy(checkpoint), data, QUICK, tmp_path / "whole")
+    parts = DPOSettings(**vars(QUICK) | {"tokens_per_batch": 80})
+    assert _micro_batch(parts, max(max(lengths(row)) for row in data.rows), 1) == 1
+    split, _ = train(checkpoint, data, parts, tmp_path / "split")
+    for one, other in zip(whole.model.parameters(), split.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_chosen_becomes_likelier_than_the_rejected(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    data = rows_of(checkpoint, [Pair(episode("bb", DOORS), episode("aa", DOORS))] * 8)
+    settings = DPOSettings(**vars(QUICK) | {"n_epochs": 4})
+    before, trained = by_hand(checkpoint, data), train(checkpoint, data, settings, tmp_path)
+    after = by_hand(trained[0], data)
+    gaps = [sum(t["chosen"][0]) - sum(t["rejected"][0]) for t in (before, after)]
+    assert gaps[1] > gaps[0] + 2  # nats
+    assert trained[1][-1]["rewards/accuracies"] == 1.0
+    assert "forward" not in vars(trained[0].model)  # TRL's own is gone
+    assert not trained[0].model.training
+
+
+def test_lora_is_merged_before_and_after(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = copy.deepcopy(checkpoint.model)
+    tuned = get_peft_model(checkpoint.model, LoraConfig(r=2, target_modules="all-linear"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
+    adapted = Checkpoint(
+        tuned, checkpoint.tokenizer, checkpoint.template, checkpoint.prompts, False
+    )
+    data = rows_of(checkpoint, some_pairs(4))
+    expected = by_hand(adapted, data)["chosen"]
+    settings = DPOSettings(**vars(QUICK) | {"lora_rank": 2})
+    trained, log = train(adapted, data, settings, tmp_path)
+    # The reference is the tuned model and not its base.
+    assert log[0]["rewards/chosen"] == pytest.approx(0, abs=1e-5)
+    assert log[0]["logps/chosen"] == pytest.approx(mean([sum(r) for r in expected]), abs=1e-3)
+    assert not any("lora" in name for name, _ in trained.model.named_parameters())
+    assert [n for n, _ in trained.model.named_parameters()] == [
+        n for n, _ in base.named_parameters()
+    ]
+
+
+def test_a_falling_chosen_side_sets_the_alarm_off(
+    checkpoint: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The sides are all but alike, so pushing one down takes the other along.
+    pairs = [Pair(episode("ab", DOORS), episode("aa", DOORS))] * 4
+    data = rows_of(checkpoint, pairs)
+    settings = DPOSettings(**vars(QUICK) | {"learning_rate": 3e-2, "n_epochs": 8, "alarm_nats": 1})
+    with caplog.at_level(logging.WARNING):
+        _, log = train(checkpoint, data, settings, tmp_path)
+    assert max(metrics["chosen_drop_nats"] for metrics in log) > 1
+    alarms = [r.message for r in caplog.records if "has fallen by" in r.message]
+    assert len(alarms) == 1
+    assert "raise nll_weight" in alarms[0]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_batch_saved(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        next(checkpoint.model.parameters()).fill_(float("nan"))
+    data = rows_of(checkpoint, some_pairs(4))
+    with pytest.raises(DivergedError, match=r"not finite at update 0.*bad_batch\.json"):
+        train(checkpoint, data, QUICK, tmp_path)
+    batch = json.loads((tmp_path / "bad_batch.json").read_text())
+    assert len(batch["input_ids"]) == 8
+
+
+def test_a_reference_that_is_not_the_start_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    data = rows_of(checkpoint, some_pairs(4))
+    trainer = TrajectoryDPOTrainer(
+        rows=data.rows,
+        settings=QUICK,
+        folder=tmp_path,
+        model=checkpoint.model,
+        args=_config(checkpoint.model, data, QUICK, tmp_path, {}),
+        processing_class=checkpoint.tokenizer,
+        data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),
+    )
+    with torch.no_grad():
+        for weight in checkpoint.model.parameters():
+            weight.mul_(1.05)
+    with pytest.raises(WrongReferenceError, match="not the policy that training begins with"):
+        trainer.train()
+
+
+def test_a_killed_run_ends_with_the_same_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    data = rows_of(checkpoint, some_pairs(12))
+    settings = DPOSettings(**vars(QUICK) | {"n_epochs": 2, "save_every": 2})
+    whole, _ = train(copy.deepcopy(checkpoint), data, settings, tmp_path / "whole")
+
+    def kill(update: int, _: Mapping[str, float]) -> None:
+        if update == 5:  # between two saved states
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_dpo(copy.deepcopy(checkpoint), data, settings, tmp_path / "cut", on_metrics=kill)
+    begun: list[int] = []
+    again = train_dpo(checkpoint, data, settings, tmp_path / "cut", on_start=begun.append)
+    assert begun == [4]
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_order_of_pairs_is_random_between_updates_alone() -> None:
+    sampler = LikeLengths([5, 1, 4, 2, 3, 9, 8], 3, seed=1)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+    for order in orders:
+        assert sorted(order) == list(range(7))
+        for start in (0, 3, 6):
+            window = [[5, 1, 4, 2, 3, 9, 8][i] for i in order[start : start + 3]]
+            assert window == sorted(window)
+
+
+def test_a_stage_is_done_once_and_knows_its_pairs(start: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(str(start), device="cpu")
+    file = tmp_path / "pairs.jsonl"
+    write_pairs(file, (as_preference(p, checkpoint, world=WORLD) for p in some_pairs()))
+    run = DPORun(pairs=file, model=str(start), out=tmp_path / "dpo", **vars(QUICK))
+    result = dpo(run)
+    assert (result["n_pairs"], result["n_too_long"], result["n_updates"]) == (8, 0, 2)
+    assert dpo(run) == result  # the second call reads, it does not train
+    trained = load_checkpoint(str(tmp_path / "dpo" / "checkpoint"), device="cpu")
+    assert trained.prompts == checkpoint.prompts
+    assert not all(
+        torch.equal(a, b)
+        for a, b in zip(trained.model.parameters(), checkpoint.model.parameters(), strict=True)
+    )
+    log = (tmp_path / "dpo" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in log]
+    assert steps[:2] == [1, 2]
+    write_pairs(file, (as_preference(p, checkpoint, world=WORLD) for p in some_pairs(4)))
+    with pytest.raises(StageMismatchError, match="pairs"):
+        dpo(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("beta", 0), ("batch_size", 0), ("nll_weight", -1), ("warmup_share", 1)]
+)
+def test_settings_are_checked(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        DPOSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_n_updates_counts_the_last_batch_too() -> None:
+    assert n_updates(33, DPOSettings(batch_size=32, n_epochs=3)) == 6

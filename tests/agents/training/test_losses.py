@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from eto_agents.training import losses
+
+pytestmark = pytest.mark.torch
+
+
+def random_case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (3, 7, 5), ids and mask (3, 7), in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 7, 5, generator=generator, dtype=torch.float64)
+    ids = torch.randint(0, 5, (3, 7), generator=generator)
+    mask = torch.tensor([[0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 1, 1]])
+    return logits, ids, mask
+
+
+def by_hand(logits: torch.Tensor, ids: torch.Tensor) -> list[list[float]]:
+    rows = []
+    for row, tokens in zip(logits.tolist(), ids.tolist(), strict=True):
+        rows.append(
+            [
+                row[t][tokens[t + 1]] - math.log(sum(math.exp(x) for x in row[t]))
+                for t in range(len(tokens) - 1)
+            ]
+        )
+    return rows
+
+
+def test_token_log_probs_are_those_of_the_next_token() -> None:
+    logits, ids, _ = random_case()
+    found = losses.token_log_probs(logits, ids)
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, torch.tensor(by_hand(logits, ids), dtype=torch.float64))
+
+
+def test_half_precision_logits_are_summed_in_single() -> None:
+    logits, ids, _ = random_case()
+    assert losses.token_log_probs(logits.bfloat16(), ids).dtype == torch.float32
+
+
+def test_nll_counts_the_agents_tokens_alone() -> None:
+    logits, ids, mask = random_case()
+    rows = by_hand(logits, ids)
+    own = [rows[i][t] for i in range(3) for t in range(6) if mask[i, t + 1]]
+    found = losses.nll(losses.token_log_probs(logits, ids), losses.shifted(mask))
+    assert found.item() == pytest.approx(-sum(own) / len(own), abs=1e-12)
+
+
+def test_an_empty_mask_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no token of the agent's own"):
+        losses.nll(torch.zeros(1, 2), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_dpo_is_the_sigmoid_loss(beta: float) -> None:
+    chosen, rejected = [-3.0, -10.0], [-4.0, -2.0]
+    reference_chosen, reference_rejected = [-3.5, -9.0], [-4.5, -5.0]
+    expected = []
+    for c, r, rc, rr in zip(chosen, rejected, reference_chosen, reference_rejected, strict=True):
+        margin = beta * ((c - rc) - (r - rr))
+        expected.append(-math.log(1 / (1 + math.exp(-margin))))
+    tensors = [
+        torch.tensor(x, dtype=torch.float64)
+        for x in (chosen, rejected, reference_chosen, reference_rejected)
+    ]
+    found = losses.dpo(*tensors, beta=beta)
+    assert found.losses.tolist() == pytest.approx(expected, abs=1e-12)
+    assert found.chosen_rewards.tolist() == pytest.approx([beta * 0.5, -beta])
+    assert found.rejected_rewards.tolist() == pytest.approx([beta * 0.5, beta * 3])
+
+
+def test_dpo_of_the_reference_itself_is_log_two() -> None:
+    z = torch.tensor([-5.0, -7.0])
+    assert losses.dpo(z, z, z, z, 0.1).losses.tolist() == pytest.approx([math.log(2)] * 2)
+
+
+def plain_gae(
+    rewards: list[float], values: list[float], gamma: float, lam: float
+) -> tuple[list[float], list[float]]:
+    advantages = [0.0] * len(rewards)
+    carried = 0.0
+    for t in reversed(range(len(rewards))):
+        following = values[t + 1] if t + 1 < len(values) else 0.0
+        carried = rewards[t] + gamma * following - values[t] + gamma * lam * carried
+        advantages[t] = carried
+    return advantages, [a + v for a, v in zip(advantages, values, strict=True)]
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (0.99, 0.0)])
+def test_gae_skips_the_worlds_tokens(gamma: float, lam: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.tensor([[0, 1, 1, 0, 0, 1, 0, 1], [1, 0, 0, 0, 0, 0, 0, 0], [0] * 8])
+    rewards = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    values = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    found = losses.gae(rewards, values, mask, gamma=gamma, lam=lam)
+    for i in range(3):
+        own = mask[i].nonzero()[:, 0].tolist()
+        expected = plain_gae(
+            [rewards[i, t].item() for t in own], [values[i, t].item() for t in own], gamma, lam
+        )
+        for tensor, row in zip(found, expected, strict=True):
+            assert [tensor[i, t].item() for t in own] == pytest.approx(row, abs=1e-12)
+            assert not tensor[i][mask[i] == 0].any()
+
+
+def test_gae_with_lambda_one_and_no_values_is_the_return() -> None:
+    rewards = torch.tensor([[0.0, 0.0, 5.0, 1.0]])
+    mask = torch.tensor([[1, 1, 0, 1]])
+    found = losses.gae(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)
+    assert found.returns.tolist() == [[1.0, 1.0, 0.0, 1.0]]  # the 5 is the world's: not read
+
+
+def test_gae_of_nothing_is_nothing() -> None:
+    empty = losses.gae(torch.ones(2, 3), torch.ones(2, 3), torch.zeros(2, 3))
+    assert not empty.advantages.any()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.5, 1.0, -1.2),  # a gain beyond the clip does not count
+        (0.5, 1.0, -0.5),
+        (0.5, -1.0, 0.8),
+        (1.5, -1.0, 1.5),  # a loss does
+        (1.1, 2.0, -2.2),
+    ],
+)
+def test_ppo_clips(ratio: float, advantage: float, expected: float) -> None:
+    mask = torch.tensor([[1, 0]])
+    log_probs = torch.tensor([[math.log(ratio), 1e4]], dtype=torch.float64)
+    found = losses.ppo(
+        log_probs, torch.zeros_like(log_probs), torch.full_like(log_probs, advantage), mask
+    )
+    assert found.loss.item() == pytest.approx(expected)
+    assert found.clip_fraction.item() == float(
+        abs(expected) != pytest.approx(abs(ratio * advantage))
+    )
+
+
+def test_what_is_off_the_mask_has_no_gradient() -> None:
+    log_probs = torch.tensor([[0.3, 500.0]], requires_grad=True)
+    found = losses.ppo(log_probs, torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([[1, 0]]), 0.5)
+    found.loss.backward()
+    assert log_probs.grad is not None
+    assert log_probs.grad[0, 1] == 0
+    assert torch.isfinite(log_probs.grad).all()
+
+
+def test_whiten_has_mean_zero_and_deviation_one_on_the_mask() -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 0, 1]])
+    values = torch.tensor([[1.0, 2.0, 99.0], [3.0, 99.0, 6.0]], dtype=torch.float64)
+    found = losses.whiten(values, mask)
+    own = found[mask.bool()]
+    assert own.mean().item() == pytest.approx(0, abs=1e-9)
+    assert own.var(unbiased=False).item() == pytest.approx(1, abs=1e-6)
+    assert not found[mask == 0].any()
+
+
+def test_kl_to_is_unbiased_and_never_negative() -> None:
+    p = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    q = torch.tensor([0.5, 0.1, 0.4], dtype=torch.float64)
+    by_token = losses.kl_to(p.log()[None], q.log()[None], torch.ones(1, 3))[0]
+    assert (by_token >= 0).all()
+    exact = (p * (p / q).log()).sum()
+    assert (p * by_token).sum().item() == pytest.approx(exact.item(), abs=1e-12)
+    assert not losses.kl_to(p.log()[None], q.log()[None], torch.zeros(1, 3)).any()
+
+
+def test_value_loss_takes_the_worse_of_clipped_and_not() -> None:
+    mask = torch.ones(1, 1)
+    values, old, returns = torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]])
+    assert losses.value_loss(values, old, returns, mask).item() == 0
+    assert losses.value_loss(values, old, returns, mask, 0.2).item() == pytest.approx(0.5 * 0.64)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eto_agents.policies.simple import ExpertPolicy
+from eto_agents.training.panels import carve_dev, mean_score, panel_of, play
+from eto_agents.trajectory import Trajectory
+from eto_envs.tasks import Task
+from tests.toy import CORRIDOR
+
+
+def tasks(n: int) -> list[Task]:
+    return [Task(str(i), "goal", 5) for i in range(n)]
+
+
+def ids(panel: list[Task]) -> list[str]:
+    return [task.id for task in panel]
+
+
+def test_train_and_dev_share_no_task_and_keep_their_order() -> None:
+    train, dev = carve_dev(tasks(20), 5)
+    assert len(dev) == 5
+    assert sorted(ids(train) + ids(dev), key=int) == ids(tasks(20))
+    for part in (train, dev):
+        assert ids(part) == sorted(ids(part), key=int)
+
+
+def test_the_choice_depends_on_ids_and_seed_alone() -> None:
+    dev = set(ids(carve_dev(tasks(20), 5).dev))
+    assert set(ids(carve_dev(tasks(20)[::-1], 5).dev)) == dev
+    assert set(ids(carve_dev(tasks(20), 5, seed=1).dev)) != dev
+    assert dev == {"2", "4", "8", "9", "10"}  # the same on every machine
+
+
+def test_a_task_that_comes_twice_is_in_one_part() -> None:
+    train, dev = carve_dev(tasks(6) + tasks(6), 3)
+    assert len(train) == len(dev) == 3
+
+
+def test_too_many_or_too_few_are_refused() -> None:
+    assert carve_dev(tasks(3), 0).train == tasks(3)
+    for n in (3, -1):
+        with pytest.raises(ValueError, match="cannot be carved from 3 tasks"):
+            carve_dev(tasks(3), n)
+
+
+def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
+    panel = panel_of(CORRIDOR, "train")
+    told: list[tuple[int, int]] = []
+
+    def go(n: int) -> list[Trajectory]:
+        return play(
+            ExpertPolicy(), CORRIDOR, panel[:n], tmp_path / "episodes.jsonl",
+            split="train", seeds=(0, 1), progress=lambda *x: told.append(x),
+        )  # fmt: skip
+
+    assert [(e.task_id, e.seed) for e in go(2)] == [
+        ("room2", 0), ("room3", 0), ("room2", 1), ("room3", 1),
+    ]  # fmt: skip
+    assert told[-1] == (4, 4)
+    told.clear()
+    assert mean_score(go(3)) == 1.0
+    assert len(told) == 2  # the third task, twice
+
+
+def test_a_mean_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no episode was played"):
+        mean_score([])

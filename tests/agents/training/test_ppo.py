@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.rollout import Rollouts, jobs_of, make_batch
+from eto_agents.training import losses
+from eto_agents.training.episodes import sample_of, turns_of
+from eto_agents.training.panels import panel_of
+from eto_agents.training.ppo import PPORun, PPOSettings, SamplingMismatchError, ppo
+from eto_agents.training.ppo_trainer import ActorCritic, train_ppo
+from eto_agents.training.states import load_state, save_state
+from eto_agents.trajectory import Trajectory
+from eto_envs.errors import CorruptDataError, DataError
+from tests.agents.training.worlds import BANDIT, DOORS, WORLD, WORTH, episode, play, undecided
+
+pytestmark = pytest.mark.torch
+
+QUICK = PPOSettings(
+    n_updates=4, n_episodes=16, n_epochs=2, n_minibatches=2, learning_rate=5e-4,
+    value_learning_rate=1e-2, kl_weight=0.02, lockstep=16, save_every=0, max_new_tokens=6,
+    device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ppo")
+
+
+@pytest.fixture(scope="module")
+def bandit(folder: Path) -> Checkpoint:
+    return undecided(folder)
+
+
+@pytest.fixture(scope="module")
+def doors(folder: Path) -> Checkpoint:
+    return undecided(folder, DOORS)
+
+
+def copied(checkpoint: Checkpoint) -> Checkpoint:
+    return dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+
+
+def train(
+    checkpoint: Checkpoint, env_id: str, settings: PPOSettings, folder: Path, **arguments: Any
+) -> tuple[Checkpoint, list[Mapping[str, float]]]:
+    log: list[Mapping[str, float]] = []
+    trained = train_ppo(
+        checkpoint, env_id, panel_of(env_id, "train"), settings, folder,
+        **{"make_policy": play, "world": WORLD, "on_metrics": lambda _, m: log.append(m)}
+        | arguments,
+    )  # fmt: skip
+    return trained, log
+
+
+def episodes_of(checkpoint: Checkpoint, env_id: str, temperature: float) -> list[Trajectory]:
+    policy = play(checkpoint, temperature)
+    env = make_batch(env_id, policy, 8)
+    try:
+        return list(Rollouts(policy, env, jobs_of(panel_of(env_id, "train"), (0,))))
+    finally:
+        env.close()
+
+
+def greedy_score(checkpoint: Checkpoint, env_id: str) -> float:
+    scores = [e.score for e in episodes_of(checkpoint, env_id, 0.0)]
+    return sum(scores) / len(scores)
+
+
+def test_a_sample_has_what_was_sampled_and_rewards_at_the_ends_of_turns(doors: Checkpoint) -> None:
+    played = next(e for e in episodes_of(doors, DOORS, 1.0) if len(e.steps) > 1)
+    sample = sample_of(played, doors, world=WORLD)
+    assert sample is not None
+    turns = list(turns_of(sample.mask))
+    assert len(turns) == len(played.steps)
+    for (start, end), step in zip(turns, played.steps, strict=True):
+        assert step.token_ids is not None
+        assert sample.ids[start:end] == list(step.token_ids)
+        assert sample.log_probs[start:end] == step.log_probs
+        assert sample.rewards[end - 1] == step.reward
+    assert sum(sample.rewards) == pytest.approx(played.score)
+    assert sample.n_prompt == turns[0][0]
+    off = [x for x, own in zip(sample.log_probs, sample.mask, strict=True) if not own]
+    assert not any(off)
+
+
+def test_an_end_of_turn_that_was_not_sampled_is_not_learned(bandit: Checkpoint) -> None:
+    played = episodes_of(bandit, BANDIT, 1.0)[0]
+    step = played.steps[0]
+    assert step.token_ids is not None
+    assert step.log_probs is not None
+    cut = dataclasses.replace(step, token_ids=step.token_ids[:-1], log_probs=step.log_probs[:-1])
+    sample = sample_of(dataclasses.replace(played, steps=[cut]), bandit, world=WORLD)
+    assert sample is not None
+    assert sum(sample.mask) == len(step.token_ids) - 1
+    assert sample.ids[-1] == step.token_ids[-1]  # it is read all the same
+
+
+def test_an_episode_that_does_not_tell_its_tokens_is_refused(bandit: Checkpoint) -> None:
+    with pytest.raises(DataError, match="play it with a local model"):
+        sample_of(episode("b"), bandit, world=WORLD)
+
+
+def test_the_value_head_leaves_the_model_alone(bandit: Checkpoint) -> None:
+    actor = ActorCritic(copied(bandit).model)
+    torch.nn.init.ones_(actor.head.weight)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    mask = torch.tensor([[0, 0, 1, 0, 1]])
+    scores = actor(ids, mask)
+    assert scores.values[0].nonzero()[:, 0].tolist() == [1, 3]
+    scores.values.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in actor.model.parameters())
+    assert actor.head.weight.grad is not None
+    assert actor.head.weight.grad.any()
+    full = losses.token_log_probs(actor.model(input_ids=ids).logits, ids)
+    assert torch.allclose(scores.log_probs, full * losses.shifted(mask), atol=1e-5)
+
+
+def test_padding_changes_nothing(bandit: Checkpoint) -> None:
+    actor = ActorCritic(copied(bandit).model)
+    ids, mask = torch.tensor([[5, 6, 7]]), torch.tensor([[0, 1, 1]])
+    padded = torch.nn.functional.pad(ids, (0, 4)), torch.nn.functional.pad(mask, (0, 4))
+    short, long = actor(ids, mask), actor(*padded)
+    assert torch.allclose(short.log_probs, long.log_probs[:, :2], atol=1e-5)
+
+
+def test_the_bandit_is_solved(bandit: Checkpoint, tmp_path: Path) -> None:
+    settings = dataclasses.replace(QUICK, n_updates=12, n_episodes=48, n_epochs=3)
+    trained, log = train(copied(bandit), BANDIT, settings, tmp_path)
+    assert log[0]["score"] < 0.8
+    assert log[-1]["score"] > 0.9
+    assert greedy_score(trained, BANDIT) == 1.0
+    assert all(metrics["sampling_gap"] < 1e-3 for metrics in log)
+
+
+def test_the_second_step_is_learned_through_the_first(doors: Checkpoint, tmp_path: Path) -> None:
+    settings = dataclasses.replace(QUICK, n_updates=14, n_episodes=64, n_epochs=3)
+    trained, log = train(copied(doors), DOORS, settings, tmp_path)
+    assert log[0]["score"] < 0.65  # both doors alike
+    assert log[-1]["score"] > 0.85  # better than the best end behind the first door
+    assert greedy_score(trained, DOORS) == WORTH["bb"] == 1.0
+
+
+def test_shaped_rewards_are_what_is_learned_from(bandit: Checkpoint, tmp_path: Path) -> None:
+    settings = dataclasses.replace(QUICK, n_updates=1)
+    _, log = train(
+        copied(bandit), BANDIT, settings, tmp_path, env_args={"shaping": ("step_cost=0.5",)}
+    )
+    assert log[0]["reward"] == pytest.approx(log[0]["score"] - 0.5 * log[0]["steps"])
+
+
+def test_the_penalty_keeps_the_policy_near(bandit: Checkpoint, tmp_path: Path) -> None:
+    # The best policy under a penalty w says b with odds exp((1.0 - 0.2) / w): 60 % at w = 2.
+    settings = dataclasses.replace(QUICK, n_updates=10, n_episodes=48)
+    scores = []
+    for weight in (0.0, 2.0):
+        told = dataclasses.replace(settings, kl_weight=weight)
+        _, log = train(copied(bandit), BANDIT, told, tmp_path / str(weight))
+        scores.append(sum(metrics["score"] for metrics in log[-3:]) / 3)
+    assert scores[1] < 0.8 < 0.9 < scores[0]
+
+
+def test_tokens_of_another_model_are_noticed(bandit: Checkpoint, tmp_path: Path) -> None:
+    other = copied(bandit)
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.mul_(1.2)
+    with pytest.raises(SamplingMismatchError, match="temperature 1 and top_p 1"):
+        train(copied(bandit), BANDIT, QUICK, tmp_path, make_policy=lambda _: play(other))
+
+
+def test_a_policy_that_fails_everywhere_is_an_error(bandit: Checkpoint, tmp_path: Path) -> None:
+    def mute(checkpoint: Checkpoint) -> Any:
+        policy = play(checkpoint)
+        policy.model.generate = fail  # type: ignore[method-assign]
+        return policy
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no voice")
+
+    with pytest.raises(DataError, match=r"none of 16 episodes can be learned from.*no voice"):
+        train(copied(bandit), BANDIT, QUICK, tmp_path, make_policy=mute)
+
+
+def test_a_killed_run_ends_with_the_same_weights(bandit: Checkpoint, tmp_path: Path) -> None:
+    settings = dataclasses.replace(QUICK, save_every=2, n_updates=4)
+    whole, _ = train(copied(bandit), BANDIT, settings, tmp_path / "whole")
+
+    def kill(update: int, _: Mapping[str, float]) -> None:
+        if update == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(copied(bandit), BANDIT, settings, tmp_path / "cut", on_metrics=kill)
+    begun: list[int] = []
+    again, log = train(copied(bandit), BANDIT, settings, tmp_path / "cut", on_start=begun.append)
+    assert begun == [2]
+    assert len(log) == 2
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_damaged_state_is_refused(bandit: Checkpoint, tmp_path: Path) -> None:
+    actor = ActorCritic(copied(bandit).model)
+    optimizer = torch.optim.AdamW(actor.parameters())
+    save_state(tmp_path, actor, optimizer, 3)
+    assert load_state(tmp_path, actor, optimizer) == 3
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CorruptDataError, match="remove it to begin anew"):
+        load_state(tmp_path, actor, optimizer)
+
+
+def test_a_stage_is_done_once(bandit: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(bandit, tmp_path / "start")
+    run = PPORun(
+        env=BANDIT, model=str(tmp_path / "start"), out=tmp_path / "ppo", world=WORLD, dev_tasks=2,
+        **vars(QUICK),
+    )  # fmt: skip
+    result = ppo(run)
+    assert (result["n_tasks"], result["n_updates"], result["n_episodes"]) == (6, 4, 64)
+    assert ppo(run) == result
+    assert load_checkpoint(str(tmp_path / "ppo" / "checkpoint"), device="cpu").template == "plain"
+    assert not (tmp_path / "ppo" / "work").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_updates", 0), ("gamma", 1.5), ("clip", 0)])
+def test_settings_are_checked(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        PPOSettings(**{name: value})  # type: ignore[arg-type]
