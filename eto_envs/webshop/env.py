@@ -15,7 +15,7 @@ from eto_envs.tasks import SPLITS, Task, TaskSet
 from eto_envs.vector import TextVectorEnv
 from eto_envs.webshop.datasets import find_bundle
 from eto_envs.webshop.engine import Session, WebShopEngine
-from eto_envs.webshop.expert import next_action
+from eto_envs.webshop.expert import remaining_plan
 from eto_envs.webshop.pages import with_history
 from eto_envs.webshop.shop import Shop, open_shop
 
@@ -66,8 +66,9 @@ class WebShopEnv(TextEnv):
 
     ## Info
     The common keys. `reveal` may add ``"admissible_actions"`` (``search[<keywords>]`` where the
-    page has a search bar, then every clickable), ``"expert_action"`` and ``"hidden_state"``
-    (where the episode stands, what is wanted, and the terms of the reward once bought).
+    page has a search bar, then every clickable), ``"expert_action"``, ``"expert_plan"`` (all that
+    the expert would still do) and ``"hidden_state"`` (where the episode stands, what is wanted, and
+    the terms of the reward once bought).
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``. Official
@@ -91,6 +92,8 @@ class WebShopEnv(TextEnv):
     ## Version History
     - v0: first version.
     """
+
+    revealable = (*TextEnv.revealable, "expert_plan")
 
     def __init__(  # noqa: PLR0913 (gym.make's keyword arguments)
         self,
@@ -167,8 +170,9 @@ class WebShopEnv(TextEnv):
         if name == "admissible_actions":
             search = ["search[<keywords>]"] if self._engine.has_search_bar(session) else []
             return search + [f"click[{label}]" for label in self._engine.clickables(session)]
-        if name == "expert_action":
-            return next_action(self._engine, session)
+        if name in ("expert_action", "expert_plan"):
+            actions = remaining_plan(self._engine, session)
+            return actions if name == "expert_plan" else actions[0]
         goal = self._shop.goals[session.goal_index]
         return {
             "url": self._engine.url(session),
