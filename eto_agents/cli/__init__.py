@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stages = SubcommandApp()
     for name, command in train.COMMANDS.items():
         stages.command(name=name)(command)
-    app.command(stages, name="train", help="Train on trajectories: SFT, RFT.")
+    app.command(stages, name="train", help="Train agents: SFT, RFT, ETO, DPO, PPO.")
     warnings.showwarning = _show_warning  # one line for a person, not a line of source code
     try:
         arguments = train.with_config(sys.argv[1:] if arguments is None else arguments)

@@ -272,7 +272,6 @@ def _config(
         "warmup_steps": int(settings.warmup_share * n_updates(len(data.rows), settings)),
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "gradient_checkpointing": settings.activation_checkpointing,
         "bf16": _is_half(model),
         "use_cpu": not next(model.parameters()).is_cuda,
         "dataloader_pin_memory": next(model.parameters()).is_cuda,
@@ -288,6 +287,11 @@ def _config(
         "disable_tqdm": True,
         **losses,
     }
+    wanted = settings.activation_checkpointing
+    if "activation_checkpointing" in DPOConfig.__dataclass_fields__:  # its name of late
+        arguments |= {"activation_checkpointing": wanted, "gradient_checkpointing": None}
+    else:
+        arguments["gradient_checkpointing"] = wanted
     return DPOConfig(**arguments | dict(trainer_args))
 
 
