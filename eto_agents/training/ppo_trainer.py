@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from eto_agents.models.checkpoints import Checkpoint
@@ -156,13 +156,7 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
     actor = ActorCritic(checkpoint.model.eval())
     reference = copy.deepcopy(actor).eval().requires_grad_(False) if settings.kl_weight else None
     states = folder / "states"
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(actor.model.parameters()), "lr": settings.learning_rate},
-            {"params": list(actor.head.parameters()), "lr": settings.value_learning_rate},
-        ],
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = _optimizer(actor, settings)
     first = load_state(states, actor, optimizer)
     if on_start is not None:
         on_start(first)
@@ -187,6 +181,16 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
     finally:
         env.close()
     return dataclasses.replace(checkpoint, model=accelerator.unwrap_model(actor).model.eval())
+
+
+def _optimizer(actor: ActorCritic, settings: PPOSettings) -> Any:
+    return torch.optim.AdamW(
+        [
+            {"params": list(actor.model.parameters()), "lr": settings.learning_rate},
+            {"params": list(actor.head.parameters()), "lr": settings.value_learning_rate},
+        ],
+        weight_decay=settings.weight_decay,
+    )
 
 
 def _choose(
