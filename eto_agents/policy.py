@@ -27,6 +27,7 @@ from eto_envs.tasks import Task
 POLICIES: Mapping[str, str] = {
     "random": "eto_agents.policies.simple:RandomPolicy",
     "expert": "eto_agents.policies.simple:ExpertPolicy",
+    "sloppy-expert": "eto_agents.policies.sloppy:SloppyExpertPolicy",
     "replay": "eto_agents.policies.simple:ReplayPolicy",
     "human": "eto_agents.policies.human:HumanPolicy",
     "alfworld-explorer": "eto_envs.alfworld.explorer:Explorer",

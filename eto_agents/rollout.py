@@ -8,6 +8,7 @@ ever a score.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -31,7 +32,7 @@ from eto_agents.policy import (
 )
 from eto_agents.trajectory import Status, Step, Trajectory, conversation
 from eto_envs.core import TextEnv
-from eto_envs.errors import ActionTypeError
+from eto_envs.errors import ActionTypeError, BackendError
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
 from eto_envs.vector import TextVectorEnv
@@ -136,7 +137,9 @@ class Rollouts:
                 if not self._waiting and not self._finished:
                     return
                 continue
-            for slot, decision in self._decide().items():
+            decisions = self._decide()
+            self._send_all(decisions)
+            for slot, decision in decisions.items():
                 self._advance(slot, decision)
 
     def cancel(self) -> list[Trajectory]:
@@ -188,6 +191,14 @@ class Rollouts:
             slot: decision if decision.latency_s else replace(decision, latency_s=latency_s)
             for slot, decision in zip(slots, decisions, strict=True)
         }
+
+    def _send_all(self, decisions: Mapping[int, Decision]) -> None:
+        """Let worlds that can (they have `send`) begin their actions side by side."""
+        for slot, decision in decisions.items():
+            send = getattr(self._sub(slot), "send", None)
+            if send is not None and not decision.error and isinstance(decision.action, str):
+                with contextlib.suppress(BackendError):  # `step` tries again; its failure counts
+                    send(decision.action)
 
     def _advance(self, slot: int, decision: Decision) -> None:
         if decision.error:

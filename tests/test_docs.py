@@ -21,7 +21,13 @@ def examples(page: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if examples(p)], ids=lambda p: str(p.relative_to(ROOT))
+    "page",
+    [
+        pytest.param(p, marks=[pytest.mark.browser] if "Browser-v0" in examples(p) else [])
+        for p in PAGES
+        if examples(p)
+    ],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_examples_run(page: Path, tmp_path: Path) -> None:
     script = tmp_path / "example.py"

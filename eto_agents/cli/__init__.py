@@ -10,7 +10,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from eto_agents.cli import audit, collect, convert, data, evaluation, play, report, train
+from eto_agents.cli import (
+    audit,
+    collect,
+    convert,
+    data,
+    evaluation,
+    play,
+    replay,
+    report,
+    serve,
+    train,
+)
 from eto_envs.errors import EtoError, UnknownNameError
 
 
@@ -23,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command(name="envs")(play.envs)
     app.command(name="eval")(evaluation.run)
     app.command(name="report")(report.report)
+    app.command(name="replay")(replay.replay)
     app.command(name="play")(play.play)
     app.command(name="collect")(collect.run)
     app.command(name="export")(convert.export)
@@ -32,10 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, command in data.COMMANDS.items():
         files.command(name=name)(command)
     app.command(files, name="data", help="List, download, verify, locate and build data.")
+    sites = SubcommandApp()
+    sites.command(name="webshop")(serve.webshop)
+    app.command(sites, name="serve", help="Serve a world as web pages, for people.")
     stages = SubcommandApp()
     for name, command in train.COMMANDS.items():
         stages.command(name=name)(command)
-    app.command(stages, name="train", help="Train agents: SFT, RFT, ETO, DPO, PPO.")
+    app.command(stages, name="train", help="Train a model: SFT, RFT, DPO, PPO, ETO.")
     warnings.showwarning = _show_warning  # one line for a person, not a line of source code
     try:
         arguments = train.with_config(sys.argv[1:] if arguments is None else arguments)

@@ -1,42 +1,139 @@
-"""`eto audit`: the native engine against the original."""
+"""`eto audit`: is an environment deterministic, and is it the original?"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from eto_agents.cli.evaluation import given, key_values
+from eto_envs.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from eto_envs.audit import Determinism
+    from eto_envs.comparison import Comparison
 
 
 def audit(
-    world: Positional[Literal["alfworld"]],
-    dataset: str,
-    n_games: int = 20,
+    env: Positional[str],
+    n: Annotated[int, arg(aliases=["-n"])] = 5,
+    dataset: str | None = None,
+    transcripts: tuple[Path, ...] = (),
+    against: Literal["textworld"] | None = None,
     seed: int = 0,
-    transcripts: Path | None = None,
+    env_args: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE …")] = (),
     quiet: bool = False,
 ) -> None:
-    """Play the same commands on the native engine and on the original; exit code 1 if they differ.
+    """Replay walks here and in another process, and recordings of the original.
+
+    Random and expert walks are played three times: twice in this process, once in another. The
+    table says what share of observations, scores and infos is the same to the bit. Exit code 1 if
+    anything differs.
 
     Args:
-        world: alfworld (needs the extra alfworld, which brings TextWorld).
-        dataset: the unpacked folder of official games (TextWorld cannot play a pack).
-        n_games: games to play on both; 0 plays transcripts only.
-        seed: seeds which games and commands.
-        transcripts: a file of episodes recorded on the original, replayed on the native engine.
-        quiet: only the report.
+        env: environment id, such as ETO-ScienceWorld-v0.
+        n: tasks of each type to walk in (with --against textworld, games to play on both); 0
+            compares only.
+        dataset: mini, an official name, or a folder with the official files; by default the
+            official data if they are there, else mini.
+        transcripts: files of episodes recorded on the original, to be replayed.
+        against: play the same commands side by side on the original (ALFWorld; needs the extra
+            alfworld and the unpacked folder of official games).
+        seed: draws tasks and actions.
+        env_args: further arguments for the environment, values as JSON or plain text.
+        quiet: no progress, only what was found.
     """
     from rich.console import Console
 
-    from eto_envs.alfworld.audit import audit as run
+    import eto_envs  # noqa: F401 (registers the ids)
+    from eto_envs.audit import audit as run
 
-    def progress(n_done: int, n_planned: int) -> None:
-        if not quiet:
-            sys.stderr.write(f"\r{n_done}/{n_planned} ")
-
-    report = run(dataset, n_games, seed, transcripts=transcripts, progress=progress)
-    sys.stderr.write("" if quiet else "\n")
-    Console().print(str(report), highlight=False, markup=False, soft_wrap=True)
-    if not report.ok:
+    if env == "alfworld":  # what this command was first made for
+        env, against = "ETO-ALFWorld-v0", "textworld"
+    console = Console(highlight=False)
+    arguments = given(dataset=dataset) | key_values(env_args)
+    ok = True
+    if against is None and n > 0:
+        found = run(env, n, seed, env_args=arguments, progress=_progress("walks", quiet))
+        console.print(_table(found))
+        ok = found.ok or not found.is_claimed
+    n_games = n if against is not None else 0
+    for report in _comparisons(env, arguments, n_games, seed, transcripts, quiet):
+        console.print(str(report), markup=False, soft_wrap=True)
+        ok = ok and report.ok
+    if not ok:
         sys.exit(1)
+
+
+def _comparisons(
+    env: str,
+    arguments: dict[str, Any],
+    n_games: int,
+    seed: int,
+    transcripts: tuple[Path, ...],
+    quiet: bool,
+) -> Iterator[Comparison]:
+    world = env.rpartition(":")[2].rpartition("-v")[0]
+    dataset = arguments.get("dataset", "auto")
+    if n_games and world != "ETO-ALFWorld":
+        raise UnknownNameError("original to play against for", env, ("ETO-ALFWorld-v0",))
+    if n_games:
+        from eto_envs.alfworld.audit import audit as alfworld
+
+        yield alfworld(dataset, n_games, seed, progress=_progress("games", quiet))
+    for path in transcripts:
+        progress = _progress(path.name, quiet)
+        if world == "ETO-ALFWorld":
+            from eto_envs.alfworld.audit import audit as alfworld
+
+            yield alfworld(dataset, 0, seed, transcripts=path)
+        elif world == "ETO-ScienceWorld":
+            from eto_envs.scienceworld.audit import compare as scienceworld
+
+            yield scienceworld(path, java=arguments.get("java"), progress=progress)
+        elif world == "ETO-WebShop":
+            from eto_envs.webshop.audit import compare as webshop
+
+            wanted = {k: v for k, v in arguments.items() if k in ("goals", "price_seed")}
+            yield webshop(path, dataset=dataset, progress=progress, **wanted)
+        else:
+            known = ("ETO-ALFWorld-v0", "ETO-ScienceWorld-v0", "ETO-WebShop-v0")
+            raise UnknownNameError("transcripts for", env, known)
+
+
+def _progress(what: str, quiet: bool) -> Callable[[int, int], None] | None:
+    """Counts on one line of standard error, where somebody sees it."""
+    if quiet or not sys.stderr.isatty():
+        return None
+
+    def show(n_done: int, n_planned: int) -> None:
+        end = "\n" if n_done == n_planned else ""
+        sys.stderr.write(f"\r{what}: {n_done}/{n_planned} {end}")
+        sys.stderr.flush()
+
+    return show
+
+
+def _table(found: Determinism) -> Any:
+    from rich.table import Column, Table
+
+    from eto_envs.audit import PARTS
+
+    title = f"{found.env_id}, dataset {found.dataset}: the same when replayed"
+    kinds = Column("task type", overflow="fold")
+    table = Table(kinds, "walks", "moments", *(f"{part}s" for part in PARTS), title=title)
+    rows = list(found.by_kind.items())
+    for kind, agreement in [*rows, ("all", found.total)] if len(rows) > 1 else rows:
+        shares = [_percent(agreement.n_same[part], agreement.n_moments) for part in PARTS]
+        table.add_row(kind or "-", str(agreement.n_walks), str(agreement.n_moments), *shares)
+    return table
+
+
+def _percent(n_same: int, n: int) -> str:
+    """100 % means all, and nothing else does."""
+    if n_same == n:
+        return "100 %"
+    return f"{min(100 * n_same / n, 99.99):.2f} %"

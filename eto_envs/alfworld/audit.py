@@ -7,11 +7,8 @@ anything that ETO does to them. No difference is expected.
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,10 +19,7 @@ from eto_envs.alfworld.game import Game
 from eto_envs.alfworld.planner import shortest_plan
 from eto_envs.alfworld.stock import StockEngine, open_stock
 from eto_envs.alfworld.wording import introduction
-from eto_envs.errors import CorruptDataError, DataNotFoundError
-
-MAX_DIFFERENCES = 1000
-"""So many are kept; all are counted."""
+from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
 
 N_WALK_STEPS = 20
 N_STEPS_AFTER_WINNING = 3
@@ -39,72 +33,6 @@ class View(NamedTuple):
     won: bool
 
 
-class Difference(NamedTuple):
-    """One thing in which the engines differ.
-
-    Attributes:
-        task_id: the game.
-        n_steps: after how many commands, 0 at the start.
-        command: the last of them, empty at the start.
-        what: a field of `View`.
-        native: what the native engine shows.
-        original: what the original shows.
-    """
-
-    task_id: str
-    n_steps: int
-    command: str
-    what: str
-    native: Any
-    original: Any
-
-
-@dataclass
-class AuditReport:
-    """What an audit found.
-
-    Attributes:
-        dataset: name of the dataset.
-        n_episodes: how many were played.
-        n_steps: how many commands were given in them.
-        n_skipped: recorded episodes of games that the dataset does not have.
-        n_differences: in how many things the engines differed.
-        differences: the first `MAX_DIFFERENCES` of them.
-    """
-
-    dataset: str
-    n_episodes: int = 0
-    n_steps: int = 0
-    n_skipped: int = 0
-    n_differences: int = 0
-    differences: list[Difference] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether something was compared and nothing differed."""
-        return self.n_episodes > 0 and self.n_differences == 0
-
-    def __str__(self) -> str:
-        """One line with the counts, and one for each of the first ten differences."""
-        skipped = f", {self.n_skipped} skipped" if self.n_skipped else ""
-        lines = [
-            f"ALFWorld {self.dataset}: {self.n_episodes} episodes{skipped}, "
-            f"{self.n_steps} steps, differences: {self.n_differences}"
-        ]
-        lines += [
-            f"{d.task_id}, step {d.n_steps} ({d.command!r}): {d.what} "
-            f"{_shown(d.native)}, original {_shown(d.original)}"
-            for d in self.differences[:10]
-        ]
-        return "\n".join(lines)
-
-    def add(self, difference: Difference) -> None:
-        """Count a difference, and keep it if there is room."""
-        self.n_differences += 1
-        if len(self.differences) < MAX_DIFFERENCES:
-            self.differences.append(difference)
-
-
 def audit(
     dataset: str,
     n_games: int = 20,
@@ -112,7 +40,7 @@ def audit(
     *,
     transcripts: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> AuditReport:
+) -> Comparison:
     """Compare the native engine with the original.
 
     An episode is a random walk of 20 commands, one in three odd or wrong, then a shortest way to
@@ -134,7 +62,7 @@ def audit(
     """
     stock = open_stock(dataset) if n_games else None
     opened = open_dataset(dataset)
-    report = AuditReport(opened.name)
+    report = Comparison("ALFWorld", opened.name)
     if stock is not None:
         ids = [task_id for part in opened.pack.splits.values() for task_id in part]
         drawn = random.Random(seed).sample(ids, min(n_games, len(ids)))
@@ -161,7 +89,7 @@ class _Player(Protocol):
 
 
 def _compare(
-    report: AuditReport, task_id: str, commands: Iterable[str], native: _Player, original: _Player
+    report: Comparison, task_id: str, commands: Iterable[str], native: _Player, original: _Player
 ) -> None:
     """Play one episode on both and note what differs."""
 
@@ -276,20 +204,8 @@ def _spoil(game: Game, command: str, rng: random.Random) -> str:
 
 
 def _read_transcripts(path: Path) -> Iterator[_Recording]:
-    if not path.is_file():
-        raise DataNotFoundError(f"{path}: there is no such file of recorded episodes")
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    n_read = 0
-    with opener(path, "rt", encoding="utf-8") as lines:
+    for number, record in read_recordings(path):
         try:
-            for line in lines:
-                yield _Recording(json.loads(line))
-                n_read += 1
-        except (ValueError, LookupError, TypeError, EOFError, gzip.BadGzipFile) as error:
-            message = f"{path}: line {n_read + 1} is no recorded episode ({error!r})"
-            raise CorruptDataError(message) from None
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
+            yield _Recording(record)
+        except (ValueError, LookupError, TypeError) as error:
+            raise no_recording(path, number, error) from None

@@ -62,6 +62,7 @@ class ALFWorldEnv(TextEnv):
     The common keys, and ``"grammar"``: the release whose wording is spoken, ``"2.1.1"`` or
     ``"2.1.2"``. `reveal` may add ``"admissible_actions"`` (the original's sorted list),
     ``"expert_action"`` (the next command of a shortest way to the end, empty at the end),
+    ``"expert_plan"`` (all of that way),
     ``"hidden_state"`` (the facts that commands may change, as sorted texts) and ``"subgoals"``
     (which of the task's sub-goals hold, by name: found, taken, treated, placed).
 
@@ -78,8 +79,8 @@ class ALFWorldEnv(TextEnv):
       its own.
     - `engine`: ``"native"``, or ``"textworld"``: the original, to compare with. It needs the extra
       ``alfworld`` and a folder of official files, and takes 40 ms a step. Its snapshots hold the
-      commands, which `restore` gives again; ``"expert_action"``, ``"hidden_state"`` and
-      ``"subgoals"`` come from the native engine, which follows along.
+      commands, which `restore` gives again; ``"expert_action"``, ``"expert_plan"``,
+      ``"hidden_state"`` and ``"subgoals"`` come from the native engine, which follows along.
     - `max_steps`, `reveal`, `shaping`, `render_mode`: as in every environment here.
 
     ## References
@@ -90,7 +91,7 @@ class ALFWorldEnv(TextEnv):
     - v0: first version.
     """
 
-    revealable = (*TextEnv.revealable, "subgoals")
+    revealable = (*TextEnv.revealable, "expert_plan", "subgoals")
 
     def __init__(
         self,
@@ -177,9 +178,9 @@ class ALFWorldEnv(TextEnv):
             return admissible_commands(game, state)
         if name == "subgoals":
             return subgoals(game, state)
-        if name == "expert_action":
-            plan = shortest_plan(game, state)
-            return plan[0] if plan else ""
+        if name in ("expert_action", "expert_plan"):
+            plan = shortest_plan(game, state) or []
+            return plan if name == "expert_plan" else (*plan, "")[0]
         return game.facts(state)
 
     def _world_state(self) -> Any:

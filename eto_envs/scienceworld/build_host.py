@@ -14,7 +14,8 @@ import zipfile
 from pathlib import Path
 
 from eto_envs.errors import BackendError
-from eto_envs.scienceworld.bridge import HOST_JAR, find_simulator
+from eto_envs.scienceworld.bridge import HOST_JAR
+from eto_envs.scienceworld.installed import find_simulator
 
 SOURCES = Path(__file__).with_name("java")
 RELEASE = "11"

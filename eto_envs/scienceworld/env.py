@@ -12,11 +12,12 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from eto_envs.core import Advance, TextEnv
-from eto_envs.scienceworld.bridge import TIMEOUT_S, find_java, simulator_sha256
-from eto_envs.scienceworld.expert import next_action
+from eto_envs.scienceworld.bridge import TIMEOUT_S
+from eto_envs.scienceworld.expert import remaining_plan
+from eto_envs.scienceworld.installed import find_java, simulator_sha256
 from eto_envs.scienceworld.tasks import Panels, find_panels, make_panel, simplifications_of
 from eto_envs.scienceworld.vector import ScienceWorldVectorEnv
-from eto_envs.scienceworld.world import Outcome, Setup, World, describe
+from eto_envs.scienceworld.world import NO_SUCH_ACTION, Outcome, Setup, World, describe
 from eto_envs.tasks import Task, TaskSet
 
 MAX_TICKS = 200
@@ -24,7 +25,7 @@ MAX_TICKS = 200
 
 HEADING = "Task Description:\n"
 NO_ACTION = "Invalid format. The input must contains 'Action: '"
-REJECTIONS = ("No known action matches that input.", "Unknown action.  Type 'help'")
+REJECTIONS = (NO_SUCH_ACTION, "Unknown action.  Type 'help'")
 """How the simulator's answers to what it does not understand begin."""
 
 
@@ -45,7 +46,8 @@ class ScienceWorldEnv(TextEnv):
     find a living thing, tell whether something conducts, grow a fruit. The simulator is the
     original's (Wang et al., "ScienceWorld: Is your Agent Smarter than a 5th Grader?", 2022),
     release 1.2.3, in one small Java process that all environments of a Python process share. It
-    gives the same bytes for the same actions in any order of episodes.
+    gives the same bytes for the same actions in any order of episodes and on any number of threads
+    (``$ETO_JAVA_THREADS``; by default the cores but one, at most 4).
 
     ## Action Space
     `TextSpace`. ``open OBJ``, ``pick up OBJ``, ``move OBJ to OBJ``, ``focus on OBJ``, ``teleport to
@@ -70,8 +72,9 @@ class ScienceWorldEnv(TextEnv):
 
     ## Info
     The common keys. `reveal` may add ``"admissible_actions"`` (the simulator's list of valid
-    actions, sorted; costs several times a step), ``"expert_action"`` and ``"hidden_state"`` (room,
-    inventory, raw score, clock, progress of the goals).
+    actions, sorted; costs several times a step), ``"expert_action"``, ``"expert_plan"`` (all that
+    the expert would still do) and ``"hidden_state"`` (room, inventory, raw score, clock, progress
+    of the goals).
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``.
@@ -95,6 +98,8 @@ class ScienceWorldEnv(TextEnv):
     ## Version History
     - v0: first version.
     """
+
+    revealable = (*TextEnv.revealable, "expert_plan")
 
     def __init__(  # noqa: PLR0913 (gym.make's keyword arguments)
         self,
@@ -175,8 +180,9 @@ class ScienceWorldEnv(TextEnv):
     def _reveal(self, name: str) -> Any:
         if name == "admissible_actions":
             return self._world.valid_actions()
-        if name == "expert_action":
-            return next_action(self._java, self._world)
+        if name in ("expert_action", "expert_plan"):
+            actions = remaining_plan(self._java, self._world)
+            return list(actions) if name == "expert_plan" else (*actions, "look around")[0]
         return {
             "look": self._world.look(),
             "inventory": self._world.inventory(),

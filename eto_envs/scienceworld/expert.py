@@ -1,9 +1,10 @@
 """An expert that solves tasks by the simulator's own solutions, made short.
 
 The simulator writes a solution ("gold path") for every task, which walks through every door, looks
-around a lot and waits tick by tick. Here it is shortened, and every shortening is tried in a world
-of its own and kept only if the task is still solved. Not here: the gold paths themselves, which
-come from the simulator, and the rules, which are the simulator's.
+around a lot, waits tick by tick and says what the simulator does not understand. Here it is
+shortened, and every shortening is tried in a world of its own and kept only if the task is still
+solved. Not here: the gold paths themselves, which come from the simulator, and the rules, which are
+the simulator's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from eto_envs.scienceworld.tasks import TASK_TYPES
-from eto_envs.scienceworld.world import Setup, World, gold_actions
+from eto_envs.scienceworld.world import NO_SUCH_ACTION, Setup, World, gold_actions
 
 SOLVED = 1.0
 _LOOKS = ("look ", "examine ", "inventory")
@@ -33,11 +34,13 @@ class Attempt(NamedTuple):
         actions: those that were done until the task ended.
         score: the highest raw score, 0 if that is negative.
         solved: the task is completed with the full score.
+        accepted: those of them that the simulator knew.
     """
 
     actions: Actions
     score: float
     solved: bool
+    accepted: Actions = ()
 
 
 def plan(java: str, setup: Setup) -> Actions:
@@ -56,18 +59,14 @@ def plan(java: str, setup: Setup) -> Actions:
     return _plan(java, setup).actions
 
 
-def next_action(java: str, world: World) -> str:
-    """What the expert does next in a world, whatever was done in it before.
-
-    Returns:
-        The next action; ``"look around"`` when there is nothing left to do.
+def remaining_plan(java: str, world: World) -> Actions:
+    """What the expert does from here in a world, whatever was done in it before.
 
     Raises:
         BackendError: the simulator failed.
     """
     done = tuple(world.actions)
-    actions = _plan_after(java, world.setup, done)
-    return actions[len(done)] if len(actions) > len(done) else "look around"
+    return _plan_after(java, world.setup, done)[len(done) :]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -80,12 +79,16 @@ def _plan(java: str, setup: Setup) -> Attempt:
         best = _best(try_actions(actions) for actions in _variants(gold))
         if not best.solved:
             return best
+        # The generator names some things in words that the simulator does not know.
+        if len(best.accepted) < len(best.actions):
+            known = try_actions(best.accepted)
+            best = known if known.solved else best
         return _shorten(try_actions, best, TASK_TYPES[setup.task].max_steps)
     finally:
         scratch.close()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=2048)
 def _plan_after(java: str, setup: Setup, done: Actions) -> Actions:
     """Actions that begin with `done` and lead as far as they can."""
     whole = _plan(java, setup).actions
@@ -97,11 +100,21 @@ def _plan_after(java: str, setup: Setup, done: Actions) -> Actions:
             return before
     scratch = World(java)
     try:
-        n_kept = _n_in_order(whole, done)
-        rests = (whole[n_kept:], whole, ("0", *whole[n_kept:]))
-        return _best(_attempt(scratch, setup, (*done, *rest)) for rest in rests).actions
+        return _best(
+            _attempt(scratch, setup, (*done, *rest)) for rest in _rests(whole, done)
+        ).actions
     finally:
         scratch.close()
+
+
+def _rests(whole: Actions, done: Actions) -> Iterator[Actions]:
+    """Ways to go on with a plan after what was done, the short ones first."""
+    n_kept = _n_in_order(whole, done)
+    if done and done[-1] in whole[n_kept:]:
+        yield whole[whole.index(done[-1], n_kept) + 1 :]  # what was left out may not be needed
+    yield whole[n_kept:]
+    yield whole
+    yield ("0", *whole[n_kept:])
 
 
 def _n_in_order(whole: Actions, done: Actions) -> int:
@@ -116,13 +129,16 @@ def _n_in_order(whole: Actions, done: Actions) -> int:
 def _attempt(world: World, setup: Setup, actions: Sequence[str]) -> Attempt:
     world.load(setup)
     score = 0.0
+    accepted: list[str] = []
     for n_done, action in enumerate(actions, start=1):
         outcome = world.step(action)
         score = max(score, outcome.score)
+        if not outcome.observation.startswith(NO_SUCH_ACTION):
+            accepted.append(action)
         if outcome.completed or outcome.score < 0:
             solved = outcome.completed and outcome.score >= SOLVED
-            return Attempt(tuple(actions[:n_done]), score, solved)
-    return Attempt(tuple(actions), score, False)
+            return Attempt(tuple(actions[:n_done]), score, solved, tuple(accepted))
+    return Attempt(tuple(actions), score, False, tuple(accepted))
 
 
 def _best(attempts: Iterator[Attempt]) -> Attempt:

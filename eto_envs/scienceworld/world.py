@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from eto_envs.errors import BackendError
 from eto_envs.scienceworld.bridge import (
+    HEAP_MB,
     SOLVER_HEAP_MB,
     TIMEOUT_S,
     Host,
@@ -22,6 +23,9 @@ from eto_envs.scienceworld.bridge import (
     Pending,
     shared_host,
 )
+
+NO_SUCH_ACTION = "No known action matches that input."
+"""How the simulator's answer to what it does not know begins; nothing has happened then."""
 
 _world_numbers = itertools.count()
 
@@ -63,10 +67,9 @@ class World:
         actions: what was done since `load`.
     """
 
-    def __init__(self, java: str, timeout_s: float = TIMEOUT_S) -> None:
-        """A world in the process that `java` runs; nothing is started yet."""
-        self._java = java
-        self._timeout_s = timeout_s
+    def __init__(self, java: str, timeout_s: float = TIMEOUT_S, *, same_hash: bool = False) -> None:
+        """A world in a process that `java` runs; nothing is started yet. See `bridge.Host`."""
+        self._kind = (java, timeout_s, HEAP_MB, same_hash)
         self._number = next(_world_numbers)
         self._host: Host | None = None
         self._setup: Setup | None = None
@@ -165,7 +168,7 @@ class World:
         self._host = self._ahead = None
 
     def _make(self, setup: Setup, actions: list[str]) -> Outcome:
-        host = shared_host(self._java, self._timeout_s)
+        host = shared_host(*self._kind)
         arguments = _text(setup.task) + struct.pack(">i", setup.variation)
         arguments += _text(setup.simplification) + b"".join(map(_text, actions))
         self._host = self._ahead = None
@@ -187,7 +190,7 @@ class World:
         """The host, after the world was made anew in it if need be."""
         setup = self.setup
         is_ahead = self._ahead is not None
-        if is_ahead or self._host is not shared_host(self._java, self._timeout_s):
+        if is_ahead or self._host is not shared_host(*self._kind):
             self.replay(setup, self.actions, self._digest)
         if self._host is None:
             raise BackendError(f"{setup} could not be made anew")

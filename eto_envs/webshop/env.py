@@ -15,7 +15,7 @@ from eto_envs.tasks import SPLITS, Task, TaskSet
 from eto_envs.vector import TextVectorEnv
 from eto_envs.webshop.datasets import find_bundle
 from eto_envs.webshop.engine import Session, WebShopEngine
-from eto_envs.webshop.expert import next_action
+from eto_envs.webshop.expert import remaining_plan
 from eto_envs.webshop.pages import with_history
 from eto_envs.webshop.shop import Shop, open_shop
 
@@ -66,8 +66,9 @@ class WebShopEnv(TextEnv):
 
     ## Info
     The common keys. `reveal` may add ``"admissible_actions"`` (``search[<keywords>]`` where the
-    page has a search bar, then every clickable), ``"expert_action"`` and ``"hidden_state"``
-    (where the episode stands, what is wanted, and the terms of the reward once bought).
+    page has a search bar, then every clickable), ``"expert_action"``, ``"expert_plan"`` (all that
+    the expert would still do) and ``"hidden_state"`` (where the episode stands, what is wanted, and
+    the terms of the reward once bought).
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``. Official
@@ -91,6 +92,8 @@ class WebShopEnv(TextEnv):
     ## Version History
     - v0: first version.
     """
+
+    revealable = (*TextEnv.revealable, "expert_plan")
 
     def __init__(  # noqa: PLR0913 (gym.make's keyword arguments)
         self,
@@ -119,7 +122,7 @@ class WebShopEnv(TextEnv):
         """
         self._shop = open_shop(find_bundle(dataset), goals=goals, price_seed=price_seed)
         super().__init__(
-            _panel(self._shop, split),
+            panel(self._shop, split),
             max_steps=max_steps,
             reveal=reveal,
             shaping=shaping,
@@ -167,8 +170,9 @@ class WebShopEnv(TextEnv):
         if name == "admissible_actions":
             search = ["search[<keywords>]"] if self._engine.has_search_bar(session) else []
             return search + [f"click[{label}]" for label in self._engine.clickables(session)]
-        if name == "expert_action":
-            return next_action(self._engine, session)
+        if name in ("expert_action", "expert_plan"):
+            actions = remaining_plan(self._engine, session)
+            return actions if name == "expert_plan" else actions[0]
         goal = self._shop.goals[session.goal_index]
         return {
             "url": self._engine.url(session),
@@ -199,7 +203,7 @@ def _plain(options: Sequence[str] | Mapping[str, str]) -> list[str] | dict[str, 
 
 
 @functools.lru_cache(maxsize=64)
-def _panel(shop: Shop, split: str) -> TaskSet:
+def panel(shop: Shop, split: str) -> TaskSet:
     """A split's tasks; one object for all environments of a process, so hashed once."""
     panels = {**shop.panels, "all": range(len(shop.goals))}
     if split not in panels:

@@ -72,16 +72,16 @@ def plan(engine: WebShopEngine, goal: Goal) -> list[str]:
     return best or [f"search[{queries[0]}]"]
 
 
-def next_action(engine: WebShopEngine, session: Session) -> str:
-    """What the expert does next, from any state of a session.
+def remaining_plan(engine: WebShopEngine, session: Session) -> list[str]:
+    """What the expert does from here, from any state of a session.
 
     Args:
         engine: the shop's engine.
         session: the present state, on whatever page.
 
     Returns:
-        The first action of the shortest end of the goal's `plan` that still leads to the plan's
-        reward. The whole plan does so from every page, because a search does.
+        The shortest end of the goal's `plan` that still leads to the plan's reward. The whole plan
+        does so from every page, because a search does.
     """
     plans = _plans.setdefault(engine, {})
     if session.goal_index not in plans:
@@ -91,8 +91,13 @@ def next_action(engine: WebShopEngine, session: Session) -> str:
     actions, aim = plans[session.goal_index]
     for start in range(len(actions) - 1, 0, -1):
         if _reward_of(engine, session, actions[start:]) >= aim:
-            return actions[start]
-    return actions[0]
+            return actions[start:]
+    return list(actions)
+
+
+def next_action(engine: WebShopEngine, session: Session) -> str:
+    """What the expert does next: the first action of `remaining_plan`."""
+    return remaining_plan(engine, session)[0]
 
 
 def _reward_of(engine: WebShopEngine, session: Session, actions: Sequence[str]) -> float:

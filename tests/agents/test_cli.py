@@ -66,3 +66,22 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     for command in ("eval", "play", "envs", "data"):
         assert command in done.stdout
+
+
+def test_audit_prints_shares_and_fails_where_something_differs(tmp_path: Path) -> None:
+    done = eto("audit", "ETO-ALFWorld-v0", "--dataset", "mini", "-n", "1", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    last = next(line for line in done.stdout.splitlines() if line.split()[1:2] == ["all"])
+    assert last.count("100 %") == 3
+    recorded = tmp_path / "recorded.jsonl"
+    recorded.write_text("", encoding="utf-8")
+    command = ("audit", "ETO-WebShop-v0", "--dataset", "mini", "-n", "0")
+    done = eto(*command, "--transcripts", str(recorded))
+    assert done.returncode == 1  # nothing was compared
+    assert "0 episodes" in done.stdout
+    done = eto(*command, "--transcripts", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert "no such file" in done.stderr
+    done = eto("audit", "ETO-WebShop-v0", "--against", "textworld")
+    assert done.returncode == 2

@@ -265,3 +265,30 @@ def test_episode_seeds() -> None:
     assert all(0 <= s < 2**63 for s in seeds)
     assert len({episode_seed(0, "a", i) for i in range(20)} | seeds) == 99
     assert episode_seed(0, "a") == 7606779636460171844  # a changed value changes every run
+
+
+class Ahead(CorridorEnv):
+    """Notes what is sent ahead; fails to send in one task."""
+
+    log: list[str] = []  # noqa: RUF012
+
+    def send(self, action: str) -> None:
+        Ahead.log.append(f"send {self._length}")
+        if self._length == 4:
+            raise BackendError("not now")
+
+    def _advance(self, action: str) -> Advance:
+        Ahead.log.append(f"step {self._length}")
+        return super()._advance(action)
+
+
+def test_actions_are_sent_before_any_is_waited_for() -> None:
+    from eto_envs.vector import TextVectorEnv
+
+    policy = as_policy("expert")
+    env = TextVectorEnv(Ahead, 5, autoreset_mode="Disabled", reveal=policy.reveal)
+    Ahead.log.clear()
+    found = list(Rollouts(policy, env, jobs_of(env.envs[0].tasks, (0,))))
+    lengths = range(2, 7)
+    assert Ahead.log[:10] == [f"send {n}" for n in lengths] + [f"step {n}" for n in lengths]
+    assert [t.status for t in found] == ["completed"] * 5

@@ -19,13 +19,15 @@ from eto_envs.vector import TextVectorEnv
 
 EMBEDDED = {
     "ETO-WebShop-v0": {"dataset": "mini"},
+    "ETO-WebShopBrowser-v0": {"dataset": "mini"},
     "ETO-ALFWorld-v0": {"dataset": "mini"},
     "ETO-ScienceWorld-v0": {"dataset": "1.2.3"},  # the simulator's own, in its wheel
 }
-PARAMETERS = [
-    pytest.param(env_id, marks=[pytest.mark.java] if "Science" in env_id else [])
-    for env_id in sorted(EMBEDDED)
-]
+MARKS = {
+    "ETO-ScienceWorld-v0": [pytest.mark.java],
+    "ETO-WebShopBrowser-v0": [pytest.mark.browser, pytest.mark.slow],
+}
+PARAMETERS = [pytest.param(env_id, marks=MARKS.get(env_id, [])) for env_id in sorted(EMBEDDED)]
 
 
 def test_every_id_is_tried_here() -> None:

@@ -1,9 +1,10 @@
 """How fast ScienceWorld is: `python tests/speed/scienceworld.py`.
 
-Plays the expert's solutions of some tasks, one environment first, then 64 in lockstep, resets
-included; prints steps a second, CPU seconds a step (Python and Java) and the memory of both. Where
-the stock package and its py4j can be imported, it plays the same episodes in turns with ours, and
-the ratio is printed. Compare ratios: other programs share the cores.
+Plays the expert's solutions of some tasks, one environment first, then 64 in lockstep with one
+simulating thread and with more, resets included; prints steps a second, CPU seconds a step (Python
+and Java) and the memory of both. Where the stock package and its py4j can be imported, it plays the
+same episodes in turns with ours, and the ratio is printed. Compare ratios: other programs share the
+cores.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eto_envs.scienceworld.bridge import find_java, shared_host
+from eto_envs.scienceworld.bridge import TIMEOUT_S, shared_host
 from eto_envs.scienceworld.env import ScienceWorldEnv, make_vector_env
+from eto_envs.scienceworld.installed import THREADS_VARIABLE, count_workers, find_java
 from eto_envs.scienceworld.tasks import simplifications_of
 from eto_envs.scienceworld.world import Setup, gold_actions
 
@@ -25,7 +27,7 @@ sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolv
 
 TASKS = ("boil", "melt", "use-thermometer", "power-component", "test-conductivity", "find-animal")
 TASKS += ("grow-plant", "chemistry-mix", "lifespan-longest-lived", "identify-life-stages-2")
-N_STEPS, N_ENVS, N_WARM_UPS = 15, 64, 4
+N_STEPS, N_ENVS, N_WARM_UPS, N_ROUNDS = 15, 64, 8, 8
 OPTIONS: dict[str, Any] = {"split": "all", "dataset": "1.2.3", "max_steps": 1000}
 
 
@@ -107,6 +109,9 @@ def measure_one(java: str, made: list[tuple[str, list[str]]]) -> None:
         for task, actions in made:
             play(env, task, actions)
     stock = open_stock(java)
+    if stock is not None:
+        for task, actions in made:
+            play_stock(stock, task, actions)
     ours, theirs = [], []
     for task, actions in made * 2:
         ours.append(measure(pids, lambda t=task, a=actions: play(env, t, a)))
@@ -138,30 +143,57 @@ def open_stock(java: str) -> Any:
     return stock
 
 
-def measure_many(java: str, made: list[tuple[str, list[str]]]) -> None:
-    """64 environments in lockstep."""
-    env = make_vector_env(num_envs=N_ENVS, autoreset_mode="Disabled", **OPTIONS)
-    chosen = [made[i % len(made)] for i in range(N_ENVS)]
-    pids = (os.getpid(), shared_host(java).pid)
+class Crowd:
+    """64 environments in lockstep, in a process with some number of threads."""
 
-    def rounds() -> int:
-        env.reset(options={"tasks": [task for task, _ in chosen]})
+    def __init__(self, java: str, made: list[tuple[str, list[str]]], n_workers: int) -> None:
+        """Start them, and play one round to warm up."""
+        os.environ[THREADS_VARIABLE] = str(n_workers)
+        # Hosts are told apart by their time limit: each crowd has one of its own.
+        timeout_s = TIMEOUT_S + n_workers
+        self.n_workers = n_workers
+        self._env = make_vector_env(
+            num_envs=N_ENVS, autoreset_mode="Disabled", timeout_s=timeout_s, **OPTIONS
+        )
+        self._chosen = [made[i % len(made)] for i in range(N_ENVS)]
+        self._host = shared_host(java, timeout_s)
+        self._costs: list[Cost] = []
+        self._round()
+
+    def measure(self) -> None:
+        """Play a round."""
+        self._costs.append(measure((os.getpid(), self._host.pid), self._round))
+
+    def __str__(self) -> str:
+        return (
+            f"{N_ENVS} environments, {self.n_workers} threads: {total(self._costs)}; "
+            f"{rss_mb(self._host.pid):.0f} MB Java, {rss_mb(os.getpid()):.0f} MB Python"
+        )
+
+    def _round(self) -> int:
+        self._env.reset(options={"tasks": [task for task, _ in self._chosen]})
         ended = [False] * N_ENVS
         n_steps = 0
         for turn in range(N_STEPS):
             actions = [
                 None if ended[i] or turn >= len(actions) else actions[turn]
-                for i, (_, actions) in enumerate(chosen)
+                for i, (_, actions) in enumerate(self._chosen)
             ]
             n_steps += sum(action is not None for action in actions)
-            _, _, terminated, truncated, _ = env.step(actions)
+            _, _, terminated, truncated, _ = self._env.step(actions)
             ended = list(terminated | truncated)
         return n_steps
 
-    rounds()
-    print(f"{N_ENVS} environments:   {measure(pids, rounds)}")
-    print(f"memory: {rss_mb(pids[0]):.0f} MB Python, {rss_mb(pids[1]):.0f} MB Java")
-    env.close()
+
+def measure_many(java: str, made: list[tuple[str, list[str]]]) -> None:
+    """Crowds with one thread, with the default number, and with one a core, in turns."""
+    n_cores = os.cpu_count() or 1
+    crowds = [Crowd(java, made, n) for n in sorted({1, count_workers(), n_cores})]
+    for _ in range(N_ROUNDS):
+        for crowd in crowds:
+            crowd.measure()
+    for crowd in crowds:
+        print(crowd)
 
 
 def main() -> None:

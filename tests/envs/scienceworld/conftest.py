@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eto_envs import data
-from eto_envs.scienceworld.bridge import find_java
+from eto_envs.scienceworld.installed import find_java
 from tests.conftest import read_jsonl_gz
 
 

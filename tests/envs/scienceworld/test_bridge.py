@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from eto_envs.errors import BackendError, MissingExtraError
-from eto_envs.scienceworld import bridge
-from eto_envs.scienceworld.bridge import Host, HostLostError, find_java, find_simulator
+from eto_envs.errors import BackendError, MissingExtraError, UnknownNameError
+from eto_envs.scienceworld import installed
+from eto_envs.scienceworld.bridge import Host, HostLostError
+from eto_envs.scienceworld.installed import count_workers, find_java, find_simulator
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -57,7 +58,7 @@ def test_a_java_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ETO_JAVA", raising=False)
-    monkeypatch.setattr(bridge, "_package_folder", lambda name: None)
+    monkeypatch.setattr(installed, "_package_folder", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'eto-gym\[scienceworld\]'"):
         find_java()
     with pytest.raises(MissingExtraError, match=r"pip install 'eto-gym\[scienceworld\]'"):
@@ -125,15 +126,40 @@ def test_what_it_said_last_is_in_the_error(tmp_path: Path) -> None:
         Host(str(tmp_path))
 
 
+def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ETO_JAVA_THREADS", raising=False)
+    for n_cores, n_workers in ((1, 1), (2, 1), (4, 3), (64, installed.MAX_WORKERS)):
+        cores = set(range(n_cores))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, c=cores: c, raising=False)
+        assert count_workers() == n_workers
+    monkeypatch.setenv("ETO_JAVA_THREADS", "16")
+    assert count_workers() == 16
+    for wrong in ("0", "-1", "two"):
+        monkeypatch.setenv("ETO_JAVA_THREADS", wrong)
+        with pytest.raises(UnknownNameError, match="positive number"):
+            count_workers()
+
+
+@pytest.mark.java
+def test_one_thread_serves_while_another_is_not_begun(start: Callable[..., Host]) -> None:
+    host = start(n_workers=3)
+    answers = host.send([(number, "l", b"", f"world {number}") for number in range(6)])
+    for number, answer in enumerate(answers):
+        with pytest.raises(BackendError, match=f"world {number}: .*no world {number} is loaded"):
+            answer.result()
+    assert b"boil 30" in host.call(-1, "n", b"", "counting")
+
+
 KILLED = """
 import os, signal
-from eto_envs.scienceworld.bridge import find_java, shared_host
+from eto_envs.scienceworld.bridge import shared_host
+from eto_envs.scienceworld.installed import find_java
 print(shared_host(find_java()).pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 FORKED = """
 import os, time
-from eto_envs.scienceworld.bridge import find_java
+from eto_envs.scienceworld.installed import find_java
 from eto_envs.scienceworld.world import Setup, World
 world = World(find_java())
 world.load(Setup("boil", 0, "easy"))

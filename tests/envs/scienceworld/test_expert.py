@@ -58,6 +58,36 @@ def test_it_comes_back_from_a_detour() -> None:
     assert follow(env, info)["success"]
 
 
+@pytest.mark.java
+def test_it_says_nothing_that_is_not_understood(java: str) -> None:
+    env = make(max_steps=200)
+    env.reset(options={"task": "boil/2"})
+    for action in plan(java, Setup("boil", 2, simplifications_of("boil", "eto"))):
+        info = env.step(action)[4]
+        assert info["is_valid_action"], action
+    assert info["success"]
+
+
+@pytest.mark.java
+def test_it_goes_on_where_the_next_step_came_first() -> None:
+    env = ScienceWorldEnv("all", dataset="1.2.3", reveal=("expert_plan",))
+    _, info = env.reset(options={"task": "use-thermometer/7"})
+    whole = info["expert_plan"]
+    info = env.step(whole[1])[4]
+    ended = False
+    while not ended:
+        _, _, terminated, truncated, info = env.step(info["expert_plan"][0])
+        ended = terminated or truncated
+    assert info["success"]
+    assert info["expert_plan"] == []
+
+
+def test_what_was_left_out_may_not_be_needed() -> None:
+    whole = ("a", "b", "c", "d")
+    assert next(expert._rests(whole, ("b",))) == ("c", "d")
+    assert list(expert._rests(whole, ("a", "x"))) == [("b", "c", "d"), whole, ("0", "b", "c", "d")]
+
+
 def test_walks_become_teleports() -> None:
     walk = [
         "open door to hallway",

@@ -84,7 +84,7 @@ def use_host(java: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     """Makes worlds live in a host of their own."""
     started: list[Host] = []
 
-    def use(**kwargs: bool) -> Host:
+    def use(**kwargs: Any) -> Host:
         started.append(Host(java, **kwargs))
         monkeypatch.setattr("eto_envs.scienceworld.world.shared_host", lambda *args: started[-1])
         return started[-1]
@@ -171,6 +171,27 @@ def test_actions_sent_ahead(java: str) -> None:
     worlds[0].send("teleport to kitchen")  # and not done after all
     assert worlds[0].step("inventory") == worlds[1].step("inventory")
     assert worlds[0].step("look around") == worlds[1].step("look around")
+
+
+@pytest.mark.parametrize("n_workers", [2, 3])
+def test_the_number_of_threads_changes_nothing(java: str, use_host: Any, n_workers: int) -> None:
+    def play() -> list[list[Any]]:
+        worlds = [World(java) for _ in range(7)]
+        tasks = ("grow-plant", "boil", "grow-fruit", "find-animal", "chemistry-mix")
+        for number, world in enumerate(worlds):
+            task = tasks[number % len(tasks)]
+            world.load(Setup(task, number, simplifications_of(task, "eto")))
+        rounds = []
+        for action in ("look around", "teleport to greenhouse", "wait", "open door", "0", "wait"):
+            for world in worlds:
+                world.send(action)
+            rounds.append([world.step(action) for world in worlds])
+        return [*rounds, [world.valid_actions() for world in worlds]]
+
+    use_host(n_workers=1)
+    expected = play()
+    assert use_host(n_workers=n_workers).n_workers == n_workers
+    assert play() == expected
 
 
 def test_dropped_worlds_leave_the_process_as_it_was(java: str) -> None:

@@ -5,7 +5,6 @@ import java.io.ByteArrayOutputStream;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
 import java.io.IOException;
-import java.io.OutputStream;
 import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.nio.charset.StandardCharsets;
@@ -14,17 +13,18 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Answers frames of requests, in order.
+ * Answers requests, in order.
  *
  * <p>Big-endian throughout. A frame is its length in bytes (int32) and that many bytes. A request
- * frame holds requests: world (int32), operation (one ASCII letter), and what the operation takes,
- * behind its length (int32). The answer frame holds one answer each: a byte 1 and what the
- * operation gives, or a byte 0 and a text that says what went wrong. A text is its length in bytes
- * (int32) and UTF-8. {@code eto_envs/scienceworld/bridge.py} is the other side.
+ * frame holds world (int32), operation (one ASCII letter), and what the operation takes. The answer
+ * frame holds a byte 1 and what the operation gives, or a byte 0 and a text that says what went
+ * wrong. A text is its length in bytes (int32) and UTF-8. {@code eto_envs/scienceworld/bridge.py} is
+ * the other side.
  */
 final class Server {
+  static final int AT_OPERATION = 4;
+  static final char REPLAY = 'R';
   private static final char STEP = 'S';
-  private static final char REPLAY = 'R';
   private static final char DROP = 'X';
   private static final char LOOK = 'l';
   private static final char INVENTORY = 'i';
@@ -42,35 +42,23 @@ final class Server {
   }
 
   /** Answers one frame. */
-  void answer(byte[] frame, OutputStream out) throws IOException {
+  byte[] answer(byte[] frame) throws IOException {
     DataInputStream in = new DataInputStream(new ByteArrayInputStream(frame));
     ByteArrayOutputStream buffer = new ByteArrayOutputStream();
-    DataOutputStream answers = new DataOutputStream(buffer);
-    while (in.available() > 0) {
-      answerOne(in, answers);
-    }
-    DataOutputStream framed = new DataOutputStream(out);
-    framed.writeInt(buffer.size());
-    buffer.writeTo(framed);
-    framed.flush();
-  }
-
-  private void answerOne(DataInputStream in, DataOutputStream answers) throws IOException {
-    ByteArrayOutputStream buffer = new ByteArrayOutputStream();
+    DataOutputStream out = new DataOutputStream(buffer);
     int world = in.readInt();
     char operation = (char) in.readByte();
-    byte[] arguments = readBytes(in);
+    out.writeByte(1);
     try {
-      DataInputStream given = new DataInputStream(new ByteArrayInputStream(arguments));
-      run(world, operation, given, new DataOutputStream(buffer));
-      answers.writeByte(1);
-      buffer.writeTo(answers);
+      run(world, operation, in, out);
     } catch (RuntimeException | StackOverflowError error) {
       StringWriter trace = new StringWriter();
       error.printStackTrace(new PrintWriter(trace));
-      answers.writeByte(0);
-      writeText(answers, trace.toString());
+      buffer.reset();
+      out.writeByte(0);
+      writeText(out, trace.toString());
     }
+    return buffer.toByteArray();
   }
 
   private void run(int id, char operation, DataInputStream in, DataOutputStream out)

@@ -1,0 +1,187 @@
+"""`eto serve`: people play in their browser, and what they do is kept as trajectories."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from eto_envs.errors import CorruptDataError, DataError, UnknownNameError, require
+
+if TYPE_CHECKING:
+    from eto_agents.trajectory import Trajectory
+    from eto_envs.tasks import TaskSet
+    from eto_envs.webshop.engine import WebShopEngine
+    from eto_envs.webshop.site.sessions import Trip, Trips
+    from eto_envs.webshop.site.views import Look
+
+ENV_ID = "ETO-WebShop-v0"
+
+
+def webshop(  # noqa: PLR0913 (the flags of the command)
+    dataset: str = "auto",
+    split: str = "train",
+    goals: Literal["human", "synthetic"] = "human",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    out: Path | None = None,
+    max_steps: int | None = None,
+    show_attrs: bool = False,
+    pictures: bool = False,
+) -> None:
+    """Shop yourself, in a browser: pick a task, buy, see the score and what was missed.
+
+    Finished sessions are appended to episodes.jsonl in the run's folder (policy "human"); open ones
+    come back when the same command runs again.
+
+    Args:
+        dataset: mini, small, full, or a folder with the official files; by default the official
+            data if they are there, else mini.
+        split: task panel.
+        goals: instructions worded by people, or made from templates.
+        host: address to listen on; another than this machine's own lets others in.
+        port: port to listen on; 0 for any free one.
+        out: folder of the run; default runs/webshop-human.
+        max_steps: override the protocol's step limit.
+        show_attrs: product pages get a page of attributes.
+        pictures: show the products' own pictures, which the browser gets from other servers.
+    """
+    _check(port, max_steps)
+    from eto_agents.store import TrajectoryStore
+    from eto_envs.webshop.datasets import find_bundle
+    from eto_envs.webshop.engine import WebShopEngine
+    from eto_envs.webshop.env import panel
+    from eto_envs.webshop.shop import open_shop
+    from eto_envs.webshop.site.sessions import Trips
+    from eto_envs.webshop.site.views import Look
+
+    shop = open_shop(find_bundle(dataset), goals=goals)
+    engine = WebShopEngine(shop, show_attrs=show_attrs)
+    tasks = panel(shop, split)
+    folder = out or Path("runs/webshop-human")
+    env_args = {"dataset": shop.dataset, "goals": goals, "show_attrs": show_attrs}
+    with TrajectoryStore(folder / "episodes.jsonl") as store:
+        _claim(folder, tasks, env_args | {"max_steps": max_steps})
+        trips = Trips(
+            engine,
+            tasks,
+            max_steps=max_steps,
+            finished=[(kept.task_id, kept.seed) for kept in store.read()],
+            on_end=lambda trip: store.append(trajectory_of(trip, engine, tasks)),
+            journal=folder / "sessions.jsonl",
+        )
+        try:
+            _listen_and_serve(trips, Look(play=True, pictures=pictures), host, port, folder)
+        finally:
+            trips.close()
+
+
+def _check(port: int, max_steps: int | None) -> None:
+    for package in ("starlette", "uvicorn", "jinja2"):
+        require(package, extra="browser")
+    if not 0 <= port <= 65535:
+        raise UnknownNameError("port", port, (), "Ports go from 0 to 65535.")
+    if max_steps is not None and max_steps < 1:
+        raise UnknownNameError("step limit", max_steps, (), "Give a positive number.")
+
+
+def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Path) -> None:
+    from eto_envs.webshop.site.app import LOCAL_HOSTS, make_app
+    from eto_envs.webshop.site.server import listen, serve
+
+    is_local = _is_loopback(host)
+    if not is_local:
+        warnings.warn(
+            f"listening on {host}: whoever reaches the port can play, and nothing is encrypted",
+            UserWarning,
+            stacklevel=2,
+        )
+    app = make_app(trips, look, hosts=LOCAL_HOSTS if is_local else ("*",))
+    listener = listen(host, port)
+    try:
+        name = f"[{host}]" if ":" in host else host
+        sys.stdout.write(f"http://{name}:{listener.getsockname()[1]}/  (Ctrl-C stops)\n")
+        sys.stdout.write(f"sessions are kept in {folder}\n")
+        sys.stdout.flush()
+        serve(app, listener)
+    except KeyboardInterrupt:
+        sys.stdout.write("stopped; the same command goes on\n")
+    finally:
+        listener.close()
+
+
+def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajectory:
+    """A finished trip as a record; its seed is its number among the trips of its task."""
+    from eto_agents.trajectory import Step, Trajectory, conversation
+
+    initial_observation = engine.text(engine.start(int(trip.task.id)))
+    score, before_s = 0.0, trip.started_s
+    steps = []
+    for taken in trip.steps:
+        score += taken.reward
+        step = Step(
+            action=taken.action,
+            observation=taken.observation,
+            reward=taken.reward,
+            task_reward=taken.reward,
+            reward_terms={},
+            score=score,
+            is_valid=taken.is_valid,
+            latency_s=taken.time_s - before_s,
+        )
+        before_s = taken.time_s
+        steps.append(step)
+    return Trajectory(
+        env_id=ENV_ID,
+        dataset=tasks.dataset,
+        split=tasks.split,
+        panel_sha256=tasks.sha256,
+        task_id=trip.task.id,
+        kind=trip.task.kind,
+        goal=trip.task.goal,
+        seed=trip.number,
+        policy="human",
+        initial_observation=initial_observation,
+        messages=conversation(initial_observation, steps),
+        steps=steps,
+        status="completed" if trip.end == "bought" else "truncated",
+        score=score,
+        success=score >= 1.0,
+        wall_s=before_s - trip.started_s,
+    )
+
+
+def _claim(folder: Path, tasks: TaskSet, env_args: dict[str, Any]) -> None:
+    """Write down what is played here, or check that the folder holds the same."""
+    from eto_envs.files import write_whole
+
+    path = folder / "run.json"
+    ours = {
+        "env_id": ENV_ID,
+        "env_args": env_args,
+        "policy": "human",
+        "policy_provenance": {},
+        "panels": {tasks.split: tasks.sha256},
+    }
+    if path.exists():
+        try:
+            theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise CorruptDataError(f"{path} is damaged ({error!r})") from error
+        for key, value in ours.items():
+            if theirs.get(key) != value:
+                raise DataError(
+                    f"{folder} holds another run: its {key} is {theirs.get(key)!r}, this one's is "
+                    f"{value!r}; choose another folder with --out"
+                )
+    write_whole(path, (json.dumps(ours, indent=2) + "\n").encode())
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,119 @@
+"""The sloppy expert: seeded, mostly good, with flaws of every kind."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from eto_agents.policies.sloppy import SloppyExpertPolicy
+from eto_agents.policy import as_policy, load_policy
+from eto_agents.rollout import Rollouts, jobs_of, make_batch
+from eto_agents.trajectory import Trajectory
+from eto_envs.tasks import Task
+
+WEBSHOP, ALFWORLD, SCIENCEWORLD = "ETO-WebShop-v0", "ETO-ALFWorld-v0", "ETO-ScienceWorld-v0"
+
+
+def play(env_id: str, n_tasks: int, batch_size: int = 32, **kwargs: Any) -> list[Trajectory]:
+    rates = kwargs.pop("rates", {})
+    policy = load_policy("sloppy-expert", **rates)
+    arguments = {"dataset": "1.2.3" if env_id == SCIENCEWORLD else "mini"} | kwargs
+    env = make_batch(env_id, policy, batch_size, arguments)
+    try:
+        tasks = [env.envs[0].tasks[i] for i in range(n_tasks)]
+        found = list(Rollouts(policy, env, jobs_of(tasks, (0,))))
+    finally:
+        env.close()
+    assert {t.status for t in found} <= {"completed", "truncated"}
+    return sorted(found, key=lambda t: t.key)
+
+
+def actions(trajectories: list[Trajectory]) -> list[list[str]]:
+    return [[step.action for step in t.steps] for t in trajectories]
+
+
+def mean(trajectories: list[Trajectory]) -> float:
+    return sum(t.score for t in trajectories) / len(trajectories)
+
+
+def test_it_shops_as_well_as_people_do() -> None:
+    found = play(WEBSHOP, 300)
+    assert 0.75 <= mean(found) <= 0.88
+    low = sum(t.score < 0.5 for t in found)
+    assert 0 < low < 30
+    assert sum(t.score == 1.0 for t in found) > 90
+    assert all(step.is_valid for t in found for step in t.steps)
+    clicked = Counter(a for episode in actions(found) for a in episode)
+    assert clicked["click[< prev]"] > 10
+    assert clicked["click[description]"] > 0
+
+
+def test_it_wanders_in_the_house() -> None:
+    found = play(ALFWORLD, 150)
+    assert 0.85 <= mean(found) < 1.0
+    perfect = play(ALFWORLD, 150, rates=dict.fromkeys(("detour", "look", "wrong_thing"), 0.0))
+    assert sum(map(len, actions(found))) > 1.15 * sum(map(len, actions(perfect)))
+    assert all(step.is_valid for t in found for step in t.steps)
+    put_back = 0
+    for episode in actions(found):
+        for taken, put in itertools.pairwise(episode):
+            thing, _, place = taken.removeprefix("take ").partition(" from ")
+            put_back += put == f"put {thing} in/on {place}"
+    assert put_back > 5
+    revisits = sum(len(w) - len(set(w)) for w in map(_walks, actions(found)))
+    assert revisits > 20
+
+
+def _walks(episode: list[str]) -> list[str]:
+    return [action for action in episode if action.startswith("go to ")]
+
+
+@pytest.mark.parametrize("env_id", [WEBSHOP, ALFWORLD])
+def test_the_seed_and_nothing_else_draws_the_flaws(env_id: str) -> None:
+    first = actions(play(env_id, 40))
+    assert first == actions(play(env_id, 40, batch_size=3))
+    policy = load_policy("sloppy-expert")
+    env = make_batch(env_id, policy, 8, {"dataset": "mini"})
+    tasks = [env.envs[0].tasks[i] for i in range(40)]
+    other = sorted(Rollouts(policy, env, jobs_of(tasks, (1,))), key=lambda t: t.key)
+    assert first != actions(other)
+
+
+@pytest.mark.parametrize("env_id", [WEBSHOP, ALFWORLD])
+def test_without_flaws_it_is_the_expert(env_id: str) -> None:
+    flaws = SloppyExpertPolicy().provenance["flaws"]
+    rates = {name: 0.0 for habits in flaws.values() for name in habits}
+    assert mean(play(env_id, 30, rates=rates)) == 1.0
+
+
+@pytest.mark.java
+def test_it_does_experiments_as_people_do() -> None:
+    panel = {"split": "seen", "max_steps": None}
+    kinds = ("find-animal", "lifespan-longest-lived", "use-thermometer", "power-component")
+    policy = load_policy("sloppy-expert", look=0.2, wrong_room=0.3, skip=0.1, wrong_choice=0.15)
+    runs = []
+    for batch_size in (4, 1):
+        env = make_batch(SCIENCEWORLD, policy, batch_size, {"dataset": "1.2.3", **panel})
+        ids = [i for kind in kinds for i in env.envs[0].tasks.ids if i.startswith(f"{kind}/")]
+        wanted = [i for kind in kinds for i in [j for j in ids if j.startswith(f"{kind}/")][:4]]
+        tasks = [env.envs[0].tasks.find(i) for i in wanted]
+        found = list(Rollouts(policy, env, jobs_of(tasks, (0,))))
+        runs.append(sorted(found, key=lambda t: t.key))
+        env.close()
+    assert actions(runs[0]) == actions(runs[1])
+    assert {t.status for t in runs[0]} <= {"completed", "truncated"}
+    assert 0.5 <= mean(runs[0]) <= 1.0
+    done = [action for episode in actions(runs[0]) for action in episode]
+    assert any(action.startswith(("look", "examine", "inventory")) for action in done)
+
+
+def test_rates_and_worlds_that_there_are_not() -> None:
+    with pytest.raises(TypeError, match="no flaw 'skp'"):
+        load_policy("sloppy-expert", skp=0.1)
+    policy = as_policy(SloppyExpertPolicy)
+    policy.reset([0], [Task("room1", "goal", 5)], [0])
+    [decision] = policy.act([0], [""], [{}])
+    assert "not 'room1'" in decision.error
