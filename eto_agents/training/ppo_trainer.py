@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from eto_agents.models.checkpoints import Checkpoint
@@ -126,8 +126,8 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
     make_policy: MakePolicy,
     env_args: Mapping[str, Any] | None = None,
     world: str | None = None,
-    on_metrics: Callable[[int, Metrics], None] | None = None,
-    on_start: Callable[[int], None] | None = None,
+    on_metrics: Callable[[int, Metrics], None] = lambda *_: None,
+    on_start: Callable[[int], None] = lambda _: None,
 ) -> Checkpoint:
     """Train a policy by playing.
 
@@ -137,10 +137,9 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
         tasks: what to play, of one panel.
         settings: how.
         folder: for the states of a run that can be killed.
-        make_policy: the agent of a checkpoint, which samples at temperature 1 and tells the ids
-            and log-probabilities it sampled; asked anew for every update.
-        env_args: keyword arguments for the environment, ``shaping`` and the panel's ``split``
-            among them.
+        make_policy: the agent of a checkpoint, which samples at temperature 1 and tells what it
+            sampled; asked anew for every update.
+        env_args: for the environment, ``shaping`` and the panel's ``split`` among them.
         world: whose prompt the policy is shown; by default the environment's own.
         on_metrics: called with the update's number and its metrics.
         on_start: called with the number of updates that an earlier call has made.
@@ -152,20 +151,12 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
         DataError: no episode could be learned from; says why.
         SamplingMismatchError: the policy's log-probabilities are not the model's.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=checkpoint.model.device.type == "cpu")
     actor = ActorCritic(checkpoint.model.eval())
     reference = copy.deepcopy(actor).eval().requires_grad_(False) if settings.kl_weight else None
-    states = folder / "states"
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(actor.model.parameters()), "lr": settings.learning_rate},
-            {"params": list(actor.head.parameters()), "lr": settings.value_learning_rate},
-        ],
-        weight_decay=settings.weight_decay,
-    )
-    first = load_state(states, actor, optimizer)
-    if on_start is not None:
-        on_start(first)
+    optimizer = _optimizer(actor, settings)
+    first = load_state(folder / "states", actor, optimizer)
+    on_start(first)
     actor, optimizer = accelerator.prepare(actor, optimizer)
     env = make_batch(env_id, make_policy(checkpoint), settings.lockstep, env_args)
     try:
@@ -177,16 +168,26 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
             samples, told = _samples(episodes, checkpoint, world)
             parts, about = _appraise(actor, reference, samples, checkpoint, settings, accelerator)
             learned = _learn(actor, optimizer, parts, settings, accelerator, update)
-            n_tokens = sum(len(sample.ids) for sample in samples)
             took_s = time.perf_counter() - started_s
+            n_tokens = sum(len(sample.ids) for sample in samples)
             speed = {"tokens_per_s": n_tokens / took_s, "play_share": played_s / took_s}
-            if on_metrics is not None:
-                on_metrics(update + 1, told | about | learned | speed)
+            on_metrics(update + 1, told | about | learned | speed)
             if settings.save_every and (update + 1) % settings.save_every == 0:
-                save_state(states, accelerator.unwrap_model(actor), optimizer, update + 1)
+                unwrapped = accelerator.unwrap_model(actor)
+                save_state(folder / "states", unwrapped, optimizer, update + 1)
     finally:
         env.close()
     return dataclasses.replace(checkpoint, model=accelerator.unwrap_model(actor).model.eval())
+
+
+def _optimizer(actor: ActorCritic, settings: PPOSettings) -> Any:
+    return torch.optim.AdamW(
+        [
+            {"params": list(actor.model.parameters()), "lr": settings.learning_rate},
+            {"params": list(actor.head.parameters()), "lr": settings.value_learning_rate},
+        ],
+        weight_decay=settings.weight_decay,
+    )
 
 
 def _choose(
