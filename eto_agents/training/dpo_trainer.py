@@ -39,7 +39,7 @@ Metrics = Mapping[str, float]
 
 
 @dataclass
-class TrajectoryCollator(DataCollatorForPreference):
+class TrajectoryCollator(DataCollatorForPreference):  # type: ignore[misc]
     """TRL's batch of pairs, the chosen sides first, with the agent's tokens as mask."""
 
     def torch_call(self, examples: list[Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class LikeLengths(torch.utils.data.Sampler[int]):
             yield from sorted(order[start : start + self._window], key=self._lengths.__getitem__)
 
 
-class TrajectoryDPOTrainer(DPOTrainer):
+class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
     """TRL's `DPOTrainer` on encoded rows; see the module."""
 
     def __init__(
