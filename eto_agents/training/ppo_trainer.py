@@ -132,7 +132,7 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
     """Train a policy by playing.
 
     Args:
-        checkpoint: the SFT policy, also what the KL penalty is to; its weights change in place.
+        checkpoint: the SFT policy, to which the penalty is; its weights change in place.
         env_id: the Gymnasium id.
         tasks: what to play, of one panel.
         settings: how.
@@ -153,31 +153,29 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
     """
     accelerator = Accelerator(cpu=checkpoint.model.device.type == "cpu")
     actor = ActorCritic(checkpoint.model.eval())
-    reference = copy.deepcopy(actor).eval().requires_grad_(False) if settings.kl_weight else None
+    reference = copy.deepcopy(actor).requires_grad_(False) if settings.kl_weight else None
     optimizer = _optimizer(actor, settings)
-    first = load_state(folder / "states", actor, optimizer)
-    on_start(first)
+    on_start(first := load_state(folder / "states", actor, optimizer))
     actor, optimizer = accelerator.prepare(actor, optimizer)
     env = make_batch(env_id, make_policy(checkpoint), settings.lockstep, env_args)
     try:
         for update in range(first, settings.n_updates):
             started_s = time.perf_counter()
-            chosen = _choose(tasks, settings, update, accelerator)
-            episodes = list(Rollouts(make_policy(checkpoint), env, chosen))
+            jobs = _choose(tasks, settings, update, accelerator)
+            episodes = list(Rollouts(make_policy(checkpoint), env, jobs))
             played_s = time.perf_counter() - started_s
             samples, told = _samples(episodes, checkpoint, world)
             parts, about = _appraise(actor, reference, samples, checkpoint, settings, accelerator)
             learned = _learn(actor, optimizer, parts, settings, accelerator, update)
             took_s = time.perf_counter() - started_s
-            n_tokens = sum(len(sample.ids) for sample in samples)
-            speed = {"tokens_per_s": n_tokens / took_s, "play_share": played_s / took_s}
-            on_metrics(update + 1, told | about | learned | speed)
+            told["tokens_per_s"] = sum(len(sample.ids) for sample in samples) / took_s
+            told["play_share"] = played_s / took_s
+            on_metrics(update + 1, told | about | learned)
             if settings.save_every and (update + 1) % settings.save_every == 0:
-                unwrapped = accelerator.unwrap_model(actor)
-                save_state(folder / "states", unwrapped, optimizer, update + 1)
+                save_state(folder / "states", _plain(accelerator, actor), optimizer, update + 1)
     finally:
         env.close()
-    return dataclasses.replace(checkpoint, model=accelerator.unwrap_model(actor).model.eval())
+    return dataclasses.replace(checkpoint, model=_plain(accelerator, actor).model.eval())
 
 
 def _optimizer(actor: ActorCritic, settings: PPOSettings) -> Any:
@@ -188,6 +186,11 @@ def _optimizer(actor: ActorCritic, settings: PPOSettings) -> Any:
         ],
         weight_decay=settings.weight_decay,
     )
+
+
+def _plain(accelerator: Accelerator, actor: nn.Module) -> ActorCritic:
+    unwrapped: ActorCritic = accelerator.unwrap_model(actor)
+    return unwrapped
 
 
 def _choose(
