@@ -72,8 +72,10 @@ def run(flags: Annotated[TierFlags, OmitArgPrefixes], dry_run: bool = False) -> 
 
         _print(plans.markdown(tier, flags.out))
         return
-    outcomes = run_tier(tier, flags.out, quiet=flags.quiet)
-    _print(conclude(tier, outcomes, flags.out, quiet=flags.quiet))
+    with _timed("in all", flags.quiet):
+        outcomes = run_tier(tier, flags.out, quiet=flags.quiet)
+        text = conclude(tier, outcomes, flags.out, quiet=flags.quiet)
+    _print(text)
 
 
 def run_tier(tier: Tier, out: Path, *, quiet: bool = False) -> list[Outcome]:

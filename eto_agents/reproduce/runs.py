@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 from eto_agents.config import read_json, write_json
 from eto_agents.reproduce.tiers import METHODS, Tier
 from eto_agents.reproduce.tracks import Learned, Track
-from eto_envs.errors import DataNotFoundError
+from eto_agents.training.dpo import DivergedError
+from eto_agents.training.ppo import SamplingMismatchError
+from eto_agents.training.stage import StageMismatchError
+from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
 FILE = "track.json"
 
@@ -55,7 +58,7 @@ class Outcome:
         folder: its folder.
         rows: run folder's name by method; a method without one has a note.
         notes: what a reader must know, by method.
-        stages: what every stage said, with the seconds it took in this call.
+        stages: what every stage said, with the seconds that all calls have spent on it.
     """
 
     world: str
@@ -124,6 +127,9 @@ class _Run:
         folder = track_folder(out, world, seed)
         self._track = Track(self._recipe, seed, folder, self._say)
         self._outcome = Outcome(world, seed, folder)
+        self._learned = Learned([], 0, "")
+        known = (folder / FILE).is_file()
+        self._earlier = Outcome.load(folder).stages if known else {}
         self._n_done = 0
         self._n_planned = len(self._steps()) + 1
 
@@ -133,9 +139,19 @@ class _Run:
             said |= result
         for method, step in self._steps():
             with self._step(METHODS[method]) as said:
-                said |= step()
+                said |= step() if method in ("base", "sft") else self._try(method, step)
             self._outcome.save()
         return self._outcome
+
+    def _try(self, method: str, step: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """A method that cannot learn from what it sees leaves its row empty, with the reason."""
+        try:
+            return step()
+        except (StageMismatchError, DataNotFoundError, CorruptDataError):
+            raise  # something is wrong with the folder, not with the method
+        except (DataError, DivergedError, SamplingMismatchError) as error:
+            self._outcome.notes[method] = f"no result: {error}"
+            return {"failed": str(error)}
 
     def _steps(self) -> list[tuple[str, Callable[[], Mapping[str, Any]]]]:
         asked = set(self._tier.methods)
@@ -196,7 +212,7 @@ class _Run:
         return about | learned.iterations[learned.best].scores
 
     def _sft_more(self) -> Mapping[str, Any]:
-        learned: Learned = self._learned
+        learned = self._learned
         if not learned.n_updates:
             self._outcome.notes["sft-more"] = "ETO made no update, so there is nothing to match"
             return {"n_updates": 0}
@@ -231,7 +247,8 @@ class _Run:
         yield said
         wall_s = time.monotonic() - started_s
         self._n_done += 1
-        self._outcome.stages[stage] = said | {"wall_s": round(wall_s, 1)}
+        spent_s = wall_s + self._earlier.get(stage, {}).get("wall_s", 0.0)
+        self._outcome.stages[stage] = said | {"wall_s": round(spent_s, 1)}
         text = _told(said)
         self._watch(Event(self._title, stage, self._n_done, self._n_planned, text, wall_s))
 

@@ -161,8 +161,8 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
         values = ["–" if value is None else f"{value:.1f}" for value in found]
         average = "–" if math.isnan(row.average) else f"{row.average:.1f}"
         where = " ".join(filter(None, (row.source, row.table)))
-        quoted = ", as quoted" if row.is_quoted else ""
-        lines.append([f"*{row.method}, {row.model} ({where}{quoted})*", *values, average])
+        about = "; ".join(filter(None, (where, "as quoted" if row.is_quoted else "", row.note)))
+        lines.append([f"*{row.method}, {row.model} ({about})*", *values, average])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     if published:
         text += (

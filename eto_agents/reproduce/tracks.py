@@ -175,8 +175,8 @@ class Track:
                 settings, epochs=epochs, batch_size=batch_size, micro_batch_size=micro
             )
         )
-        mean_tokens = result["n_tokens"] / result["n_trajectories"]
-        result = result | {"n_seen_tokens": round(result["n_steps"] * batch_size * mean_tokens)}
+        passes = result["n_steps"] / math.ceil(n_rows / batch_size)
+        result = result | {"n_seen_tokens": round(passes * result["n_tokens"])}
         checkpoint = str(settings.out / "checkpoint")
         if not self.recipe.eto.keep_best:
             return result, checkpoint
