@@ -354,15 +354,14 @@ def _recipe(name: str, part: Mapping[str, Mapping[str, Any]], source: str) -> Re
         raise SettingsError(f"{source} [worlds.{name}]: env is missing, such as ETO-WebShop-v0")
     sft = read("sft", SFTSettings(save_every=0), _BY_STAGE)
     inherited = {f.name: getattr(sft, f.name) for f in dataclasses.fields(sft)}
+    if world.n_trials != 1 and (world.dataset != "mini" or "ALFWorld" not in world.env):
+        raise SettingsError(f"{source} [worlds.{name}]: n_trials is for ALFWorld's mini dataset")
     explore = read("explore", Exploration(), _BY_STAGE)
-    eto = ETOSettings(
-        env=world.env,
-        data=(),
-        model="",
-        out=Path(),
-        explore=explore,
-        dpo=read("dpo", DPOSettings(), _BY_STAGE),
-    )
+    dpo = read("dpo", DPOSettings(), _BY_STAGE)
+    try:
+        eto = ETOSettings(env=world.env, data=(), model="", out=Path(), explore=explore, dpo=dpo)
+    except ValueError as error:
+        raise SettingsError(f"{source} [{name}.explore]: {error}") from error
     ppo = PPORun(env=world.env, model="", out=Path())
     return Recipe(
         name=name,

@@ -15,34 +15,29 @@ among them, the control has the same choice. Tables are `eto_agents.reproduce.ta
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eto_agents.collect import collect
 from eto_agents.config import read_json
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
-from eto_agents.reproduce.tiers import BestOf, Evaluation, Expert, Model, Recipe, World
+from eto_agents.reproduce.settings import Told
+from eto_agents.reproduce.tiers import BestOf, Evaluation, Expert, Model, World
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.eto import ETOSettings, Iteration, eto
 from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.panels import carve_dev, panel_of
-from eto_agents.training.ppo import PPORun, ppo
-from eto_agents.training.rft import RFTSettings, rft
-from eto_agents.training.sft import SFTSettings, open_model, sft
+from eto_agents.training.ppo import ppo
+from eto_agents.training.rft import rft
+from eto_agents.training.sft import open_model, sft
 from eto_agents.training.stage import Stage, hash_input
 
 if TYPE_CHECKING:
     from eto_agents.policy import Policy
     from eto_agents.trajectory import Trajectory
-
-Note = Callable[[str], None]
-
-Told = TypeVar("Told", SFTSettings, RFTSettings)
 
 
 class Learned(NamedTuple):
@@ -69,44 +64,8 @@ class Learned(NamedTuple):
         return sum(int(i.learning.get("n_tokens", 0)) for i in self.iterations)
 
 
-@dataclass(frozen=True)
-class Track:
-    """One world under one seed.
-
-    Attributes:
-        recipe: what is done in this world.
-        seed: of weights, orders and sampling.
-        folder: the track's; the data of a world lie beside the tracks.
-        note: called with a line when something longer begins.
-    """
-
-    recipe: Recipe
-    seed: int
-    folder: Path
-    note: Note = lambda _: None
-
-    @property
-    def env_args(self) -> dict[str, Any]:
-        """Keyword arguments of the environment that is trained in."""
-        return {"dataset": self.dataset}
-
-    @functools.cached_property
-    def dataset(self) -> str:
-        """What is trained on: the recipe's, or games that are made of ALFWorld's mini dataset."""
-        world = self.recipe.world
-        if world.n_trials == 1:
-            return world.dataset
-        import filelock
-
-        from eto_envs.alfworld.mini import write_mini
-
-        path = self.folder.parent / f"mini-{world.n_trials}-trials.pack.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-            if not path.exists():
-                self.note(f"making games: {world.n_trials} a room and task")
-                write_mini(path, world.n_trials)
-        return str(path)
+class Track(Told):
+    """One world under one seed; a stage that is complete is read from its folder."""
 
     def demonstrations(self) -> Path:
         """The experts' trajectories that are learnt from; none is of a dev task."""
@@ -114,7 +73,7 @@ class Track:
         asked = _Demonstrated(
             recipe.world, recipe.expert, self.dataset, recipe.eto.dev_tasks, recipe.eto.dev_seed
         )
-        with Stage(self.folder / "demonstrations", asked, {"seed": str(self.seed)}) as stage:
+        with Stage(self.data, asked, {"seed": str(self.seed)}) as stage:
             if stage.result is None:
                 self.note(f"{recipe.expert.policy} plays")
                 kept, scores, dropped, _ = self._play_expert()
@@ -150,6 +109,7 @@ class Track:
 
     def sft(self) -> dict[str, Any]:
         """Behaviour cloning; what its stage says."""
+        self.demonstrations()
         return sft(self.sft_settings(self.folder / "sft", self.base()))
 
     @property
@@ -164,7 +124,7 @@ class Track:
             What its stage says, and the checkpoint that counts: with `keep_best` that of SFT, if
             the control is worse on the dev tasks.
         """
-        settings = self._filled(self.recipe.sft_more, self.folder / "sft-more", self.sft_checkpoint)
+        settings = self.filled(self.recipe.sft_more, self.folder / "sft-more", self.sft_checkpoint)
         batch_size = 2 * self.recipe.eto.dpo.batch_size
         n_rows = int(read_json(self.folder / "sft" / "result.json")["n_trajectories"])
         # Half an update less, so that rounding up cannot give one more.
@@ -188,45 +148,9 @@ class Track:
         """Rejection-sampling fine-tuning of the base; what its stage says."""
         return rft(self.rft_settings(self.folder / "rft", self.base(), self.sft_checkpoint))
 
-    def rft_settings(self, out: Path, model: str, explorer: str) -> RFTSettings:
-        """What RFT is told."""
-        told = self.recipe.model
-        return dataclasses.replace(
-            self._filled(self.recipe.rft, out, model),
-            explorer=explorer,
-            env=self.recipe.world.env,
-            dataset=self.dataset,
-            n_tasks=self.recipe.expert.n_tasks,
-            max_turn_tokens=told.max_turn_tokens,
-            lockstep=told.lockstep,
-        )
-
-    def sft_settings(self, out: Path, model: str) -> SFTSettings:
-        """What SFT is told."""
-        return self._filled(self.recipe.sft, out, model)
-
     def ppo(self) -> dict[str, Any]:
         """PPO from the SFT model; what its stage says."""
         return ppo(self.ppo_run(self.sft_checkpoint, self.folder / "ppo"))
-
-    def ppo_run(self, model: str, out: Path) -> PPORun:
-        """What PPO is told."""
-        recipe = self.recipe
-        return dataclasses.replace(
-            recipe.ppo,
-            model=model,
-            out=out,
-            dataset=self.dataset,
-            n_tasks=recipe.expert.n_tasks,
-            dev_tasks=recipe.eto.dev_tasks,
-            dev_seed=recipe.eto.dev_seed,
-            world=recipe.world.prompt,
-            max_new_tokens=recipe.model.max_turn_tokens,
-            lockstep=recipe.model.lockstep,
-            dtype=recipe.model.dtype,
-            device=recipe.model.device,
-            seed=self.seed,
-        )
 
     def eto(self, settings: ETOSettings | None = None, prefix: str = "eto") -> Learned:
         """ETO from the SFT model, with an evaluation of every iteration in ``runs/PREFIX-N``.
@@ -253,29 +177,6 @@ class Track:
             done = [Iteration(**row) for row in read_json(table)["iterations"]]
             best = max(done, key=lambda i: i.dev or 0.0) if told.keep_best else done[-1]
             return Learned(done, best.number, f"stopped after {len(done) - 1}: {error}")
-
-    def eto_settings(self, model: str, out: Path) -> ETOSettings:
-        """What ETO is told."""
-        recipe = self.recipe
-        model_of = recipe.model
-        return dataclasses.replace(
-            recipe.eto,
-            data=(self.demonstrations(),),
-            model=model,
-            out=out,
-            dataset=self.dataset,
-            n_tasks=recipe.expert.n_tasks,
-            world=recipe.world.prompt,
-            seed=self.seed,
-            explore=dataclasses.replace(
-                recipe.eto.explore,
-                max_new_tokens=model_of.max_turn_tokens,
-                lockstep=model_of.lockstep,
-            ),
-            dpo=dataclasses.replace(
-                recipe.eto.dpo, dtype=model_of.dtype, device=model_of.device, seed=self.seed
-            ),
-        )
 
     def evaluate(
         self, name: str, checkpoint: str, best_of: BestOf | None = None
@@ -323,25 +224,6 @@ class Track:
             max_tokens=told.max_turn_tokens,
         )
         return policy if best_of is None else BestOfN(policy, best_of.n)
-
-    def _filled(self, settings: Told, out: Path, model: str) -> Told:
-        """Settings of SFT or RFT with what follows from the other sections."""
-        told = self.recipe.model
-        return dataclasses.replace(
-            settings,
-            data=(self.demonstrations(),),
-            out=out,
-            model=model,
-            template=told.template,
-            prompts=told.prompts,
-            with_example=told.with_example,
-            world=self.recipe.world.prompt,
-            vocab_size=told.vocab_size,
-            dtype=told.dtype,
-            device=told.device,
-            seed=self.seed,
-            quiet=True,
-        )
 
     def _play_expert(self) -> Any:
         expert = self.recipe.expert
