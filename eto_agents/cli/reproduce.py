@@ -72,9 +72,13 @@ def run(flags: Annotated[TierFlags, OmitArgPrefixes], dry_run: bool = False) -> 
 
         _print(plans.markdown(tier, flags.out))
         return
-    with _timed("in all", flags.quiet):
-        outcomes = run_tier(tier, flags.out, quiet=flags.quiet)
-        text = conclude(tier, outcomes, flags.out, quiet=flags.quiet)
+    try:
+        with _timed("in all", flags.quiet):
+            outcomes = run_tier(tier, flags.out, quiet=flags.quiet)
+            text = conclude(tier, outcomes, flags.out, quiet=flags.quiet)
+    except KeyboardInterrupt:
+        _write_line(f"\nstopped; the same command goes on ({flags.out})")
+        raise
     _print(text)
 
 
