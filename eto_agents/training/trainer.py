@@ -90,6 +90,17 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: the stage's files say what was done."""
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **named: Any) -> Any:
+        """TRL's loss; on a CPU without the mask of the padding, which makes attention slow there.
+
+        The padding is at the end, where causal attention reads it from nowhere that counts.
+        """
+        if self.args.use_cpu and inputs.get("attention_mask") is not None:
+            ids = inputs["input_ids"]
+            del inputs["attention_mask"]
+            inputs["position_ids"] = torch.arange(ids.shape[1]).expand(ids.shape)
+        return super().compute_loss(model, inputs, *args, **named)
+
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW, or with Muon for the matrices inside of the layers."""
         if self.optimizer is None and self._settings.optimizer == "muon+adamw":
