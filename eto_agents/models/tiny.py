@@ -1,10 +1,10 @@
 """Tiny language models, built and trained from nothing on a laptop's processor.
 
 They are Llamas (Touvron et al. 2023) with a byte-level BPE tokenizer trained on the texts they are
-to read. The tokenizer keeps together what an agent must copy as one: an item code, or an object
-with its number (``drawer 3``), is one piece with and without what surrounds it, and the codes that
-the texts repeat are whole tokens, because a model of this size does not learn to copy ten
-characters one by one in minutes. Training is `eto_agents.training`'s part.
+to read. The tokenizer makes easy what an agent does most: to see that two words are the same, and
+to copy. A thing is the same token in the goal, on a page and in an action (``mug``, whatever its
+number), and an item code that the texts repeat is one token, because a model of this size does not
+learn to copy ten characters one by one in minutes. Training is `eto_agents.training`'s part.
 """
 
 from __future__ import annotations
@@ -22,17 +22,9 @@ from eto_envs.errors import UnknownNameError, require
 MAX_CONTEXT_TOKENS: Final = 4096
 """What a tiny model can read at most; ETO trains and evaluates with as many."""
 
-# In this order: WebShop's separator with its spaces, so that what is between two of them is the
-# same text as in "click[…]"; a name with its number; a word or code; signs; white space.
-_PIECES: Final = "|".join(
-    (
-        r" ?\[SEP\] ?",
-        r" ?[A-Za-z]+ [0-9]{1,2}(?![0-9A-Za-z]|\.[0-9])",
-        r" ?[A-Za-z0-9]+",
-        r" ?[^\sA-Za-z0-9]+",
-        r"\s+",
-    )
-)
+# In this order: WebShop's separator, with the space before a code (at which the text is cut before
+# it comes here); words; numbers; signs; white space.
+_PIECES: Final = r" ?\[SEP\](?: $)?| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+"
 _CODE: Final = re.compile(r"\b(?=[A-Z0-9]*[0-9])(?=[A-Z0-9]*[A-Z])[A-Z0-9]{6,}\b")
 
 
@@ -123,7 +115,8 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((_CODE.sub(" ", text) for text in whole), trainer)
+    parts = (part for text in whole for part in _CODE.split(text))  # as encoding cuts them
+    tokenizer.train_from_iterator(parts, trainer)
     tokenizer.add_tokens(_codes(whole))
     wrap: Any = PreTrainedTokenizerFast
     return wrap(

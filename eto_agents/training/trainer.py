@@ -56,8 +56,10 @@ def newest_complete(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
 
-class RowTrainer(SFTTrainer):
+class RowTrainer(SFTTrainer):  # type: ignore[misc]
     """Trains on rows; logs to the stage."""
+
+    optimizer: Any
 
     def __init__(
         self, checkpoint: Checkpoint, rows: Rows, settings: SFTSettings, stage: Stage
@@ -150,7 +152,7 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
                 yield from step
 
 
-class _StageLog(TrainerCallback):
+class _StageLog(TrainerCallback):  # type: ignore[misc]
     """Writes what the trainer logs to the stage, and shows progress unless it is to be quiet."""
 
     def __init__(self, stage: Stage) -> None:
@@ -184,7 +186,6 @@ class _StageLog(TrainerCallback):
             "entropy": "entropy",
             "grad_norm": "gradient_norm",
             "learning_rate": "learning_rate",
-            "num_tokens": "tokens",
         }
         figures = {name: float(logs[key]) for key, name in names.items() if key in logs}
         wall_s = round(time.monotonic() - self._start_s, 2)

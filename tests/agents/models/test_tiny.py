@@ -32,15 +32,16 @@ def parts(text: str) -> list[str]:
     return [tokenizer.decode([i]) for i in tokenizer.encode(text, add_special_tokens=False)]
 
 
-def test_what_is_copied_is_one_token_wherever_it_stands() -> None:
-    shown, clicked = parts(" [SEP] B07XDRVVYM [SEP] "), parts("Action: click[B07XDRVVYM]")
-    assert shown == [" [SEP] ", "B07XDRVVYM", " [SEP] "]
-    assert "B07XDRVVYM" in clicked
-    assert "red" in parts(" [SEP] red [SEP] ")
-    assert "red" in parts("Action: click[red]")
-    assert " drawer 3" in parts("see a drawer 3, and")
-    assert " drawer 3" in parts("Action: open drawer 3")
-    assert " drawer 12" in parts("a drawer 12.")
+def test_what_is_compared_and_copied_is_the_same_token_wherever_it_stands() -> None:
+    page, action = parts(" [SEP] B07XDRVVYM [SEP] Red"), parts("Action: click[B07XDRVVYM]")
+    assert page[:3] == [" [SEP] ", "B07XDRVVYM", " [SEP]"]
+    assert "B07XDRVVYM" in action
+    assert " red" in parts("a red mug")
+    assert " red" in parts("$10.50 [SEP] red [SEP] blue")
+    assert " drawer" in parts("in drawer.")
+    for text in ("see a drawer 3, and", "Action: open drawer 3"):
+        found = parts(text)
+        assert found[found.index(" drawer") + 1] == " 3"
 
 
 @pytest.mark.parametrize("text", ["B09ABCDEF1 für 3 €\n\n \t<|end|>", "drawer 3.5", "\ud7ff 漢字"])
