@@ -22,6 +22,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from eto_agents.config import SettingsError
+from eto_agents.models.checkpoints import without_bars
 from eto_agents.training.stage import Stage
 from eto_envs.errors import DataError, require
 
@@ -44,7 +45,8 @@ def train(checkpoint: Checkpoint, rows: Rows, settings: SFTSettings, stage: Stag
     if start is not None:
         logger.info("going on from %s", start.name)
     stage.rewind(int(start.name.partition("-")[2]) if start is not None else 0)
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    with without_bars():
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
     return trainer
 
 
@@ -241,6 +243,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
         save_steps=settings.save_every or 1,
         save_total_limit=2,
         logging_steps=settings.log_every,
+        logging_first_step=True,
         disable_tqdm=True,
         report_to=list(settings.report_to) or "none",
         dataloader_pin_memory=on_gpu,
