@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from tyro.conf import OmitArgPrefixes
 
+from eto_agents.cli import preference
 from eto_agents.cli.evaluation import given
 from eto_agents.config import read_toml_file
 from eto_agents.training.rft import RFTSettings
@@ -25,7 +26,7 @@ def sft(settings: Annotated[SFTSettings, OmitArgPrefixes]) -> None:
     """
     from eto_agents.training import sft as stage
 
-    _show(stage.sft(settings), settings.out)
+    show_result(stage.sft(settings), settings.out)
 
 
 def rft(settings: Annotated[RFTSettings, OmitArgPrefixes]) -> None:
@@ -35,10 +36,16 @@ def rft(settings: Annotated[RFTSettings, OmitArgPrefixes]) -> None:
     """
     from eto_agents.training import rft as stage
 
-    _show(stage.rft(settings), settings.out)
+    show_result(stage.rft(settings), settings.out)
 
 
-COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"sft": sft, "rft": rft}
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
+    "sft": sft,
+    "rft": rft,
+    "eto": preference.eto,
+    "dpo": preference.dpo,
+    "ppo": preference.ppo,
+}
 """What can follow ``eto train``."""
 
 
@@ -112,7 +119,8 @@ def _flag(name: str, value: Any) -> list[str]:
     return [f"--{name}", *(str(part) for part in (value if isinstance(value, list) else [value]))]
 
 
-def _show(result: Mapping[str, Any], folder: Path) -> None:
+def show_result(result: Mapping[str, Any], folder: Path) -> None:
+    """Print what a stage came to."""
     from rich.console import Console
 
     width = max(map(len, result))

@@ -16,8 +16,10 @@ from transformers.cache_utils import Cache
 CHUNK_TOKENS: Final = 256
 """Buffers grow by whole chunks."""
 
+_Cache: Any = Cache  # untyped, whatever transformers says of itself
 
-class KeyValueCache(Cache):
+
+class KeyValueCache(_Cache):  # type: ignore[misc]
     """Keys and values of all layers, (rows, heads, tokens, channels) each.
 
     Attributes:
@@ -31,7 +33,8 @@ class KeyValueCache(Cache):
         self.n_rows = 0
         self.n_tokens = 0
         self._buffers: list[tuple[Tensor, Tensor]] = []
-        self._rows: slice | Tensor = slice(0)
+        self._rows: Any = None  # Tensor | None
+        self._is_side_by_side = False
         self._columns = torch.empty(0, 0, dtype=torch.long)
         self._n_visible = 0
 
@@ -53,15 +56,24 @@ class KeyValueCache(Cache):
         self._buffers.clear()
         self.n_rows = self.n_tokens = 0
 
-    def aim(self, rows: slice | Tensor, columns: Tensor, n_visible: int) -> None:
+    def aim(self, rows: Tensor | None, columns: Tensor, n_visible: int) -> None:
         """Say where the model's next pass writes and what it sees.
 
         Args:
-            rows: the rows of the batch, a slice or their numbers.
+            rows: the rows of the batch, None for the first ones in order.
             columns: (batch, tokens): where in its row each token is written.
             n_visible: how many columns are handed to the model's attention.
         """
         self._rows, self._columns, self._n_visible = rows, columns, n_visible
+        self._is_side_by_side = False
+
+    def aim_side_by_side(self, rows: Tensor, columns: Tensor) -> None:
+        """The next pass has one row, each token of which goes to a row (n,) and column (n,).
+
+        Attention is not handed what it is to see: it takes it from `layer`.
+        """
+        self._rows, self._columns = rows, columns
+        self._is_side_by_side = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -77,16 +89,26 @@ class KeyValueCache(Cache):
         pair = self._buffers[layer_idx]
         device = key_states.device
         columns = self._columns.to(device)
-        if isinstance(self._rows, slice):
-            rows: Tensor = torch.arange(self._rows.start, self._rows.stop, device=device)
-        else:
+        if self._is_side_by_side:
             rows = self._rows.to(device)
+            for buffer, new in zip(pair, (key_states, value_states), strict=True):
+                buffer[rows, :, columns] = new[0].transpose(0, 1)
+            return key_states, value_states
+        rows = (
+            torch.arange(len(columns), device=device)
+            if self._rows is None
+            else self._rows.to(device)
+        )
         for buffer, new in zip(pair, (key_states, value_states), strict=True):
             buffer[rows[:, None], :, columns] = new.transpose(1, 2)
-        seen = self._rows if isinstance(self._rows, slice) else rows
         # A slice is a view; rows out of order are copied, once for a pass over many tokens.
+        seen = slice(len(columns)) if self._rows is None else rows
         keys, values = (buffer[seen, :, : self._n_visible] for buffer in pair)
         return keys, values
+
+    def layer(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer."""
+        return self._buffers[layer_idx]
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         """Copy the first tokens of a row to another."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eto_agents.models.lockstep import Attention, Lockstep
 from eto_agents.models.readers import Plain, Reader
+from eto_agents.models.rows import MIN_SHARED_TOKENS
 from eto_envs.errors import EtoError
 
 _KINDS: Final = frozenset({"full_attention", "sliding_attention"})
@@ -67,9 +68,14 @@ def check_lockstep(model: Any, attention: Attention) -> None:
 def _difference(model: Any, attention: Attention) -> float:
     """The largest difference of logits, as a share of the largest logit."""
     window = attention.window or 0
-    length = 24 if window > _MAX_WINDOW_TRIED else 24 + window
+    n_own = 7 if window > _MAX_WINDOW_TRIED else 7 + window
     vocabulary = int(model.config.get_text_config().vocab_size)
-    texts = [[(7 * i + 3) % vocabulary for i in range(n)] for n in (length, 9)]
+    # Enough in common to be read once, then texts of unequal length.
+    common = [(7 * i + 3) % vocabulary for i in range(MIN_SHARED_TOKENS + 4)]
+    texts = [
+        [*common, *((step * i + 5) % vocabulary for i in range(n))]
+        for step, n in ((11, n_own), (13, 5))
+    ]
     readers: tuple[Reader, ...] = (Lockstep(model, attention, 1 << 40), Plain(model))
     read: list[list[Tensor]] = [[], []]
     for reader, logits in zip(readers, read, strict=True):

@@ -4,9 +4,10 @@ ETO section 3.2, equation 6: the loss is DPO's with the log-probabilities of who
 summed over the agent's tokens; the reference is the policy as it is when the stage begins. Settings
 and the stage's folder are here, the loop is TRL's (`eto_agents.training.dpo_trainer`).
 
-Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper has a
-cosine with 3 % warm-up throughout, and beta 0.1 (ALFWorld 0.5); the script has a constant learning
-rate after 10 % warm-up, and from the second iteration on beta 0.5 and half the learning rate.
+Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper names a
+cosine with 3 % warm-up, for SFT, which is the default here too, and beta 0.1 (ALFWorld 0.5); the
+script's DPO has a constant learning rate after 10 % warm-up, and from the second iteration on beta
+0.5 and half the learning rate.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.preference import read_pairs
-from eto_agents.training.preference_rows import encode_pairs
+from eto_agents.training.preference_rows import PreferenceRows, encode_pairs
 from eto_agents.training.rows import TooLong
 from eto_agents.training.stage import Stage, hash_input
 from eto_envs.errors import EtoError, require
@@ -186,18 +187,22 @@ def dpo_stage(
             checkpoint, data, settings, stage.work, on_metrics=note, on_start=stage.rewind
         )
         save_checkpoint(trained, stage.checkpoint)
-        last = [m for m in stage.metrics() if "rewards/accuracies" in m][-1:] or [{}]
-        result = {
-            "n_pairs": len(data.rows),
-            "n_too_long": data.n_too_long,
-            "n_tokens": data.n_tokens,
-            "rows_sha256": data.sha256,
-            "n_updates": n_updates(len(data.rows), settings),
-            "accuracy": last[0].get("rewards/accuracies"),
-            "margin": last[0].get("rewards/margins"),
-            "chosen_drop_nats": last[0].get("chosen_drop_nats"),
-            "wall_s": round(time.monotonic() - started_s, 1),
-        }
+        result = _result(stage, data, settings)
+        result["wall_s"] = round(time.monotonic() - started_s, 1)
         stage.finish(result)
         shutil.rmtree(stage.work, ignore_errors=True)
         return result
+
+
+def _result(stage: Stage, data: PreferenceRows, settings: DPOSettings) -> dict[str, Any]:
+    last = [m for m in stage.metrics() if "rewards/accuracies" in m][-1:] or [{}]
+    return {
+        "n_pairs": len(data.rows),
+        "n_too_long": data.n_too_long,
+        "n_tokens": data.n_tokens,
+        "rows_sha256": data.sha256,
+        "n_updates": n_updates(len(data.rows), settings),
+        "accuracy": last[0].get("rewards/accuracies"),
+        "margin": last[0].get("rewards/margins"),
+        "chosen_drop_nats": last[0].get("chosen_drop_nats"),
+    }

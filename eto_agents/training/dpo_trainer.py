@@ -22,8 +22,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PrinterCallback
-from trl import DPOConfig, DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from eto_agents.models.checkpoints import Checkpoint
 from eto_agents.training.batches import by_length
@@ -101,6 +101,8 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         self._folder = folder
         self._on_metrics = on_metrics
         self._alarmed = False
+        precise = next(arguments["model"].parameters()).dtype in (torch.float32, torch.float64)
+        self._is_exact = precise and not arguments["args"].bf16
         self._row_lengths = [max(lengths(row)) for row in rows]
         super().__init__(train_dataset=Dataset.from_list(list(rows)), **arguments)
         self.remove_callback(PrinterCallback)
@@ -112,37 +114,40 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset  # it is tokens already
 
     def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        for name in ("chosen_mask", "rejected_mask"):
-            if name not in self._signature_columns:
-                self._signature_columns.append(name)
+        trl: Any = super()
+        trl._set_signature_columns_if_needed()
+        wanted = [*(self._signature_columns or ()), "chosen_mask", "rejected_mask"]
+        trainer: Any = self
+        trainer._signature_columns = list(dict.fromkeys(wanted))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
         return LikeLengths(self._row_lengths, self._settings.batch_size, self._settings.seed)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """The reference's log-probabilities, in batches of like length."""
-        was_training = self.model.training
-        self.model.eval()
+        trl: Any = super()
+        model: Any = self.ref_model or self.model
+        was_training = model.training
+        model.eval()
         found: dict[int, tuple[float, float]] = {}
         for batch in by_length(self._row_lengths, self._settings.tokens_per_batch // 2):
             inputs = self._prepare_inputs(self.data_collator([dataset[i] for i in batch]))
-            model = self.ref_model or self.model
-            chosen, rejected = self.compute_ref_log_probs(model, inputs)
+            chosen, rejected = trl.compute_ref_log_probs(model, inputs)
             found.update(
                 zip(batch, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True)
             )
-        self.model.train(was_training)
+        model.train(was_training)
         columns = list(zip(*(found[i] for i in range(len(dataset))), strict=True))
         dataset = dataset.add_column("ref_chosen_logps", list(columns[0]))
         return dataset.add_column("ref_rejected_logps", list(columns[1]))
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
-        result = super()._compute_loss(model, inputs, return_outputs)
+        trl: Any = super()
+        result = trl._compute_loss(model, inputs, return_outputs)
         loss: Tensor = result[0] if return_outputs else result
         if not torch.isfinite(loss):
             self._save_batch(inputs)
-        if self.state.global_step == 0 and self.model.training:
+        if self.state.global_step == 0 and model.training:
             self._check_reference(inputs)
         return result
 
@@ -160,7 +165,7 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         reward = self._metrics["train"]["rewards/chosen"][-1]
         n_tokens = float(inputs["completion_mask"].sum()) / len(inputs["completion_mask"])
         gap = abs(reward) / self._settings.beta / max(n_tokens, 1.0)
-        if gap > (0.05 if self.args.bf16 or self.model.dtype != torch.float32 else 1e-3):
+        if gap > (1e-3 if self._is_exact else 0.05):
             raise WrongReferenceError(
                 f"the reference is not the policy that training begins with: their log-"
                 f"probabilities differ by {gap:.3g} a token. Give the same checkpoint for both"
@@ -272,7 +277,6 @@ def _config(
         "warmup_steps": int(settings.warmup_share * n_updates(len(data.rows), settings)),
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "gradient_checkpointing": settings.activation_checkpointing,
         "bf16": _is_half(model),
         "use_cpu": not next(model.parameters()).is_cuda,
         "dataloader_pin_memory": next(model.parameters()).is_cuda,
@@ -288,6 +292,11 @@ def _config(
         "disable_tqdm": True,
         **losses,
     }
+    wanted = settings.activation_checkpointing
+    if "activation_checkpointing" in DPOConfig.__dataclass_fields__:  # its name of late
+        arguments |= {"activation_checkpointing": wanted, "gradient_checkpointing": None}
+    else:
+        arguments["gradient_checkpointing"] = wanted
     return DPOConfig(**arguments | dict(trainer_args))
 
 

@@ -71,7 +71,7 @@ class ETOSettings:
         extra_rounds: how many rounds longer than the chosen one a rejected one may be.
         max_pairs_per_task: of pairs without an expert.
         split: the panel that is explored.
-        env_args: further arguments for the environment.
+        dataset: mini, an official name, or a folder with the official files.
         n_tasks: only the first so many tasks of the panel.
         dev_tasks: tasks carved from the panel on which each iteration is scored; none is explored,
             and SFT here leaves them out.
@@ -100,7 +100,7 @@ class ETOSettings:
     extra_rounds: int = EXTRA_ROUNDS
     max_pairs_per_task: int | None = 1
     split: str = "train"
-    env_args: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
     n_tasks: int | None = None
     dev_tasks: int = 0
     dev_seed: int = 0
@@ -115,6 +115,11 @@ class ETOSettings:
     later_learning_rate: float | None = None
     world: str | None = None
     seed: int = 0
+
+    @property
+    def env_args(self) -> dict[str, Any]:
+        """Keyword arguments for the environment."""
+        return {} if self.dataset is None else {"dataset": self.dataset}
 
     def __post_init__(self) -> None:
         """Check what does not fit together.

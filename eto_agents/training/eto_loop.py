@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,9 +115,10 @@ class Loop:
         alone = told.pairs in ("self", "success")
         known = {expert.task_id for expert in self._experts}
         tasks = [task for task in self._tasks.train if alone or task.id in known]
-        asked = _Played(told.env, told.env_args, told.split, len(tasks), told.explore, told.seed)
-        with Stage(folder, asked, self._inputs(model)) as stage:
-            self._note(f"iteration {number}: exploring {len(tasks)} tasks")
+        asked = _Played(told.env, told.env_args, told.split, told.explore, told.seed)
+        with Stage(folder, asked, self._inputs(model, tasks)) as stage:
+            if stage.result is None:
+                self._note(f"iteration {number}: exploring {len(tasks)} tasks")
             first = (told.seed * 1000 + number) * told.explore.samples
             seeds = range(first, first + told.explore.samples)
             episodes = self._play(folder, model, tasks, seeds, told.explore.temperature)
@@ -218,7 +221,8 @@ class Loop:
             later = {"beta": told.later_beta, "learning_rate": told.later_learning_rate}
             given = {name: value for name, value in later.items() if value is not None}
             settings = dataclasses.replace(settings, **given)  # type: ignore[arg-type]
-        self._note(f"iteration {number}: DPO on {len(pairs.pairs)} pairs")
+        if not (folder / "dpo" / "result.json").is_file():
+            self._note(f"iteration {number}: DPO on {len(pairs.pairs)} pairs")
         inputs = {"pairs": hash_input(folder / "pairs" / "pairs.jsonl")}
         return dpo_stage(folder / "dpo", model, pairs.pairs, settings, inputs, world=told.world)
 
@@ -241,16 +245,19 @@ class Loop:
     def _score_dev(self, folder: Path, checkpoint: str) -> float:
         told = self._settings
         greedy = dataclasses.replace(told.explore, samples=1, temperature=0.0)
-        n_dev = len(self._tasks.dev)
-        asked = _Played(told.env, told.env_args, told.split, n_dev, greedy, told.dev_seed)
-        with Stage(folder, asked, self._inputs(checkpoint)) as stage:
+        asked = _Played(told.env, told.env_args, told.split, greedy, told.dev_seed)
+        with Stage(folder, asked, self._inputs(checkpoint, self._tasks.dev)) as stage:
             episodes = self._play(folder, checkpoint, self._tasks.dev, range(1), 0.0)
             if stage.result is None:
                 stage.finish({"n_episodes": len(episodes), "score": mean_score(episodes)})
         return mean_score(episodes)
 
-    def _inputs(self, model: str) -> dict[str, str]:
-        return {"model": hash_input(model) if Path(model).exists() else model}
+    def _inputs(self, model: str, tasks: Sequence[Task]) -> dict[str, str]:
+        ids = json.dumps([task.id for task in tasks])
+        return {
+            "model": hash_input(model) if Path(model).exists() else model,
+            "tasks": hashlib.sha256(ids.encode()).hexdigest(),
+        }
 
 
 @dataclass(frozen=True)
@@ -260,7 +267,6 @@ class _Played:
     env: str
     env_args: Mapping[str, Any]
     split: str
-    n_tasks: int
     explore: Exploration
     seed: int
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,7 +109,8 @@ class PPORun(PPOSettings):
         model: the SFT policy, a checkpoint's folder or name.
         out: the stage's folder.
         split: the panel that is played.
-        env_args: further arguments for the environment, ``shaping`` among them.
+        dataset: mini, an official name, or a folder with the official files.
+        shaping: reward shapers by name, such as terminal_only or step_cost=0.01.
         n_tasks: only the first so many tasks of the panel.
         dev_tasks: tasks that are carved from the panel and not played, for tuning.
         dev_seed: which ones.
@@ -120,11 +121,18 @@ class PPORun(PPOSettings):
     model: str
     out: Path
     split: str = "train"
-    env_args: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    shaping: tuple[str, ...] = ()
     n_tasks: int | None = None
     dev_tasks: int = 0
     dev_seed: int = 0
     world: str | None = None
+
+    @property
+    def env_args(self) -> dict[str, Any]:
+        """Keyword arguments for the environment."""
+        wanted = {"dataset": self.dataset, "shaping": self.shaping or None}
+        return {name: value for name, value in wanted.items() if value is not None}
 
 
 def ppo(run: PPORun) -> dict[str, Any]:
@@ -162,7 +170,7 @@ def ppo(run: PPORun) -> dict[str, Any]:
             run,
             stage.work,
             make_policy=lambda checkpoint: sampling_policy(checkpoint, run),
-            env_args=dict(run.env_args) | {"split": run.split},
+            env_args=run.env_args | {"split": run.split},
             world=run.world,
             on_metrics=note,
             on_start=stage.rewind,

@@ -126,21 +126,20 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
     make_policy: MakePolicy,
     env_args: Mapping[str, Any] | None = None,
     world: str | None = None,
-    on_metrics: Callable[[int, Metrics], None] | None = None,
-    on_start: Callable[[int], None] | None = None,
+    on_metrics: Callable[[int, Metrics], None] = lambda *_: None,
+    on_start: Callable[[int], None] = lambda _: None,
 ) -> Checkpoint:
     """Train a policy by playing.
 
     Args:
-        checkpoint: the SFT policy, also what the KL penalty is to; its weights change in place.
+        checkpoint: the SFT policy, to which the penalty is; its weights change in place.
         env_id: the Gymnasium id.
         tasks: what to play, of one panel.
         settings: how.
         folder: for the states of a run that can be killed.
-        make_policy: the agent of a checkpoint, which samples at temperature 1 and tells the ids
-            and log-probabilities it sampled; asked anew for every update.
-        env_args: keyword arguments for the environment, ``shaping`` and the panel's ``split``
-            among them.
+        make_policy: the agent of a checkpoint, which samples at temperature 1 and tells what it
+            sampled; asked anew for every update.
+        env_args: for the environment, ``shaping`` and the panel's ``split`` among them.
         world: whose prompt the policy is shown; by default the environment's own.
         on_metrics: called with the update's number and its metrics.
         on_start: called with the number of updates that an earlier call has made.
@@ -152,41 +151,46 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
         DataError: no episode could be learned from; says why.
         SamplingMismatchError: the policy's log-probabilities are not the model's.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=checkpoint.model.device.type == "cpu")
     actor = ActorCritic(checkpoint.model.eval())
-    reference = copy.deepcopy(actor).eval().requires_grad_(False) if settings.kl_weight else None
-    states = folder / "states"
-    optimizer = torch.optim.AdamW(
+    reference = copy.deepcopy(actor).requires_grad_(False) if settings.kl_weight else None
+    optimizer = _optimizer(actor, settings)
+    on_start(first := load_state(folder / "states", actor, optimizer))
+    actor, optimizer = accelerator.prepare(actor, optimizer)
+    env = make_batch(env_id, make_policy(checkpoint), settings.lockstep, env_args)
+    try:
+        for update in range(first, settings.n_updates):
+            started_s = time.perf_counter()
+            jobs = _choose(tasks, settings, update, accelerator)
+            episodes = list(Rollouts(make_policy(checkpoint), env, jobs))
+            played_s = time.perf_counter() - started_s
+            samples, told = _samples(episodes, checkpoint, world)
+            parts, about = _appraise(actor, reference, samples, checkpoint, settings, accelerator)
+            learned = _learn(actor, optimizer, parts, settings, accelerator, update)
+            took_s = time.perf_counter() - started_s
+            told["tokens_per_s"] = sum(len(sample.ids) for sample in samples) / took_s
+            told["play_share"] = played_s / took_s
+            on_metrics(update + 1, told | about | learned)
+            if settings.save_every and (update + 1) % settings.save_every == 0:
+                save_state(folder / "states", _plain(accelerator, actor), optimizer, update + 1)
+    finally:
+        env.close()
+    return dataclasses.replace(checkpoint, model=_plain(accelerator, actor).model.eval())
+
+
+def _optimizer(actor: ActorCritic, settings: PPOSettings) -> Any:
+    return torch.optim.AdamW(
         [
             {"params": list(actor.model.parameters()), "lr": settings.learning_rate},
             {"params": list(actor.head.parameters()), "lr": settings.value_learning_rate},
         ],
         weight_decay=settings.weight_decay,
     )
-    first = load_state(states, actor, optimizer)
-    if on_start is not None:
-        on_start(first)
-    actor, optimizer = accelerator.prepare(actor, optimizer)
-    env = make_batch(env_id, make_policy(checkpoint), settings.lockstep, env_args)
-    try:
-        for update in range(first, settings.n_updates):
-            started_s = time.perf_counter()
-            chosen = _choose(tasks, settings, update, accelerator)
-            episodes = list(Rollouts(make_policy(checkpoint), env, chosen))
-            played_s = time.perf_counter() - started_s
-            samples, told = _samples(episodes, checkpoint, world)
-            parts, about = _appraise(actor, reference, samples, checkpoint, settings, accelerator)
-            learned = _learn(actor, optimizer, parts, settings, accelerator, update)
-            n_tokens = sum(len(sample.ids) for sample in samples)
-            took_s = time.perf_counter() - started_s
-            speed = {"tokens_per_s": n_tokens / took_s, "play_share": played_s / took_s}
-            if on_metrics is not None:
-                on_metrics(update + 1, told | about | learned | speed)
-            if settings.save_every and (update + 1) % settings.save_every == 0:
-                save_state(states, accelerator.unwrap_model(actor), optimizer, update + 1)
-    finally:
-        env.close()
-    return dataclasses.replace(checkpoint, model=accelerator.unwrap_model(actor).model.eval())
+
+
+def _plain(accelerator: Accelerator, actor: nn.Module) -> ActorCritic:
+    unwrapped: ActorCritic = accelerator.unwrap_model(actor)
+    return unwrapped
 
 
 def _choose(
@@ -347,7 +351,8 @@ def _whiten(parts: Sequence[Part]) -> None:
     own = torch.cat([part.advantages[part.batch.own.bool()] for part in parts])
     mean, deviation = own.mean(), own.std(unbiased=False)
     for part in parts:
-        part.advantages = (part.advantages - mean) / (deviation + 1e-8) * part.batch.own
+        # Where nothing was rewarded all are next to 0: what is left is noise, not to be blown up.
+        part.advantages = (part.advantages - mean) / (deviation + 1e-3) * part.batch.own
 
 
 def _explained(parts: Sequence[Part]) -> float:

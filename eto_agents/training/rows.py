@@ -15,12 +15,12 @@ import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from eto_agents.models.checkpoints import Checkpoint
 from eto_agents.react.chat import Encoded, encode, find_template
 from eto_agents.react.context import transcript
-from eto_agents.react.prompts import Prompt, load_prompts, world_of
+from eto_agents.react.prompts import Prompt, load_prompts, world_of_trajectory
 from eto_agents.trajectory import Message, Trajectory
 from eto_envs.errors import DataError, UnknownNameError
 
@@ -120,23 +120,6 @@ def chat_of(
     )
     head = prompt.head(with_example=checkpoint.with_example)
     return messages[:-1], len(head) + 1
-
-
-def world_of_trajectory(trajectory: Trajectory) -> str:
-    """Which world's prompt belongs to an episode.
-
-    Raises:
-        UnknownNameError: it cannot be told, as for ALFWorld games of one's own, whose wording a
-            trajectory does not state.
-    """
-    info: dict[str, Any] = {"task_id": trajectory.task_id}
-    if "ALFWorld" in trajectory.env_id:
-        grammars = {"mini": "2.1.1", "mini-2.1.2": "2.1.2", "2.1.1": "2.1.1", "2.1.2": "2.1.2"}
-        if trajectory.dataset not in grammars:
-            hint = "Give world='alfworld-2.1.1' or 'alfworld-2.1.2', the wording it has."
-            raise UnknownNameError("wording known of dataset", trajectory.dataset, grammars, hint)
-        info["grammar"] = grammars[trajectory.dataset]
-    return world_of(info)
 
 
 def texts_of(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from eto_agents.models.base import ChatModel, Sampling
 from eto_agents.react.parse import format_of
+from eto_agents.react.prompts import world_of_trajectory
 from eto_agents.rollout import episode_seed
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.pairs import with_steps
-from eto_agents.training.rows import chat_of, world_of_trajectory
+from eto_agents.training.rows import chat_of
 from eto_agents.trajectory import Step, Trajectory
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ Both sides play the same episodes of the mini worlds with the same untrained tin
 acts, so that the model reads real pages, and the model writes so many tokens a turn. One side is
 `HuggingFaceModel`, 32 episodes in lockstep, the other `transformers`' own `generate`, one episode
 at a time, each turn from its beginning. They take turns, so that both meet the same load; compare
-the ratio.
+the ratio. Prompts: "own" with its worked example, which every pretrained model reads, and "brief",
+which tiny models are trained with.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ class Narrator:
 
     reveal = ExpertPolicy.reveal
 
-    def __init__(self, generate: Generate, sampling: Sampling) -> None:
+    def __init__(self, generate: Generate, sampling: Sampling, prompts: str) -> None:
         self._generate, self._sampling = generate, sampling
+        self._with_example = prompts == "own"
         self._expert = ExpertPolicy()
-        self._prompts = load_prompts()
+        self._prompts = load_prompts(prompts)
         self._chats: dict[int, list[Any]] = {}
         self.n_tokens = 0
 
@@ -63,8 +65,11 @@ class Narrator:
                 text = prompt.format.reply(observation, Parsed("x", "", ""))
                 self._chats[slot].append({"role": "user", "content": text})
             else:
-                head = prompt.head(with_example=False)
-                self._chats[slot] = [*head, prompt.task(observation, with_example=False)]
+                head = prompt.head(with_example=self._with_example)
+                self._chats[slot] = [
+                    *head,
+                    prompt.task(observation, with_example=self._with_example),
+                ]
         done = self._generate([self._chats[slot] for slot in slots], self._sampling)
         for slot, completion in zip(slots, done, strict=True):
             if completion.error:
@@ -79,8 +84,13 @@ class Narrator:
         ]
 
 
-def stock(checkpoint: Checkpoint) -> Generate:
-    """`transformers`' own generation, each turn from its beginning."""
+def stock(checkpoint: Checkpoint, *, with_cache: bool = True) -> Generate:
+    """`transformers`' own generation, each turn from its beginning.
+
+    Args:
+        checkpoint: what generates.
+        with_cache: keep keys and values within a turn.
+    """
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
 
     def one(chat: list[Any], sampling: Sampling) -> Completion:
@@ -90,6 +100,7 @@ def stock(checkpoint: Checkpoint) -> Generate:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
+                use_cache=with_cache,
                 max_new_tokens=sampling.max_tokens,
                 pad_token_id=tokenizer.pad_token_id,
             )[0, ids.shape[1] :]
@@ -108,27 +119,39 @@ def make_model(size: str) -> Checkpoint:
         for episode in Rollouts(ExpertPolicy(), env, jobs_of(tasks, [0])):
             texts += [message["content"] for message in episode.messages]
         env.close()
-    texts += [prompt.instruction for prompt in load_prompts().values()]
+    heads = [prompt.head(with_example=True) for prompt in load_prompts("own").values()]
+    texts += [message["content"] for head in heads for message in head]
     return make_tiny(texts, size=size)
 
 
 def play(
-    generate: Generate, world: str, first: int, n_episodes: int, batch_size: int, sampling: Sampling
-) -> tuple[float, float, float]:
-    """Episodes, turns and tokens a second."""
+    generate: Generate,
+    world: str,
+    prompts: str,
+    first: int,
+    n_episodes: int,
+    batch_size: int,
+    sampling: Sampling,
+) -> tuple[float, float, float, float]:
+    """Episodes, turns and tokens a second, and turns a second of processor time."""
     env_id, arguments = WORLDS[world]
-    policy = Narrator(generate, sampling)
+    policy = Narrator(generate, sampling, prompts)
     env = make_batch(env_id, policy, batch_size, arguments)
     tasks = list(itertools.islice(env.envs[0].tasks, first, first + n_episodes))
-    started_s = time.perf_counter()
+    started_s, started_cpu_s = time.perf_counter(), time.process_time()
     episodes = list(Rollouts(policy, env, jobs_of(tasks, [0])))
-    taken_s = time.perf_counter() - started_s
+    taken_s, taken_cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
     env.close()
     failed = [episode.error for episode in episodes if episode.error]
     if failed:
         raise RuntimeError(failed[0])
     n_turns = sum(len(episode.steps) for episode in episodes)
-    return len(episodes) / taken_s, n_turns / taken_s, policy.n_tokens / taken_s
+    return (
+        len(episodes) / taken_s,
+        n_turns / taken_s,
+        policy.n_tokens / taken_s,
+        n_turns / taken_cpu_s,
+    )
 
 
 def main() -> None:
@@ -139,6 +162,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prompts", nargs="+", default=["own", "brief"])
     arguments = parser.parse_args()
     checkpoint = make_model(arguments.size)
     checkpoint.model.to(getattr(torch, arguments.dtype)).to(device=arguments.device)
@@ -147,28 +171,40 @@ def main() -> None:
         f"{arguments.size}: {n_parameters / 1e6:.1f} M parameters, {arguments.tokens} tokens a turn"
     )
     print(f"{torch.get_num_threads()} threads, {os.cpu_count()} cores")
+    batch = arguments.batch
     sampling = Sampling(max_tokens=arguments.tokens, stop=())
-    for world in WORLDS:
-        fast, slow = [], []
+    for prompts, world in itertools.product(arguments.prompts, WORLDS):
+        fast, slow, slowest = [], [], []
         for repetition in range(arguments.repetitions):
-            lockstep = HuggingFaceModel.of(checkpoint).generate
+            lockstep = HuggingFaceModel.of(checkpoint, max_batch=batch)
             first = repetition % 2
-            fast.append(
-                play(lockstep, world, first, 2 * arguments.batch, arguments.batch, sampling)
-            )
-            slow.append(play(stock(checkpoint), world, first, 3, 1, sampling))
-        report(world, fast, slow, arguments.batch)
+            played = play(lockstep.generate, world, prompts, first, 2 * batch, batch, sampling)
+            fast.append(played)
+            slow.append(play(stock(checkpoint), world, prompts, first, 3, 1, sampling))
+            none = stock(checkpoint, with_cache=False)
+            slowest.append(play(none, world, prompts, first, 1, 1, sampling))
+        report(f"{world}, prompts {prompts}", lockstep, fast, slow, slowest)
 
 
-def report(world: str, fast: Any, slow: Any, batch: int) -> None:
-    print(world)
-    for name, rows in ((f"lockstep, {batch} at once", fast), ("one at a time, stock", slow)):
-        episodes, turns, tokens = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(f"  {name:24}{episodes:8.2f} episodes/s{turns:8.1f} turns/s{tokens:9,.0f} tokens/s")
-    ratios = [a[1] / b[1] for a, b in zip(fast, slow, strict=True)]
+def report(what: str, lockstep: HuggingFaceModel, fast: Any, slow: Any, slowest: Any) -> None:
+    n = {name: value / lockstep.totals["requests"] for name, value in lockstep.totals.items()}
     print(
-        f"  turns/s, ratio: {statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})"
+        f"{what}: {n['prompt_tokens']:.0f} tokens read a turn, "
+        f"{n['prompt_tokens'] - n['cached_tokens']:.0f} of them new"
     )
+    sides = {"lockstep": fast, "stock, one at a time": slow, "stock without cache": slowest}
+    for name, rows in sides.items():
+        episodes, turns, tokens, cpu = map(statistics.median, zip(*rows, strict=True))
+        print(
+            f"  {name:22}{episodes:7.2f} episodes/s{turns:8.1f} turns/s{tokens:8,.0f} tokens/s"
+            f"{cpu:8.1f} turns a second of processor time"
+        )
+    for name, rows in (("stock", slow), ("stock without cache", slowest)):
+        ratios = [
+            f"{statistics.median(a[i] / b[i] for a, b in zip(fast, rows, strict=True)):.1f}"
+            for i in (1, 3)
+        ]
+        print(f"  lockstep is {ratios[0]} times {name}, by processor time {ratios[1]} times")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from tests.agents.training.worlds import DOORS, WORLD, episode, undecided
 
 pytestmark = [
     pytest.mark.torch,
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 
 QUICK = DPOSettings(
