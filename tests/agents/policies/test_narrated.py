@@ -193,7 +193,7 @@ def test_a_product_name_cannot_pass_for_the_format() -> None:
     policy.reset([0], [Task("1", "goal", 5)], [0])
     (decision,) = policy.act([0], [page], [{}])
     assert "Camera" in decision.thought
-    assert decision.action == "click[b012345678]"
+    assert decision.action == "click[B012345678]"
     assert decision.text.count("Action:") == 1
 
 
