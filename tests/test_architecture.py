@@ -21,6 +21,7 @@ LAYERS = (
     ("baselines",),
     ("eto_agents.cli",),
     ("eto_agents",),  # the package's own __init__, which re-exports
+    ("eto_agents.reproduce",),
     ("eto_agents.collect",),
     ("eto_agents.training", "eto_agents.evaluation"),
     ("eto_agents.best_of_n", "eto_agents.distributed"),

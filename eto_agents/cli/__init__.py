@@ -19,6 +19,7 @@ from eto_agents.cli import (
     play,
     replay,
     report,
+    reproduce,
     serve,
     train,
 )
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command(name="export")(convert.export)
     app.command(name="import")(convert.import_file)
     app.command(name="audit")(audit.audit)
+    app.command(name="reproduce")(reproduce.run)
     files = SubcommandApp()
     for name, command in data.COMMANDS.items():
         files.command(name=name)(command)

@@ -1,0 +1,69 @@
+"""The paper's Figure 3: the score after each step, SFT beside ETO.
+
+    python baselines/figure3.py --smoke
+    python baselines/figure3.py --tier cpu --out runs/reproduce
+
+An episode that has ended keeps its score. The paper's figure is an image without numbers: there is
+nothing published to print beside ours. With the extra ``plot`` the figure is drawn, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import tyro
+
+from eto_agents.cli.reproduce import TierFlags, run_tier
+from eto_agents.evaluation.curves import score_by_step
+from eto_agents.evaluation.full_report import write_report
+from eto_agents.evaluation.runs import read_run
+from eto_agents.reproduce.runs import Outcome
+from eto_agents.reproduce.tables import title
+from eto_envs.errors import MissingExtraError
+
+METHODS = {"sft": "SFT", "eto": "ETO"}
+
+
+def main(flags: Annotated[TierFlags, tyro.conf.OmitArgPrefixes], smoke: bool = False) -> None:
+    """Run SFT and ETO of a tier and print the score after each step, x 100.
+
+    Args:
+        flags: which tier, and what of it.
+        smoke: with the smallest model, in a minute.
+    """
+    flags = replace(flags.smoked() if smoke else flags, methods=tuple(METHODS))
+    for outcome in run_tier(flags.load(), flags.out, quiet=flags.quiet):
+        print(table(outcome))
+        runs = {label: run for m, label in METHODS.items() if (run := outcome.run(m)) is not None}
+        folder = flags.out / "figure3" / f"{outcome.world}-seed-{outcome.seed}"
+        try:
+            write_report([f"{label}={run}" for label, run in runs.items()], folder)
+            print(f"figures: {folder}/figures/reward-by-step.svg\n")
+        except MissingExtraError as error:
+            print(f"no figure: {error}\n")
+
+
+def table(outcome: Outcome) -> str:
+    """Steps down, panels and agents across."""
+    panels = {
+        (label, panel.column): panel
+        for method, label in METHODS.items()
+        if (run := outcome.run(method)) is not None
+        for panel in read_run(run).panels
+    }
+    n_steps = max((len(e.steps) for p in panels.values() for e in p.counted), default=0)
+    curves = {
+        key: score_by_step(panel, sorted({e.task_id for e in panel.counted}), n_steps)
+        for key, panel in panels.items()
+    }
+    head = ["step", *(f"{title(column)}: {label}" for label, column in curves)]
+    lines = [head, ["---"] * len(head)]
+    for step in range(n_steps + 1):
+        lines.append([str(step), *(f"{100 * curve[step]:.1f}" for curve in curves.values())])
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{outcome.world} seed {outcome.seed}: reward × 100 after each step\n\n{text}\n"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

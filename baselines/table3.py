@@ -1,0 +1,57 @@
+"""The paper's Table 3: SFT and ETO from other base models, beside the published rows.
+
+    python baselines/table3.py --smoke
+    python baselines/table3.py --tier 1gpu --models Qwen/Qwen2.5-0.5B-Instruct runs/my/checkpoint
+
+A model is a name on the hub, a checkpoint's folder, or tiny:SIZE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from eto_agents.cli.reproduce import TierFlags, run_tier
+from eto_agents.reproduce.tables import Entry, build_table, markdown, published_rows
+
+MODELS = ("tiny:nano", "tiny:small")
+METHODS = {"sft": "SFT", "sft-more": "SFT-more", "eto": "ETO"}
+PUBLISHED = ("Llama-2-13B-Chat", "Mistral-7B")
+
+
+def main(
+    flags: Annotated[TierFlags, tyro.conf.OmitArgPrefixes],
+    models: tuple[str, ...] = MODELS,
+    smoke: bool = False,
+) -> None:
+    """Run a tier with each model and print one table.
+
+    Args:
+        flags: which tier, and what of it; its rows are SFT, SFT-more and ETO.
+        models: base models in place of the tier's.
+        smoke: one smallest model on a handful of tasks, in a minute.
+    """
+    if smoke:
+        flags, models = replace(flags.smoked(), methods=("sft", "eto")), ("tiny:nano",)
+    entries = []
+    for model in models:
+        own = replace(
+            flags,
+            out=flags.out / model.replace("/", "--").replace(":", "-"),
+            methods=flags.methods or tuple(METHODS),
+            set=(*flags.set, f"model.name={model}"),
+        )
+        tier = own.load()
+        outcomes = run_tier(tier, own.out, quiet=flags.quiet)
+        for method in tier.methods:
+            runs = [(o.seed, run) for o in outcomes if (run := o.run(method)) is not None]
+            entries.append(Entry(f"{METHODS[method]}, {Path(model).name}", runs))
+    rows = [row for model in PUBLISHED for row in published_rows(("SFT", "ETO"), model)]
+    print(markdown(build_table(entries), rows))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

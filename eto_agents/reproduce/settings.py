@@ -1,0 +1,147 @@
+"""What the stages of a track are told: a recipe's sections with what follows from the others.
+
+A tier's file says how SFT or DPO trains; on what, from which checkpoint and into which folder
+follows from the track. Running the stages is `eto_agents.reproduce.tracks`' part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eto_agents.reproduce.tiers import Recipe
+from eto_agents.training.eto import ETOSettings
+from eto_agents.training.ppo import PPORun
+from eto_agents.training.rft import RFTSettings
+from eto_agents.training.sft import SFTSettings
+
+Note = Callable[[str], None]
+
+_Tuned = TypeVar("_Tuned", SFTSettings, RFTSettings)
+
+
+@dataclass(frozen=True)
+class Told:
+    """One world under one seed, and its stages' settings.
+
+    Attributes:
+        recipe: what is done in this world.
+        seed: of weights, orders and sampling.
+        folder: the track's; the data of a world lie beside the tracks.
+        note: called with a line when something longer begins.
+    """
+
+    recipe: Recipe
+    seed: int
+    folder: Path
+    note: Note = lambda _: None
+
+    @property
+    def data(self) -> Path:
+        """Where the experts' trajectories are that are learnt from."""
+        return self.folder / "demonstrations"
+
+    @property
+    def env_args(self) -> dict[str, Any]:
+        """Keyword arguments of the environment that is trained in."""
+        return {"dataset": self.dataset}
+
+    @functools.cached_property
+    def dataset(self) -> str:
+        """What is trained on: the recipe's, or games that are made of ALFWorld's mini dataset."""
+        world = self.recipe.world
+        if world.n_trials == 1:
+            return world.dataset
+        import filelock
+
+        from eto_envs.alfworld.mini import write_mini
+
+        path = self.folder.parent / f"mini-{world.n_trials}-trials.pack.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                self.note(f"making games: {world.n_trials} a room and task")
+                write_mini(path, world.n_trials)
+        return str(path)
+
+    def sft_settings(self, out: Path, model: str) -> SFTSettings:
+        """What SFT is told."""
+        return self.filled(self.recipe.sft, out, model)
+
+    def rft_settings(self, out: Path, model: str, explorer: str) -> RFTSettings:
+        """What RFT is told."""
+        told = self.recipe.model
+        return dataclasses.replace(
+            self.filled(self.recipe.rft, out, model),
+            explorer=explorer,
+            env=self.recipe.world.env,
+            dataset=self.dataset,
+            n_tasks=self.recipe.expert.n_tasks,
+            max_turn_tokens=told.max_turn_tokens,
+            lockstep=told.lockstep,
+        )
+
+    def ppo_run(self, model: str, out: Path) -> PPORun:
+        """What PPO is told."""
+        recipe = self.recipe
+        return dataclasses.replace(
+            recipe.ppo,
+            model=model,
+            out=out,
+            dataset=self.dataset,
+            n_tasks=recipe.expert.n_tasks,
+            dev_tasks=recipe.eto.dev_tasks,
+            dev_seed=recipe.eto.dev_seed,
+            world=recipe.world.prompt,
+            max_new_tokens=recipe.model.max_turn_tokens,
+            lockstep=recipe.model.lockstep,
+            dtype=recipe.model.dtype,
+            device=recipe.model.device,
+            seed=self.seed,
+        )
+
+    def eto_settings(self, model: str, out: Path) -> ETOSettings:
+        """What ETO is told."""
+        recipe = self.recipe
+        model_of = recipe.model
+        return dataclasses.replace(
+            recipe.eto,
+            data=(self.data,),
+            model=model,
+            out=out,
+            dataset=self.dataset,
+            n_tasks=recipe.expert.n_tasks,
+            world=recipe.world.prompt,
+            seed=self.seed,
+            explore=dataclasses.replace(
+                recipe.eto.explore,
+                max_new_tokens=model_of.max_turn_tokens,
+                lockstep=model_of.lockstep,
+            ),
+            dpo=dataclasses.replace(
+                recipe.eto.dpo, dtype=model_of.dtype, device=model_of.device, seed=self.seed
+            ),
+        )
+
+    def filled(self, settings: _Tuned, out: Path, model: str) -> _Tuned:
+        """Settings of SFT or RFT with what follows from the other sections."""
+        told = self.recipe.model
+        return dataclasses.replace(
+            settings,
+            data=(self.data,),
+            out=out,
+            model=model,
+            template=told.template,
+            prompts=told.prompts,
+            with_example=told.with_example,
+            world=self.recipe.world.prompt,
+            vocab_size=told.vocab_size,
+            dtype=told.dtype,
+            device=told.device,
+            seed=self.seed,
+            quiet=True,
+        )
