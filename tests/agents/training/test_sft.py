@@ -147,6 +147,13 @@ def test_micro_batches_do_not_change_what_is_learnt(told: SFTSettings, tmp_path:
     assert all(torch.allclose(v, trained[1][k], atol=1e-4) for k, v in trained[0].items())
 
 
+def test_the_loss_can_be_on_all_tokens(told: SFTSettings, tmp_path: Path) -> None:
+    agent = sft(dataclasses.replace(told, out=tmp_path / "agent"))
+    everything = sft(dataclasses.replace(told, out=tmp_path / "all", loss_on="all"))
+    assert agent["n_trained_tokens"] < everything["n_trained_tokens"] == everything["n_tokens"]
+    assert agent["last_loss"] != everything["last_loss"]
+
+
 def test_there_must_be_something_to_learn_from(told: SFTSettings, tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError):
         sft(replace(told, data=(tmp_path / "nothing",)))
