@@ -148,8 +148,8 @@ def test_micro_batches_do_not_change_what_is_learnt(told: SFTSettings, tmp_path:
 
 
 def test_the_loss_can_be_on_all_tokens(told: SFTSettings, tmp_path: Path) -> None:
-    agent = sft(dataclasses.replace(told, out=tmp_path / "agent"))
-    everything = sft(dataclasses.replace(told, out=tmp_path / "all", loss_on="all"))
+    agent = sft(replace(told, out=tmp_path / "agent"))
+    everything = sft(replace(told, out=tmp_path / "all", loss_on="all"))
     assert agent["n_trained_tokens"] < everything["n_trained_tokens"] == everything["n_tokens"]
     assert agent["last_loss"] != everything["last_loss"]
 
