@@ -11,13 +11,16 @@ are left out.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from eto_agents.reproduce.runs import track_folder
+from eto_agents.reproduce.settings import Told
 from eto_agents.reproduce.tiers import METHODS, Costs, Recipe, Tier
+from eto_agents.training.sft import SFTSettings
 
 
 class Planned(NamedTuple):
@@ -84,9 +87,53 @@ def markdown(tier: Tier, out: Path) -> str:
     spread = total_s / tier.n_processes
     parts.append(f"In all about {duration(spread)}{at_once}, by these assumptions alone.")
     if tier.launch:
-        lines_ = [f"{stage}:\n    {line}" for stage, line in tier.launch.items()]
-        parts += ["## By hand, on several devices or with a server", *lines_]
+        parts.append("## By hand, where several devices or a server shall do a stage")
+        parts.append(f"`eto reproduce --out {out}` finds these stages done in their folders.")
+        for world in tier.recipes:
+            for seed in tier.seeds:
+                parts += launch_lines(tier, world, seed, out)
     return "\n\n".join(part for part in parts if part)
+
+
+def launch_lines(tier: Tier, world: str, seed: int, out: Path) -> list[str]:
+    """The tier's command lines for one track, with its folders and settings in them."""
+    recipe = tier.recipes[world]
+    track = Told(recipe, seed, track_folder(out, world, seed))
+    base = recipe.model.name
+    first = (seed * 1000 + 1) * recipe.eto.explore.samples
+    words = {
+        "SFT_FLAGS": " ".join(flags_of(track.sft_settings(track.folder / "sft", base))),
+        "SFT_CHECKPOINT": str(track.folder / "sft" / "checkpoint"),
+        "EXPLORE": str(track.folder / "eto" / "iteration-1" / "explore"),
+        "ENV": f"{recipe.world.env} --dataset {recipe.world.dataset}",
+        "SEEDS": " ".join(str(first + n) for n in range(recipe.eto.explore.samples)),
+    }
+    lines = []
+    for stage, line in tier.launch.items():
+        for word, text in words.items():
+            line = line.replace(f"{{{word}}}", text)
+        lines.append(f"{world} seed {seed}, {stage}:\n    {line.strip()}")
+    return lines
+
+
+def flags_of(settings: SFTSettings) -> list[str]:
+    """The flags of ``baselines/sft.py`` that mean these settings."""
+    flags = []
+    default = SFTSettings()
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        name = field.name.replace("_", "-")
+        if value == getattr(default, field.name) or value is None:
+            continue
+        if field.name == "with_example":  # None is possible, so it takes a word
+            flags += [f"--{name}", str(value)]
+        elif isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, tuple):
+            flags += [f"--{name}", *map(str, value)]
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
 
 
 def trajectory_tokens(costs: Costs) -> float:

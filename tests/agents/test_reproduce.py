@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
 from eto_agents.cli import main
 from eto_agents.config import SettingsError
+from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.published import load_published
 from eto_agents.evaluation.statistics import Estimate
 from eto_agents.reproduce import plans
-from eto_agents.reproduce.runs import Event, Outcome, run_track
+from eto_agents.reproduce.runs import Event, Outcome, run_track, track_folder
+from eto_agents.reproduce.settings import Told
 from eto_agents.reproduce.tables import (
     Entry,
     Table,
@@ -27,6 +31,8 @@ from eto_agents.reproduce.tables import (
     table_of,
 )
 from eto_agents.reproduce.tiers import METHODS, Costs, Tier, built_in_tiers, parse_tier, read_tier
+from eto_agents.reproduce.tracks import Track
+from eto_agents.training.sft import SFTSettings
 from eto_agents.training.stage import StageMismatchError
 from eto_envs.errors import DataError, DataNotFoundError, UnknownNameError
 from tests.agents.evaluation.made_runs import made_run, panel_of
@@ -202,6 +208,18 @@ def test_launch_lines_name_files_that_exist() -> None:
     assert any("fsdp2" in line for line in read_tier("paper").launch.values())
 
 
+def test_launch_lines_mean_the_stages_own_settings(tmp_path: Path) -> None:
+    tier = read_tier("paper", {"sft.too_long": "error", "model.with_example": False})
+    track = Told(tier.recipes["alfworld"], 3, tmp_path / "alfworld" / "seed-3")
+    settings = track.sft_settings(tmp_path / "sft", "somebody/some-model")
+    flags = plans.flags_of(settings)
+    assert tyro.cli(SFTSettings, args=flags) == settings
+    lines = "\n".join(plans.launch_lines(tier, "alfworld", 3, tmp_path))
+    assert "{" not in lines
+    assert "--world alfworld-2.1.1" in lines
+    assert "--seeds 3001 " in lines  # as the loop numbers the episodes of its first iteration
+
+
 def runs_of(folder: Path, scores: dict[str, list[list[float]]], env_id: str) -> list[Entry]:
     """By label, for each seed the scores of the seen tasks."""
     entries = []
@@ -337,3 +355,31 @@ def test_a_method_that_cannot_learn_leaves_its_row_empty(
     ended = [event for event in seen if event.wall_s is not None]
     assert [event.stage for event in ended] == ["expert", "SFT", "PPO"]
     assert [event.n_done for event in ended] == [1, 2, 3]
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing` is deprecated:FutureWarning")
+def test_eto_learns_from_episodes_that_were_played_by_other_means(tmp_path: Path) -> None:
+    tier = read_tier("smoke", {"eto.keep_best": True})
+    recipe = tier.recipes["webshop"]
+    track = Track(recipe, 0, track_folder(tmp_path, "webshop", 0))
+    track.sft()
+    line = plans.launch_lines(
+        dataclasses.replace(tier, launch={"x": "{SEEDS} {EXPLORE}"}), "webshop", 0, tmp_path
+    )[0]
+    *seeds, folder = line.rpartition("\n")[2].split()
+    evaluate(
+        "expert",
+        recipe.world.env,
+        ("train",),
+        seeds=[int(seed) for seed in seeds],
+        out=folder,
+        n_tasks=8,
+        env_args=track.env_args,
+    )
+    learned = track.eto()
+    assert len(learned.iterations) == 1  # experts tie with the expert: no pair is left
+    assert learned.best == 0
+    assert "no pair is left to train on" in learned.note
+    assert {line["policy"] for line in episodes(Path(folder))} == {"expert"}
