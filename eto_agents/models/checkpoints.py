@@ -9,11 +9,12 @@ Weights that are pickles are refused: reading one runs what it holds. Generating
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -124,7 +125,8 @@ def save_checkpoint(
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         state = {} if weights is None else {"state_dict": dict(weights)}
-        checkpoint.model.save_pretrained(unfinished, **state)
+        with without_bars():
+            checkpoint.model.save_pretrained(unfinished, **state)
         checkpoint.tokenizer.save_pretrained(unfinished)
         _remove_card(unfinished)
         about = {
@@ -139,6 +141,20 @@ def save_checkpoint(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers from showing a progress bar for every file it reads and writes."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _remove_card(folder: Path) -> None:
@@ -220,8 +236,9 @@ def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) ->
     if device == "auto":
         weights["device_map"] = "auto"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
+        with without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+            model: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
     # What transformers raises for files that are broken or of another kind.
     except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
         kind = CorruptDataError if Path(source).is_dir() else DataNotFoundError

@@ -31,7 +31,7 @@ NARRATORS: Final[Mapping[str, str]] = {
 
 
 class NarratedPolicy:
-    """Adds thoughts to the decisions of another policy, which stay as they are.
+    """Adds thoughts to the decisions of another policy, which stay what they are.
 
     A decision that has a text already, gives no action or failed is passed on untouched; so is one
     whose action cannot be read back from a text (with white space around it).
@@ -96,6 +96,7 @@ class NarratedPolicy:
         thought = self._think(slot, observation, info, decision.action)
         if decision.text or decision.error or not decision.action:
             return decision
+        decision = replace(decision, action=_as_shown(decision.action, observation))
         text = f"Thought: {thought}\nAction: {decision.action}" if thought else ""
         text = text or f"Action: {decision.action}"
         world = self._world or ("" if self._style == "none" else world_of(info))
@@ -112,6 +113,18 @@ class NarratedPolicy:
             self._narrators[slot] = make(self._style, random.Random(self._seeds[slot]))
         thought = self._narrators[slot].think(observation, action)
         return thought.replace("Action:", "Action").replace("Thought:", "Thought")
+
+
+def _as_shown(action: str, observation: str) -> str:
+    """A click with its label as the page has it: what is written is then a copy of what is read.
+
+    Experts click in small letters, as WebShop lists its actions; pages, and ETO's demonstrations,
+    have item codes in capitals. The shop takes both.
+    """
+    label = action.removeprefix("click[").removesuffix("]")
+    if action == f"click[{label}]" and label not in observation and label.upper() in observation:
+        return f"click[{label.upper()}]"
+    return action
 
 
 def _narrator_of(world: str) -> type[Narrator]:

@@ -4,9 +4,10 @@ ETO section 3.2, equation 6: the loss is DPO's with the log-probabilities of who
 summed over the agent's tokens; the reference is the policy as it is when the stage begins. Settings
 and the stage's folder are here, the loop is TRL's (`eto_agents.training.dpo_trainer`).
 
-Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper has a
-cosine with 3 % warm-up throughout, and beta 0.1 (ALFWorld 0.5); the script has a constant learning
-rate after 10 % warm-up, and from the second iteration on beta 0.5 and half the learning rate.
+Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper names a
+cosine with 3 % warm-up, for SFT, which is the default here too, and beta 0.1 (ALFWorld 0.5); the
+script's DPO has a constant learning rate after 10 % warm-up, and from the second iteration on beta
+0.5 and half the learning rate.
 """
 
 from __future__ import annotations

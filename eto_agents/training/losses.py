@@ -59,13 +59,6 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / n
 
 
-def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Values shifted and scaled to mean 0 and deviation 1 over the mask; 0 elsewhere."""
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
-    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
-
-
 def nll(log_probs: Tensor, mask: Tensor) -> Tensor:
     """SFT's loss: minus the mean log-probability of the agent's tokens; (B, T) each."""
     return -masked_mean(log_probs, mask)

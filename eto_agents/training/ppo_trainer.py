@@ -351,7 +351,8 @@ def _whiten(parts: Sequence[Part]) -> None:
     own = torch.cat([part.advantages[part.batch.own.bool()] for part in parts])
     mean, deviation = own.mean(), own.std(unbiased=False)
     for part in parts:
-        part.advantages = (part.advantages - mean) / (deviation + 1e-8) * part.batch.own
+        # Where nothing was rewarded all are next to 0: what is left is noise, not to be blown up.
+        part.advantages = (part.advantages - mean) / (deviation + 1e-3) * part.batch.own
 
 
 def _explained(parts: Sequence[Part]) -> float:

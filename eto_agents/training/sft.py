@@ -41,6 +41,8 @@ class SFTSettings:
         epochs: how often every trajectory is seen.
         batch_size: trajectories of an optimizer step, over all processes.
         micro_batch_size: trajectories computed at once by a process.
+        loss_on: the agent's tokens, or all of them: a model made from nothing has to learn what
+            the world says before it can learn what to answer.
         learning_rate: the highest.
         schedule: how the learning rate falls after the warm-up.
         warmup: share of the steps in which it rises.
@@ -74,6 +76,7 @@ class SFTSettings:
     epochs: float = 3.0
     batch_size: int = 64
     micro_batch_size: int = 8
+    loss_on: Literal["agent", "all"] = "agent"
     learning_rate: float = 1e-5
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup: float = 0.03
@@ -162,6 +165,8 @@ def train_on(
         too_long=settings.too_long,
         world=settings.world,
     )
+    if settings.loss_on == "all":
+        rows = rows.unmasked()
     trainer = train(checkpoint, rows, settings, stage)
     _save(trainer, checkpoint, stage)
     result = _result(trainer, rows, stage) | {"wall_s": round(time.monotonic() - start_s, 1)}

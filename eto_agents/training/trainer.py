@@ -22,6 +22,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from eto_agents.config import SettingsError
+from eto_agents.models.checkpoints import without_bars
 from eto_agents.training.stage import Stage
 from eto_envs.errors import DataError, require
 
@@ -44,7 +45,8 @@ def train(checkpoint: Checkpoint, rows: Rows, settings: SFTSettings, stage: Stag
     if start is not None:
         logger.info("going on from %s", start.name)
     stage.rewind(int(start.name.partition("-")[2]) if start is not None else 0)
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    with without_bars():
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
     return trainer
 
 
@@ -87,6 +89,17 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: the stage's files say what was done."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **named: Any) -> Any:
+        """TRL's loss; on a CPU without the mask of the padding, which makes attention slow there.
+
+        The padding is at the end, where causal attention reads it from nowhere that counts.
+        """
+        if self.args.use_cpu and inputs.get("attention_mask") is not None:
+            ids = inputs["input_ids"]
+            del inputs["attention_mask"]
+            inputs["position_ids"] = torch.arange(ids.shape[1]).expand(ids.shape)
+        return super().compute_loss(model, inputs, *args, **named)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW, or with Muon for the matrices inside of the layers."""
@@ -241,6 +254,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
         save_steps=settings.save_every or 1,
         save_total_limit=2,
         logging_steps=settings.log_every,
+        logging_first_step=True,
         disable_tqdm=True,
         report_to=list(settings.report_to) or "none",
         dataloader_pin_memory=on_gpu,

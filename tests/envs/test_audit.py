@@ -31,6 +31,7 @@ def test_ours_are_deterministic(env_id: str) -> None:
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_scienceworld_is_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     args = {"dataset": "1.2.3", "split": "seen", "max_steps": 6}
     found = audit("ETO-ScienceWorld-v0", 1, env_args=args)

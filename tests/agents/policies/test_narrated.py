@@ -60,6 +60,20 @@ def test_actions_do_not_change() -> None:
     assert actions(play("ETO-ALFWorld-v0")) == actions(plain)
 
 
+def test_codes_are_written_as_pages_show_them() -> None:
+    for trajectory in play("ETO-WebShop-v0", style="none"):
+        shown = trajectory.initial_observation
+        clicks = 0
+        for step in trajectory.steps:
+            label = step.action.removeprefix("click[").removesuffix("]")
+            if re.fullmatch(r"[Bb]0[A-Za-z0-9]{8}", label):
+                assert f"[SEP] {label} [SEP]" in shown
+                clicks += 1
+            shown = step.observation
+        assert clicks >= 1
+        assert trajectory.score == 1.0
+
+
 def texts(trajectories: list[Trajectory]) -> list[list[str]]:
     return [[step.text for step in t.steps] for t in trajectories]
 
@@ -179,7 +193,7 @@ def test_a_product_name_cannot_pass_for_the_format() -> None:
     policy.reset([0], [Task("1", "goal", 5)], [0])
     (decision,) = policy.act([0], [page], [{}])
     assert "Camera" in decision.thought
-    assert decision.action == "click[b012345678]"
+    assert decision.action == "click[B012345678]"
     assert decision.text.count("Action:") == 1
 
 

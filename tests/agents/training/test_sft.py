@@ -76,8 +76,8 @@ def test_a_stage_learns_and_keeps_what_it_promises(told: SFTSettings) -> None:
     names = {"config.json", "inputs.json", "metrics.jsonl", "result.json", "checkpoint"}
     assert {file.name for file in told.out.iterdir() if file.name[0] != "."} == names
     records = [json.loads(line) for line in (told.out / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [2, 4, 6, 8, 10]
-    assert records[-1]["learning_rate"] < records[1]["learning_rate"] <= 3e-3
+    assert [record["step"] for record in records] == [1, 2, 4, 6, 8, 10]
+    assert records[-1]["learning_rate"] < records[2]["learning_rate"] <= 3e-3
     read = load_checkpoint(str(told.out / "checkpoint"), device="cpu")
     assert (read.template, read.prompts, read.with_example) == ("plain", "brief", False)
     before = (told.out / "checkpoint" / "model.safetensors").stat().st_mtime_ns
@@ -145,6 +145,13 @@ def test_micro_batches_do_not_change_what_is_learnt(told: SFTSettings, tmp_path:
         sft(replace(told, micro_batch_size=n, out=out, epochs=1, save_every=0))
         trained.append(weights(out / "checkpoint"))
     assert all(torch.allclose(v, trained[1][k], atol=1e-4) for k, v in trained[0].items())
+
+
+def test_the_loss_can_be_on_all_tokens(told: SFTSettings, tmp_path: Path) -> None:
+    agent = sft(replace(told, out=tmp_path / "agent"))
+    everything = sft(replace(told, out=tmp_path / "all", loss_on="all"))
+    assert agent["n_trained_tokens"] < everything["n_trained_tokens"] == everything["n_tokens"]
+    assert agent["last_loss"] != everything["last_loss"]
 
 
 def test_there_must_be_something_to_learn_from(told: SFTSettings, tmp_path: Path) -> None:

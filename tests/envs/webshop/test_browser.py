@@ -312,8 +312,8 @@ def test_what_is_revealed(make: Callable[..., Any]) -> None:
 
 
 def test_unknown_names_and_sizes() -> None:
-    with pytest.raises(UnknownNameError, match="expert_action"):
-        gym.make(ID, dataset="mini", reveal=("expert",))
+    with pytest.raises(UnknownNameError, match="did you mean 'expert_action'"):
+        gym.make(ID, dataset="mini", reveal=("expert_actio",))
     with pytest.raises(UnknownNameError, match="rgb_array"):
         WebShopBrowserEnv(dataset="mini", render_mode="rgb_arrays")
     with pytest.raises(ValueError, match="area"):
