@@ -17,7 +17,7 @@ import tyro
 
 from eto_agents import Results, evaluate
 from eto_agents.cli.evaluation import AgentFlags, given
-from eto_agents.cli.progress import Display, Episodes
+from eto_agents.progress import Display, Episodes
 
 N = 10
 

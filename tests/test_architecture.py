@@ -32,6 +32,7 @@ LAYERS = (
     ("eto_agents.react",),
     ("eto_agents.policy", "eto_agents.store"),
     ("eto_agents.preference",),
+    ("eto_agents.progress",),
     ("eto_agents.trajectory", "eto_agents.config", "eto_agents.deadline"),
     ("eto_envs",),
     ("eto_envs.webshop", "eto_envs.alfworld", "eto_envs.scienceworld"),

@@ -52,8 +52,8 @@ def run(  # noqa: PLR0913 (the flags of the command)
         env_args: further arguments for the environment, values as JSON or plain text.
         quiet: no progress, only the counts.
     """
-    from eto_agents.cli.progress import Display, Episodes
     from eto_agents.collect import collect
+    from eto_agents.progress import Display, Episodes
 
     at_least_one(batch_size=batch_size, n_tasks=n_tasks)
     if agent.policy is None and agent.model is None:

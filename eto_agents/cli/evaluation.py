@@ -117,9 +117,9 @@ def run(  # noqa: PLR0913 (the flags of the command)
     """
     from rich.console import Console
 
-    from eto_agents.cli.progress import Display, Episodes
     from eto_agents.evaluation.harness import evaluate
     from eto_agents.evaluation.report import rich_table
+    from eto_agents.progress import Display, Episodes
 
     at_least_one(batch_size=batch_size, n_tasks=n_tasks)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"

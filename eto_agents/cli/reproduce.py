@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, arg
 
 from eto_agents.cli.evaluation import KeyValues, key_values
-from eto_agents.cli.progress import Display
+from eto_agents.progress import Display
 
 if TYPE_CHECKING:
     from eto_agents.reproduce.runs import Event, Outcome

@@ -62,11 +62,11 @@ def evaluate_checkpoint(
     """Play panels with what a stage trained, show the table, and keep it in ``evaluation/``."""
     from rich.console import Console
 
-    from eto_agents.cli.progress import Display, Episodes
     from eto_agents.evaluation.harness import evaluate
     from eto_agents.evaluation.report import rich_table
     from eto_agents.models.huggingface import HuggingFaceModel
     from eto_agents.policies.react import ReActPolicy
+    from eto_agents.progress import Display, Episodes
 
     model = HuggingFaceModel(str(settings.out / "checkpoint"), device=settings.device)
     with Display(settings.quiet) as display:

@@ -23,8 +23,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from eto_agents.config import SettingsError
 from eto_agents.models.checkpoints import without_bars
+from eto_agents.progress import Display
 from eto_agents.training.stage import Stage
-from eto_envs.errors import DataError, require
+from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoints import Checkpoint
@@ -40,12 +41,13 @@ def train(checkpoint: Checkpoint, rows: Rows, settings: SFTSettings, stage: Stag
     Raises:
         DataError: the loss became infinite or no number.
     """
-    trainer = RowTrainer(checkpoint, rows, settings, stage)
+    display = Display(quiet=settings.quiet or not stage.is_writer)
+    trainer = RowTrainer(checkpoint, rows, settings, stage, display)
     start = newest_complete(stage.work)
     if start is not None:
         logger.info("going on from %s", start.name)
     stage.rewind(int(start.name.partition("-")[2]) if start is not None else 0)
-    with without_bars():
+    with display, without_bars():
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     return trainer
 
@@ -64,7 +66,12 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
     optimizer: Any
 
     def __init__(
-        self, checkpoint: Checkpoint, rows: Rows, settings: SFTSettings, stage: Stage
+        self,
+        checkpoint: Checkpoint,
+        rows: Rows,
+        settings: SFTSettings,
+        stage: Stage,
+        display: Display,
     ) -> None:
         """Set the trainer up; nothing is trained yet."""
         from datasets import Dataset
@@ -85,7 +92,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         )
         for shown in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown)
-        self.add_callback(_StageLog(stage))
+        self.add_callback(_StageLog(stage, display))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: the stage's files say what was done."""
@@ -166,24 +173,23 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
 
 
 class _StageLog(TrainerCallback):  # type: ignore[misc]
-    """Writes what the trainer logs to the stage, and shows progress unless it is to be quiet."""
+    """Writes what the trainer logs to the stage, and shows how far it is."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, display: Display) -> None:
         self._stage = stage
-        self._bar: Any = None
+        self._display = display
+        self._figures: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._start_s = time.monotonic()
-        if self._stage.is_writer and not self._stage.settings.quiet:
-            tqdm: Any = require("tqdm", extra="train").tqdm  # it has no types
-            every_s = 0.1 if os.isatty(2) else 10.0
-            self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", mininterval=every_s
-            )
+        self._show(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._bar is not None:
-            self._bar.update()
+        self._show(state)
+
+    def _show(self, state: Any) -> None:
+        name = self._stage.folder.name
+        self._display.update(name, state.global_step, state.max_steps, self._figures, unit="steps")
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
@@ -205,12 +211,7 @@ class _StageLog(TrainerCallback):  # type: ignore[misc]
         self._stage.log(
             {"step": state.global_step, "epoch": state.epoch, **figures, "wall_s": wall_s}
         )
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.4f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._figures = {"loss": f"{loss:.4f}", "epoch": f"{state.epoch:.2f}"}
 
 
 def forget_work(stage: Stage) -> None:

@@ -8,8 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from eto_agents.cli.progress import LINE_EVERY_S, Display, Episodes
 from eto_agents.evaluation.harness import Progress
+from eto_agents.progress import LINE_EVERY_S, Display, Episodes
 from eto_agents.trajectory import Trajectory
 from tests.agents.test_trajectory import episode
 
