@@ -32,7 +32,7 @@ $(BIN)/pytest: $(BIN)/eto
 	@touch $@
 
 test: $(BIN)/pytest
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
 
 lint: $(BIN)/pytest
 	$(BIN)/ruff check .

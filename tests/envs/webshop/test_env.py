@@ -164,7 +164,7 @@ def test_long_and_odd_actions() -> None:
         ({"dataset": "mimi"}, "did you mean 'mini'"),
         ({"goals": "humans"}, "did you mean 'human'"),
         ({"observation_mode": "txt"}, "did you mean 'text'"),
-        ({"reveal": ("expert",)}, "expert_action"),
+        ({"reveal": ("expert_actio",)}, "expert_action"),
     ],
 )
 def test_unknown_names(kwargs: dict[str, Any], message: str) -> None:
