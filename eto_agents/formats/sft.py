@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from eto_agents.config import read_json
 from eto_agents.formats.chats import ENV_IDS, FACTS, Chat
 from eto_agents.formats.files import (
     Entry,
@@ -26,7 +27,7 @@ from eto_agents.formats.files import (
     write_list,
 )
 from eto_agents.react.prompts import WORLDS
-from eto_envs.errors import CorruptDataError, UnknownNameError
+from eto_envs.errors import UnknownNameError
 from eto_envs.files import write_whole
 
 N_ETO_PROMPT: Final = 2  # instruction and "OK"
@@ -138,14 +139,7 @@ def describe_dataset(path: Path, columns: Mapping[str, str], **more: Any) -> Non
         CorruptDataError: there is such a file already and it is no JSON object.
     """
     info_path = path.with_name("dataset_info.json")
-    info: Any = {}
-    if info_path.exists():
-        try:
-            info = json.loads(info_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorruptDataError(f"{info_path} is no JSON ({error}); move it away") from error
-        if not isinstance(info, dict):
-            raise CorruptDataError(f"{info_path} is no JSON object; move it away")
+    info = read_json(info_path) if info_path.exists() else {}
     entry = {"file_name": path.name, "formatting": "sharegpt", **more, "columns": dict(columns)}
     write_whole(info_path, (json.dumps(info | {path.stem: entry}, indent=2) + "\n").encode())
 

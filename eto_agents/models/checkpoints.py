@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from eto_agents.config import read_json
 from eto_agents.react.chat import encode, find_template, templates
 from eto_envs.data import cache_dir
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
@@ -196,7 +197,7 @@ def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | No
 
 
 def _base_of(adapter: Path) -> str:
-    base = _read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
     if not base:
         raise CorruptDataError(f"{adapter} does not name the model that it is an adapter of")
     return str(base)
@@ -208,7 +209,7 @@ def _check_folder(path: Path) -> None:
             f"{path} is not a checkpoint: it has no config.json (a run's is in its folder "
             "'checkpoint')"
         )
-    _read_json(path / "config.json")
+    read_json(path / "config.json")
     if not list(path.glob("*.safetensors")):
         pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
         if pickles:
@@ -261,17 +262,7 @@ def _merge(model: Any, adapter: str) -> Any:
 
 def _read_own(folder: Path) -> Mapping[str, Any]:
     path = folder / _OWN_FILE
-    return _read_json(path) if path.is_file() else {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise CorruptDataError(f"{path} is not a JSON object")
-    return record
+    return read_json(path) if path.is_file() else {}
 
 
 def _check_tokens(tokenizer: Any, template: str) -> None:

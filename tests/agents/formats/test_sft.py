@@ -129,7 +129,7 @@ def test_llama_factory_gets_its_description(
         c.messages for c in written
     ]
     (tmp_path / "dataset_info.json").write_text("[]")
-    with pytest.raises(CorruptDataError, match=r"dataset_info\.json is no JSON object"):
+    with pytest.raises(CorruptDataError, match=r"dataset_info\.json is not a JSON object"):
         write_llama_factory_sft(tmp_path / "three.json", written)
 
 
