@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, json_text
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
 
@@ -74,13 +74,7 @@ class PreferencePair:
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""
-        record = dataclasses.asdict(self)
-        line = json.dumps(record, ensure_ascii=False)
-        try:
-            line.encode()
-        except UnicodeEncodeError:  # half a surrogate pair: escaped, it is kept
-            line = json.dumps(record)
-        return line
+        return json_text(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> PreferencePair:

@@ -129,13 +129,7 @@ class Trajectory:
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""
-        record = dataclasses.asdict(self)
-        line = json.dumps(record, ensure_ascii=False)
-        try:
-            line.encode()
-        except UnicodeEncodeError:  # an agent wrote half a surrogate pair: escaped, it is kept
-            line = json.dumps(record)
-        return line
+        return json_text(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> Trajectory:
@@ -157,6 +151,16 @@ class Trajectory:
             return cls(**record)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptDataError(f"not a trajectory ({error!r}): {line[:80]!r}") from error
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON that can always be encoded as UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # an agent wrote half a surrogate pair: escaped, it is kept
+        text = json.dumps(value, indent=indent)
+    return text
 
 
 def conversation(initial_observation: str, steps: list[Step]) -> list[Message]:

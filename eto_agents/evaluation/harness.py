@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from eto_agents.episodes import FINAL, play_into, sort_out
 from eto_agents.evaluation import provenance, samples
 from eto_agents.evaluation.report import markdown
 from eto_agents.evaluation.results import (
@@ -28,15 +29,12 @@ from eto_agents.evaluation.results import (
     summarise,
 )
 from eto_agents.policy import Policy, as_policy
-from eto_agents.rollout import Job, Rollouts, jobs_of, make_batch
+from eto_agents.rollout import Job, jobs_of
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
-
-FINAL = ("completed", "truncated", "agent_error")
-"""Statuses that a resumed run does not play again."""
 
 
 class Progress(NamedTuple):
@@ -142,16 +140,16 @@ class _Run:
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with TrajectoryStore(self.out / "episodes.jsonl") as store:
             self._remove_unfinished_files()
-            planned = {
-                split: len(jobs_of(_first(n_tasks, panel), seeds, self.n_samples))
+            jobs = {
+                split: jobs_of(_first(n_tasks, panel), seeds, self.n_samples)
                 for split, panel in panels.items()
             }
-            self._claim(panels, planned)
+            self._claim(panels, {split: len(own) for split, own in jobs.items()})
             done = store.latest()
-            results = {}
-            for split, panel in panels.items():
-                jobs = jobs_of(_first(n_tasks, panel), seeds, self.n_samples)
-                results[split] = self._play_split(panel, jobs, store, done)
+            results = {
+                split: self._play_split(panel, jobs[split], store, done)
+                for split, panel in panels.items()
+            }
             outcome = Results(
                 env_id=self.env_id,
                 dataset=next(iter(panels.values())).dataset,
@@ -227,34 +225,25 @@ class _Run:
         store: TrajectoryStore,
         done: Mapping[EpisodeKey, Trajectory],
     ) -> SplitResult:
-        finished: dict[EpisodeKey, Trajectory] = {}
-        waiting: list[Job] = []
-        for job in jobs:
-            key = EpisodeKey(panel.split, job.task.id, job.seed, job.sample)
-            if key in done and done[key].status in self.final:
-                finished[key] = done[key]
-            else:
-                waiting.append(job)
-        n_done = len(finished)
-        start = Progress(panel.split, n_done, len(jobs), None, list(finished.values()))
+        finished, waiting = sort_out(panel.split, jobs, done, self.final)
+        start = Progress(panel.split, len(finished), len(jobs), None, list(finished.values()))
         self.report_progress(start)
-        if waiting:
-            size = min(self.batch_size, len(waiting))
-            arguments = self.env_args | {"split": panel.split}
-            env = make_batch(self.env_id, self.policy, size, arguments)
-            rollouts = Rollouts(self.policy, env, waiting, action_timeout_s=self.action_timeout_s)
-            try:
-                for trajectory in rollouts:
-                    store.append(trajectory)
-                    finished[trajectory.key] = trajectory
-                    n_done += 1
-                    self.report_progress(Progress(panel.split, n_done, len(jobs), trajectory))
-            except KeyboardInterrupt:
-                for trajectory in rollouts.cancel():
-                    store.append(trajectory)
-                raise
-            finally:
-                env.close()
+
+        def on_end(trajectory: Trajectory) -> None:
+            finished[trajectory.key] = trajectory
+            self.report_progress(Progress(panel.split, len(finished), len(jobs), trajectory))
+
+        play_into(
+            store,
+            self.policy,
+            self.env_id,
+            waiting,
+            split=panel.split,
+            batch_size=self.batch_size,
+            env_args=self.env_args,
+            on_end=on_end,
+            action_timeout_s=self.action_timeout_s,
+        )
         return self._summarise(panel, finished.values(), len(jobs))
 
     def _summarise(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eto_agents.evaluation.runs import named
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
@@ -88,12 +89,7 @@ def read_runs(names: Iterable[str | Path]) -> list[Run]:
     Raises:
         DataError: as `read_run`.
     """
-    runs = []
-    for name in names:
-        label, equals, folder = str(name).partition("=")
-        is_folder = not equals or Path(name).exists()
-        runs.append(read_run(name) if is_folder else read_run(folder, label))
-    return runs
+    return [read_run(*named(str(name))) for name in names]
 
 
 def _checked(log: Path, record: Mapping[str, Any]) -> Iterator[Trajectory]:

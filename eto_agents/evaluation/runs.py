@@ -178,6 +178,12 @@ def read_run(folder: Path, label: str = "") -> Run:
     )
 
 
+def named(text: str) -> tuple[Path, str]:
+    """``FOLDER`` or ``AGENT=FOLDER`` as the folder and the agent's name, which may be empty."""
+    label, equals, folder = text.partition("=")
+    return (Path(folder), label) if equals and not Path(text).exists() else (Path(text), "")
+
+
 def read_runs(names: Sequence[str]) -> list[Run]:
     """Read runs given as ``FOLDER`` or ``AGENT=FOLDER``.
 
@@ -186,9 +192,8 @@ def read_runs(names: Sequence[str]) -> list[Run]:
     """
     runs: list[Run] = []
     for text in names:
-        label, equals, folder = text.partition("=")
-        is_folder = not equals or Path(text).exists()
-        run = read_run(Path(text)) if is_folder else read_run(Path(folder), label)
+        folder, label = named(text)
+        run = read_run(folder, label)
         for other in runs:
             if other.folder.resolve() == run.folder.resolve():
                 raise DataError(f"{run.folder} is given twice")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, json_text
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
 
@@ -84,24 +84,15 @@ def _of_lines(path: Path, text: str) -> Iterator[Entry]:
 def write_list(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     """Write one JSON list, whole or not at all; the number of records."""
     rows = list(records)
-    write_whole(path, (_dumps(rows, indent=2) + "\n").encode())
+    write_whole(path, (json_text(rows, indent=2) + "\n").encode())
     return len(rows)
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     """Write one JSON object a line, whole or not at all; the number of records."""
-    lines = [_dumps(record) + "\n" for record in records]
+    lines = [json_text(record) + "\n" for record in records]
     write_whole(path, "".join(lines).encode())
     return len(lines)
-
-
-def _dumps(value: Any, indent: int | None = None) -> str:
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair: escaped, it is kept
-        text = json.dumps(value, indent=indent)
-    return text
 
 
 def turns_of(messages: Iterable[Message]) -> list[dict[str, str]]:

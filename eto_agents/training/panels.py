@@ -14,14 +14,12 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from eto_agents.episodes import play_into, sort_out
 from eto_agents.policy import Policy
-from eto_agents.rollout import Rollouts, jobs_of, make_batch
+from eto_agents.rollout import jobs_of
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.tasks import Task
-
-FINAL = ("completed", "truncated", "agent_error")
-"""Statuses of episodes that are not played again."""
 
 
 class Carved(NamedTuple):
@@ -105,20 +103,24 @@ def play(  # noqa: PLR0913 (each is one thing that a user decides)
     jobs = jobs_of(tasks, seeds)
     keys = [EpisodeKey(split, job.task.id, job.seed) for job in jobs]
     with TrajectoryStore(file) as store:
-        done = {k: t for k, t in store.latest().items() if t.status in FINAL}
-        waiting = [job for job, key in zip(jobs, keys, strict=True) if key not in done]
-        if waiting:
-            size = min(lockstep, len(waiting))
-            env = make_batch(env_id, policy, size, dict(env_args or {}) | {"split": split})
-            try:
-                for trajectory in Rollouts(policy, env, waiting):
-                    store.append(trajectory)
-                    done[trajectory.key] = trajectory
-                    if progress is not None:
-                        progress(sum(key in done for key in keys), len(keys))
-            finally:
-                env.close()
-    return [done[key] for key in keys if key in done]
+        finished, waiting = sort_out(split, jobs, store.latest())
+
+        def on_end(trajectory: Trajectory) -> None:
+            finished[trajectory.key] = trajectory
+            if progress is not None:
+                progress(len(finished), len(keys))
+
+        play_into(
+            store,
+            policy,
+            env_id,
+            waiting,
+            split=split,
+            batch_size=lockstep,
+            env_args=env_args or {},
+            on_end=on_end,
+        )
+    return [finished[key] for key in keys if key in finished]
 
 
 def mean_score(episodes: Iterable[Trajectory]) -> float:

@@ -10,7 +10,6 @@ whose scores have values between 0 and 1.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from eto_agents.collection import read_collection
 from eto_agents.config import SettingsError, record_of, write_json
 from eto_agents.models.checkpoints import load_checkpoint
 from eto_agents.training.rows import EmptyDataError
-from eto_agents.training.sft import SFTSettings, is_main_process, train_on
+from eto_agents.training.sft import SFTSettings, as_told, is_main_process, train_on
 from eto_agents.training.stage import Stage, hash_input
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import require
@@ -126,11 +125,7 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
         device=settings.device,
         template=settings.template,
     )
-    chosen = {"prompts": settings.prompts, "with_example": settings.with_example}
-    checkpoint = dataclasses.replace(
-        checkpoint,
-        **{k: v for k, v in chosen.items() if v is not None},  # type: ignore[arg-type]
-    )
+    checkpoint = as_told(checkpoint, settings)
     policy = ReActPolicy(
         HuggingFaceModel.of(checkpoint, name=settings.explorer, max_batch=settings.lockstep),
         temperature=settings.temperature,

@@ -205,9 +205,14 @@ def open_model(trajectories: Sequence[Trajectory], settings: SFTSettings) -> Che
             device=settings.device,
             template=settings.template,
         )
+    return as_told(made, settings)
+
+
+def as_told(checkpoint: Checkpoint, settings: SFTSettings) -> Checkpoint:
+    """The checkpoint with the prompts that the settings name, if they name any."""
     chosen = {"prompts": settings.prompts, "with_example": settings.with_example}
     given = {name: value for name, value in chosen.items() if value is not None}
-    return dataclasses.replace(made, **given)  # type: ignore[arg-type]
+    return dataclasses.replace(checkpoint, **given)  # type: ignore[arg-type]
 
 
 def is_main_process() -> bool:
