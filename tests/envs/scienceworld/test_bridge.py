@@ -45,6 +45,18 @@ def has_ended(pid: int) -> bool:
     return False
 
 
+def halt(pid: int) -> None:
+    """Stop a process; the signal alone does not wait until every thread has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline_s = time.monotonic() + 10
+    while time.monotonic() < deadline_s:
+        threads = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+        if all(thread.rsplit(")", 1)[1].split()[0] == "T" for thread in threads):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"process {pid} does not stop")
+
+
 def test_a_java_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executable = tmp_path / "java"
     executable.write_text("#!/bin/sh\n")
@@ -96,7 +108,7 @@ def test_what_the_simulator_refuses_is_an_error_and_no_end(start: Callable[..., 
 @pytest.mark.java
 def test_only_the_request_it_died_on_fails_for_good(start: Callable[..., Host]) -> None:
     host = start()
-    os.kill(host.pid, signal.SIGSTOP)
+    halt(host.pid)
     first, second = host.send([(0, "n", b"", "the first"), (0, "n", b"", "the second")])
     os.kill(host.pid, signal.SIGKILL)
     with pytest.raises(BackendError, match=r"at the first, .* ended \(exit status -9\)") as error:
@@ -109,7 +121,7 @@ def test_only_the_request_it_died_on_fails_for_good(start: Callable[..., Host]) 
 @pytest.mark.java
 def test_a_hanging_call_times_out(start: Callable[..., Host]) -> None:
     host = start(timeout_s=0.5)
-    os.kill(host.pid, signal.SIGSTOP)
+    halt(host.pid)
     with pytest.raises(BackendError, match=r"at waiting, .* no answer for 0\.5 s"):
         host.call(0, "n", b"", "waiting")
     assert has_ended(host.pid)
