@@ -80,6 +80,8 @@ class Model:
         device: such as cpu or cuda:1; by default a GPU if there is one.
         lockstep: episodes that are played at once.
         max_turn_tokens: the most tokens of a turn.
+        rft_begins_with: what RFT fine-tunes: the model that SFT began with, as in the paper, or
+            SFT's own, which spares a model made from nothing to learn everything twice.
     """
 
     name: str = "tiny:small"
@@ -91,6 +93,7 @@ class Model:
     device: str | None = None
     lockstep: int = 64
     max_turn_tokens: int = 512
+    rft_begins_with: Literal["base", "sft"] = "base"
 
     @property
     def is_tiny(self) -> bool:
@@ -104,6 +107,7 @@ class Expert:
 
     Attributes:
         policy: a policy's name.
+        order: in which it searches, for a policy that takes an order (`alfworld-explorer`).
         thoughts: the words its actions get.
         n_tasks: only the first so many tasks of train, for experts and exploration alike.
         samples: trajectories of each task.
@@ -111,6 +115,7 @@ class Expert:
     """
 
     policy: str = "expert"
+    order: str | None = None
     thoughts: Style = "full"
     n_tasks: int | None = None
     samples: int = 1

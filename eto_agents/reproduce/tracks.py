@@ -24,6 +24,7 @@ from eto_agents.collect import collect
 from eto_agents.config import read_json
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.policy import load_policy
 from eto_agents.reproduce.settings import Told
 from eto_agents.reproduce.tiers import BestOf, Evaluation, Expert, Model, World
 from eto_agents.store import TrajectoryStore
@@ -145,8 +146,10 @@ class Track(Told):
         return result, checkpoint if scores[1] > scores[0] else self.sft_checkpoint
 
     def rft(self) -> dict[str, Any]:
-        """Rejection-sampling fine-tuning of the base; what its stage says."""
-        return rft(self.rft_settings(self.folder / "rft", self.base(), self.sft_checkpoint))
+        """Rejection-sampling fine-tuning; what its stage says."""
+        begins_with_sft = self.recipe.model.rft_begins_with == "sft"
+        model = self.sft_checkpoint if begins_with_sft else self.base()
+        return rft(self.rft_settings(self.folder / "rft", model, self.sft_checkpoint))
 
     def ppo(self) -> dict[str, Any]:
         """PPO from the SFT model; what its stage says."""
@@ -228,8 +231,9 @@ class Track(Told):
     def _play_expert(self) -> Any:
         expert = self.recipe.expert
         first = self.seed * expert.samples
+        named = {} if expert.order is None else {"order": expert.order}
         return collect(
-            expert.policy,
+            load_policy(expert.policy, **named),
             self.recipe.world.env,
             out=self.folder / "expert",
             thoughts=expert.thoughts,

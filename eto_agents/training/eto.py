@@ -47,12 +47,14 @@ class Exploration:
         temperature: 0 takes the likeliest token, as ETO's script does.
         max_new_tokens: the most a turn has.
         lockstep: episodes that run at once.
+        max_tasks: at most so many tasks, drawn anew for each iteration; by default all.
     """
 
     samples: int = 1
     temperature: float = 0.0
     max_new_tokens: int = 512
     lockstep: int = 64
+    max_tasks: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

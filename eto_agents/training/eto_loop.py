@@ -26,7 +26,7 @@ from eto_agents.training.eto import (
     PairKind,
 )
 from eto_agents.training.pairs import Cut, Pairs, self_pairs, step_pairs, trajectory_pairs
-from eto_agents.training.panels import carve_dev, mean_score, panel_of, play
+from eto_agents.training.panels import carve_dev, draw, mean_score, panel_of, play
 from eto_agents.training.preference_rows import as_preference
 from eto_agents.training.sft import SFTSettings, train_on
 from eto_agents.training.stage import Stage, hash_input
@@ -114,7 +114,11 @@ class Loop:
             return []
         alone = told.pairs in ("self", "success")
         known = {expert.task_id for expert in self._experts}
-        tasks = [task for task in self._tasks.train if alone or task.id in known]
+        tasks = draw(
+            [task for task in self._tasks.train if alone or task.id in known],
+            told.explore.max_tasks,
+            f"explore/{told.seed}/{number}",
+        )
         asked = _Played(told.env, told.env_args, told.split, told.explore, told.seed)
         with Stage(folder, asked, self._inputs(model, tasks)) as stage:
             if stage.result is None:
@@ -244,7 +248,7 @@ class Loop:
 
     def _score_dev(self, folder: Path, checkpoint: str) -> float:
         told = self._settings
-        greedy = dataclasses.replace(told.explore, samples=1, temperature=0.0)
+        greedy = dataclasses.replace(told.explore, samples=1, temperature=0.0, max_tasks=None)
         asked = _Played(told.env, told.env_args, told.split, greedy, told.dev_seed)
         with Stage(folder, asked, self._inputs(checkpoint, self._tasks.dev)) as stage:
             episodes = self._play(folder, checkpoint, self._tasks.dev, range(1), 0.0)

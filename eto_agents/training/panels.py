@@ -51,12 +51,25 @@ def carve_dev(tasks: Iterable[Task], n: int, seed: int = 0) -> Carved:
     panel = list({task.id: task for task in reversed(list(tasks))}.values())[::-1]
     if not 0 <= n < max(len(panel), 1):
         raise ValueError(f"a dev panel of {n} cannot be carved from {len(panel)} tasks")
+    dev = draw(panel, n, f"dev/{seed}")
+    taken = {task.id for task in dev}
+    return Carved([task for task in panel if task.id not in taken], dev)
+
+
+def draw(tasks: Sequence[Task], n: int | None, key: str) -> list[Task]:
+    """At most `n` of the tasks, in their order: those whose hash of key and id is least.
+
+    Args:
+        tasks: to draw from.
+        n: how many; None takes all.
+        key: another one draws others.
+    """
 
     def place(task: Task) -> bytes:
-        return hashlib.sha256(f"dev/{seed}/{task.id}".encode()).digest()
+        return hashlib.sha256(f"{key}/{task.id}".encode()).digest()
 
-    taken = {task.id for task in sorted(panel, key=place)[:n]}
-    return Carved([t for t in panel if t.id not in taken], [t for t in panel if t.id in taken])
+    taken = {task.id for task in sorted(tasks, key=place)[:n]}
+    return [task for task in tasks if task.id in taken]
 
 
 def panel_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None) -> list[Task]:

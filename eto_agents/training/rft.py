@@ -37,6 +37,7 @@ class RFTSettings(SFTSettings):
         split: the panel that is played.
         n_samples: episodes of each task.
         n_tasks: only the first so many tasks.
+        max_tasks: at most so many of these, drawn by the seed; by default all.
         temperature: at which turns are sampled.
         min_sampled_score: least final score of an episode that is learnt from.
         max_turn_tokens: the most tokens of a turn.
@@ -50,6 +51,7 @@ class RFTSettings(SFTSettings):
     split: str = "train"
     n_samples: int = 4
     n_tasks: int | None = None
+    max_tasks: int | None = None
     temperature: float = 1.0
     min_sampled_score: float = 1.0
     max_turn_tokens: int = 128
@@ -114,11 +116,12 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
     """Every task `n_samples` times, in ``explored/``; goes on where it was stopped."""
     from eto_agents.models.huggingface import HuggingFaceModel
     from eto_agents.policies.react import ReActPolicy
-    from eto_agents.training.panels import panel_of, play
+    from eto_agents.training.panels import draw, panel_of, play
 
     folder = stage.folder / "explored"
     env_args = {} if settings.dataset is None else {"dataset": settings.dataset}
-    tasks = panel_of(settings.env, settings.split, env_args)[: settings.n_tasks]
+    panel = panel_of(settings.env, settings.split, env_args)[: settings.n_tasks]
+    tasks = draw(panel, settings.max_tasks, f"explore/{settings.seed}")
     checkpoint = load_checkpoint(
         settings.explorer,
         dtype=settings.dtype,

@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 from eto_envs.alfworld.memory import Memory, kind_of
 from eto_envs.alfworld.priors import Priors, load
 from eto_envs.alfworld.problem import Goal
+from eto_envs.errors import UnknownNameError
 from eto_envs.tasks import Task
 
 _TASKS = {
@@ -25,6 +26,12 @@ _TASKS = {
     "cool": r"cool some (\w+) and put it in (\w+)|put a cool (\w+) in (\w+)",
     "place": r"put (?:a|some) (\w+) (?:in|on) (\w+)",
 }
+Order = Literal["likely", "likely-then-told", "told"]
+"""How a room is searched: the likeliest places first and chance among equals; the likeliest first
+and the order of the room's description among equals; in that order alone."""
+
+ORDERS: Final[tuple[str, ...]] = get_args(Order)
+
 _APPLIANCES = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 _DOORS = ("cabinet", "drawer", "fridge", "microwave", "safe")
 _RARE = 0.01  # the share supposed for what was never seen in training
@@ -41,10 +48,18 @@ def read_task(text: str) -> Goal | None:
 
 
 class Explorer:
-    """Plays one episode at a time; its own generator breaks ties."""
+    """Plays one episode at a time."""
 
-    def __init__(self, priors: Priors | None = None) -> None:
-        """Make a player; `priors` default to those that come with the package."""
+    def __init__(self, priors: Priors | None = None, order: Order = "likely") -> None:
+        """Make a player.
+
+        Args:
+            priors: where things usually are; by default those that come with the package.
+            order: how it searches.
+        """
+        if order not in ORDERS:
+            raise UnknownNameError("order", order, ORDERS)
+        self._order = order
         self._priors = load() if priors is None else priors
         self._rng = random.Random(0)
         self._goal: Goal | None = None
@@ -63,7 +78,11 @@ class Explorer:
         if self._memory is None:
             self._memory = Memory.of_room(observation)
             self._goal = read_task(observation)
-            self._luck = {name: self._rng.random() for name in self._memory.receptacles}
+            names = self._memory.receptacles
+            ranks = [
+                self._rng.random() if self._order == "likely" else k for k in range(len(names))
+            ]
+            self._luck = dict(zip(names, ranks, strict=True))
             self._put = "put {} in/on {}" if info.get("grammar") == "2.1.1" else "move {} to {}"
         else:
             self._memory.learn(self._last, observation)
@@ -163,6 +182,8 @@ class Explorer:
                 yield f"examine {place}"
 
     def _promise(self, memory: Memory, place: str, kinds: tuple[str, ...]) -> tuple[float, float]:
+        if self._order == "told":
+            return 0.0, self._luck[place]
         share = sum(self._priors.get(k, {}).get(kind_of(place), _RARE) for k in kinds)
         n_steps = (place not in memory.here) + self._has_door(memory, place)
         return -share / max(1, n_steps), self._luck[place]

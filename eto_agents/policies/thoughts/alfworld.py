@@ -81,23 +81,27 @@ class ALFWorldNarrator(Narrator):
     # Brief
 
     def brief(self, action: str) -> str:
-        """The sub-goal in two or three words."""
+        """What is wanted: ``mug?``, ``mug 2`` once one was seen, ``clean mug``, ``put mug shelf``.
+
+        The wanted object comes first, so that its number, if the text has one, or the question
+        mark is what is left to say: to copy is what a tiny model learns first.
+        """
         goal, memory = self._goal, self._known
         if goal is None:
             return split_command(action)[0]
         wanted, held = goal.object_type, memory.held
-        if goal.kind == "look":
-            if not self._is_wanted(held):
-                return f"take {wanted}" if self._elsewhere() else f"find {wanted}"
-            verb = "use" if memory.find(goal.target_type) else "find"
-            return f"{verb} {goal.target_type}"
+        if goal.kind == "look" and self._is_wanted(held):
+            lamps = memory.find(goal.target_type)
+            return lamps[0][0] if lamps else f"{goal.target_type}?"
         if self._is_wanted(held):
             if not self._is_ready(held):
                 return f"{goal.kind} {wanted}"
             return f"put {wanted} {goal.target_type}"
-        verb = "take" if self._elsewhere() else "find"
-        second = "second " if goal.kind == "two" and self._n_placed() else ""
-        return f"{verb} {second}{wanted}"
+        verb, *named = split_command(action)
+        if verb == "take" and self._is_wanted(named[0]):
+            return named[0]
+        seen = self._elsewhere()
+        return seen[0][0] if seen else f"{wanted}?"
 
     # Full
 

@@ -18,13 +18,16 @@ from eto_agents.models.tiny import SIZES, make_tiny, train_tokenizer
 
 pytestmark = pytest.mark.torch
 
+_THINGS = ("apple", "book", "candle", "dish", "egg", "fork", "glove", "hat", "iron", "jar")
 TEXTS = [
+    *(f"Here is {thing} {n}, so to say. Take it." for n, thing in enumerate(_THINGS) for _ in "ab"),
     "Instruction: [SEP] a red mug [SEP] B07XDRVVYM [SEP] Red Mug [SEP] $10.50 [SEP] red [SEP] blue",
     "Action: click[B07XDRVVYM]",
     "Action: click[red]",
     "You see a drawer 3, and a drawer 12.\nYour task is to: put a mug in drawer.",
     "Action: open drawer 3",
 ] * 20
+"""A phrase that the first twenty share, and texts that are too few to make phrases of their words."""
 
 
 def parts(text: str) -> list[str]:
@@ -42,6 +45,17 @@ def test_what_is_compared_and_copied_is_the_same_token_wherever_it_stands() -> N
     for text in ("see a drawer 3, and", "Action: open drawer 3"):
         found = parts(text)
         assert found[found.index(" drawer") + 1] == " 3"
+
+
+def test_a_phrase_of_the_template_is_one_token_but_no_thing_is_in_it() -> None:
+    assert parts("Here is hat 7, so to say. Take it.") == [
+        "Here is",
+        " hat",
+        " 7",
+        ", so to say. Take it.",
+    ]
+    cut = parts("Here is hat 7, so to say. Take items.")
+    assert not any("Take it" in part for part in cut)  # a phrase ends where its last word ends
 
 
 @pytest.mark.parametrize("text", ["B09ABCDEF1 für 3 €\n\n \t<|end|>", "drawer 3.5", "\ud7ff 漢字"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,11 +8,12 @@ import pytest
 
 from eto_envs.alfworld.datasets import Dataset, panel
 from eto_envs.alfworld.engine import NOTHING_HAPPENS, step
-from eto_envs.alfworld.explorer import Explorer, read_task
+from eto_envs.alfworld.explorer import Explorer, Order, read_task
 from eto_envs.alfworld.game import Game
 from eto_envs.alfworld.pack import Pack
 from eto_envs.alfworld.problem import Goal
 from eto_envs.alfworld.wording import introduction
+from eto_envs.errors import UnknownNameError
 from eto_envs.tasks import Task
 from tests.envs.alfworld.house import GOALS, task_text
 
@@ -24,9 +26,9 @@ class Episode(NamedTuple):
     won: bool
 
 
-def play(game: Game, seed: int = 0, most: int = 150) -> Episode:
+def play(game: Game, seed: int = 0, most: int = 150, order: Order = "likely") -> Episode:
     """The explorer's episode; it is told texts and the grammar, nothing else."""
-    explorer = Explorer()
+    explorer = Explorer(order=order)
     explorer.reset(TASK, seed)
     state, answer, won = game.start, introduction(game).partition("\n\n")[2], False
     commands: list[str] = []
@@ -51,6 +53,27 @@ def test_the_seed_decides(make_game: Callable[..., Game]) -> None:
     game = make_game("two")
     assert play(game, 3) == play(game, 3)
     assert len({tuple(play(game, seed).commands) for seed in range(10)}) > 1
+
+
+@pytest.mark.parametrize("order", ["likely-then-told", "told"])
+def test_other_orders_leave_nothing_to_chance(make_game: Callable[..., Game], order: Order) -> None:
+    for kind in GOALS:
+        episode = play(make_game(kind), 0, order=order)
+        assert episode.won
+        assert episode == play(make_game(kind), 1, order=order)
+
+
+def test_the_order_in_which_the_room_was_told(make_game: Callable[..., Game]) -> None:
+    game = make_game("place")
+    told = re.findall(r"a (\w+ \d+)", introduction(game))
+    visited = [c.removeprefix("go to ") for c in play(game, order="told").commands if "go to" in c]
+    searched = visited[: visited.index(visited[-1])] or visited
+    assert searched == [name for name in told if name in searched]
+
+
+def test_an_order_that_there_is_not() -> None:
+    with pytest.raises(UnknownNameError, match="order 'liekly'.*likely"):
+        Explorer(order="liekly")  # type: ignore[arg-type]
 
 
 def test_takes_only_what_it_has_been_told_of(make_game: Callable[..., Game]) -> None:
