@@ -141,8 +141,9 @@ def train_tokenizer(
 
 
 def _phrases(texts: Sequence[str]) -> list[str]:
-    """Runs of words that many of the texts have and no number or numbered thing is in, longest
-    first, so that the first that fits is the longest.
+    """Runs of words that many of the texts have; no number or numbered thing is in one.
+
+    The longest comes first, so that the first that fits is the longest.
     """
     read = random.Random(0).sample(texts, min(len(texts), _MOST_TEXTS))
     texts_in_pieces = [re.findall(_PIECES, text) for text in read]

@@ -27,7 +27,7 @@ TEXTS = [
     "You see a drawer 3, and a drawer 12.\nYour task is to: put a mug in drawer.",
     "Action: open drawer 3",
 ] * 20
-"""A phrase that the first twenty share, and texts that are too few to make phrases of their words."""
+"""Many that share a phrase, and others of which none is frequent."""
 
 
 def parts(text: str) -> list[str]:

@@ -72,7 +72,7 @@ def test_the_order_in_which_the_room_was_told(make_game: Callable[..., Game]) ->
 
 
 def test_an_order_that_there_is_not() -> None:
-    with pytest.raises(UnknownNameError, match="order 'liekly'.*likely"):
+    with pytest.raises(UnknownNameError, match=r"order 'liekly'.*likely"):
         Explorer(order="liekly")  # type: ignore[arg-type]
 
 
