@@ -152,8 +152,9 @@ def _stages(tier: Tier, recipe: Recipe, folder: Path) -> Iterator[Planned]:
     costs = recipe.costs
     tokens = trajectory_tokens(costs)
     n_tasks = min(costs.n_train, recipe.expert.n_tasks or costs.n_train)
-    n_explored = n_tasks - recipe.eto.dev_tasks
-    n_expert = n_explored * recipe.expert.samples
+    n_learnt = n_tasks - recipe.eto.dev_tasks
+    n_expert = n_learnt * recipe.expert.samples
+    n_explored = min(n_learnt, recipe.eto.explore.max_tasks or n_learnt)
     n_evaluated = min(costs.n_evaluated, recipe.evaluation.n_tasks or costs.n_evaluated)
     base = f"{folder}/base" if recipe.model.is_tiny else recipe.model.name
     cloned = f"{folder}/sft"
@@ -194,9 +195,10 @@ def _rft(
     recipe: Recipe, stage: _Make, reads: str, n_tasks: int, n_expert: int, n_evaluated: int
 ) -> Planned:
     tokens = trajectory_tokens(recipe.costs)
-    n_sampled = n_tasks * recipe.rft.n_samples
+    share = min(1.0, (recipe.rft.max_tasks or n_tasks) / n_tasks)
+    n_sampled = n_tasks * share * recipe.rft.n_samples
     # Half of what is sampled is supposed to succeed and to be new.
-    trained = (n_expert + 0.5 * n_sampled) * tokens * recipe.rft.epochs
+    trained = (n_expert * share + 0.5 * n_sampled) * tokens * recipe.rft.epochs
     return stage("RFT", "rft", reads, trained, (n_sampled + n_evaluated) * tokens)
 
 

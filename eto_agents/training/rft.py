@@ -18,11 +18,13 @@ from typing import Any
 from eto_agents.collection import read_collection
 from eto_agents.config import SettingsError, record_of, write_json
 from eto_agents.models.checkpoints import load_checkpoint
+from eto_agents.training.panels import draw, panel_of, play
 from eto_agents.training.rows import EmptyDataError
 from eto_agents.training.sft import SFTSettings, as_told, is_main_process, train_on
 from eto_agents.training.stage import Stage, hash_input
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import require
+from eto_envs.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class RFTSettings(SFTSettings):
         split: the panel that is played.
         n_samples: episodes of each task.
         n_tasks: only the first so many tasks.
-        max_tasks: at most so many of these, drawn by the seed; by default all.
+        max_tasks: at most so many of these, drawn by the seed; then the experts' trajectories are
+            those of the same tasks. By default all.
         temperature: at which turns are sampled.
         min_sampled_score: least final score of an episode that is learnt from.
         max_turn_tokens: the most tokens of a turn.
@@ -98,6 +101,9 @@ def rft(settings: RFTSettings) -> dict[str, Any]:
             return stage.result
         collections = [read_collection(p, min_score=settings.min_score) for p in settings.data]
         expert = [episode for part in collections for episode in part.kept]
+        if settings.max_tasks is not None:
+            played = {task.id for task in _tasks(settings)}
+            expert = [episode for episode in expert if episode.task_id in played]
         explored = explore(settings, stage)
         kept = successes(explored, expert, settings.min_sampled_score)
         counts: dict[str, Any] = {
@@ -116,12 +122,8 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
     """Every task `n_samples` times, in ``explored/``; goes on where it was stopped."""
     from eto_agents.models.huggingface import HuggingFaceModel
     from eto_agents.policies.react import ReActPolicy
-    from eto_agents.training.panels import draw, panel_of, play
 
     folder = stage.folder / "explored"
-    env_args = {} if settings.dataset is None else {"dataset": settings.dataset}
-    panel = panel_of(settings.env, settings.split, env_args)[: settings.n_tasks]
-    tasks = draw(panel, settings.max_tasks, f"explore/{settings.seed}")
     checkpoint = load_checkpoint(
         settings.explorer,
         dtype=settings.dtype,
@@ -140,13 +142,22 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
     return play(
         policy,
         settings.env,
-        tasks,
+        _tasks(settings),
         folder / "episodes.jsonl",
         split=settings.split,
         seeds=range(settings.n_samples),
         lockstep=settings.lockstep,
-        env_args=env_args,
+        env_args=_env_args(settings),
     )
+
+
+def _env_args(settings: RFTSettings) -> dict[str, Any]:
+    return {} if settings.dataset is None else {"dataset": settings.dataset}
+
+
+def _tasks(settings: RFTSettings) -> list[Task]:
+    panel = panel_of(settings.env, settings.split, _env_args(settings))[: settings.n_tasks]
+    return draw(panel, settings.max_tasks, f"explore/{settings.seed}")
 
 
 def successes(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from eto_agents.models.checkpoints import Checkpoint
@@ -55,11 +55,6 @@ class Rows:
     def n_trained_tokens(self) -> int:
         """Tokens that the loss is on."""
         return sum(sum(row.mask) for row in self.rows)
-
-    def unmasked(self) -> Rows:
-        """The same rows with every token trained on, the world's too."""
-        rows = [Encoded(row.ids, [1] * len(row.ids)) for row in self.rows]
-        return replace(self, rows=rows)
 
     @property
     def sha256(self) -> str:

@@ -41,8 +41,8 @@ class SFTSettings:
         epochs: how often every trajectory is seen.
         batch_size: trajectories of an optimizer step, over all processes.
         micro_batch_size: trajectories computed at once by a process.
-        loss_on: the agent's tokens, or all of them: a model made from nothing has to learn what
-            the world says before it can learn what to answer.
+        world_weight: of the loss on a token of the world's, in [0, 1]; the agent's have 1. A
+            model made from nothing has to learn to read before it can learn what to answer.
         learning_rate: the highest.
         schedule: how the learning rate falls after the warm-up.
         warmup: share of the steps in which it rises.
@@ -76,7 +76,7 @@ class SFTSettings:
     epochs: float = 3.0
     batch_size: int = 64
     micro_batch_size: int = 8
-    loss_on: Literal["agent", "all"] = "agent"
+    world_weight: float = 0.0
     learning_rate: float = 1e-5
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup: float = 0.03
@@ -115,6 +115,8 @@ class SFTSettings:
         for name in ("weight_decay", "lora_rank", "save_every"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.world_weight <= 1:
+            raise SettingsError(f"world_weight must be in [0, 1], got {self.world_weight}")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"warmup must be in [0, 1), got {self.warmup}")
         if self.batch_size % min(self.batch_size, self.micro_batch_size):
@@ -165,8 +167,6 @@ def train_on(
         too_long=settings.too_long,
         world=settings.world,
     )
-    if settings.loss_on == "all":
-        rows = rows.unmasked()
     trainer = train(checkpoint, rows, settings, stage)
     _save(trainer, checkpoint, stage)
     result = _result(trainer, rows, stage) | {"wall_s": round(time.monotonic() - start_s, 1)}

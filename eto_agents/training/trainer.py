@@ -98,15 +98,42 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         """Write none: the stage's files say what was done."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **named: Any) -> Any:
-        """TRL's loss; on a CPU without the mask of the padding, which makes attention slow there.
+        """TRL's loss, and that on the world's tokens; on a CPU without the padding's mask.
 
-        The padding is at the end, where causal attention reads it from nowhere that counts.
+        The mask makes attention slow there. The padding is at the end, where causal attention
+        reads it from nowhere that counts.
         """
+        is_text = inputs.get("attention_mask")
         if self.args.use_cpu and inputs.get("attention_mask") is not None:
             ids = inputs["input_ids"]
             del inputs["attention_mask"]
             inputs["position_ids"] = torch.arange(ids.shape[1]).expand(ids.shape)
-        return super().compute_loss(model, inputs, *args, **named)
+        if not self._settings.world_weight:
+            return super().compute_loss(model, inputs, *args, **named)
+        return self._loss_on_all(model, inputs, is_text, *args, **named)
+
+    def _loss_on_all(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        is_text: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Negative log-likelihood of the agent's tokens and, weighted, the world's, per agent's."""
+        labels = inputs["labels"]
+        everything = inputs["input_ids"].masked_fill(is_text == 0, -100)
+        outputs = model(**(inputs | {"labels": everything}), fused_lm_head=True)
+        is_agent = labels[:, 1:] != -100
+        weights = is_agent + self._settings.world_weight * ~is_agent
+        n_agent = is_agent.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = -(outputs.log_probs * weights).sum() / torch.as_tensor(n_agent).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # as TRL does: DDP averages gradients
+        counts = torch.stack([(outputs.is_top1 & is_agent).sum(), is_agent.sum()])
+        n_right, n_all = self.accelerator.gather_for_metrics(counts[None]).sum(0).tolist()
+        self._metrics["train"]["mean_token_accuracy"].append(n_right / max(n_all, 1))
+        return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW, or with Muon for the matrices inside of the layers."""

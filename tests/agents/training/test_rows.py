@@ -93,13 +93,6 @@ def test_the_hash_follows_ids_and_masks() -> None:
     assert first.sha256 == same.sha256 != other.sha256
 
 
-def test_every_token_can_be_trained_on() -> None:
-    rows = build_rows(EPISODES, NANO)
-    unmasked = rows.unmasked()
-    assert [row.ids for row in unmasked.rows] == [row.ids for row in rows.rows]
-    assert unmasked.n_trained_tokens == unmasked.n_tokens == rows.n_tokens > rows.n_trained_tokens
-
-
 def test_mistakes_are_named() -> None:
     with pytest.raises(EmptyDataError, match="nothing was done"):
         encode_trajectory(dataclasses.replace(EPISODES[0], steps=[]), NANO)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from eto_agents.collection import read_collection
 from eto_agents.config import SettingsError
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 
@@ -22,8 +23,8 @@ if importlib.util.find_spec("trl") is None:
 import torch
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
-from eto_agents.training.rows import EmptyDataError
-from eto_agents.training.sft import SFTSettings, sft
+from eto_agents.training.rows import EmptyDataError, build_rows
+from eto_agents.training.sft import SFTSettings, open_model, sft
 from eto_agents.training.stage import StageMismatchError
 from tests.agents.training.episodes import episode, nano, write
 
@@ -147,11 +148,28 @@ def test_micro_batches_do_not_change_what_is_learnt(told: SFTSettings, tmp_path:
     assert all(torch.allclose(v, trained[1][k], atol=1e-4) for k, v in trained[0].items())
 
 
-def test_the_loss_can_be_on_all_tokens(told: SFTSettings, tmp_path: Path) -> None:
-    agent = sft(replace(told, out=tmp_path / "agent"))
-    everything = sft(replace(told, out=tmp_path / "all", loss_on="all"))
-    assert agent["n_trained_tokens"] < everything["n_trained_tokens"] == everything["n_tokens"]
-    assert agent["last_loss"] != everything["last_loss"]
+def test_the_worlds_tokens_have_the_weight_that_is_asked_for(
+    told: SFTSettings, tmp_path: Path
+) -> None:
+    """One step from the same weights; the loss before it is known by hand."""
+    once = replace(told, epochs=1, batch_size=8, micro_batch_size=2, save_every=0)
+    episodes = list(read_collection(told.data[0]).kept)
+    made = open_model(episodes, once)
+    agent = world = 0.0
+    n_agent = 0
+    for ids, mask in build_rows(episodes, made, world=once.world).rows:
+        with torch.no_grad():
+            logits = made.model(torch.tensor([ids])).logits[0, :-1].double()
+        nll = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+        is_agent = torch.tensor(mask[1:]).bool()
+        agent += float(nll[is_agent].sum())
+        world += float(nll[~is_agent].sum())
+        n_agent += sum(mask)
+    for weight in (0.0, 0.25, 1.0):
+        settings = replace(once, world_weight=weight, out=tmp_path / f"{weight}", log_every=1)
+        assert sft(settings)["last_loss"] == pytest.approx(
+            (agent + weight * world) / n_agent, rel=1e-3
+        )
 
 
 def test_there_must_be_something_to_learn_from(told: SFTSettings, tmp_path: Path) -> None:
