@@ -1,12 +1,14 @@
-# The two commands of the README, for a machine with Python (>= 3.10), pip and git.
+# The commands of the README, for a machine with Python (>= 3.10), pip and git.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-RUN ?= runs/quickstart
+RUN ?= runs/scores
+TIER ?= cpu
 TORCH ?= torch
 
-.PHONY: quickstart test lint docs clean
+# quickstart trains and compares the methods; scores plays the experts and the random policy.
+.PHONY: quickstart scores test lint docs clean
 
 $(BIN)/eto: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -14,7 +16,15 @@ $(BIN)/eto: pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[scienceworld]'
 	@touch $@
 
-quickstart: $(BIN)/eto
+$(BIN)/accelerate: $(BIN)/eto
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[train,plot]'
+	@touch $@
+
+quickstart: $(BIN)/accelerate
+	$(BIN)/eto reproduce --tier $(TIER) --out runs/reproduce-$(TIER)
+
+scores: $(BIN)/eto
 	$(BIN)/eto eval --env ETO-WebShop-v0 --policy random --dataset mini --out $(RUN)/webshop-random
 	$(BIN)/eto eval --env ETO-WebShop-v0 --policy expert --dataset mini --out $(RUN)/webshop-expert
 	$(BIN)/eto eval --env ETO-ALFWorld-v0 --policy random --dataset mini --out $(RUN)/alfworld-random

@@ -2,7 +2,8 @@
 
 A tier's file has a section for each stage (``[sft]``, ``[dpo]`` …) that holds for every world, and
 under ``[worlds.NAME]`` what a world has of its own, with sections of the same names that win. A
-setting of the command line, ``sft.epochs=3`` or ``alfworld.sft.epochs=3``, wins over both. Sections
+setting of the command line, ``sft.epochs=3`` or ``alfworld.sft.epochs=3``, wins over both. A file
+that begins with ``like = "cpu"`` has what that tier has but for its own top-level keys. Sections
 are read into the stages' own frozen dataclasses (`eto_agents.training`), so their names, defaults
 and checks are the stages'. Running a tier is `eto_agents.reproduce.tracks`' part.
 """
@@ -268,11 +269,18 @@ def read_tier(name: str, changes: Mapping[str, Any] | None = None) -> Tier:
     """
     path = Path(name)
     if path.suffix != ".toml":
-        if name not in built_in_tiers():
-            hint = "A path of a TOML file may be given, too."
-            raise UnknownNameError("tier", name, built_in_tiers(), hint)
-        path = Path(str(files("eto_agents.reproduce") / "tiers" / f"{name}.toml"))
-    return parse_tier(path.stem, read_toml_file(path), changes or {})
+        path = _built_in(name)
+    record = read_toml_file(path)
+    if "like" in record:
+        record = read_toml_file(_built_in(str(record.pop("like")))) | record
+    return parse_tier(path.stem, record, changes or {})
+
+
+def _built_in(name: str) -> Path:
+    if name not in built_in_tiers():
+        hint = "A path of a TOML file may be given, too."
+        raise UnknownNameError("tier", name, built_in_tiers(), hint)
+    return Path(str(files("eto_agents.reproduce") / "tiers" / f"{name}.toml"))
 
 
 def parse_tier(name: str, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Tier:

@@ -74,7 +74,10 @@ def test_built_in_tiers_can_be_read() -> None:
         assert tier.name == name
         assert tier.about
         assert tier.methods == tuple(METHODS)
-    assert len(read_tier("cpu-full").seeds) >= 3
+    full, cpu = read_tier("cpu-full"), read_tier("cpu")
+    assert len(full.seeds) >= 3
+    assert full.recipes == cpu.recipes
+    assert full.n_processes == cpu.n_processes
     for name in ("cpu", "cpu-full"):
         assert {r.world.dataset for r in read_tier(name).recipes.values()} == {"mini"}
 
