@@ -81,27 +81,28 @@ class ALFWorldNarrator(Narrator):
     # Brief
 
     def brief(self, action: str) -> str:
-        """What is wanted: ``mug?``, ``mug 2`` once one was seen, ``clean mug``, ``put mug shelf``.
+        """What is wanted: ``mug?``, ``mug 2`` in front of one, ``clean mug``, ``put mug shelf``.
 
-        The wanted object comes first, so that its number, if the text has one, or the question
-        mark is what is left to say: to copy is what a tiny model learns first.
+        The wanted object comes first, so that its number, if the text just read has one, or the
+        question mark is what is left to say: to copy is what a tiny model learns first.
         """
         goal, memory = self._goal, self._known
         if goal is None:
             return split_command(action)[0]
         wanted, held = goal.object_type, memory.held
+        verb, *named = split_command(action)
         if goal.kind == "look" and self._is_wanted(held):
-            lamps = memory.find(goal.target_type)
-            return lamps[0][0] if lamps else f"{goal.target_type}?"
+            if verb == "use":
+                return named[0]
+            lamp = goal.target_type
+            return f"use {lamp}" if memory.find(lamp) else f"{lamp}?"
         if self._is_wanted(held):
             if not self._is_ready(held):
                 return f"{goal.kind} {wanted}"
             return f"put {wanted} {goal.target_type}"
-        verb, *named = split_command(action)
         if verb == "take" and self._is_wanted(named[0]):
             return named[0]
-        seen = self._elsewhere()
-        return seen[0][0] if seen else f"{wanted}?"
+        return f"take {wanted}" if self._elsewhere() else f"{wanted}?"
 
     # Full
 
