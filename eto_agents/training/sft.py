@@ -43,6 +43,8 @@ class SFTSettings:
         micro_batch_size: trajectories computed at once by a process.
         world_weight: of the loss on a token of the world's, in [0, 1]; the agent's have 1. A
             model made from nothing has to learn to read before it can learn what to answer.
+        short_first: in the first epoch, go from short trajectories to long ones (SortaGrad, Amodei
+            et al. 2016): a model made from nothing finds sooner what answers depend on.
         learning_rate: the highest.
         schedule: how the learning rate falls after the warm-up.
         warmup: share of the steps in which it rises.
@@ -77,6 +79,7 @@ class SFTSettings:
     batch_size: int = 64
     micro_batch_size: int = 8
     world_weight: float = 0.0
+    short_first: bool = False
     learning_rate: float = 1e-5
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup: float = 0.03

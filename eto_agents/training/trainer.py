@@ -156,7 +156,8 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         n_rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         n_rows *= self.args.world_size
-        return LengthGrouped(self._lengths, n_rows, self._settings.seed)
+        told = self._settings
+        return LengthGrouped(self._lengths, n_rows, told.seed, short_first=told.short_first)
 
 
 class LengthGrouped(torch.utils.data.Sampler[int]):
@@ -166,13 +167,17 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         lengths: tokens of each row.
         batch_size: rows of an optimizer step.
         seed: decides, with the epoch, the order.
+        short_first: the first epoch's steps go from the shortest rows to the longest.
     """
 
     GROUP = 16
     """Steps among whose rows those of like length are brought together."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, *, short_first: bool = False
+    ) -> None:
         """Take the lengths; the epoch is 0."""
+        self._short_first = short_first
         self._lengths = lengths
         self._batch_size = batch_size
         self._seed = seed
@@ -190,6 +195,9 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         """Positions of the rows."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
         order = torch.randperm(len(self), generator=generator).tolist()
+        if self._short_first and self._epoch == 0:
+            yield from sorted(order, key=lambda row: self._lengths[row])
+            return
         size = self._batch_size
         steps = []
         for start in range(0, len(order), size * self.GROUP):

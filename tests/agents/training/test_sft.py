@@ -207,3 +207,20 @@ def test_other_data_and_settings_need_another_folder(told: SFTSettings) -> None:
 def test_settings_are_checked(told: SFTSettings, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         replace(told, **changed)
+
+
+def test_the_first_epoch_can_go_from_short_to_long() -> None:
+    from eto_agents.training.trainer import LengthGrouped
+
+    rows = [(7 * n) % 50 + n % 3 for n in range(50)]
+    orders: list[list[list[int]]] = []
+    for short_first in (False, True):
+        sampler = LengthGrouped(rows, 4, 0, short_first=short_first)
+        orders.append([])
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            orders[-1].append(list(sampler))
+    assert [rows[i] for i in orders[1][0]] == sorted(rows)
+    assert orders[1][0] != orders[0][0]
+    assert orders[1][1] == orders[0][1]
+    assert sorted(orders[1][1]) == list(range(50))
