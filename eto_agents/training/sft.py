@@ -26,6 +26,8 @@ from eto_envs.errors import require
 if TYPE_CHECKING:
     from eto_agents.training.trainer import RowTrainer
 
+Schedule = Literal["cosine", "linear", "constant_with_warmup", "warmup_stable_decay"]
+
 TINY: Final = "tiny"
 """A model's name that means: make one (`eto_agents.models.tiny`) from the data."""
 
@@ -43,10 +45,9 @@ class SFTSettings:
         micro_batch_size: trajectories computed at once by a process.
         world_weight: of the loss on a token of the world's, in [0, 1]; the agent's have 1. A
             model made from nothing has to learn to read before it can learn what to answer.
-        short_first: in the first epoch, go from short trajectories to long ones (SortaGrad, Amodei
-            et al. 2016): a model made from nothing finds sooner what answers depend on.
         learning_rate: the highest.
-        schedule: how the learning rate falls after the warm-up.
+        schedule: how the learning rate falls after the warm-up; "warmup_stable_decay" holds it
+            until the last three tenths of the steps and then falls in a line.
         warmup: share of the steps in which it rises.
         optimizer: "muon+adamw" is for tiny models.
         weight_decay: of AdamW and Muon.
@@ -79,9 +80,8 @@ class SFTSettings:
     batch_size: int = 64
     micro_batch_size: int = 8
     world_weight: float = 0.0
-    short_first: bool = False
     learning_rate: float = 1e-5
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup: float = 0.03
     optimizer: Literal["adamw", "muon+adamw"] = "adamw"
     weight_decay: float = 0.0

@@ -9,6 +9,7 @@ an undisturbed one would have seen, to the bit. What to train and for how long i
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -86,7 +87,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         model = checkpoint.model
         super().__init__(
             model=model,
-            args=_arguments(settings, stage.work, model),
+            args=_arguments(settings, stage.work, model, len(rows.rows)),
             train_dataset=Dataset.from_dict(columns),
             processing_class=checkpoint.tokenizer,
             peft_config=_lora(settings),
@@ -156,8 +157,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         n_rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         n_rows *= self.args.world_size
-        told = self._settings
-        return LengthGrouped(self._lengths, n_rows, told.seed, short_first=told.short_first)
+        return LengthGrouped(self._lengths, n_rows, self._settings.seed)
 
 
 class LengthGrouped(torch.utils.data.Sampler[int]):
@@ -167,17 +167,13 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         lengths: tokens of each row.
         batch_size: rows of an optimizer step.
         seed: decides, with the epoch, the order.
-        short_first: the first epoch's steps go from the shortest rows to the longest.
     """
 
     GROUP = 16
     """Steps among whose rows those of like length are brought together."""
 
-    def __init__(
-        self, lengths: Sequence[int], batch_size: int, seed: int, *, short_first: bool = False
-    ) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         """Take the lengths; the epoch is 0."""
-        self._short_first = short_first
         self._lengths = lengths
         self._batch_size = batch_size
         self._seed = seed
@@ -195,9 +191,6 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         """Positions of the rows."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
         order = torch.randperm(len(self), generator=generator).tolist()
-        if self._short_first and self._epoch == 0:
-            yield from sorted(order, key=lambda row: self._lengths[row])
-            return
         size = self._batch_size
         steps = []
         for start in range(0, len(order), size * self.GROUP):
@@ -264,7 +257,10 @@ def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
     return [token if is_agent else -100 for token, is_agent in zip(ids, mask, strict=True)]
 
 
-def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
+_DECAY_SHARE = 0.3  # of the steps, of the schedule that first holds the learning rate
+
+
+def _arguments(settings: SFTSettings, work: Path, model: Any, n_rows: int) -> SFTConfig:
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     rows_at_once = min(settings.micro_batch_size, settings.batch_size // n_processes)
     n_micro, rest = divmod(settings.batch_size, max(1, rows_at_once) * n_processes)
@@ -273,6 +269,8 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
             f"batch_size {settings.batch_size} must be a multiple of micro_batch_size "
             f"{rows_at_once} times {n_processes} processes"
         )
+    n_steps = math.ceil(settings.epochs * math.ceil(n_rows / settings.batch_size))
+    decay = {"num_decay_steps": math.ceil(_DECAY_SHARE * n_steps), "decay_type": "linear"}
     on_gpu = next(model.parameters()).is_cuda
     is_fp32 = next(model.parameters()).dtype == torch.float32
     return SFTConfig(
@@ -282,6 +280,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any) -> SFTConfig:
         gradient_accumulation_steps=n_micro,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
+        lr_scheduler_kwargs=decay if settings.schedule == "warmup_stable_decay" else None,
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,

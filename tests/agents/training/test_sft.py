@@ -209,18 +209,11 @@ def test_settings_are_checked(told: SFTSettings, changed: dict[str, Any], messag
         replace(told, **changed)
 
 
-def test_the_first_epoch_can_go_from_short_to_long() -> None:
-    from eto_agents.training.trainer import LengthGrouped
-
-    rows = [(7 * n) % 50 + n % 3 for n in range(50)]
-    orders: list[list[list[int]]] = []
-    for short_first in (False, True):
-        sampler = LengthGrouped(rows, 4, 0, short_first=short_first)
-        orders.append([])
-        for epoch in (0, 1):
-            sampler.set_epoch(epoch)
-            orders[-1].append(list(sampler))
-    assert [rows[i] for i in orders[1][0]] == sorted(rows)
-    assert orders[1][0] != orders[0][0]
-    assert orders[1][1] == orders[0][1]
-    assert sorted(orders[1][1]) == list(range(50))
+def test_a_schedule_can_hold_the_learning_rate_before_it_falls(
+    told: SFTSettings, tmp_path: Path
+) -> None:
+    settings = replace(told, schedule="warmup_stable_decay", warmup=0.1, log_every=1)
+    sft(replace(settings, out=tmp_path / "held"))
+    lines = (tmp_path / "held" / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["learning_rate"] / told.learning_rate for line in lines]
+    assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
