@@ -43,6 +43,9 @@ class SFTSettings:
         epochs: how often every trajectory is seen.
         batch_size: trajectories of an optimizer step, over all processes.
         micro_batch_size: trajectories computed at once by a process.
+        tokens_per_step: if not 0, an optimizer step takes as many trajectories of like length as
+            have at most so many tokens with their padding, and `batch_size` does not count: long
+            and short ones then weigh by their tokens. For one process.
         world_weight: of the loss on a token of the world's, in [0, 1]; the agent's have 1. A
             model made from nothing has to learn to read before it can learn what to answer.
         learning_rate: the highest.
@@ -79,6 +82,7 @@ class SFTSettings:
     epochs: float = 3.0
     batch_size: int = 64
     micro_batch_size: int = 8
+    tokens_per_step: int = 0
     world_weight: float = 0.0
     learning_rate: float = 1e-5
     schedule: Schedule = "cosine"
@@ -115,7 +119,7 @@ class SFTSettings:
         for name in ("epochs", "batch_size", "micro_batch_size", "learning_rate", "log_every"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "lora_rank", "save_every"):
+        for name in ("weight_decay", "lora_rank", "save_every", "tokens_per_step"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.world_weight <= 1:

@@ -80,6 +80,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
 
         self._lengths = [len(row.ids) for row in rows.rows]
         self._settings = settings
+        self._batches = _batches_of(self._lengths, settings)
         columns = {
             "input_ids": [row.ids for row in rows.rows],
             "labels": [_labels(*row) for row in rows.rows],
@@ -87,7 +88,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         model = checkpoint.model
         super().__init__(
             model=model,
-            args=_arguments(settings, stage.work, model, len(rows.rows)),
+            args=_arguments(settings, stage.work, model, self._n_steps_per_epoch),
             train_dataset=Dataset.from_dict(columns),
             processing_class=checkpoint.tokenizer,
             peft_config=_lora(settings),
@@ -154,6 +155,21 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
             )
         return super().create_optimizer(model)
 
+    @property
+    def _n_steps_per_epoch(self) -> int:
+        if self._batches is not None:
+            return len(self._batches)
+        return math.ceil(len(self._lengths) / self._settings.batch_size)
+
+    def get_train_dataloader(self) -> Any:
+        """Batches by tokens, or TRL's."""
+        if self._batches is None:
+            return super().get_train_dataloader()
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator
+        )
+        return self.accelerator.prepare(loader)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         n_rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         n_rows *= self.args.world_size
@@ -203,6 +219,59 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         for step in steps:  # what is left over comes last, or steps would not begin with batches
             if len(step) < size:
                 yield from step
+
+
+class TokenBatches(torch.utils.data.Sampler[list[int]]):
+    """Rows of like length that have a number of tokens together; each epoch in another order.
+
+    Args:
+        lengths: tokens of each row.
+        n_tokens: the most of a batch, padding included; a longer row is a batch of its own.
+        seed: decides which rows are together and, with the epoch, the order.
+    """
+
+    GROUP = 256
+    """Rows, drawn at random, among which those of like length are brought together."""
+
+    def __init__(self, lengths: Sequence[int], n_tokens: int, seed: int) -> None:
+        """Put the rows together; the epoch is 0."""
+        self._seed = seed
+        self._epoch = 0
+        self._batches: list[list[int]] = []
+        order = torch.randperm(len(lengths), generator=self._generator(-1)).tolist()
+        for start in range(0, len(order), self.GROUP):
+            batch: list[int] = []
+            for row in sorted(order[start : start + self.GROUP], key=lengths.__getitem__):
+                if batch and lengths[row] * (len(batch) + 1) > n_tokens:
+                    self._batches.append(batch)
+                    batch = []
+                batch.append(row)
+            self._batches.append(batch)
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self._batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; called by the data loader."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Positions of the rows of each batch."""
+        generator = self._generator(self._epoch)
+        for i in torch.randperm(len(self), generator=generator).tolist():
+            yield self._batches[i]
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._seed * 1_000_003 + epoch + 1)
+
+
+def _batches_of(lengths: Sequence[int], settings: SFTSettings) -> TokenBatches | None:
+    if not settings.tokens_per_step:
+        return None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError("tokens_per_step is for one process: give batch_size instead")
+    return TokenBatches(lengths, settings.tokens_per_step, settings.seed)
 
 
 class _StageLog(TrainerCallback):  # type: ignore[misc]
@@ -260,7 +329,7 @@ def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
 _DECAY_SHARE = 0.3  # of the steps, of the schedule that first holds the learning rate
 
 
-def _arguments(settings: SFTSettings, work: Path, model: Any, n_rows: int) -> SFTConfig:
+def _arguments(settings: SFTSettings, work: Path, model: Any, n_steps_per_epoch: int) -> SFTConfig:
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     rows_at_once = min(settings.micro_batch_size, settings.batch_size // n_processes)
     n_micro, rest = divmod(settings.batch_size, max(1, rows_at_once) * n_processes)
@@ -269,7 +338,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any, n_rows: int) -> SF
             f"batch_size {settings.batch_size} must be a multiple of micro_batch_size "
             f"{rows_at_once} times {n_processes} processes"
         )
-    n_steps = math.ceil(settings.epochs * math.ceil(n_rows / settings.batch_size))
+    n_steps = math.ceil(settings.epochs * n_steps_per_epoch)
     decay = {"num_decay_steps": math.ceil(_DECAY_SHARE * n_steps), "decay_type": "linear"}
     on_gpu = next(model.parameters()).is_cuda
     is_fp32 = next(model.parameters()).dtype == torch.float32
@@ -277,7 +346,7 @@ def _arguments(settings: SFTSettings, work: Path, model: Any, n_rows: int) -> SF
         output_dir=str(work),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=rows_at_once,
-        gradient_accumulation_steps=n_micro,
+        gradient_accumulation_steps=1 if settings.tokens_per_step else n_micro,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
         lr_scheduler_kwargs=decay if settings.schedule == "warmup_stable_decay" else None,

@@ -102,11 +102,15 @@ stage.sft({settings})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon+adamw"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimizer": "muon+adamw", "tokens_per_step": 150, "world_weight": 0.2}],
+    ids=["paper", "tiny"],
+)
 def test_a_killed_run_ends_with_the_same_weights(
-    told: SFTSettings, tmp_path: Path, optimizer: Any
+    told: SFTSettings, tmp_path: Path, changes: Any
 ) -> None:
-    told = replace(told, optimizer=optimizer)
+    told = replace(told, **changes)
     undisturbed = sft(replace(told, out=tmp_path / "undisturbed"))
     text = repr(told).replace("PosixPath", "Path").replace("SFTSettings", "stage.SFTSettings")
     for step in (4, 8):  # in the middle of an epoch, between two saved states; and once more
@@ -217,3 +221,24 @@ def test_a_schedule_can_hold_the_learning_rate_before_it_falls(
     lines = (tmp_path / "held" / "metrics.jsonl").read_text().splitlines()
     rates = [json.loads(line)["learning_rate"] / told.learning_rate for line in lines]
     assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
+
+
+def test_steps_can_be_measured_in_tokens(told: SFTSettings, tmp_path: Path) -> None:
+    from eto_agents.training.trainer import TokenBatches
+
+    lengths = [10 + (7 * n) % 50 for n in range(600)] + [500]
+    batches = TokenBatches(lengths, 120, 0)
+    first, again = list(batches), list(batches)
+    assert first == again
+    assert sorted(row for batch in first for row in batch) == list(range(601))
+    assert [600] in first  # a longer row is not lost
+    assert all(max(lengths[row] for row in b) * len(b) <= 120 for b in first if b != [600])
+    batches.set_epoch(1)
+    assert list(batches) != first
+    assert sorted(batches) == sorted(first)
+    assert list(TokenBatches(lengths, 120, 1)) != first
+
+    settings = replace(told, tokens_per_step=150, epochs=2, save_every=0)
+    result = sft(replace(settings, out=tmp_path / "tokens"))
+    assert result["n_steps"] % 2 == 0
+    assert result["last_loss"] < result["first_loss"]
