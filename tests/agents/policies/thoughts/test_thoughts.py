@@ -16,12 +16,12 @@ ROOM = (
     "a coffeemachine 1, a microwave 1, and a sinkbasin 1.\nYour task is to: {}"
 )
 HEAT = [
-    (ROOM.format("put a hot mug in coffeemachine."), "go to cabinet 1", "find mug"),
-    ("The cabinet 1 is closed.", "open cabinet 1", "find mug"),
+    (ROOM.format("put a hot mug in coffeemachine."), "go to cabinet 1", "mug?"),
+    ("The cabinet 1 is closed.", "open cabinet 1", "mug?"),
     (
         "You open the cabinet 1. The cabinet 1 is open. In it, you see a mug 2.",
         "take mug 2 from cabinet 1",
-        "take mug",
+        "mug 2",
     ),
     ("You pick up the mug 2 from the cabinet 1.", "go to microwave 1", "heat mug"),
     ("The microwave 1 is closed.", "heat mug 2 with microwave 1", "heat mug"),
@@ -33,11 +33,18 @@ HEAT = [
     ),
 ]
 TWO = [
-    (ROOM.format("put two mug in sinkbasin."), "go to cabinet 1", "find mug"),
-    ("On the cabinet 1, you see a mug 2.", "take mug 2 from cabinet 1", "take mug"),
+    (ROOM.format("put two mug in sinkbasin."), "go to cabinet 1", "mug?"),
+    ("On the cabinet 1, you see a mug 2.", "take mug 2 from cabinet 1", "mug 2"),
     ("You pick up the mug 2 from the cabinet 1.", "go to sinkbasin 1", "put mug sinkbasin"),
     ("On the sinkbasin 1, you see nothing.", "put mug 2 in/on sinkbasin 1", "put mug sinkbasin"),
-    ("You put the mug 2 in/on the sinkbasin 1.", "go to microwave 1", "find second mug"),
+    ("You put the mug 2 in/on the sinkbasin 1.", "go to microwave 1", "mug?"),
+]
+LOOK = [
+    (ROOM.format("examine the mug with the desklamp."), "go to cabinet 1", "mug?"),
+    ("On the cabinet 1, you see a desklamp 1.", "go to sinkbasin 1", "mug?"),
+    ("On the sinkbasin 1, you see a mug 2.", "take mug 2 from sinkbasin 1", "mug 2"),
+    ("You pick up the mug 2 from the sinkbasin 1.", "go to cabinet 1", "use desklamp"),
+    ("On the cabinet 1, you see a desklamp 1.", "use desklamp 1", "desklamp 1"),
 ]
 PAGE = (
     "Instruction: [SEP] find me a red wine glass in cherry red, 2 pack, and price lower than "
@@ -79,6 +86,7 @@ SCIENCE = [
 EPISODES = [
     (ALFWorldNarrator, HEAT),
     (ALFWorldNarrator, TWO),
+    (ALFWorldNarrator, LOOK),
     (WebShopNarrator, SHOP),
     (ScienceWorldNarrator, SCIENCE),
 ]
