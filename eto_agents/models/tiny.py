@@ -158,17 +158,14 @@ def _phrases(texts: Sequence[str]) -> list[str]:
         said = set()
         for start in range(len(pieces)):
             phrase = ""
-            for piece in pieces[start : start + _LONGEST_PHRASE]:
+            for n_before, piece in enumerate(pieces[start : start + _LONGEST_PHRASE]):
                 if piece in numbered or "[SEP]" in piece or any(c.isdigit() for c in piece):
                     break
                 phrase += piece
-                said.add(phrase)
+                if n_before:
+                    said.add(phrase)
         counts.update(said)
-    common = [
-        phrase
-        for phrase, count in counts.items()
-        if count >= _MIN_SHARE * len(read) and len(re.findall(_PIECES, phrase)) > 1
-    ]
+    common = [phrase for phrase, count in counts.items() if count >= _MIN_SHARE * len(read)]
     return sorted(common, key=lambda phrase: (-len(phrase), phrase))
 
 

@@ -24,7 +24,6 @@ from eto_agents.training.sft import SFTSettings, as_told, is_main_process, train
 from eto_agents.training.stage import Stage, hash_input
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import require
-from eto_envs.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,10 @@ def rft(settings: RFTSettings) -> dict[str, Any]:
             return stage.result
         collections = [read_collection(p, min_score=settings.min_score) for p in settings.data]
         expert = [episode for part in collections for episode in part.kept]
-        if settings.max_tasks is not None:
-            played = {task.id for task in _tasks(settings)}
-            expert = [episode for episode in expert if episode.task_id in played]
         explored = explore(settings, stage)
+        if settings.max_tasks is not None:
+            drawn = {episode.task_id for episode in explored}
+            expert = [episode for episode in expert if episode.task_id in drawn]
         kept = successes(explored, expert, settings.min_sampled_score)
         counts: dict[str, Any] = {
             "n_expert": len(expert),
@@ -124,6 +123,8 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
     from eto_agents.policies.react import ReActPolicy
 
     folder = stage.folder / "explored"
+    env_args = {} if settings.dataset is None else {"dataset": settings.dataset}
+    panel = panel_of(settings.env, settings.split, env_args)[: settings.n_tasks]
     checkpoint = load_checkpoint(
         settings.explorer,
         dtype=settings.dtype,
@@ -142,22 +143,13 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
     return play(
         policy,
         settings.env,
-        _tasks(settings),
+        draw(panel, settings.max_tasks, f"explore/{settings.seed}"),
         folder / "episodes.jsonl",
         split=settings.split,
         seeds=range(settings.n_samples),
         lockstep=settings.lockstep,
-        env_args=_env_args(settings),
+        env_args=env_args,
     )
-
-
-def _env_args(settings: RFTSettings) -> dict[str, Any]:
-    return {} if settings.dataset is None else {"dataset": settings.dataset}
-
-
-def _tasks(settings: RFTSettings) -> list[Task]:
-    panel = panel_of(settings.env, settings.split, _env_args(settings))[: settings.n_tasks]
-    return draw(panel, settings.max_tasks, f"explore/{settings.seed}")
 
 
 def successes(

@@ -107,7 +107,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         reads it from nowhere that counts.
         """
         is_text = inputs.get("attention_mask")
-        if self.args.use_cpu and inputs.get("attention_mask") is not None:
+        if self.args.use_cpu and is_text is not None:
             ids = inputs["input_ids"]
             del inputs["attention_mask"]
             inputs["position_ids"] = torch.arange(ids.shape[1]).expand(ids.shape)

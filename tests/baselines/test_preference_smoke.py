@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.baselines.scripts import run
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -19,21 +16,8 @@ if importlib.util.find_spec("trl") is None:
     pytest.skip("the extra train is not installed", allow_module_level=True)
 
 
-def run(script: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, ROOT / "baselines" / script, "--smoke", "--out", folder],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_eto(tmp_path: Path) -> None:
-    printed = run("eto.py", tmp_path)
+    printed = run("eto.py", "--smoke", "--out", tmp_path)
     table = json.loads((tmp_path / "smoke" / "run" / "iterations.json").read_text())["iterations"]
     assert [row["number"] for row in table] == [0, 1]
     assert table[1]["counts"]["pairs"] == table[1]["learning"]["n_pairs"] > 0
@@ -42,7 +26,7 @@ def test_eto(tmp_path: Path) -> None:
 
 
 def test_ppo(tmp_path: Path) -> None:
-    printed = run("ppo.py", tmp_path)
+    printed = run("ppo.py", "--smoke", "--out", tmp_path)
     result = json.loads((tmp_path / "smoke" / "run" / "result.json").read_text())
     assert result["n_updates"] == 2
     assert f"{result['n_episodes']} episodes in 2 updates" in printed

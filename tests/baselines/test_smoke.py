@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.baselines.scripts import run
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 if importlib.util.find_spec("trl") is None:
     pytest.skip("the extra train is not installed", allow_module_level=True)
-
-
-def run(script: str, *arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, ROOT / "baselines" / script, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_sft(tmp_path: Path) -> None:

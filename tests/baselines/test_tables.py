@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.baselines.scripts import run
 
 trains = [pytest.mark.torch, pytest.mark.slow]
 
 
-def run(script: str, out: Path) -> str:
+def table(script: str, out: Path) -> str:
     if script != "prompted" and importlib.util.find_spec("trl") is None:
         pytest.skip("the extra train is not installed")
-    done = subprocess.run(
-        [sys.executable, ROOT / "baselines" / f"{script}.py", "--smoke", "--out", out, "--quiet"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run(f"{script}.py", "--smoke", "--out", out, "--quiet")
 
 
 def rows_of(printed: str) -> dict[str, list[str]]:
@@ -85,7 +73,7 @@ def is_score(cell: str) -> bool:
     ],
 )
 def test_smoke(script: str, ours: list[str], published: dict[str, str], tmp_path: Path) -> None:
-    printed = run(script, tmp_path)
+    printed = table(script, tmp_path)
     rows = rows_of(printed)
     for label in ours:
         assert is_score(rows[label][0]), printed
@@ -99,6 +87,6 @@ def test_smoke(script: str, ours: list[str], published: dict[str, str], tmp_path
 @pytest.mark.torch
 @pytest.mark.slow
 def test_figure3_begins_at_nothing(tmp_path: Path) -> None:
-    rows = rows_of(run("figure3", tmp_path))
+    rows = rows_of(table("figure3", tmp_path))
     assert set(rows["0"]) == {"0.0"}
     assert len(rows["step"]) == 4  # two panels of SFT and of ETO
