@@ -27,6 +27,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from eto_agents.models.checkpoints import Checkpoint
 from eto_agents.training.batches import by_length
+from eto_agents.training.cpu_head import use_cpu_head, use_own_head
 from eto_agents.training.dpo import DivergedError, DPOSettings, WrongReferenceError, n_updates
 from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.preference_rows import PreferenceRow, PreferenceRows, lengths
@@ -105,6 +106,7 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         self._is_exact = precise and not arguments["args"].bf16
         self._row_lengths = [max(lengths(row)) for row in rows]
         super().__init__(train_dataset=Dataset.from_list(list(rows)), **arguments)
+        use_cpu_head(self.model)
         self.remove_callback(PrinterCallback)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -244,8 +246,7 @@ def train_dpo(
         on_start(0 if last is None else int(last.name.partition("-")[2]))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    # TRL puts a forward of its own on the model; what is given out is to be a plain one again.
-    vars(trained.get_base_model() if settings.lora_rank else trained).pop("forward", None)
+    use_own_head(trained)
     return dataclasses.replace(checkpoint, model=merged(trained).eval())
 
 

@@ -26,6 +26,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from eto_agents.config import SettingsError
 from eto_agents.models.checkpoints import without_bars
 from eto_agents.progress import Display
+from eto_agents.training.cpu_head import use_cpu_head
 from eto_agents.training.stage import Stage
 from eto_envs.errors import DataError
 
@@ -93,6 +94,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
             processing_class=checkpoint.tokenizer,
             peft_config=_lora(settings),
         )
+        use_cpu_head(self.model)
         for shown in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown)
         self.add_callback(_StageLog(stage, display))
@@ -101,32 +103,22 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         """Write none: the stage's files say what was done."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **named: Any) -> Any:
-        """TRL's loss, and that on the world's tokens; on a CPU without the padding's mask.
-
-        The mask makes attention slow there. The padding is at the end, where causal attention
-        reads it from nowhere that counts.
-        """
-        is_text = inputs.get("attention_mask")
-        if self.args.use_cpu and is_text is not None:
-            ids = inputs["input_ids"]
-            del inputs["attention_mask"]
-            inputs["position_ids"] = torch.arange(ids.shape[1]).expand(ids.shape)
+        """TRL's loss, or with a weight for the world's tokens ours."""
         if not self._settings.world_weight:
             return super().compute_loss(model, inputs, *args, **named)
-        return self._loss_on_all(model, inputs, is_text, *args, **named)
+        return self._loss_on_all(model, inputs, *args, **named)
 
     def _loss_on_all(
         self,
         model: Any,
         inputs: dict[str, Any],
-        is_text: Any,
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Negative log-likelihood of the agent's tokens and, weighted, the world's, per agent's.
-
-        Plain logits: TRL's fused head saves memory, not time, on a CPU.
-        """
+        """Negative log-likelihood of the agent's tokens and, weighted, the world's, per agent's."""
+        is_text = inputs["attention_mask"]
+        if self.args.use_cpu:  # it makes attention slow there, and padding at the end needs none
+            del inputs["attention_mask"]
         is_agent = inputs.pop("labels")[:, 1:] != -100
         outputs = model(**inputs, use_cache=False)
         logits, following = outputs.logits[:, :-1], inputs["input_ids"][:, 1:]
