@@ -230,7 +230,8 @@ def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) ->
         require("gguf", extra="smollm")
         arguments["gguf_file"] = gguf_file
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # one for each process of a launcher
+        device = own if torch.cuda.is_available() else "cpu"
     weights = arguments | {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if gguf_file is None:
         weights["use_safetensors"] = True

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -25,12 +25,14 @@ from transformers import PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
+from eto_agents.config import SettingsError
 from eto_agents.models.checkpoints import Checkpoint
 from eto_agents.training.batches import by_length
 from eto_agents.training.cpu_head import use_cpu_head, use_own_head
 from eto_agents.training.dpo import DivergedError, DPOSettings, WrongReferenceError, n_updates
 from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.preference_rows import PreferenceRow, PreferenceRows, lengths
+from eto_agents.training.processes import gathered_weights, n_processes
 from eto_agents.training.trainer import newest_complete
 from eto_envs.files import write_whole
 
@@ -195,6 +197,18 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
             self._on_metrics(self.state.global_step, numbers)
 
 
+class Trained(NamedTuple):
+    """What training leaves.
+
+    Attributes:
+        checkpoint: the trained policy.
+        weights: its tensors by name, where those in `checkpoint` are spread over processes.
+    """
+
+    checkpoint: Checkpoint
+    weights: Mapping[str, Any] | None
+
+
 def train_dpo(
     checkpoint: Checkpoint,
     data: PreferenceRows,
@@ -204,7 +218,7 @@ def train_dpo(
     on_metrics: Callable[[int, Metrics], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     trainer_args: Mapping[str, Any] | None = None,
-) -> Checkpoint:
+) -> Trained:
     """Train a policy on pairs; the policy as given is the reference.
 
     Args:
@@ -217,12 +231,10 @@ def train_dpo(
         on_start: called with the number of updates that an earlier call has made.
         trainer_args: further arguments for TRL's `DPOConfig`, such as ``fsdp``.
 
-    Returns:
-        The trained policy.
-
     Raises:
         NoPairsError: there is no row.
         DivergedError: the loss is not finite; the batch is saved in `folder`.
+        SettingsError: LoRA is to be trained with weights that are spread over processes.
     """
     if not data.rows:
         raise NoPairsError("no pair is left to train on")
@@ -239,6 +251,11 @@ def train_dpo(
         data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),
         peft_config=_lora(settings),
     )
+    if settings.lora_rank and trainer.is_fsdp_enabled:
+        raise SettingsError(
+            "a LoRA adapter cannot be merged into weights that FSDP spreads over processes: launch "
+            "with whole models (baselines/accelerate/ddp_8gpu.yaml), or set lora_rank 0"
+        )
     last = newest_complete(states)
     if last is not None:
         logger.info("going on from %s", last.name)
@@ -247,7 +264,8 @@ def train_dpo(
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trained = trainer.accelerator.unwrap_model(trainer.model)
     use_own_head(trained)
-    return dataclasses.replace(checkpoint, model=merged(trained).eval())
+    weights = gathered_weights(trainer)
+    return Trained(dataclasses.replace(checkpoint, model=merged(trained).eval()), weights)
 
 
 def merged(model: Any) -> Any:
@@ -262,16 +280,15 @@ def _config(
     states: Path,
     trainer_args: Mapping[str, Any],
 ) -> DPOConfig:
-    n_processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     longest = max(max(lengths(row)) for row in data.rows)
-    micro = _micro_batch(settings, longest, n_processes)
+    micro = _micro_batch(settings, longest, n_processes())
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if settings.nll_weight:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
     arguments: dict[str, Any] = {
         "output_dir": str(states),
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": settings.batch_size // (micro * n_processes),
+        "gradient_accumulation_steps": settings.batch_size // (micro * n_processes()),
         "learning_rate": settings.learning_rate,
         "num_train_epochs": settings.n_epochs,
         "lr_scheduler_type": settings.schedule,
@@ -307,13 +324,11 @@ def _is_half(model: Any) -> bool:
     return bool(weight.is_cuda and weight.dtype == torch.float32 and torch.cuda.is_bf16_supported())
 
 
-def _micro_batch(settings: DPOSettings, longest: int, n_processes: int) -> int:
+def _micro_batch(settings: DPOSettings, longest: int, n: int) -> int:
     """Pairs that go through the model at once: a divisor of a process's share of the batch."""
-    share, rest = divmod(settings.batch_size, n_processes)
+    share, rest = divmod(settings.batch_size, n)
     if rest:
-        raise ValueError(
-            f"batch_size {settings.batch_size} cannot be shared by {n_processes} processes"
-        )
+        raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {n} processes")
     room = max(1, settings.tokens_per_batch // (2 * longest))
     return max(d for d in range(1, share + 1) if share % d == 0 and d <= room)
 

@@ -28,6 +28,7 @@ from eto_agents.training.eto import (
 from eto_agents.training.pairs import Cut, Pairs, self_pairs, step_pairs, trajectory_pairs
 from eto_agents.training.panels import carve_dev, draw, mean_score, panel_of, play
 from eto_agents.training.preference_rows import as_preference
+from eto_agents.training.processes import is_main_process
 from eto_agents.training.sft import SFTSettings, train_on
 from eto_agents.training.stage import Stage, hash_input
 from eto_agents.training.teacher_forcing import own_steps
@@ -73,7 +74,8 @@ class Loop:
 
     def _write(self, done: list[Iteration]) -> None:
         table = {"iterations": [iteration._asdict() for iteration in done]}
-        write_json(self._settings.out / "iterations.json", table)
+        if is_main_process():
+            write_json(self._settings.out / "iterations.json", table)
 
     def _sft(self) -> str:
         told = self._settings
@@ -121,6 +123,7 @@ class Loop:
         )
         asked = _Played(told.env, told.env_args, told.split, told.explore, told.seed)
         with Stage(folder, asked, self._inputs(model, tasks)) as stage:
+            stage.wait()
             if stage.result is None:
                 self._note(f"iteration {number}: exploring {len(tasks)} tasks")
             first = (told.seed * 1000 + number) * told.explore.samples
@@ -177,6 +180,7 @@ class Loop:
         if episodes:
             inputs["explore"] = hash_input(folder.parent / "explore" / "episodes.jsonl")
         with Stage(folder, asked, inputs) as stage:
+            stage.wait()
             pairs = self._compare(folder, number, model, episodes).check()
             if stage.result is None:
                 self._note(f"iteration {number}: {pairs.counts}")
@@ -241,7 +245,7 @@ class Loop:
         folder = self._settings.out / f"iteration-{number}"
         dev = self._score_dev(folder / "dev", checkpoint) if self._tasks.dev else None
         scores: dict[str, float] = {}
-        if self._evaluate is not None:
+        if self._evaluate is not None and is_main_process():
             self._note(f"iteration {number}: evaluating")
             scores = dict(self._evaluate(Path(checkpoint), folder / "evaluation"))
         return Iteration(number, checkpoint, explored, counts, dev, scores, learning)
@@ -251,6 +255,7 @@ class Loop:
         greedy = dataclasses.replace(told.explore, samples=1, temperature=0.0, max_tasks=None)
         asked = _Played(told.env, told.env_args, told.split, greedy, told.dev_seed)
         with Stage(folder, asked, self._inputs(checkpoint, self._tasks.dev)) as stage:
+            stage.wait()
             episodes = self._play(folder, checkpoint, self._tasks.dev, range(1), 0.0)
             if stage.result is None:
                 stage.finish({"n_episodes": len(episodes), "score": mean_score(episodes)})

@@ -18,6 +18,7 @@ from eto_agents.episodes import play_into, sort_out
 from eto_agents.policy import Policy
 from eto_agents.rollout import jobs_of
 from eto_agents.store import TrajectoryStore
+from eto_agents.training.processes import is_main_process
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.tasks import Task
 
@@ -103,7 +104,8 @@ def play(  # noqa: PLR0913 (each is one thing that a user decides)
         policy: the agent.
         env_id: the Gymnasium id.
         tasks: of the panel `split`.
-        file: where episodes are kept, as they end.
+        file: where episodes are kept, as they end. Of several processes only the main one plays;
+            the others, which have waited for it, read.
         split: the panel.
         seeds: every task is played once for each.
         lockstep: episodes that run at once.
@@ -115,24 +117,25 @@ def play(  # noqa: PLR0913 (each is one thing that a user decides)
     """
     jobs = jobs_of(tasks, seeds)
     keys = [EpisodeKey(split, job.task.id, job.seed) for job in jobs]
-    with TrajectoryStore(file) as store:
-        finished, waiting = sort_out(split, jobs, store.latest())
+    finished, waiting = sort_out(split, jobs, TrajectoryStore(file).latest())
 
-        def on_end(trajectory: Trajectory) -> None:
-            finished[trajectory.key] = trajectory
-            if progress is not None:
-                progress(len(finished), len(keys))
+    def on_end(trajectory: Trajectory) -> None:
+        finished[trajectory.key] = trajectory
+        if progress is not None:
+            progress(len(finished), len(keys))
 
-        play_into(
-            store,
-            policy,
-            env_id,
-            waiting,
-            split=split,
-            batch_size=lockstep,
-            env_args=env_args or {},
-            on_end=on_end,
-        )
+    if waiting and is_main_process():
+        with TrajectoryStore(file) as store:
+            play_into(
+                store,
+                policy,
+                env_id,
+                waiting,
+                split=split,
+                batch_size=lockstep,
+                env_args=env_args or {},
+                on_end=on_end,
+            )
     return [finished[key] for key in keys if key in finished]
 
 

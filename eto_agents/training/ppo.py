@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from eto_agents.config import SettingsError
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.training.panels import carve_dev, panel_of
+from eto_agents.training.processes import n_processes
 from eto_agents.training.stage import Stage, hash_input
 from eto_envs.errors import EtoError, require
 
@@ -145,10 +147,13 @@ def ppo(run: PPORun) -> dict[str, Any]:
         DataNotFoundError: no such model.
         DataError: no episode could be learned from.
         DivergedError: the loss is not finite.
+        SettingsError: several processes were started.
         StageMismatchError: the folder holds a stage with other settings or another model.
         MissingExtraError: the extra ``train`` is not installed.
     """
     require("accelerate", extra="train")
+    if n_processes() > 1:
+        raise SettingsError("PPO trains in one process: start it without a launcher")
     tasks = carve_dev(
         panel_of(run.env, run.split, run.env_args)[: run.n_tasks], run.dev_tasks, run.dev_seed
     ).train

@@ -19,8 +19,9 @@ from eto_agents.collection import read_collection
 from eto_agents.config import SettingsError, record_of, write_json
 from eto_agents.models.checkpoints import load_checkpoint
 from eto_agents.training.panels import draw, panel_of, play
+from eto_agents.training.processes import wait_until
 from eto_agents.training.rows import EmptyDataError
-from eto_agents.training.sft import SFTSettings, as_told, is_main_process, train_on
+from eto_agents.training.sft import SFTSettings, as_told, train_on
 from eto_agents.training.stage import Stage, hash_input
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import require
@@ -95,7 +96,7 @@ def rft(settings: RFTSettings) -> dict[str, Any]:
     for name in ("explorer", "model"):
         if Path(getattr(settings, name)).exists():
             inputs[name] = hash_input(getattr(settings, name))
-    with Stage(settings.out, settings, inputs, is_writer=is_main_process()) as stage:
+    with Stage(settings.out, settings, inputs) as stage:
         if stage.result is not None:
             return stage.result
         collections = [read_collection(p, min_score=settings.min_score) for p in settings.data]
@@ -140,7 +141,9 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
     )
     if stage.is_writer:
         write_json(folder / "run.json", {"env_id": settings.env, **record_of(settings)})
-    return play(
+    else:
+        wait_until((folder / "result.json").is_file)
+    episodes = play(
         policy,
         settings.env,
         draw(panel, settings.max_tasks, f"explore/{settings.seed}"),
@@ -150,6 +153,10 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
         lockstep=settings.lockstep,
         env_args=env_args,
     )
+    if stage.is_writer:
+        score = _mean([episode.score for episode in _played(episodes)])
+        write_json(folder / "result.json", {"n_episodes": len(episodes), "score": score})
+    return episodes
 
 
 def successes(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from eto_agents.collection import read_collection
 from eto_agents.config import SettingsError
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.training.processes import gathered_weights
 from eto_agents.training.rows import EmptyDataError, Rows, TooLong, build_rows, texts_of
 from eto_agents.training.stage import Stage, hash_input
 from eto_agents.trajectory import Trajectory
@@ -151,7 +152,7 @@ def sft(settings: SFTSettings) -> dict[str, Any]:
     inputs = {str(path): hash_input(path) for path in settings.data}
     if Path(settings.model).exists():
         inputs["model"] = hash_input(settings.model)
-    with Stage(settings.out, settings, inputs, is_writer=is_main_process()) as stage:
+    with Stage(settings.out, settings, inputs) as stage:
         if stage.result is not None:
             return stage.result
         collections = [read_collection(p, min_score=settings.min_score) for p in settings.data]
@@ -222,19 +223,9 @@ def as_told(checkpoint: Checkpoint, settings: SFTSettings) -> Checkpoint:
     return dataclasses.replace(checkpoint, **given)  # type: ignore[arg-type]
 
 
-def is_main_process() -> bool:
-    """Whether this is the process that writes, as `accelerate launch` tells."""
-    import os
-
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def _save(trainer: RowTrainer, checkpoint: Checkpoint, stage: Stage) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.accelerator.num_processes > 1:  # gathered from where it is sharded
-        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    else:
-        weights = None
+    weights = gathered_weights(trainer)
     if stage.is_writer:
         trained = dataclasses.replace(checkpoint, model=model)
         save_checkpoint(trained, stage.checkpoint, weights=weights)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from eto_agents.config import read_json, record_of, write_json
+from eto_agents.training.processes import is_main_process, wait_until
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 from eto_envs.files import sha256_of, write_whole
 
@@ -37,19 +38,12 @@ class Stage:
         is_writer: whether this process writes to it; in a run on several GPUs only one does.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: Any,
-        inputs: Mapping[str, str],
-        *,
-        is_writer: bool = True,
-    ) -> None:
+    def __init__(self, folder: Path, settings: Any, inputs: Mapping[str, str]) -> None:
         """Name the folder; nothing is read or written yet."""
         self.folder = Path(folder)
         self.settings = settings
         self.inputs = dict(inputs)
-        self.is_writer = is_writer
+        self.is_writer = is_main_process()
 
     @property
     def checkpoint(self) -> Path:
@@ -66,6 +60,11 @@ class Stage:
         """What the complete stage came to; None if it is not complete."""
         path = self.folder / "result.json"
         return read_json(path) if path.is_file() else None
+
+    def wait(self) -> None:
+        """Where another process writes: until it has completed the stage."""
+        if not self.is_writer:
+            wait_until(lambda: self.result is not None)
 
     def __enter__(self) -> Stage:
         """Claim the folder for these settings and inputs.

@@ -49,16 +49,16 @@ def own_steps(
     Returns:
         By task id, for `pairs.step_pairs`; None where the model gave no answer.
     """
-    with TrajectoryStore(file) as store:
-        done = {t.task_id: t for t in store.read()}
-        waiting = [expert for expert in experts if expert.task_id not in done]
-        for start in range(0, len(waiting), _GROUP):
-            group = waiting[start : start + _GROUP]
-            for expert, steps in zip(
-                group, _ask(model, checkpoint, group, sampling, seed, world), strict=True
-            ):
-                done[expert.task_id] = with_steps(expert, steps)
-                store.append(done[expert.task_id])
+    done = {t.task_id: t for t in TrajectoryStore(file).read()}
+    waiting = [expert for expert in experts if expert.task_id not in done]
+    if waiting:
+        with TrajectoryStore(file) as store:
+            for start in range(0, len(waiting), _GROUP):
+                group = waiting[start : start + _GROUP]
+                asked = _ask(model, checkpoint, group, sampling, seed, world)
+                for expert, steps in zip(group, asked, strict=True):
+                    done[expert.task_id] = with_steps(expert, steps)
+                    store.append(done[expert.task_id])
     return {
         expert.task_id: [step if step.text else None for step in done[expert.task_id].steps]
         for expert in experts

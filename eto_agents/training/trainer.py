@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from eto_agents.config import SettingsError
 from eto_agents.models.checkpoints import without_bars
 from eto_agents.progress import Display
 from eto_agents.training.cpu_head import use_cpu_head
+from eto_agents.training.processes import n_processes
 from eto_agents.training.stage import Stage
 from eto_envs.errors import DataError
 
@@ -261,7 +261,7 @@ class TokenBatches(torch.utils.data.Sampler[list[int]]):
 def _batches_of(lengths: Sequence[int], settings: SFTSettings) -> TokenBatches | None:
     if not settings.tokens_per_step:
         return None
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if n_processes() > 1:
         raise SettingsError("tokens_per_step is for one process: give batch_size instead")
     return TokenBatches(lengths, settings.tokens_per_step, settings.seed)
 
@@ -322,13 +322,13 @@ _DECAY_SHARE = 0.3  # of the steps, of the schedule that first holds the learnin
 
 
 def _arguments(settings: SFTSettings, work: Path, model: Any, n_steps_per_epoch: int) -> SFTConfig:
-    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    rows_at_once = min(settings.micro_batch_size, settings.batch_size // n_processes)
-    n_micro, rest = divmod(settings.batch_size, max(1, rows_at_once) * n_processes)
+    n = n_processes()
+    rows_at_once = min(settings.micro_batch_size, settings.batch_size // n)
+    n_micro, rest = divmod(settings.batch_size, max(1, rows_at_once) * n)
     if rest or rows_at_once < 1:
         raise SettingsError(
             f"batch_size {settings.batch_size} must be a multiple of micro_batch_size "
-            f"{rows_at_once} times {n_processes} processes"
+            f"{rows_at_once} times {n} processes"
         )
     n_steps = math.ceil(settings.epochs * n_steps_per_epoch)
     decay = {"num_decay_steps": math.ceil(_DECAY_SHARE * n_steps), "decay_type": "linear"}

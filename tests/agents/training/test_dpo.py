@@ -100,7 +100,7 @@ def train(
     checkpoint: Checkpoint, data: PreferenceRows, settings: DPOSettings, folder: Path
 ) -> tuple[Checkpoint, list[Mapping[str, float]]]:
     log: list[Mapping[str, float]] = []
-    trained = train_dpo(
+    trained, _ = train_dpo(
         checkpoint, data, settings, folder, on_metrics=lambda _, metrics: log.append(metrics)
     )
     return trained, [metrics for metrics in log if "loss" in metrics]
@@ -310,7 +310,7 @@ def test_a_killed_run_ends_with_the_same_weights(checkpoint: Checkpoint, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         train_dpo(copy.deepcopy(checkpoint), data, settings, tmp_path / "cut", on_metrics=kill)
     begun: list[int] = []
-    again = train_dpo(checkpoint, data, settings, tmp_path / "cut", on_start=begun.append)
+    again, _ = train_dpo(checkpoint, data, settings, tmp_path / "cut", on_start=begun.append)
     assert begun == [4]
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -48,15 +48,23 @@ def test_other_settings_and_inputs_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         Stage(tmp_path, Told(tmp_path), {}),
         pytest.raises(DataError, match="another process is at work"),
         Stage(tmp_path, Told(tmp_path), {}),
     ):
         pass
-    with Stage(tmp_path, Told(tmp_path), {}), Stage(tmp_path, Told(tmp_path), {}, is_writer=False):
-        pass
+    with Stage(tmp_path, Told(tmp_path), {}) as stage:
+        monkeypatch.setenv("RANK", "1")  # of several that were launched together
+        with Stage(tmp_path, Told(tmp_path), {}) as other:
+            other.log({"step": 1})
+            other.finish({"score": 0.0})
+            assert not stage.metrics()
+            assert stage.result is None
+            stage.finish({"score": 1.0})
+            other.wait()
+            assert other.result == {"score": 1.0}
 
 
 def test_what_is_done_again_is_logged_once(tmp_path: Path) -> None:

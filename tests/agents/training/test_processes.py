@@ -1,0 +1,72 @@
+"""Training in two processes gives what one gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+WEBSHOP = ("--env", "ETO-WebShop-v0", "--dataset", "mini")
+
+
+def eto(*words: object, processes: int = 1) -> None:
+    program = ["-c", "from eto_agents.cli import main; main()"]
+    if processes > 1:
+        program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        program += [str(processes), "-m", "tests.agents.training.cli"]
+    done = subprocess.run(
+        [sys.executable, *program, *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert not done.returncode, done.stderr[-3000:]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, other = (load_file(f / "checkpoint" / "model.safetensors") for f in (a, b))
+    gap = max(float((one[name] - other[name]).abs().max()) for name in one)
+    return one.keys() == other.keys() and gap < 1e-5
+
+
+def losses(stage: Path) -> list[float]:
+    lines = (stage / "metrics.jsonl").read_text().splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+
+
+def test_sft_and_eto(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    eto("collect", *WEBSHOP, "--policy", "expert", "--n-tasks", 16, "--out", data, "--quiet")
+    for n in (1, 2):
+        out = tmp_path / f"of-{n}"
+        model = ("--model", "tiny:nano", "--vocab-size", 600, "--learning-rate", 5e-3)
+        size = ("--epochs", 6, "--batch-size", 4, "--micro-batch-size", 2)
+        eto(
+            *("train", "sft", "--data", data, "--out", out / "sft", *model, *size),
+            *("--optimizer", "muon+adamw", "--quiet"),
+            processes=n,
+        )
+        loop = ("--iterations", 1, "--dev-tasks", 2, "--n-tasks", 16, "--explore.temperature", 1)
+        dpo = ("--dpo.learning-rate", 1e-3, "--dpo.batch-size", 4, "--dpo.n-epochs", 1)
+        eto(
+            *("train", "eto", *WEBSHOP, "--data", data, "--out", out / "eto"),
+            *("--model", tmp_path / "of-1" / "sft" / "checkpoint", *loop, *dpo),
+            *("--explore.max-new-tokens", 24, "--splits", "--quiet"),
+            processes=n,
+        )
+    assert same_weights(tmp_path / "of-1" / "sft", tmp_path / "of-2" / "sft")
+    first = Path("eto", "iteration-1")
+    files = [tmp_path / f"of-{n}" / first / "pairs" / "pairs.jsonl" for n in (1, 2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    # The last update is of fewer pairs, which accelerate fills up with others in two processes.
+    one, other = (losses(tmp_path / f"of-{n}" / first / "dpo")[:-1] for n in (1, 2))
+    assert len(one) > 1
+    assert one == pytest.approx(other, abs=1e-4)
