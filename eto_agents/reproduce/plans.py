@@ -15,12 +15,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from eto_agents.reproduce.runs import track_folder
 from eto_agents.reproduce.settings import Told
 from eto_agents.reproduce.tiers import METHODS, Costs, Recipe, Tier
-from eto_agents.training.sft import SFTSettings
 
 
 class Planned(NamedTuple):
@@ -101,9 +100,11 @@ def launch_lines(tier: Tier, world: str, seed: int, out: Path) -> list[str]:
     track = Told(recipe, seed, track_folder(out, world, seed))
     base = recipe.model.name
     first = (seed * 1000 + 1) * recipe.eto.explore.samples
+    loop = track.eto_settings(track.sft_checkpoint, track.folder / "eto")
     words = {
         "SFT_FLAGS": " ".join(flags_of(track.sft_settings(track.folder / "sft", base))),
-        "SFT_CHECKPOINT": str(track.folder / "sft" / "checkpoint"),
+        "ETO_FLAGS": " ".join(flags_of(loop)),
+        "SFT_CHECKPOINT": track.sft_checkpoint,
         "EXPLORE": str(track.folder / "eto" / "iteration-1" / "explore"),
         "ENV": f"{recipe.world.env} --dataset {recipe.world.dataset}",
         "SEEDS": " ".join(str(first + n) for n in range(recipe.eto.explore.samples)),
@@ -116,24 +117,29 @@ def launch_lines(tier: Tier, world: str, seed: int, out: Path) -> list[str]:
     return lines
 
 
-def flags_of(settings: SFTSettings) -> list[str]:
-    """The flags of ``baselines/sft.py`` that mean these settings."""
+def flags_of(settings: Any, prefix: str = "") -> list[str]:
+    """The flags that mean these settings, of a command that takes a settings' class whole."""
     flags = []
-    default = SFTSettings()
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        name = field.name.replace("_", "-")
-        if value == getattr(default, field.name) or value is None:
+        name = f"--{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            flags += flags_of(value, f"{prefix}{field.name}.")
+        elif value is None or value == _default_of(field):
             continue
-        if field.name == "with_example":  # None is possible, so it takes a word
-            flags += [f"--{name}", str(value)]
-        elif isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, bool) and isinstance(_default_of(field), bool):
+            flags.append(name if value else name.replace("--", "--no-", 1))
         elif isinstance(value, tuple):
-            flags += [f"--{name}", *map(str, value)]
+            flags += [name, *map(str, value)]
         else:
-            flags += [f"--{name}", str(value)]
+            flags += [name, str(value)]
     return flags
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    if isinstance(field.default_factory, dataclasses._MISSING_TYPE):
+        return field.default
+    return field.default_factory()
 
 
 def trajectory_tokens(costs: Costs) -> float:

@@ -46,6 +46,11 @@ class Told:
         return self.folder / "demonstrations"
 
     @property
+    def sft_checkpoint(self) -> str:
+        """Where SFT leaves its model."""
+        return str(self.folder / "sft" / "checkpoint")
+
+    @property
     def env_args(self) -> dict[str, Any]:
         """Keyword arguments of the environment that is trained in."""
         return {"dataset": self.dataset}

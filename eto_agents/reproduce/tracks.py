@@ -113,11 +113,6 @@ class Track(Told):
         self.demonstrations()
         return sft(self.sft_settings(self.folder / "sft", self.base()))
 
-    @property
-    def sft_checkpoint(self) -> str:
-        """Where SFT leaves its model."""
-        return str(self.folder / "sft" / "checkpoint")
-
     def sft_more(self, n_updates: int) -> tuple[dict[str, Any], str]:
         """The control: so many more updates on the experts' trajectories.
 

@@ -32,6 +32,7 @@ from eto_agents.reproduce.tables import (
 )
 from eto_agents.reproduce.tiers import METHODS, Costs, Tier, built_in_tiers, parse_tier, read_tier
 from eto_agents.reproduce.tracks import Track
+from eto_agents.training.eto import ETOSettings
 from eto_agents.training.sft import SFTSettings
 from eto_agents.training.stage import StageMismatchError
 from eto_envs.errors import DataError, DataNotFoundError, UnknownNameError
@@ -217,6 +218,8 @@ def test_launch_lines_mean_the_stages_own_settings(tmp_path: Path) -> None:
     settings = track.sft_settings(tmp_path / "sft", "somebody/some-model")
     flags = plans.flags_of(settings)
     assert tyro.cli(SFTSettings, args=flags) == settings
+    loop = track.eto_settings("somebody/some-model", tmp_path / "eto")
+    assert tyro.cli(ETOSettings, args=plans.flags_of(loop)) == loop
     lines = "\n".join(plans.launch_lines(tier, "alfworld", 3, tmp_path))
     assert "{" not in lines
     assert "--world alfworld-2.1.1" in lines
