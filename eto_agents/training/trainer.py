@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -116,20 +115,20 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """Negative log-likelihood of the agent's tokens and, weighted, the world's, per agent's."""
-        is_text = inputs["attention_mask"]
-        if self.args.use_cpu:  # it makes attention slow there, and padding at the end needs none
-            del inputs["attention_mask"]
-        is_agent = inputs.pop("labels")[:, 1:] != -100
-        outputs = model(**inputs, use_cache=False)
-        logits, following = outputs.logits[:, :-1], inputs["input_ids"][:, 1:]
-        nll = cross_entropy(logits.transpose(1, 2).float(), following, reduction="none")
-        weights = torch.where(is_agent, 1.0, self._settings.world_weight * is_text[:, 1:])
+        ids = inputs["input_ids"]
+        is_agent = inputs.pop("labels") != -100
+        every = self._settings.world_every
+        turn = (torch.arange(ids.shape[1], device=ids.device) + self.state.global_step) % every
+        is_world = inputs["attention_mask"].bool() & ~is_agent & (turn == 0)
+        labels = ids.masked_fill(~(is_agent | is_world), -100)
+        outputs = model(**inputs, labels=labels, fused_lm_head=True)
+        is_agent = is_agent[:, 1:]
+        weights = torch.where(is_agent, 1.0, self._settings.world_weight * every)
         n_agent = is_agent.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = (nll * weights).sum() / torch.as_tensor(n_agent).clamp(min=1)
+        loss = -(outputs.log_probs * weights).sum() / torch.as_tensor(n_agent).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # as TRL does: DDP averages gradients
-        is_right = logits[is_agent].argmax(-1) == following[is_agent]
-        counts = torch.stack([is_right.sum(), is_agent.sum()])
+        counts = torch.stack([(outputs.is_top1 & is_agent).sum(), is_agent.sum()])
         n_right, n_all = self.accelerator.gather_for_metrics(counts[None]).sum(0).tolist()
         self._metrics["train"]["mean_token_accuracy"].append(n_right / max(n_all, 1))
         return (loss, outputs) if return_outputs else loss
