@@ -108,7 +108,6 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         self._is_exact = precise and not arguments["args"].bf16
         self._row_lengths = [max(lengths(row)) for row in rows]
         super().__init__(train_dataset=Dataset.from_list(list(rows)), **arguments)
-        use_cpu_head(self.model)
         self.remove_callback(PrinterCallback)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -130,7 +129,8 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """The reference's log-probabilities, in batches of like length."""
         trl: Any = super()
-        model: Any = self.ref_model or self.model
+        model: Any = self.model  # no second one is kept: before the first update it is this
+        use_cpu_head(model)  # here, for TRL has put its own on by now, and uses it next
         was_training = model.training
         model.eval()
         found: dict[int, tuple[float, float]] = {}
