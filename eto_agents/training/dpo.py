@@ -186,14 +186,14 @@ def dpo_stage(
         trained = train_dpo(
             checkpoint, data, settings, stage.work, on_metrics=note, on_start=stage.rewind
         )
-        if stage.is_writer:
-            save_checkpoint(trained.checkpoint, stage.checkpoint, weights=trained.weights)
+        if not stage.is_writer:
+            stage.wait()
+            return stage.result or {}
+        save_checkpoint(trained.checkpoint, stage.checkpoint, weights=trained.weights)
         result = _result(stage, data, settings)
         result["wall_s"] = round(time.monotonic() - started_s, 1)
         stage.finish(result)
-        stage.wait()
-        if stage.is_writer:
-            shutil.rmtree(stage.work, ignore_errors=True)
+        shutil.rmtree(stage.work, ignore_errors=True)
         return result
 
 

@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from eto_agents.config import SettingsError
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.training.panels import carve_dev, panel_of
-from eto_agents.training.processes import n_processes
 from eto_agents.training.stage import Stage, hash_input
 from eto_envs.errors import EtoError, require
 
@@ -147,13 +145,10 @@ def ppo(run: PPORun) -> dict[str, Any]:
         DataNotFoundError: no such model.
         DataError: no episode could be learned from.
         DivergedError: the loss is not finite.
-        SettingsError: several processes were started.
         StageMismatchError: the folder holds a stage with other settings or another model.
         MissingExtraError: the extra ``train`` is not installed.
     """
     require("accelerate", extra="train")
-    if n_processes() > 1:
-        raise SettingsError("PPO trains in one process: start it without a launcher")
     tasks = carve_dev(
         panel_of(run.env, run.split, run.env_args)[: run.n_tasks], run.dev_tasks, run.dev_seed
     ).train
@@ -180,6 +175,9 @@ def ppo(run: PPORun) -> dict[str, Any]:
             on_metrics=note,
             on_start=stage.rewind,
         )
+        if not stage.is_writer:
+            stage.wait()
+            return stage.result or {}
         save_checkpoint(trained, stage.checkpoint)
         metrics = stage.metrics()
         result = {

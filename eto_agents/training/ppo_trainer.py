@@ -170,12 +170,24 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
             took_s = time.perf_counter() - started_s
             told["tokens_per_s"] = sum(len(sample.ids) for sample in samples) / took_s
             told["play_share"] = played_s / took_s
-            on_metrics(update + 1, told | about | learned)
-            if settings.save_every and (update + 1) % settings.save_every == 0:
+            on_metrics(update + 1, _together(told | about | learned, accelerator))
+            is_due = settings.save_every and (update + 1) % settings.save_every == 0
+            if is_due and accelerator.is_main_process:
                 save_state(folder / "states", _plain(accelerator, actor), optimizer, update + 1)
     finally:
         env.close()
     return dataclasses.replace(checkpoint, model=_plain(accelerator, actor).model.eval())
+
+
+def _together(told: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """What all processes tell: counts and speeds summed, the rest averaged."""
+    values = torch.tensor(list(told.values()), device=accelerator.device)
+    sums = accelerator.reduce(values, "sum").tolist()
+    n = accelerator.num_processes
+    return {k: v if k in _SUMMED else v / n for k, v in zip(told, sums, strict=True)}
+
+
+_SUMMED = ("episodes", "episodes_dropped", "tokens", "tokens_per_s")
 
 
 def _optimizer(actor: ActorCritic, settings: PPOSettings) -> Any:
@@ -218,7 +230,12 @@ def _samples(
     whole = [e for e, sample in found if sample is not None]
     if not whole:
         faults = sorted({e.error for e in episodes if e.error})[:3]
-        raise DataError(f"none of {len(episodes)} episodes can be learned from: {faults}")
+        why = (
+            f": {faults}"
+            if faults
+            else (": what was sampled is not how the tokenizer writes the same text")
+        )
+        raise DataError(f"none of {len(episodes)} episodes can be learned from{why}")
     n_steps = sum(len(e.steps) for e in whole)
     told = {
         "score": sum(e.score for e in whole) / len(whole),

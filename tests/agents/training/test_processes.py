@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from eto_agents.config import read_json
+
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 WEBSHOP = ("--env", "ETO-WebShop-v0", "--dataset", "mini")
@@ -62,6 +64,12 @@ def test_sft_and_eto(tmp_path: Path) -> None:
             *("--explore.max-new-tokens", 24, "--splits", "--quiet"),
             processes=n,
         )
+        eto(
+            *("train", "ppo", *WEBSHOP, "--model", tmp_path / "of-1" / "sft" / "checkpoint"),
+            *("--n-tasks", 8, "--n-updates", 1, "--n-episodes", 8, "--n-minibatches", 1),
+            *("--max-new-tokens", 24, "--out", out / "ppo"),
+            processes=n,
+        )
     assert same_weights(tmp_path / "of-1" / "sft", tmp_path / "of-2" / "sft")
     first = Path("eto", "iteration-1")
     files = [tmp_path / f"of-{n}" / first / "pairs" / "pairs.jsonl" for n in (1, 2)]
@@ -70,3 +78,6 @@ def test_sft_and_eto(tmp_path: Path) -> None:
     one, other = (losses(tmp_path / f"of-{n}" / first / "dpo")[:-1] for n in (1, 2))
     assert len(one) > 1
     assert one == pytest.approx(other, abs=1e-4)
+    played = [read_json(tmp_path / f"of-{n}" / "ppo" / "result.json") for n in (1, 2)]
+    for name in ("n_episodes", "first_score"):  # the same episodes, half of them in each process
+        assert played[0][name] == pytest.approx(played[1][name], abs=1e-6)
