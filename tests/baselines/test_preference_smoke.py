@@ -25,6 +25,12 @@ def test_eto(tmp_path: Path) -> None:
     assert "published, ETO of Llama-2-7B-Chat: {'webshop': 67.4" in printed
 
 
+def test_grpo(tmp_path: Path) -> None:
+    printed = run("grpo.py", "--smoke", "--out", tmp_path)
+    assert printed.count("mean score") >= 2
+    assert (tmp_path / "smoke" / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
 def test_ppo(tmp_path: Path) -> None:
     printed = run("ppo.py", "--smoke", "--out", tmp_path)
     result = json.loads((tmp_path / "smoke" / "run" / "result.json").read_text())
