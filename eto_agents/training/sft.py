@@ -49,8 +49,6 @@ class SFTSettings:
             and short ones then weigh by their tokens. For one process.
         world_weight: of the loss on a token of the world's, in [0, 1]; the agent's have 1. A
             model made from nothing has to learn to read before it can learn what to answer.
-        world_every: in a step only one of so many of the world's tokens is learnt from, with
-            its weight that many times larger, and others in the next: less to compute.
         learning_rate: the highest.
         schedule: how the learning rate falls after the warm-up; "warmup_stable_decay" holds it
             until the last three tenths of the steps and then falls in a line.
@@ -87,7 +85,6 @@ class SFTSettings:
     micro_batch_size: int = 8
     tokens_per_step: int = 0
     world_weight: float = 0.0
-    world_every: int = 1
     learning_rate: float = 1e-5
     schedule: Schedule = "cosine"
     warmup: float = 0.03
@@ -120,8 +117,7 @@ class SFTSettings:
         Raises:
             SettingsError: a value is outside of its range.
         """
-        positive = ("epochs", "batch_size", "micro_batch_size", "learning_rate", "log_every")
-        for name in (*positive, "world_every"):
+        for name in ("epochs", "batch_size", "micro_batch_size", "learning_rate", "log_every"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "lora_rank", "save_every", "tokens_per_step"):

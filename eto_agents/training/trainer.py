@@ -117,13 +117,10 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         """Negative log-likelihood of the agent's tokens and, weighted, the world's, per agent's."""
         ids = inputs["input_ids"]
         is_agent = inputs.pop("labels") != -100
-        every = self._settings.world_every
-        turn = (torch.arange(ids.shape[1], device=ids.device) + self.state.global_step) % every
-        is_world = inputs["attention_mask"].bool() & ~is_agent & (turn == 0)
-        labels = ids.masked_fill(~(is_agent | is_world), -100)
+        labels = ids.masked_fill(inputs["attention_mask"] == 0, -100)
         outputs = model(**inputs, labels=labels, fused_lm_head=True)
         is_agent = is_agent[:, 1:]
-        weights = torch.where(is_agent, 1.0, self._settings.world_weight * every)
+        weights = torch.where(is_agent, 1.0, self._settings.world_weight)
         n_agent = is_agent.sum() if num_items_in_batch is None else num_items_in_batch
         loss = -(outputs.log_probs * weights).sum() / torch.as_tensor(n_agent).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
