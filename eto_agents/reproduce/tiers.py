@@ -272,8 +272,18 @@ def read_tier(name: str, changes: Mapping[str, Any] | None = None) -> Tier:
         path = _built_in(name)
     record = read_toml_file(path)
     if "like" in record:
-        record = read_toml_file(_built_in(str(record.pop("like")))) | record
+        record = _over(read_toml_file(_built_in(str(record.pop("like")))), record)
     return parse_tier(path.stem, record, changes or {})
+
+
+def _over(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `more` over those of `record`, section by section."""
+    both = dict(record)
+    for key, value in more.items():
+        below = both.get(key)
+        is_section = isinstance(value, dict) and isinstance(below, dict)
+        both[key] = _over(below, value) if is_section else value
+    return both
 
 
 def _built_in(name: str) -> Path:

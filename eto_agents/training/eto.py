@@ -47,7 +47,8 @@ class Exploration:
         temperature: 0 takes the likeliest token, as ETO's script does.
         max_new_tokens: the most a turn has.
         lockstep: episodes that run at once.
-        max_tasks: at most so many tasks, drawn anew for each iteration; by default all.
+        max_tasks: at most so many tasks, drawn anew for each iteration; by default all. It holds
+            for step-wise pairs, too, for which nothing is played.
     """
 
     samples: int = 1

@@ -114,13 +114,7 @@ class Loop:
         told = self._settings
         if told.pairs == "step":
             return []
-        alone = told.pairs in ("self", "success")
-        known = {expert.task_id for expert in self._experts}
-        tasks = draw(
-            [task for task in self._tasks.train if alone or task.id in known],
-            told.explore.max_tasks,
-            f"explore/{told.seed}/{number}",
-        )
+        tasks = self._drawn(number)
         asked = _Played(told.env, told.env_args, told.split, told.explore, told.seed)
         with Stage(folder, asked, self._inputs(model, tasks)) as stage:
             stage.wait()
@@ -132,6 +126,14 @@ class Loop:
             if stage.result is None:
                 stage.finish({"n_episodes": len(episodes), "score": mean_score(episodes)})
         return episodes
+
+    def _drawn(self, number: int) -> list[Task]:
+        """The tasks that an iteration learns from."""
+        told = self._settings
+        alone = told.pairs in ("self", "success")
+        known = {expert.task_id for expert in self._experts}
+        tasks = [task for task in self._tasks.train if alone or task.id in known]
+        return draw(tasks, told.explore.max_tasks, f"explore/{told.seed}/{number}")
 
     def _play(
         self, folder: Path, model: str, tasks: list[Task], seeds: range, temperature: float
@@ -177,6 +179,8 @@ class Loop:
         told = self._settings
         asked = _Paired(told.pairs, told.cut, told.extra_rounds, told.max_pairs_per_task)
         inputs = dict(self._data)
+        if told.pairs in ("step", "mixture") and told.explore.max_tasks is not None:
+            inputs["tasks"] = self._inputs(model, self._drawn(number))["tasks"]
         if episodes:
             inputs["explore"] = hash_input(folder.parent / "explore" / "episodes.jsonl")
         with Stage(folder, asked, inputs) as stage:
@@ -209,7 +213,9 @@ class Loop:
             )
         if told.pairs in ("step", "mixture"):
             checkpoint = self._load(model)
-            experts = list({e.task_id: e for e in reversed(self._experts)}.values())[::-1]
+            drawn = {task.id for task in self._drawn(number)}
+            every = {e.task_id: e for e in reversed(self._experts) if e.task_id in drawn}
+            experts = list(every.values())[::-1]
             steps = own_steps(
                 self._speaker(checkpoint),
                 checkpoint,

@@ -105,6 +105,23 @@ def test_the_loop_explores_pairs_learns_and_is_scored(start: Path, tmp_path: Pat
     assert lines == []
 
 
+@pytest.mark.parametrize("kind", ["trajectory", "step"])
+def test_an_iteration_learns_from_so_many_tasks(kind: str, start: Path, tmp_path: Path) -> None:
+    play = dataclasses.replace(PLAY, samples=1, max_tasks=4)
+    settings = settings_for(start, tmp_path, pairs=kind, explore=play)
+    folder = settings.out / "iteration-1"
+    try:
+        eto(settings)
+    except NoPairsError:  # it may have said b everywhere
+        pass
+    played = folder / (
+        "explore/episodes.jsonl" if kind == "trajectory" else "pairs/own_steps.jsonl"
+    )
+    tasks = [e.task_id for e in TrajectoryStore(played).read()]
+    assert len(tasks) == 4
+    assert set(tasks) < {f"t{i}" for i in range(6)}
+
+
 def test_a_killed_run_goes_on_in_its_stage_and_step(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
