@@ -26,6 +26,7 @@ from eto_agents.training.rows import EmptyDataError
 from eto_agents.training.sft import sft, train_on
 from eto_agents.training.stage import Stage, hash_input
 
+READ = 1000  # episodes at random that a tiny model reads, at most
 PUBLISHED = ("untuned", "RFT without SFT", "ETO without SFT", "RFT and ETO without SFT")
 
 
@@ -69,7 +70,7 @@ def untuned(track: Track) -> str:
         out=data,
         min_score=0.0,
         seeds=(track.seed,),
-        n_tasks=expert.n_tasks,
+        n_tasks=min(expert.n_tasks or READ, READ),
         env_args=track.env_args,
     )
     out = track.folder / "alone" / "base"

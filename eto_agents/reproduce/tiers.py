@@ -281,8 +281,10 @@ def _over(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(record)
     for key, value in more.items():
         below = both.get(key)
-        is_section = isinstance(value, dict) and isinstance(below, dict)
-        both[key] = _over(below, value) if is_section else value
+        if isinstance(value, dict) and isinstance(below, dict):
+            both[key] = _over(below, value)
+        else:
+            both[key] = value
     return both
 
 
