@@ -210,48 +210,62 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
 
 
 class TokenBatches(torch.utils.data.Sampler[list[int]]):
-    """Rows of like length that have a number of tokens together; each epoch in another order.
+    """Rows of like length that have a number of tokens together; others in each epoch.
+
+    Every epoch has as many batches, so that a step's number tells its epoch.
 
     Args:
         lengths: tokens of each row.
         n_tokens: the most of a batch, padding included; a longer row is a batch of its own.
-        seed: decides which rows are together and, with the epoch, the order.
+        seed: decides, with the epoch, which rows are together, and the order.
+        n_epochs: how many there will be.
     """
 
     GROUP = 256
     """Rows, drawn at random, among which those of like length are brought together."""
 
-    def __init__(self, lengths: Sequence[int], n_tokens: int, seed: int) -> None:
-        """Put the rows together; the epoch is 0."""
+    def __init__(self, lengths: Sequence[int], n_tokens: int, seed: int, n_epochs: int) -> None:
+        """Count the batches; the epoch is 0."""
+        self._lengths = lengths
+        self._n_tokens = n_tokens
         self._seed = seed
         self._epoch = 0
-        self._batches: list[list[int]] = []
-        order = torch.randperm(len(lengths), generator=self._generator(-1)).tolist()
-        for start in range(0, len(order), self.GROUP):
-            batch: list[int] = []
-            for row in sorted(order[start : start + self.GROUP], key=lengths.__getitem__):
-                if batch and lengths[row] * (len(batch) + 1) > n_tokens:
-                    self._batches.append(batch)
-                    batch = []
-                batch.append(row)
-            self._batches.append(batch)
+        self._n_batches = max(len(self._put_together(epoch)) for epoch in range(n_epochs))
 
     def __len__(self) -> int:
         """Batches of an epoch."""
-        return len(self._batches)
+        return self._n_batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; called by the data loader."""
+        """Choose the rows that are together, and the order; called by the data loader."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         """Positions of the rows of each batch."""
-        generator = self._generator(self._epoch)
-        for i in torch.randperm(len(self), generator=generator).tolist():
-            yield self._batches[i]
+        batches = self._put_together(self._epoch)
+        while len(batches) < self._n_batches:  # a few of the largest in two
+            batches.sort(key=len)
+            largest = batches.pop()
+            batches += [largest[::2], largest[1::2]]
+        order = torch.randperm(len(batches), generator=self._generator(self._epoch, 1))
+        for i in order.tolist():
+            yield batches[i]
 
-    def _generator(self, epoch: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self._seed * 1_000_003 + epoch + 1)
+    def _put_together(self, epoch: int) -> list[list[int]]:
+        batches: list[list[int]] = []
+        order = torch.randperm(len(self._lengths), generator=self._generator(epoch, 0)).tolist()
+        for start in range(0, len(order), self.GROUP):
+            batch: list[int] = []
+            for row in sorted(order[start : start + self.GROUP], key=self._lengths.__getitem__):
+                if batch and self._lengths[row] * (len(batch) + 1) > self._n_tokens:
+                    batches.append(batch)
+                    batch = []
+                batch.append(row)
+            batches.append(batch)
+        return batches
+
+    def _generator(self, epoch: int, part: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._seed * 1_000_003 + 2 * epoch + part)
 
 
 def _batches_of(lengths: Sequence[int], settings: SFTSettings) -> TokenBatches | None:
@@ -259,7 +273,8 @@ def _batches_of(lengths: Sequence[int], settings: SFTSettings) -> TokenBatches |
         return None
     if n_processes() > 1:
         raise SettingsError("tokens_per_step is for one process: give batch_size instead")
-    return TokenBatches(lengths, settings.tokens_per_step, settings.seed)
+    n_epochs = math.ceil(settings.epochs)
+    return TokenBatches(lengths, settings.tokens_per_step, settings.seed, n_epochs)
 
 
 class _StageLog(TrainerCallback):  # type: ignore[misc]

@@ -223,22 +223,37 @@ def test_a_schedule_can_hold_the_learning_rate_before_it_falls(
     assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
 
 
-def test_steps_can_be_measured_in_tokens(told: SFTSettings, tmp_path: Path) -> None:
+def test_steps_can_be_measured_in_tokens(
+    told: SFTSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from eto_agents.training.trainer import TokenBatches
 
     lengths = [10 + (7 * n) % 50 for n in range(600)] + [500]
-    batches = TokenBatches(lengths, 120, 0)
+    batches = TokenBatches(lengths, 120, 0, 3)
     first, again = list(batches), list(batches)
     assert first == again
-    assert sorted(row for batch in first for row in batch) == list(range(601))
     assert [600] in first  # a longer row is not lost
-    assert all(max(lengths[row] for row in b) * len(b) <= 120 for b in first if b != [600])
-    batches.set_epoch(1)
-    assert list(batches) != first
-    assert sorted(batches) == sorted(first)
-    assert list(TokenBatches(lengths, 120, 1)) != first
+    assert list(TokenBatches(lengths, 120, 1, 3)) != first
+    together = set()
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        found = list(batches)
+        assert len(found) == len(batches)
+        assert sorted(row for batch in found for row in batch) == list(range(601))
+        assert all(max(lengths[row] for row in b) * len(b) <= 120 for b in found if b != [600])
+        together.add(frozenset(map(frozenset, found)))
+    assert len(together) == 3
 
+    asked = set()
+    own = TokenBatches.__iter__
+
+    def note(self: TokenBatches) -> Any:
+        asked.add(self._epoch)
+        return own(self)
+
+    monkeypatch.setattr(TokenBatches, "__iter__", note)
     settings = replace(told, tokens_per_step=150, epochs=2, save_every=0)
     result = sft(replace(settings, out=tmp_path / "tokens"))
+    assert asked == {0, 1}  # the trainer tells it the epoch
     assert result["n_steps"] % 2 == 0
     assert result["last_loss"] < result["first_loss"]
