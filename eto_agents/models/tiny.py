@@ -29,7 +29,7 @@ MAX_CONTEXT_TOKENS: Final = 4096
 # In this order: WebShop's separator, with the space before a code (at which the text is cut before
 # it comes here); words; numbers; signs; white space.
 _PIECES: Final = r" ?\[SEP\](?: $)?| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+"
-_MIN_SHARE: Final = 0.04  # of the texts: what so many say is a template's
+_MIN_SHARE: Final = 0.03  # of the texts: what so many say is a template's
 _LONGEST_PHRASE: Final = 12  # pieces
 _MOST_TEXTS: Final = 4000  # read to find phrases
 _CODE: Final = re.compile(r"\b(?=[A-Z0-9]*[0-9])(?=[A-Z0-9]*[A-Z])[A-Z0-9]{6,}\b")
