@@ -267,9 +267,7 @@ def read_tier(name: str, changes: Mapping[str, Any] | None = None) -> Tier:
         CorruptDataError: the file is not TOML.
         SettingsError: a value is of the wrong type or out of range.
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = _built_in(name)
+    path = Path(name) if name.endswith(".toml") else _built_in(name)
     record = read_toml_file(path)
     if "like" in record:
         record = _over(read_toml_file(_built_in(str(record.pop("like")))), record)
@@ -280,11 +278,8 @@ def _over(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `more` over those of `record`, section by section."""
     both = dict(record)
     for key, value in more.items():
-        below = both.get(key)
-        if isinstance(value, dict) and isinstance(below, dict):
-            both[key] = _over(below, value)
-        else:
-            both[key] = value
+        is_section = isinstance(value, dict) and key in both
+        both[key] = _over(both[key], value) if is_section else value
     return both
 
 

@@ -4,8 +4,8 @@ TRL gives its models a head that computes log-probabilities in tiles. Off a GPU 
 every position, though the world's tokens (nine of ten in WebShop) and the padding are left out
 of the loss; and the mask of the padding keeps attention off its fast way. The head here does what
 TRL's does, at the agent's positions alone, and attends without the mask: padding is at the end,
-where no token looks. ``tests/speed/training.py`` prints what that saves (a half to two thirds, for a
-tiny model). With a large vocabulary the memory that TRL's tiles save matters more: its head stays.
+where no token looks. ``tests/speed/training.py`` prints what that saves, a half to two thirds with
+a tiny model. With a large vocabulary TRL's head stays: the memory its tiles save matters more.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def grpo(run: GRPORun) -> list[dict[str, Any]]:
     require("trl", extra="train")
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from eto_agents.training.cpu_head import use_own_head
 
@@ -64,27 +64,10 @@ def grpo(run: GRPORun) -> list[dict[str, Any]]:
         rows = [_row(played[job.seed], checkpoint, run.world) for job in jobs]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    config = GRPOConfig(
-        output_dir=str(run.out / "work"),
-        max_steps=run.n_updates,
-        per_device_train_batch_size=run.n_episodes,
-        num_generations=run.n_samples,
-        num_iterations=run.n_epochs,
-        learning_rate=run.learning_rate,
-        beta=run.kl_weight,
-        epsilon=run.clip,
-        max_grad_norm=run.max_grad_norm,
-        use_cpu=checkpoint.model.device.type == "cpu",
-        bf16=False,
-        logging_steps=1,
-        save_strategy="no",
-        disable_tqdm=True,
-        seed=run.seed,
-    )
     trainer = GRPOTrainer(
         model=checkpoint.model,
         reward_funcs=lambda score, **_: score,
-        args=config,
+        args=_config(run, checkpoint.model.device.type == "cpu"),
         train_dataset=Dataset.from_dict({"prompt": list(tasks)}),
         processing_class=checkpoint.tokenizer,
         rollout_func=rollout,
@@ -94,6 +77,28 @@ def grpo(run: GRPORun) -> list[dict[str, Any]]:
     use_own_head(checkpoint.model)
     save_checkpoint(checkpoint, run.out / "checkpoint")
     return [record for record in trainer.state.log_history if "reward" in record]
+
+
+def _config(run: GRPORun, on_cpu: bool) -> Any:
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(run.out / "work"),
+        max_steps=run.n_updates,
+        per_device_train_batch_size=run.n_episodes,
+        num_generations=run.n_samples,
+        num_iterations=run.n_epochs,
+        learning_rate=run.learning_rate,
+        beta=run.kl_weight,
+        epsilon=run.clip,
+        max_grad_norm=run.max_grad_norm,
+        use_cpu=on_cpu,
+        bf16=False,
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=run.seed,
+    )
 
 
 def _row(episode: Trajectory, checkpoint: Checkpoint, world: str | None) -> dict[str, Any]:

@@ -168,15 +168,18 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
             parts, about = _appraise(actor, reference, samples, checkpoint, settings, accelerator)
             learned = _learn(actor, optimizer, parts, settings, accelerator, update)
             took_s = time.perf_counter() - started_s
-            told["tokens_per_s"] = sum(len(sample.ids) for sample in samples) / took_s
-            told["play_share"] = played_s / took_s
+            n_tokens = sum(len(sample.ids) for sample in samples)
+            told |= {"tokens_per_s": n_tokens / took_s, "play_share": played_s / took_s}
             on_metrics(update + 1, _together(told | about | learned, accelerator))
-            is_due = settings.save_every and (update + 1) % settings.save_every == 0
-            if is_due and accelerator.is_main_process:
+            if accelerator.is_main_process and _is_due(update + 1, settings):
                 save_state(folder / "states", _plain(accelerator, actor), optimizer, update + 1)
     finally:
         env.close()
     return dataclasses.replace(checkpoint, model=_plain(accelerator, actor).model.eval())
+
+
+def _is_due(update: int, settings: PPOSettings) -> bool:
+    return bool(settings.save_every) and update % settings.save_every == 0
 
 
 def _together(told: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
