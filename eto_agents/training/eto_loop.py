@@ -180,7 +180,7 @@ class Loop:
         asked = _Paired(told.pairs, told.cut, told.extra_rounds, told.max_pairs_per_task)
         inputs = dict(self._data)
         if told.pairs in ("step", "mixture") and told.explore.max_tasks is not None:
-            inputs["tasks"] = self._inputs(model, self._drawn(number))["tasks"]
+            inputs["tasks"] = _hash_of(self._drawn(number))
         if episodes:
             inputs["explore"] = hash_input(folder.parent / "explore" / "episodes.jsonl")
         with Stage(folder, asked, inputs) as stage:
@@ -268,11 +268,15 @@ class Loop:
         return mean_score(episodes)
 
     def _inputs(self, model: str, tasks: Sequence[Task]) -> dict[str, str]:
-        ids = json.dumps([task.id for task in tasks])
         return {
             "model": hash_input(model) if Path(model).exists() else model,
-            "tasks": hashlib.sha256(ids.encode()).hexdigest(),
+            "tasks": _hash_of(tasks),
         }
+
+
+def _hash_of(tasks: Sequence[Task]) -> str:
+    ids = json.dumps([task.id for task in tasks])
+    return hashlib.sha256(ids.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -184,9 +184,11 @@ def _is_due(update: int, settings: PPOSettings) -> bool:
 
 def _together(told: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
     """What all processes tell: counts and speeds summed, the rest averaged."""
-    values = torch.tensor(list(told.values()), device=accelerator.device)
-    sums = accelerator.reduce(values, "sum").tolist()
     n = accelerator.num_processes
+    if n == 1:
+        return told
+    values = torch.tensor(list(told.values()), dtype=torch.float64, device=accelerator.device)
+    sums = accelerator.reduce(values, "sum").tolist()
     return {k: v if k in _SUMMED else v / n for k, v in zip(told, sums, strict=True)}
 
 
@@ -233,12 +235,8 @@ def _samples(
     whole = [e for e, sample in found if sample is not None]
     if not whole:
         faults = sorted({e.error for e in episodes if e.error})[:3]
-        why = (
-            f": {faults}"
-            if faults
-            else (": what was sampled is not how the tokenizer writes the same text")
-        )
-        raise DataError(f"none of {len(episodes)} episodes can be learned from{why}")
+        why = faults or "what was sampled is not how the tokenizer writes the same text"
+        raise DataError(f"none of {len(episodes)} episodes can be learned from: {why}")
     n_steps = sum(len(e.steps) for e in whole)
     told = {
         "score": sum(e.score for e in whole) / len(whole),
