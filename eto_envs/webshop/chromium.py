@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from eto_envs.errors import BackendError, MissingExtraError, require
 
@@ -25,6 +25,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chro
 DRIVERS = ("chromedriver", "chromium.chromedriver")
 INSTALL = "apt-get install -y chromium chromium-driver"
 START_TIMEOUT_S = 60.0
+N_STARTS = 5
+PORT_TAKEN = "Address already in use"
 FLAGS = (
     "--headless=new",
     "--disable-dev-shm-usage",  # a container's /dev/shm may be too small
@@ -103,17 +105,9 @@ class Chromium:
         programs = find_programs()
         self._owner_pid = os.getpid()
         self.driver: Any = None
-        self._supervisor = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-S", str(Path(__file__).with_name("supervise.py"))),
-                *(programs.driver, "--port=0"),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._supervisor: subprocess.Popen[bytes] | None = None
         try:
-            url = f"http://127.0.0.1:{self._port()}"
+            url = f"http://127.0.0.1:{self._start(programs.driver)}"
             self.driver = _connect(url, programs.browser, flags, timeout_s)
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
             self.devtools("Emulation.setDeviceMetricsOverride", **size)
@@ -135,29 +129,44 @@ class Chromium:
             # The supervisor ends the browser, dead or alive; this only frees the connection.
             with contextlib.suppress(Exception):
                 driver.command_executor.close()
-        supervisor = self._supervisor
-        for pipe in (supervisor.stdin, supervisor.stdout):
-            if pipe is not None:
-                pipe.close()
-        supervisor.wait()
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.communicate()
 
-    def _port(self) -> int:
-        """The port that the driver listens on, as the supervisor announces it."""
-        output = self._supervisor.stdout
-        if output is None:
-            raise BackendError("the supervisor of the browser has no output")
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        said = b""
-        while not said.endswith(b"\n"):
-            ready, _, _ = select.select([output], [], [], max(0, deadline_s - time.monotonic()))
-            chunk = os.read(output.fileno(), 4096) if ready else b""
-            if not chunk:
+    def _start(self, driver: str) -> int:
+        """Start the driver through its supervisor; the port that it listens on."""
+        command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("supervise.py"))]
+        said = ""
+        for _ in range(N_STARTS):
+            self._supervisor = subprocess.Popen(
+                [*command, driver, "--port=0"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+            said = _first_line(self._supervisor.stdout)
+            if said.isdigit():
+                return int(said)
+            self.close()
+            # The driver picks a free port of IPv6 and gives up if IPv4's of that number is not.
+            if PORT_TAKEN not in said:
                 break
-            said += chunk
-        if not said.strip().isdigit():
-            text = said.decode(errors="replace").strip()
-            raise BackendError(f"the browser's driver did not start: {text or 'it said nothing'}")
-        return int(said)
+        raise BackendError(f"the browser's driver did not start: {said or 'it said nothing'}")
+
+
+def _first_line(output: IO[bytes] | None) -> str:
+    """What a process says first; at its end or after a time, what it has said until then."""
+    if output is None:
+        raise BackendError("the supervisor of the browser has no output")
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    said = b""
+    while not said.endswith(b"\n"):
+        ready, _, _ = select.select([output], [], [], max(0, deadline_s - time.monotonic()))
+        chunk = os.read(output.fileno(), 4096) if ready else b""
+        if not chunk:
+            break
+        said += chunk
+    return said.decode(errors="replace").strip()
 
 
 def _connect(url: str, browser: str, flags: Sequence[str], timeout_s: float) -> Any:

@@ -480,3 +480,36 @@ def test_a_driver_that_does_not_start_says_why(
     with pytest.raises(BackendError, match="libnss3"):
         env.reset(seed=0)
     env.close()
+
+
+def test_a_driver_whose_port_was_taken_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    programs = chromium.find_programs()
+    unlucky, been_here = tmp_path / "chromedriver", tmp_path / "been-here"
+    unlucky.write_text(
+        f'#!/bin/sh\n[ -e {been_here} ] && exec {programs.driver} "$@"\ntouch {been_here}\n'
+        "echo 'bind() failed: Address already in use (98)'\necho 'Exiting...'\nexit 1\n"
+    )
+    unlucky.chmod(0o755)
+    named = chromium.Programs(programs.browser, str(unlucky))
+    monkeypatch.setattr(chromium, "find_programs", lambda: named)
+    with gym.make(ID, dataset="mini") as env:
+        assert env.reset(seed=0)[0]
+    assert been_here.exists()
+
+
+def test_a_driver_whose_port_is_always_taken_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    driver, starts = tmp_path / "chromedriver", tmp_path / "starts"
+    driver.write_text(
+        f"#!/bin/sh\necho x >> {starts}\necho 'Address already in use (98)'\nexit 1\n"
+    )
+    driver.chmod(0o755)
+    monkeypatch.setattr(
+        chromium, "find_programs", lambda: chromium.Programs("chromium", str(driver))
+    )
+    with gym.make(ID, dataset="mini") as env, pytest.raises(BackendError, match="already in use"):
+        env.reset(seed=0)
+    assert len(starts.read_text().split()) == chromium.N_STARTS
