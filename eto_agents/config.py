@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _fit(value: Any, wanted: Any, where: str) -> Any:
-    """A TOML value as a field's type: numbers, texts, paths, choices, optional ones, tuples."""
+    """A TOML value as a field's type: number, text, path, choice, list or table."""
     origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (typing.Union, types.UnionType):
         return _fit(value, next(part for part in inner if part is not type(None)), where)
@@ -117,6 +117,8 @@ def _fit(value: Any, wanted: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise SettingsError(f"{where} must be a list, got {value!r}")
         return tuple(_fit(part, inner[0], where) for part in value)
+    if origin is Mapping:
+        wanted = dict
     if wanted is Path and isinstance(value, str):
         return Path(value)
     if wanted is float and type(value) is int:

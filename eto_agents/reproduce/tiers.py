@@ -108,7 +108,7 @@ class Expert:
 
     Attributes:
         policy: a policy's name.
-        order: in which it searches, for a policy that takes an order (`alfworld-explorer`).
+        policy_args: its keyword arguments, such as how often a flawed person leaves out a step.
         thoughts: the words its actions get.
         n_tasks: only the first so many tasks of train, for experts and exploration alike.
         samples: trajectories of each task.
@@ -116,7 +116,7 @@ class Expert:
     """
 
     policy: str = "expert"
-    order: str | None = None
+    policy_args: Mapping[str, Any] = field(default_factory=dict)
     thoughts: Style = "full"
     n_tasks: int | None = None
     samples: int = 1
@@ -310,11 +310,9 @@ def parse_tier(name: str, record: Mapping[str, Any], changes: Mapping[str, Any])
             _change(parts, first, rest, value)
         else:
             raise UnknownNameError("setting", key, _TIER_KEYS, "Others are section.key=value.")
-    launch = own.pop("launch", {})
     tier = overlay(Tier(name), own, f"tier {name!r}")
     recipes = {world: _recipe(world, part, f"tier {name!r}") for world, part in parts.items()}
-    tier = dataclasses.replace(tier, launch=dict(launch), recipes=recipes)
-    return tier.narrowed(methods=tier.methods)
+    return dataclasses.replace(tier, recipes=recipes).narrowed(methods=tier.methods)
 
 
 _TIER_KEYS: Final = ("about", "methods", "seeds", "n_processes", "n_threads", "launch")

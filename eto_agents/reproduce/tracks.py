@@ -226,9 +226,8 @@ class Track(Told):
     def _play_expert(self) -> Any:
         expert = self.recipe.expert
         first = self.seed * expert.samples
-        named = {} if expert.order is None else {"order": expert.order}
         return collect(
-            load_policy(expert.policy, **named),
+            load_policy(expert.policy, **expert.policy_args),
             self.recipe.world.env,
             out=self.folder / "expert",
             thoughts=expert.thoughts,

@@ -135,6 +135,7 @@ def test_stages_inherit_what_follows_from_others() -> None:
         ({"explore.samples": 3}, SettingsError, "all alike"),
         ({"shop.world.n_trials": 2}, SettingsError, "n_trials is for ALFWorld's mini"),
         ({"methods": ["sft", "dagger"]}, UnknownNameError, "dagger"),
+        ({"expert.policy_args": "skip_option=1"}, SettingsError, "policy_args must be dict"),
         ({"expert.thoughts": "long"}, SettingsError, "thoughts must be one of"),
     ],
 )
@@ -364,6 +365,18 @@ def test_a_method_that_cannot_learn_leaves_its_row_empty(
     ended = [event for event in seen if event.wall_s is not None]
     assert [event.stage for event in ended] == ["expert", "SFT", "PPO"]
     assert [event.n_done for event in ended] == [1, 2, 3]
+
+
+def test_the_expert_gets_its_arguments(tmp_path: Path) -> None:
+    reads_first = {"settle": 0.0, "skip_option": 0.0, "read": 1.0, "vague": 0.0}
+    changes = {"expert.policy": "sloppy-expert", "expert.policy_args": reads_first}
+    recipe = read_tier("smoke", changes).recipes["webshop"]
+    folder = track_folder(tmp_path, "webshop", 0)
+    Track(recipe, 0, folder).demonstrations()
+    played = episodes(folder / "demonstrations")
+    pages = ("click[description]", "click[features]", "click[reviews]")
+    assert played
+    assert all(any(step["action"] in pages for step in e["steps"]) for e in played)
 
 
 @pytest.mark.torch
