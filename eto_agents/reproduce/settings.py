@@ -59,18 +59,18 @@ class Told:
     def dataset(self) -> str:
         """What is trained on: the recipe's, or games that are made of ALFWorld's mini dataset."""
         world = self.recipe.world
-        if world.n_trials == 1:
+        if world.n_rounds == 1:
             return world.dataset
         import filelock
 
         from eto_envs.alfworld.mini import write_mini
 
-        path = self.folder.parent / f"mini-{world.n_trials}-trials.pack.gz"
+        path = self.folder.parent / f"mini-{world.n_rounds}-rounds.pack.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                self.note(f"making games: {world.n_trials} a room and task")
-                write_mini(path, world.n_trials)
+                self.note(f"making games: {world.n_rounds} rounds of train")
+                write_mini(path, world.n_rounds)
         return str(path)
 
     def sft_settings(self, out: Path, model: str) -> SFTSettings:

@@ -57,14 +57,14 @@ class World:
         env: environment id.
         dataset: mini, an official name, or a folder with the official files.
         prompt: whose prompt; by default what the environment tells.
-        n_trials: how often each room of a train game of ALFWorld's mini dataset is furnished; more
-            than 1 makes games for training, seen and unseen stay as they are.
+        n_rounds: how often as many train games ALFWorld's mini dataset gets as it has; those of
+            each further round are in rooms of their own, seen and unseen stay as they are.
     """
 
     env: str = ""
     dataset: str = "auto"
     prompt: str | None = None
-    n_trials: int = 1
+    n_rounds: int = 1
 
 
 @dataclass(frozen=True)
@@ -372,8 +372,8 @@ def _recipe(name: str, part: Mapping[str, Mapping[str, Any]], source: str) -> Re
         raise SettingsError(f"{source} [worlds.{name}]: env is missing, such as ETO-WebShop-v0")
     sft = read("sft", SFTSettings(save_every=0), _BY_STAGE)
     inherited = {f.name: getattr(sft, f.name) for f in dataclasses.fields(sft)}
-    if world.n_trials != 1 and (world.dataset != "mini" or "ALFWorld" not in world.env):
-        raise SettingsError(f"{source} [worlds.{name}]: n_trials is for ALFWorld's mini dataset")
+    if world.n_rounds != 1 and (world.dataset != "mini" or "ALFWorld" not in world.env):
+        raise SettingsError(f"{source} [worlds.{name}]: n_rounds is for ALFWorld's mini dataset")
     explore = read("explore", Exploration(), _BY_STAGE)
     dpo = read("dpo", DPOSettings(), _BY_STAGE)
     try:

@@ -1,6 +1,6 @@
 """The mini games: a household of our own, in three panels.
 
-``python -m eto_envs.alfworld.mini FILE [TRIALS]`` writes them as a pack: 600 train, 100 seen and
+``python -m eto_envs.alfworld.mini FILE [ROUNDS]`` writes them as a pack: 600 train, 100 seen and
 100 unseen games in kitchens, bedrooms, bathrooms and living rooms that `mini_rooms` draws. The seen
 panel asks for other things in the rooms of train; the unseen panel has rooms of its own, and no
 train game pairs the object and the receptacle (or lamp) that one of its games is about. Every game
@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from eto_envs.alfworld.game import GRAMMARS, TREATMENTS, Game
 from eto_envs.alfworld.mini_rooms import Scene, Wanted, draw_scene, furnish
@@ -30,6 +30,7 @@ _SEED = 11
 # Scenes of train and seen, and scenes of unseen.
 _N_SCENES = {"kitchen": (12, 4), "livingroom": (8, 3), "bedroom": (9, 3), "bathroom": (7, 3)}
 _N_TRIES = 100  # of furnishing a room so that the game is one
+_SCENES_OF_ROUND = 1000  # between the numbers of a round of train games and the next
 _HELD_OUT_SHARE = 0.25  # of the pairs of an object and a receptacle are kept for unseen
 _TASK_TYPES = {
     "place": "pick_and_place_simple",
@@ -48,49 +49,54 @@ _TEXTS = {
     "two": ("put two {} in {}", "find two {} and put them in {}"),
 }
 
+Request: TypeAlias = tuple[Scene, Wanted]
+"""A room and what is to be done in it."""
 
-def write_mini(target: Path, n_trials: int = 1) -> Pack:
+
+def write_mini(target: Path, n_rounds: int = 1) -> Pack:
     """Draw all games and write them as a pack.
 
     Args:
         target: the pack's file.
-        n_trials: how often each room of a train game is furnished; the games of more than one are
-            for training on, seen and unseen stay as they are.
+        n_rounds: how often as many train games are drawn; those of each further round are in rooms
+            of their own, and ask for nothing that is kept for unseen. Seen and unseen stay as they
+            are.
     """
     rules = read_rules()
-    scenes = _draw_scenes(rules)
+    known, new = _draw_scenes(rules)
     held_out = _draw_held_out(rules)
-    games: dict[str, dict[str, Problem]] = {}
-    known: set[tuple[Scene, Wanted]] = set()
-    for split, n_games in N_GAMES.items():
-        chosen: list[tuple[Scene, Wanted]] = []
+
+    def choose(split: str, scenes: Sequence[Scene], taken: Sequence[Request], *name: int) -> None:
         for place, kind in enumerate(_TASK_TYPES):
-            n_of_kind = (n_games + place) // len(_TASK_TYPES)
-            requests = _requests(rules, scenes[split == "unseen"], kind)
-            if split == "unseen":
-                open_requests = [r for r in requests if r[1][1:] in held_out]
-            else:
-                open_requests = [r for r in requests if r[1][1:] not in held_out and r not in known]
-            chosen += _spread(Draw(_SEED, split, kind), open_requests, n_of_kind)
-        known.update(chosen)
-        trials = range(1, 1 + (n_trials if split == "train" else 1))
-        made = {
-            _task_id(*request, trial): _make(rules, *request, trial)
-            for request in chosen
-            for trial in trials
-        }
-        games[split] = {task_id: made[task_id] for task_id in sorted(made)}
+            requests = [
+                request
+                for request in _requests(rules, scenes, kind)
+                if request not in taken and (request[1][1:] in held_out) == (split == "unseen")
+            ]
+            n_of_kind = (N_GAMES[split] + place) // len(_TASK_TYPES)
+            chosen[split] += _spread(Draw(_SEED, split, kind, *name), requests, n_of_kind)
+
+    chosen: dict[str, list[Request]] = {split: [] for split in N_GAMES}
+    choose("train", known, ())
+    choose("seen", known, tuple(chosen["train"]))
+    choose("unseen", new, ())
+    for n_round in range(2, n_rounds + 1):
+        choose("train", _draw_scenes(rules, _SCENES_OF_ROUND * n_round)[0], (), n_round)
+    games: dict[str, dict[str, Problem]] = {}
+    for split, requests in chosen.items():
+        made = {_task_id(*request): _make(rules, *request) for request in requests}
+        games[split] = {name: game for name, game in sorted(made.items()) if game}
     return write_pack(target, games, GRAMMARS[0])
 
 
-def _draw_scenes(rules: Rules) -> tuple[list[Scene], list[Scene]]:
-    """The scenes of train and seen, and those of unseen."""
+def _draw_scenes(rules: Rules, offset: int = 0) -> tuple[list[Scene], list[Scene]]:
+    """The scenes of train and seen, and those of unseen; `offset` is added to their numbers."""
     known: list[Scene] = []
     new: list[Scene] = []
     for name, room in rules.rooms.items():
         n_known, n_new = _N_SCENES[name]
         for n in range(1, n_known + n_new + 1):
-            number = room.first_scene + n
+            number = offset + room.first_scene + n
             scene = draw_scene(Draw(_SEED, "scene", number), name, room, number)
             (known if n <= n_known else new).append(scene)
     return known, new
@@ -107,7 +113,7 @@ def _draw_held_out(rules: Rules) -> set[tuple[str, str]]:
     }
 
 
-def _requests(rules: Rules, scenes: Sequence[Scene], kind: str) -> Iterator[tuple[Scene, Wanted]]:
+def _requests(rules: Rules, scenes: Sequence[Scene], kind: str) -> Iterator[Request]:
     """All that can be asked for in some scenes."""
     for scene in scenes:
         if kind in TREATMENTS and TREATMENTS[kind].appliance not in map(str.lower, scene.kinds):
@@ -134,11 +140,9 @@ def _targets(rules: Rules, scene: Scene, kind: str, thing: str) -> Iterator[str]
             yield target
 
 
-def _spread(
-    draw: Draw, requests: Sequence[tuple[Scene, Wanted]], n: int
-) -> list[tuple[Scene, Wanted]]:
+def _spread(draw: Draw, requests: Sequence[Request], n: int) -> list[Request]:
     """Some of the requests, about as many of each scene."""
-    of_scene: dict[int, list[tuple[Scene, Wanted]]] = {}
+    of_scene: dict[int, list[Request]] = {}
     for request in draw.shuffled(requests):
         of_scene.setdefault(request[0].number, []).append(request)
     ranked = [
@@ -151,21 +155,21 @@ def _spread(
     return [request for _, _, request in sorted(ranked, key=lambda row: row[:2])[:n]]
 
 
-def _task_id(scene: Scene, wanted: Wanted, trial: int) -> str:
+def _task_id(scene: Scene, wanted: Wanted) -> str:
     kind, thing, target = wanted
-    return f"{_TASK_TYPES[kind]}-{thing}-None-{target}-{scene.number}/trial_{trial}"
+    return f"{_TASK_TYPES[kind]}-{thing}-None-{target}-{scene.number}/trial_1"
 
 
-def _make(rules: Rules, scene: Scene, wanted: Wanted, trial: int) -> Problem:
-    """A game that can be won and is not won already."""
-    draw = Draw(_SEED, _task_id(scene, wanted, trial))
+def _make(rules: Rules, scene: Scene, wanted: Wanted) -> Problem | None:
+    """A game that can be won and is not won already, if there is one."""
+    draw = Draw(_SEED, _task_id(scene, wanted))
     words = draw.pick(_TEXTS[wanted.kind]).format(wanted.thing.lower(), wanted.target.lower())
     for _ in range(_N_TRIES):
         problem = furnish(draw, rules, scene, wanted, f"Your task is to: {words}.")
         game = Game(problem)
         if not game.is_won(game.start) and shortest_plan(game, game.start):
             return problem
-    raise ValueError(f"no game of {_task_id(scene, wanted, trial)} can be won")
+    return None
 
 
 if __name__ == "__main__":

@@ -62,10 +62,19 @@ def test_the_shipped_pack_is_what_the_generator_makes(tmp_path: Path, pack: Pack
 
 
 @pytest.mark.slow
-def test_more_trials_add_train_games_alone(pack: Pack, tmp_path: Path) -> None:
-    larger = write_mini(tmp_path / "larger.pack", n_trials=2)
-    assert len(larger.splits["train"]) == 2 * N_GAMES["train"]
-    assert set(pack.splits["train"]) < set(larger.splits["train"])
+def test_more_rounds_add_train_games_in_other_rooms(
+    pack: Pack, parts: dict[str, list[Parts]], tmp_path: Path
+) -> None:
+    larger = write_mini(tmp_path / "larger.pack", n_rounds=2)
+    train = set(larger.splits["train"])
+    assert len(train) >= 2 * N_GAMES["train"] - 5  # some draws make no game that can be won
+    assert set(pack.splits["train"]) < train
+    more = [parts_of(task_id) for task_id in train - set(pack.splits["train"])]
+    of_old = {row.scene for rows in parts.values() for row in rows}
+    assert len({row.scene for row in more}) == 36
+    assert not of_old & {row.scene for row in more}
+    unseen = {(row.thing, row.target) for row in parts["unseen"]}
+    assert not unseen & {(row.thing, row.target) for row in more}
     for split in ("seen", "unseen"):
         assert larger.splits[split] == pack.splits[split]
         for task_id in pack.splits[split]:
