@@ -57,20 +57,22 @@ class Told:
 
     @functools.cached_property
     def dataset(self) -> str:
-        """What is trained on: the recipe's, or games that are made of ALFWorld's mini dataset."""
+        """What is trained on: the recipe's, or a mini dataset with further train tasks."""
         world = self.recipe.world
         if world.n_rounds == 1:
             return world.dataset
         import filelock
 
         from eto_envs.alfworld.mini import write_mini
+        from eto_envs.webshop.mini import build_mini_bundle
 
-        path = self.folder.parent / f"mini-{world.n_rounds}-rounds.pack.gz"
+        path = self.folder.parent / f"mini-{world.n_rounds}-rounds"
         path.parent.mkdir(parents=True, exist_ok=True)
+        make = build_mini_bundle if "WebShop" in world.env else write_mini
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                self.note(f"making games: {world.n_rounds} rounds of train")
-                write_mini(path, world.n_rounds)
+                self.note(f"making {world.n_rounds} rounds of train tasks")
+                make(path, world.n_rounds)
         return str(path)
 
     def sft_settings(self, out: Path, model: str) -> SFTSettings:

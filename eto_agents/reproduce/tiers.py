@@ -57,8 +57,9 @@ class World:
         env: environment id.
         dataset: mini, an official name, or a folder with the official files.
         prompt: whose prompt; by default what the environment tells.
-        n_rounds: how often as many train games ALFWorld's mini dataset gets as it has; those of
-            each further round are in rooms of their own, seen and unseen stay as they are.
+        n_rounds: how often as many train tasks a mini dataset gets as it has. Those of a further
+            round are in rooms of their own (ALFWorld), or ask in other words for other options of
+            the same products (WebShop). Seen and unseen stay as they are.
     """
 
     env: str = ""
@@ -372,8 +373,8 @@ def _recipe(name: str, part: Mapping[str, Mapping[str, Any]], source: str) -> Re
         raise SettingsError(f"{source} [worlds.{name}]: env is missing, such as ETO-WebShop-v0")
     sft = read("sft", SFTSettings(save_every=0), _BY_STAGE)
     inherited = {f.name: getattr(sft, f.name) for f in dataclasses.fields(sft)}
-    if world.n_rounds != 1 and (world.dataset != "mini" or "ALFWorld" not in world.env):
-        raise SettingsError(f"{source} [worlds.{name}]: n_rounds is for ALFWorld's mini dataset")
+    if world.n_rounds != 1 and (world.dataset != "mini" or "ScienceWorld" in world.env):
+        raise SettingsError(f"{source} [worlds.{name}]: n_rounds is for a mini dataset")
     explore = read("explore", Exploration(), _BY_STAGE)
     dpo = read("dpo", DPOSettings(), _BY_STAGE)
     try:

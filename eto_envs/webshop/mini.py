@@ -1,8 +1,8 @@
 """The mini dataset: a shop of our own words, in the layout of the official files.
 
-``python -m eto_envs.webshop.mini FOLDER`` writes it: about a thousand products of sixty types in
-fifteen categories, and 1,400 goals in three panels (1,000 train, 200 seen, 200 unseen). The
-products of three categories are asked for in the unseen panel only; the seen panel asks for
+``python -m eto_envs.webshop.mini FOLDER [ROUNDS]`` writes it: about a thousand products of sixty
+types in fifteen categories, and 1,400 goals in three panels (1,000 train, 200 seen, 200 unseen).
+The products of three categories are asked for in the unseen panel only; the seen panel asks for
 products that no train goal asks for, in categories that train goals know. Products of a type come
 in families that share brand and make, and differ in attributes, options and price, so that the
 first hit of a search is often not quite what is wanted. The bytes are the same on every machine:
@@ -81,8 +81,14 @@ def _wanted(draw: Draw, items: Sequence[Item]) -> dict[str, list[str]]:
     return wanted
 
 
-def write_mini(target: Path) -> Path:
+def write_mini(target: Path, n_rounds: int = 1) -> Path:
     """Write the mini dataset's files into a folder, which is made if it is not there.
+
+    Args:
+        target: the folder.
+        n_rounds: how often as many train goals are drawn; those of each further round ask for the
+            same products in other words, for other attributes and options. The goals of seen and
+            unseen stay as they are but for their indices, and prices, which go by these.
 
     Returns:
         `target`.
@@ -101,6 +107,12 @@ def write_mini(target: Path) -> Path:
     known: set[str] = set()
     products = [product_entry(draw, item) for item in items]
     human = {i.asin: [_human_entry(draw, i, known) for _ in wanted[i.asin]] for i in items}
+    again = Draw(_SEED + 1)
+    for item in items:
+        if "train" in wanted[item.asin]:
+            n_more = (n_rounds - 1) * len(wanted[item.asin])
+            human[item.asin] += [_human_entry(again, item, known) for _ in range(n_more)]
+            wanted[item.asin] += ["train"] * n_more
     panel_of_goal = [panel for item in items for panel in wanted[item.asin]]
     order = shuffled_order(len(panel_of_goal))
     files: dict[str, object] = {
@@ -118,15 +130,17 @@ def write_mini(target: Path) -> Path:
     return target
 
 
-def build_mini_bundle(target: Path) -> Path:
-    """Build the bundle that is shipped beside this file.
+def build_mini_bundle(target: Path, n_rounds: int = 1) -> Path:
+    """Build the bundle that is shipped beside this file, or one with more train goals.
 
     Returns:
         `target`.
     """
+    name = "mini" if n_rounds == 1 else f"mini-{n_rounds}-rounds"
     with tempfile.TemporaryDirectory() as folder:
-        return build_bundle(write_mini(Path(folder)), target, nouns="file", dataset="mini")
+        files = write_mini(Path(folder), n_rounds)
+        return build_bundle(files, target, nouns="file", dataset=name)
 
 
 if __name__ == "__main__":
-    write_mini(Path(sys.argv[1]))
+    write_mini(Path(sys.argv[1]), *map(int, sys.argv[2:3]))

@@ -36,6 +36,24 @@ def test_files_are_the_same_each_time(tmp_path: Path) -> None:
         assert path.read_bytes() == (second / path.name).read_bytes()
 
 
+def test_more_rounds_add_train_goals_for_the_same_products(shop: Shop, tmp_path: Path) -> None:
+    larger = open_shop(build_mini_bundle(tmp_path / "larger", n_rounds=3))
+    assert larger.dataset == "mini-3-rounds"
+    assert {p: len(larger.panels[p]) for p in N_GOALS} == N_GOALS | {"train": 3000}
+    assert [*larger.asins] == [*shop.asins]
+
+    def asked(shop: Shop, panel: str) -> set[tuple[str, str]]:
+        goals = [shop.goals[index] for index in shop.panels[panel]]
+        return {(goal.asin, goal.instruction.partition(", and price")[0]) for goal in goals}
+
+    for panel in ("seen", "unseen"):
+        assert asked(larger, panel) == asked(shop, panel)
+    before, after = asked(shop, "train"), asked(larger, "train")
+    assert before < after
+    assert len(after) == 3000
+    assert {asin for asin, _ in before} == {asin for asin, _ in after}
+
+
 def test_sizes(shop: Shop) -> None:
     assert shop.dataset == "mini"
     assert shop.nouns_source == "file"
