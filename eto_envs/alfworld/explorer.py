@@ -50,16 +50,23 @@ def read_task(text: str) -> Goal | None:
 class Explorer:
     """Plays one episode at a time."""
 
-    def __init__(self, priors: Priors | None = None, order: Order = "likely") -> None:
+    def __init__(
+        self, priors: Priors | None = None, order: Order = "likely", told_share: float = 0.0
+    ) -> None:
         """Make a player.
 
         Args:
             priors: where things usually are; by default those that come with the package.
             order: how it searches.
+            told_share: in [0, 1], in how many episodes it searches in the order told all the same,
+                as people differ in their habits.
         """
         if order not in ORDERS:
             raise UnknownNameError("order", order, ORDERS)
-        self._order = order
+        if not 0 <= told_share <= 1:
+            raise ValueError(f"told_share must be in [0, 1], got {told_share}")
+        self._usual_order = self._order = order
+        self._told_share = told_share
         self._priors = load() if priors is None else priors
         self._rng = random.Random(0)
         self._goal: Goal | None = None
@@ -72,6 +79,9 @@ class Explorer:
         """Forget everything; the task is read from the first observation."""
         self._rng = random.Random(seed)
         self._memory = None
+        self._order = self._usual_order
+        if self._told_share and self._rng.random() < self._told_share:
+            self._order = "told"
 
     def act(self, observation: str, info: dict[str, Any]) -> str:
         """The next command."""

@@ -26,9 +26,15 @@ class Episode(NamedTuple):
     won: bool
 
 
-def play(game: Game, seed: int = 0, most: int = 150, order: Order = "likely") -> Episode:
+def play(
+    game: Game,
+    seed: int = 0,
+    most: int = 150,
+    order: Order = "likely",
+    told_share: float = 0.0,
+) -> Episode:
     """The explorer's episode; it is told texts and the grammar, nothing else."""
-    explorer = Explorer(order=order)
+    explorer = Explorer(order=order, told_share=told_share)
     explorer.reset(TASK, seed)
     state, answer, won = game.start, introduction(game).partition("\n\n")[2], False
     commands: list[str] = []
@@ -71,9 +77,21 @@ def test_the_order_in_which_the_room_was_told(make_game: Callable[..., Game]) ->
     assert searched == [name for name in told if name in searched]
 
 
+def test_some_episodes_are_searched_in_the_order_told(make_game: Callable[..., Game]) -> None:
+    game = make_game("place")
+    told, likely = play(game, order="told"), play(game, order="likely-then-told")
+    assert told != likely
+    mixed = [play(game, seed, order="likely-then-told", told_share=0.6) for seed in range(200)]
+    assert mixed.count(told) + mixed.count(likely) == 200
+    assert 90 < mixed.count(told) < 150
+    assert play(game, order="likely-then-told", told_share=1.0) == told
+
+
 def test_an_order_that_there_is_not() -> None:
     with pytest.raises(UnknownNameError, match=r"order 'liekly'.*likely"):
         Explorer(order="liekly")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"told_share must be in \[0, 1\], got 60"):
+        Explorer(told_share=60)
 
 
 def test_takes_only_what_it_has_been_told_of(make_game: Callable[..., Game]) -> None:
