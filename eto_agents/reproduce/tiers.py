@@ -373,6 +373,8 @@ def _recipe(name: str, part: Mapping[str, Mapping[str, Any]], source: str) -> Re
         raise SettingsError(f"{source} [worlds.{name}]: env is missing, such as ETO-WebShop-v0")
     sft = read("sft", SFTSettings(save_every=0), _BY_STAGE)
     inherited = {f.name: getattr(sft, f.name) for f in dataclasses.fields(sft)}
+    if world.n_rounds < 1:
+        raise SettingsError(f"{source} [worlds.{name}]: n_rounds must be at least 1")
     if world.n_rounds != 1 and (world.dataset != "mini" or "ScienceWorld" in world.env):
         raise SettingsError(f"{source} [worlds.{name}]: n_rounds is for a mini dataset")
     explore = read("explore", Exploration(), _BY_STAGE)

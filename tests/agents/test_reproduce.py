@@ -133,6 +133,7 @@ def test_stages_inherit_what_follows_from_others() -> None:
         ({"ppo.lam": 2.0}, SettingsError, r"\[shop.ppo\].*lam must be in"),
         ({"eto.keep_best": True}, SettingsError, "keep_best needs dev_tasks"),
         ({"explore.samples": 3}, SettingsError, "all alike"),
+        ({"shop.world.n_rounds": 0}, SettingsError, "n_rounds must be at least 1"),
         ({"house.world.n_rounds": 2}, SettingsError, "n_rounds is for a mini dataset"),
         ({"methods": ["sft", "dagger"]}, UnknownNameError, "dagger"),
         ({"expert.policy_args": "skip_option=1"}, SettingsError, "policy_args must be dict"),
