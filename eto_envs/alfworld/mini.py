@@ -85,6 +85,9 @@ def write_mini(target: Path, n_rounds: int = 1) -> Pack:
     games: dict[str, dict[str, Problem]] = {}
     for split, requests in chosen.items():
         made = {_task_id(*request): _make(rules, *request) for request in requests}
+        lost = [r for r in requests[: N_GAMES[split]] if not made[_task_id(*r)]]
+        if lost:  # later rounds may lose a game, the panels may not
+            raise ValueError(f"no game of {_task_id(*lost[0])} can be won")
         games[split] = {name: game for name, game in sorted(made.items()) if game}
     return write_pack(target, games, GRAMMARS[0])
 
