@@ -29,7 +29,7 @@ from eto_agents.reproduce.settings import Told
 from eto_agents.reproduce.tiers import BestOf, Evaluation, Expert, Model, World
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.eto import ETOSettings, Iteration, eto
-from eto_agents.training.pairs import NoPairsError
+from eto_agents.training.pairs import NoPairsError, with_steps
 from eto_agents.training.panels import carve_dev, panel_of
 from eto_agents.training.ppo import ppo
 from eto_agents.training.rft import rft
@@ -79,7 +79,7 @@ class Track(Told):
                 self.note(f"{recipe.expert.policy} plays")
                 kept, scores, dropped, _ = self._play_expert()
                 dev = {task.id for task in self._dev_tasks()}
-                chosen = [episode for episode in kept if episode.task_id not in dev]
+                chosen = [_until_idle(episode) for episode in kept if episode.task_id not in dev]
                 _write_anew(stage.folder / "episodes.jsonl", chosen)
                 stage.finish(
                     {
@@ -279,6 +279,16 @@ class _Evaluated:
     model: Model
     evaluation: Evaluation
     best_of: BestOf | None
+
+
+def _until_idle(episode: Trajectory) -> Trajectory:
+    """A failure without what repeats its last action: an expert that idles thinks it is done."""
+    actions = [step.action for step in episode.steps]
+    if episode.success or actions[-2:-1] != actions[-1:]:
+        return episode
+    while actions[-2:-1] == actions[-1:]:
+        actions.pop()
+    return with_steps(episode, episode.steps[: len(actions)])
 
 
 def _write_anew(file: Path, episodes: list[Trajectory]) -> None:

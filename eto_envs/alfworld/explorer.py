@@ -51,7 +51,11 @@ class Explorer:
     """Plays one episode at a time."""
 
     def __init__(
-        self, priors: Priors | None = None, order: Order = "likely", told_share: float = 0.0
+        self,
+        priors: Priors | None = None,
+        order: Order = "likely",
+        told_share: float = 0.0,
+        skip_treatment: float = 0.0,
     ) -> None:
         """Make a player.
 
@@ -60,13 +64,18 @@ class Explorer:
             order: how it searches.
             told_share: in [0, 1], in how many episodes it searches in the order told all the same,
                 as people differ in their habits.
+            skip_treatment: in [0, 1], in how many episodes it forgets that the object is to be
+                cleaned, heated or cooled: it puts it as it is, and then only looks on.
         """
         if order not in ORDERS:
             raise UnknownNameError("order", order, ORDERS)
-        if not 0 <= told_share <= 1:
-            raise ValueError(f"told_share must be in [0, 1], got {told_share}")
+        for name, share in (("told_share", told_share), ("skip_treatment", skip_treatment)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {share}")
         self._usual_order = self._order = order
         self._told_share = told_share
+        self._skip_treatment = skip_treatment
+        self._skips = False
         self._priors = load() if priors is None else priors
         self._rng = random.Random(0)
         self._goal: Goal | None = None
@@ -82,12 +91,13 @@ class Explorer:
         self._order = self._usual_order
         if self._told_share and self._rng.random() < self._told_share:
             self._order = "told"
+        self._skips = self._skip_treatment > 0 and self._rng.random() < self._skip_treatment
 
     def act(self, observation: str, info: dict[str, Any]) -> str:
         """The next command."""
         if self._memory is None:
             self._memory = Memory.of_room(observation)
-            self._goal = read_task(observation)
+            self._goal = self._heard(observation)
             names = self._memory.receptacles
             ranks = [
                 self._rng.random() if self._order == "likely" else k for k in range(len(names))
@@ -95,9 +105,17 @@ class Explorer:
             self._luck = dict(zip(names, ranks, strict=True))
             self._put = "put {} in/on {}" if info.get("grammar") == "2.1.1" else "move {} to {}"
         else:
+            held = self._memory.held
             self._memory.learn(self._last, observation)
+            if self._skips and held and not self._memory.held:
+                self._goal = None  # it was put, and nothing else was heard
         self._last = self._choose(self._memory)
         return self._last
+
+    def _heard(self, observation: str) -> Goal | None:
+        goal = read_task(observation)
+        self._skips = self._skips and goal is not None and goal.kind in _APPLIANCES
+        return goal._replace(kind="place") if goal is not None and self._skips else goal
 
     def _choose(self, memory: Memory) -> str:
         if self._goal is None:

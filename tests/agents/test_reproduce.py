@@ -380,6 +380,24 @@ def test_the_expert_gets_its_arguments(tmp_path: Path) -> None:
     assert all(any(step["action"] in pages for step in e["steps"]) for e in played)
 
 
+def test_demonstrations_end_where_the_expert_gives_up(tmp_path: Path) -> None:
+    args = {"order": "likely-then-told", "skip_treatment": 1.0}
+    changes = {"world.n_rounds": 1, "expert.min_score": 0.0, "expert.policy_args": args}
+    recipe = read_tier("cpu", changes).recipes["alfworld"]
+    folder = track_folder(tmp_path, "alfworld", 0)
+    Track(recipe, 0, folder).demonstrations()
+    played = episodes(folder / "demonstrations")
+    whole = {e["task_id"]: e for e in episodes(folder / "expert")}
+    failures = [e for e in played if e["score"] < 1]
+    assert len(failures) > len(played) / 3
+    for e in failures:
+        actions = [step["action"] for step in e["steps"]]
+        assert actions[-2:] == [actions[-2], "look"]
+        assert actions[-2] != "look"
+        assert actions == [s["action"] for s in whole[e["task_id"]]["steps"]][: len(actions)]
+    assert all(e["steps"] == whole[e["task_id"]]["steps"] for e in played if e["score"] == 1)
+
+
 @pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing` is deprecated:FutureWarning")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -30,11 +30,10 @@ def play(
     game: Game,
     seed: int = 0,
     most: int = 150,
-    order: Order = "likely",
-    told_share: float = 0.0,
+    **habits: Any,
 ) -> Episode:
     """The explorer's episode; it is told texts and the grammar, nothing else."""
-    explorer = Explorer(order=order, told_share=told_share)
+    explorer = Explorer(**habits)
     explorer.reset(TASK, seed)
     state, answer, won = game.start, introduction(game).partition("\n\n")[2], False
     commands: list[str] = []
@@ -87,11 +86,27 @@ def test_some_episodes_are_searched_in_the_order_told(make_game: Callable[..., G
     assert play(game, order="likely-then-told", told_share=1.0) == told
 
 
+def test_some_episodes_do_without_the_treatment(make_game: Callable[..., Game]) -> None:
+    for kind in ("place", "two", "look"):
+        careful = play(make_game(kind), order="told")
+        assert play(make_game(kind), order="told", skip_treatment=1.0) == careful
+    game = make_game("heat")
+    hasty = play(game, most=40, skip_treatment=1.0)
+    assert not hasty.won
+    end = hasty.commands.index("put egg 1 in/on fridge 1")
+    assert not any(command.startswith("heat ") for command in hasty.commands[:end])
+    assert set(hasty.commands[end + 1 :]) == {"look"}
+    mixed = [play(game, seed, most=40, skip_treatment=0.6).won for seed in range(200)]
+    assert 90 < mixed.count(False) < 150
+
+
 def test_an_order_that_there_is_not() -> None:
     with pytest.raises(UnknownNameError, match=r"order 'liekly'.*likely"):
         Explorer(order="liekly")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"told_share must be in \[0, 1\], got 60"):
         Explorer(told_share=60)
+    with pytest.raises(ValueError, match=r"skip_treatment must be in \[0, 1\], got -1"):
+        Explorer(skip_treatment=-1)
 
 
 def test_takes_only_what_it_has_been_told_of(make_game: Callable[..., Game]) -> None:
