@@ -26,7 +26,7 @@ class TierFlags:
     """Which tier is run, and what of it; shared by the command and the table scripts.
 
     Attributes:
-        tier: cpu (some twenty minutes on two cores), cpu-full, 1gpu, paper, smoke, or a TOML file.
+        tier: cpu (a quarter of an hour on two cores), cpu-full, 1gpu, paper, smoke, or a TOML file.
         out: the reproduction's folder; the same command goes on in it.
         worlds: only these of the tier's.
         methods: only these rows: base, sft, sft-more, best-of-n, rft, ppo, eto.
