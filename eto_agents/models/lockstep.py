@@ -8,6 +8,7 @@ copy of it. The rows that were used longest ago are given up first.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -47,6 +48,7 @@ class Lockstep:
         self._device = model.get_input_embeddings().weight.device
         self._rows = Rows(model, max_cache_bytes)
         self._cache = self._rows.cache
+        self._cache_argument = cache_argument(model)
         self._n_live = 0
         self._lengths = torch.zeros(0, dtype=torch.long)
         self._places: list[int] = []  # of every prompt, its row
@@ -190,9 +192,9 @@ class Lockstep:
                 input_ids=torch.from_numpy(tokens)[None],
                 attention_mask=torch.zeros(1, 1, 1, 1),  # every piece has its own
                 position_ids=torch.from_numpy(columns)[None],
-                past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{self._cache_argument: self._cache},
             )
 
     def _read_group(
@@ -223,9 +225,9 @@ class Lockstep:
             input_ids=tokens,
             attention_mask=self._masks(columns, n_visible),
             position_ids=columns,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_argument: self._cache},
         ).logits
         return logits
 
@@ -241,6 +243,24 @@ class Lockstep:
             return full
         near = full.masked_fill(distance >= window, float("-inf"))
         return {"full_attention": full, "sliding_attention": near} if kinds else near
+
+
+def cache_argument(model: Any) -> str:
+    """The name under which a model's `forward` takes keys and values.
+
+    It is ``cache`` since transformers 5.24 and ``past_key_values`` before, where some models of
+    newer releases still have the old one.
+
+    Raises:
+        TypeError: it takes neither.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
+    # The class's own: trainers and accelerate put a `forward(*args, **kwargs)` on the object.
+    accepted = inspect.signature(type(inner).forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in accepted:
+            return name
+    raise TypeError(f"{type(inner).__name__}.forward takes neither cache nor past_key_values")
 
 
 def split_by_length(lengths: dict[int, int]) -> list[list[int]]:

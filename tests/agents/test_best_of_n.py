@@ -186,7 +186,7 @@ class Forgetful:
 
 
 def test_a_time_limit_reaches_the_wrapped_agents() -> None:
-    results = run(None, BestOfN(Forgetful, n=4), action_timeout_s=0.2, n_tasks=2)
+    results = run(None, BestOfN(Forgetful, n=4), action_timeout_s=3.0, n_tasks=2)
     samples = results.splits["seen"].samples
     assert samples["statuses"]["agent_error"] >= 1
     assert samples["statuses"]["completed"] >= 5

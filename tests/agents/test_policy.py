@@ -144,15 +144,15 @@ class Dazed(Counter):
 
 
 def test_an_agent_that_hangs_ends_its_own_episode() -> None:
-    policy = with_time_limit(as_policy(Dazed), 0.2)
+    policy = with_time_limit(as_policy(Dazed), 2.0)
     policy.reset([0, 1, 2], [TASK] * 3, [0, 1, 2])
     started_s = time.monotonic()
     loop, fine, sleep = policy.act([0, 1, 2], ["loop", "x", "sleep"], [{}] * 3)
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 40  # the sleeper takes a minute
     assert fine == Decision("x1")
     for decision, line in ((loop, 'while observation == "loop"'), (sleep, "time.sleep(60)")):
         first, *rest = decision.error.splitlines()
-        assert first == "ActionTimeoutError: no answer within 0.2 s"
+        assert first == "ActionTimeoutError: no answer within 2 s"
         assert line in "\n".join(rest)
     n_made = Dazed.n_made
     policy.reset([0], [TASK], [3])  # in a new agent: the old one may still be busy
@@ -161,7 +161,7 @@ def test_an_agent_that_hangs_ends_its_own_episode() -> None:
 
 
 def test_a_reset_that_hangs_ends_its_own_episode() -> None:
-    policy = with_time_limit(as_policy(Dazed), 0.2)
+    policy = with_time_limit(as_policy(Dazed), 2.0)
     policy.reset([0, 1], [TASK] * 2, [13, 1])
     hung, fine = policy.act([0, 1], ["x", "x"], [{}] * 2)
     assert hung.error.startswith("ActionTimeoutError")
@@ -233,21 +233,14 @@ def test_a_worker() -> None:
 
 
 def test_threads_end_with_their_worker() -> None:
-    def mine() -> int:
-        return sum(thread.name == "eto-agent" for thread in threading.enumerate())
-
-    before = mine()
     workers = [Worker() for _ in range(5)]
-    for worker in workers:
-        worker.call(5, int)
-    assert mine() == before + 5
+    threads = [worker.call(60, threading.current_thread) for worker in workers]
+    assert len(set(threads)) == 5
+    assert all(thread.name == "eto-agent" and thread.is_alive() for thread in threads)
     workers.clear()
-    del worker
-    for _ in range(100):
-        if mine() == before:
-            break
-        time.sleep(0.02)
-    assert mine() == before
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
 
 
 class Mute(Exception):

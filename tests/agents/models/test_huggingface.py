@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import itertools
 import json
 from collections import Counter
@@ -27,6 +28,7 @@ import transformers
 
 from eto_agents.models.checkpoints import Checkpoint, save_checkpoint
 from eto_agents.models.huggingface import HuggingFaceModel
+from eto_agents.models.lockstep import cache_argument
 from eto_agents.models.readers import Plain
 from eto_agents.models.sampler import continue_all, invert
 from eto_agents.models.support import UnsupportedModelError
@@ -524,3 +526,33 @@ def test_what_cannot_be_in_lockstep_says_so(family: str, shape: dict[str, Any]) 
     (completion,) = model.generate([[user("A lamp?")]], Sampling(max_tokens=5, stop=()))
     assert not completion.error
     assert len(completion.token_ids or []) in range(1, 6)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_both_names_of_the_cache_work(name: str) -> None:
+    checkpoint = checkpoint_of()
+    base: Any = type(checkpoint.model)
+    here = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
+
+    class WithCache(base):  # type: ignore[misc]
+        def forward(self, input_ids: Any = None, cache: Any = None, **others: Any) -> Any:
+            return super().forward(input_ids, **{here: cache}, **others)
+
+    class WithPastKeyValues(base):  # type: ignore[misc]
+        def forward(self, input_ids: Any = None, past_key_values: Any = None, **others: Any) -> Any:
+            return super().forward(input_ids, **{here: past_key_values}, **others)
+
+    chats, sampling = [[user("A lamp?")], [user("A desk?")]], Sampling(max_tokens=8, stop=())
+    expected = HuggingFaceModel.of(checkpoint).generate(chats, sampling)
+    checkpoint.model.__class__ = WithCache if name == "cache" else WithPastKeyValues
+    assert cache_argument(checkpoint.model) == name
+    got = HuggingFaceModel.of(checkpoint).generate(chats, sampling)
+    assert [reply.token_ids for reply in got] == [reply.token_ids for reply in expected]
+
+
+def test_a_model_without_a_cache_is_refused() -> None:
+    class Alone:
+        def forward(self, input_ids: Any) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Alone\.forward takes neither cache nor past_key_values"):
+        cache_argument(Alone())

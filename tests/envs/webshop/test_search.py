@@ -176,9 +176,9 @@ def test_takes_any_query(index: SearchIndex, query: str) -> None:
 
 @pytest.mark.parametrize("query", ["w1 " * 33_000, "_" * 100_000, "w1'" * 30_000, "😀" * 50_000])
 def test_odd_queries_take_no_time(index: SearchIndex, query: str) -> None:
-    begun = time.perf_counter()
+    begun_s = time.process_time()
     index.top(query)
-    assert time.perf_counter() - begun < 1.5
+    assert time.process_time() - begun_s < 20  # well under a second; quadratic: minutes
 
 
 def test_an_interrupted_search_leaves_nothing_behind(

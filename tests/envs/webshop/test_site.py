@@ -658,12 +658,14 @@ def test_answers_are_not_delayed(mini_server: tuple[Trips, str]) -> None:
     trips, url = mini_server
     with httpx.Client(base_url=url) as client:
         address = f"/s/{trips.open('0').id}"
-        times_s = []
-        for _ in range(20):
+
+        def answer_s() -> float:
             start_s = time.perf_counter()
             client.get(address)
-            times_s.append(time.perf_counter() - start_s)
-    assert min(times_s) < 0.03
+            return time.perf_counter() - start_s
+
+        # One quick answer is enough, on however busy a machine: a delay would be in all of them.
+        assert any(answer_s() < 0.03 for _ in range(500))
 
 
 def test_a_closed_server_is_gone(shop: Any) -> None:
