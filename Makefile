@@ -5,20 +5,36 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/scores
 TIER ?= cpu
-TORCH ?= torch
+# The versions that are known to work together; `LOCK=` takes whatever is newest.
+LOCK ?= requirements.lock
+# Outside the lock, because which build of it is right depends on the machine (see the README).
+TORCH ?= torch==2.13.0
+
+PIP := $(BIN)/python -m pip
+INSTALL := $(PIP) install --quiet $(if $(LOCK),-c $(LOCK))
+# The build tools are installed above, so that they are locked, too.
+EDITABLE := $(INSTALL) --no-build-isolation -e
+define or_say_how_to_repeat
+|| { echo "The installation stopped at the error above. To repeat it, run: make $(MAKECMDGOALS)" >&2; exit 1; }
+endef
 
 # quickstart trains and compares the methods; scores plays the experts and the random policy.
-.PHONY: quickstart scores test lint docs clean
+.PHONY: quickstart scores test lint docs lock clean
 
-$(BIN)/eto: pyproject.toml
+$(BIN)/hatchling:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "eto-gym needs Python 3.10 or newer, and $(PYTHON) is older: name another one," \
+			"such as make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[scienceworld]'
+	$(INSTALL) --upgrade pip hatchling editables $(or_say_how_to_repeat)
+
+$(BIN)/eto: $(BIN)/hatchling pyproject.toml $(LOCK)
+	$(EDITABLE) '.[scienceworld]' $(or_say_how_to_repeat)
 	@touch $@
 
 $(BIN)/accelerate: $(BIN)/eto
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e '.[train,plot]'
+	$(INSTALL) $(TORCH) $(or_say_how_to_repeat)
+	$(EDITABLE) '.[train,plot]' $(or_say_how_to_repeat)
 	@touch $@
 
 quickstart: $(BIN)/accelerate
@@ -37,8 +53,8 @@ scores: $(BIN)/eto
 		--out $(RUN)/scienceworld-expert
 
 $(BIN)/pytest: $(BIN)/eto
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e '.[dev,docs]'
+	$(INSTALL) $(TORCH) $(or_say_how_to_repeat)
+	$(EDITABLE) '.[dev,docs]' $(or_say_how_to_repeat)
 	@touch $@
 
 test: $(BIN)/pytest
@@ -52,5 +68,27 @@ lint: $(BIN)/pytest
 docs: $(BIN)/pytest
 	$(BIN)/mkdocs build --strict
 
+# Everything that the commands above install, for all platforms and Pythons. Packages that come with
+# a build of torch are left to it.
+LOCKED := alfworld dev docs plot scienceworld train
+COMPILE = $(BIN)/uv pip compile --quiet --no-python-downloads --no-annotate --no-header \
+	--no-emit-index-url --no-emit-package torch $(LOCKED:%=--extra %) pyproject.toml -
+OF_TORCH := ^(nvidia|cuda|triton)[-=]
+
+lock:
+	@$(MAKE) --no-print-directory LOCK= $(BIN)/hatchling
+	$(PIP) install --quiet --upgrade uv
+	printf '%s\n' pip hatchling editables build '$(firstword $(TORCH))' | \
+		$(COMPILE) --universal --python-version 3.10 | grep -Ev '$(OF_TORCH)' >$(LOCK).new
+	mv $(LOCK).new $(LOCK)
+
+# What pyproject.toml allows at least; `make test LOCK=requirements.lowest` runs the suite with it.
+requirements.lowest: pyproject.toml
+	@$(MAKE) --no-print-directory LOCK= $(BIN)/hatchling
+	$(PIP) install --quiet --upgrade uv
+	printf '%s\n' pip hatchling editables '$(firstword $(TORCH))' | \
+		$(COMPILE) --resolution lowest-direct | grep -Ev '$(OF_TORCH)' >$@.new
+	mv $@.new $@
+
 clean:
-	rm -rf $(VENV) build dist site runs
+	rm -rf $(VENV) build dist site

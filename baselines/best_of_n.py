@@ -17,7 +17,7 @@ import tyro
 
 from eto_agents import Results, evaluate
 from eto_agents.cli.evaluation import AgentFlags, given
-from eto_agents.progress import Display, Episodes
+from eto_agents.console import Display
 
 N = 10
 
@@ -53,7 +53,7 @@ def main(  # noqa: PLR0913 (the flags of the script)
         agent = replace(agent, policy="random", model=None, prompts=None, policy_args=())
         env, dataset, n_tasks, splits = "ETO-WebShop-v0", "mini", 20, ("seen", "unseen")
         out = out / "smoke"
-    with Display(quiet) as display:
+    with Display(quiet):
         results = evaluate(
             agent.load(),
             env,
@@ -64,7 +64,6 @@ def main(  # noqa: PLR0913 (the flags of the script)
             n_tasks=n_tasks,
             env_args=given(dataset=dataset),
             action_timeout_s=agent.action_timeout,
-            progress=Episodes(display),
         )
     print(f"{results.policy} on {env} ({results.dataset}), written to {out}\n")
     print(table(results))

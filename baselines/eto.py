@@ -18,6 +18,7 @@ import tyro
 
 from eto_agents.cli.preference import iteration_table, scorer
 from eto_agents.collect import collect
+from eto_agents.console import Display
 from eto_agents.evaluation.published import load_published
 from eto_agents.training.dpo import DPOSettings
 from eto_agents.training.eto import ETOSettings, Exploration, eto
@@ -63,7 +64,8 @@ def main(
             "expert", settings.env, out=root / "data", thoughts="brief", n_tasks=8,
             env_args=settings.env_args,
         )  # fmt: skip
-    outcome = eto(settings, evaluate=scorer(settings, splits, n_tasks), note=print)
+    with Display():
+        outcome = eto(settings, evaluate=scorer(settings, splits, n_tasks))
     print_rich(iteration_table(outcome))
     print(f"iteration {outcome.best} is the result: {outcome.checkpoint}")
     for row in load_published().rows:

@@ -45,7 +45,7 @@ def main(
     for record in grpo(run):
         print(f"epoch {record['epoch']:.2f}  mean score {record['reward']:.3f}")
     evaluate_checkpoint(
-        SFTSettings(data=(), out=run.out, device=run.device, world=run.world, quiet=True),
+        SFTSettings(data=(), out=run.out, device=run.device, world=run.world),
         run.env,
         splits,
         dataset=run.dataset,
@@ -63,7 +63,7 @@ def _prepare_smoke(root: Path) -> GRPORun:
     )  # fmt: skip
     cloned = SFTSettings(
         data=(root / "data",), out=root / "cloned", model="tiny:nano", vocab_size=800, epochs=4,
-        batch_size=4, micro_batch_size=4, learning_rate=3e-3, device="cpu", quiet=True,
+        batch_size=4, micro_batch_size=4, learning_rate=3e-3, device="cpu",
     )  # fmt: skip
     sft(cloned)
     return dataclasses.replace(SMOKE, model=str(cloned.out / "checkpoint"), out=root / "run")

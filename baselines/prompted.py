@@ -17,7 +17,7 @@ import tyro
 
 from eto_agents import evaluate
 from eto_agents.cli.evaluation import AgentFlags, given
-from eto_agents.progress import Display, Episodes
+from eto_agents.console import Display
 from eto_agents.reproduce.tables import Entry, build_table, markdown, published_rows
 
 PUBLISHED = (
@@ -52,7 +52,7 @@ def main(
     if smoke:
         agent = replace(agent, policy="random", model=None, prompts=None, policy_args=())
         env, dataset, n_tasks, out = "ETO-WebShop-v0", "mini", 20, out / "smoke"
-    with Display(quiet) as display:
+    with Display(quiet):
         results = evaluate(
             agent.load(),
             env,
@@ -61,7 +61,6 @@ def main(
             n_tasks=n_tasks,
             env_args=given(dataset=dataset),
             action_timeout_s=agent.action_timeout,
-            progress=Episodes(display),
         )
     rows = [row for method, model in PUBLISHED for row in published_rows((method,), model)]
     print(markdown(build_table([Entry(results.policy, [(0, out)])]), rows))

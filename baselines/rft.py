@@ -16,6 +16,7 @@ import tyro
 
 from eto_agents.cli.train import evaluate_checkpoint
 from eto_agents.collect import collect
+from eto_agents.console import Display
 from eto_agents.training.rft import RFTSettings, rft
 from eto_agents.training.sft import SFTSettings, sft
 
@@ -25,6 +26,7 @@ def main(
     splits: tuple[str, ...] = ("seen", "unseen"),
     play: bool = True,
     smoke: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Explore, train, then play the panels with the trained model.
 
@@ -33,7 +35,13 @@ def main(
         splits: task panels to evaluate on.
         play: whether to evaluate.
         smoke: 12 expert episodes of the embedded shop and the smallest model, in two minutes.
+        quiet: show no progress.
     """
+    with Display(quiet):
+        _run(settings, splits, play, smoke)
+
+
+def _run(settings: RFTSettings, splits: tuple[str, ...], play: bool, smoke: bool) -> None:
     n_tasks = None
     if smoke:
         n_tasks, splits = 3, ("seen",)

@@ -20,6 +20,7 @@ import tyro
 
 from eto_agents.cli.train import evaluate_checkpoint
 from eto_agents.collect import collect
+from eto_agents.console import Display
 from eto_agents.training.sft import SFTSettings, sft
 
 
@@ -31,6 +32,7 @@ def main(
     n_tasks: int | None = None,
     play: bool = True,
     smoke: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Train, then play the panels with the trained model.
 
@@ -42,7 +44,21 @@ def main(
         n_tasks: only the first so many tasks of each panel.
         play: whether to evaluate.
         smoke: 12 expert episodes of the embedded shop and the smallest model, in a minute.
+        quiet: show no progress.
     """
+    with Display(quiet):
+        _run(settings, env, splits, dataset, n_tasks, play, smoke)
+
+
+def _run(
+    settings: SFTSettings,
+    env: str,
+    splits: tuple[str, ...],
+    dataset: str | None,
+    n_tasks: int | None,
+    play: bool,
+    smoke: bool,
+) -> None:
     if smoke:
         env, dataset, n_tasks, splits = "ETO-WebShop-v0", "mini", 3, ("seen",)
         settings = smoke_settings(settings)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eto_agents.collection import Collection, check_min_score, read_collection
-from eto_agents.evaluation.harness import Progress, evaluate
+from eto_agents.console import Episodes, Progress
+from eto_agents.evaluation.harness import evaluate
 from eto_agents.policies.narrated import NarratedPolicy
 from eto_agents.policies.thoughts.narrator import Style
 from eto_envs.errors import CorruptDataError
@@ -51,7 +52,7 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
         n_tasks: only the first so many tasks of each panel.
         env_args: keyword arguments for the environment.
         action_timeout_s: an agent that takes longer to answer has failed.
-        progress: called as the run goes on.
+        progress: see `evaluate`.
 
     Returns:
         What `read_collection` reads.
@@ -62,12 +63,12 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
     """
     check_min_score(min_score)
     folder = Path(out)
+    show = progress or Episodes()
 
     def follow(now: Progress) -> None:
         if now.trajectory is None:  # the run has been claimed and nothing is played yet
             _state(folder / "run.json", min_score)
-        if progress is not None:
-            progress(now)
+        show(now)
 
     evaluate(
         NarratedPolicy(policy, style=thoughts),

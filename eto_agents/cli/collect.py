@@ -53,7 +53,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         quiet: no progress, only the counts.
     """
     from eto_agents.collect import collect
-    from eto_agents.progress import Display, Episodes
+    from eto_agents.console import Display
 
     at_least_one(batch_size=batch_size, n_tasks=n_tasks)
     if agent.policy is None and agent.model is None:
@@ -61,7 +61,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
     style = thought_style or ("full" if thoughts else "none")
     arguments = key_values(env_args) | given(dataset=dataset, max_steps=max_steps)
-    with _told_how_to_go_on(folder), Display(quiet) as display:
+    with _told_how_to_go_on(folder), Display(quiet):
         collection = collect(
             agent.load(),
             env,
@@ -74,7 +74,6 @@ def run(  # noqa: PLR0913 (the flags of the command)
             n_tasks=n_tasks,
             env_args=arguments,
             action_timeout_s=agent.action_timeout,
-            progress=Episodes(display),
         )
     _print([*describe(collection), f"written to {folder}"])
 

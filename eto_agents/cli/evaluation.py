@@ -117,14 +117,14 @@ def run(  # noqa: PLR0913 (the flags of the command)
     """
     from rich.console import Console
 
+    from eto_agents.console import Display
     from eto_agents.evaluation.harness import evaluate
     from eto_agents.evaluation.report import rich_table
-    from eto_agents.progress import Display, Episodes
 
     at_least_one(batch_size=batch_size, n_tasks=n_tasks)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"
     try:
-        with Display(quiet) as display:
+        with Display(quiet):
             results = evaluate(
                 agent.load(),
                 env,
@@ -137,7 +137,6 @@ def run(  # noqa: PLR0913 (the flags of the command)
                 agent_errors=agent_errors,
                 retry_agent_errors=retry_agent_errors,
                 action_timeout_s=agent.action_timeout,
-                progress=Episodes(display),
             )
     except KeyboardInterrupt:
         sys.stderr.write(f"\nstopped; the same command goes on ({folder})\n")

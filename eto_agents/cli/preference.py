@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import OmitArgPrefixes, arg
 
 from eto_agents.cli.evaluation import given
+from eto_agents.console import Display
 from eto_agents.training.dpo import DPORun
 from eto_agents.training.eto import ETOSettings
 from eto_agents.training.ppo import PPORun
@@ -38,29 +38,40 @@ def eto(
 
     from eto_agents.training import eto as loop
 
-    def note(line: str) -> None:
-        if not quiet:
-            sys.stderr.write(f"{line}\n")
-
-    outcome = loop.eto(settings, evaluate=scorer(settings, splits, n_eval_tasks), note=note)
+    with Display(quiet):
+        outcome = loop.eto(settings, evaluate=scorer(settings, splits, n_eval_tasks))
     written = f"iteration {outcome.best} is the result: {outcome.checkpoint}"
     Console(highlight=False).print(iteration_table(outcome), written, sep="\n")
 
 
-def dpo(run: Annotated[DPORun, OmitArgPrefixes]) -> None:
-    """Trajectory DPO on a file of pairs; the same command goes on after a kill."""
+def dpo(run: Annotated[DPORun, OmitArgPrefixes], quiet: bool = False) -> None:
+    """Trajectory DPO on a file of pairs; rerun the command to resume.
+
+    Args:
+        run: settings of the training.
+        quiet: show no progress.
+    """
     from eto_agents.cli.train import show_result
     from eto_agents.training import dpo as stage
 
-    show_result(stage.dpo(run), run.out)
+    with Display(quiet):
+        result = stage.dpo(run)
+    show_result(result, run.out)
 
 
-def ppo(run: Annotated[PPORun, OmitArgPrefixes]) -> None:
-    """PPO on a panel's tasks; the same command goes on after a kill."""
+def ppo(run: Annotated[PPORun, OmitArgPrefixes], quiet: bool = False) -> None:
+    """PPO on the tasks of a split; rerun the command to resume.
+
+    Args:
+        run: settings of the training.
+        quiet: show no progress.
+    """
     from eto_agents.cli.train import show_result
     from eto_agents.training import ppo as stage
 
-    show_result(stage.ppo(run), run.out)
+    with Display(quiet):
+        result = stage.ppo(run)
+    show_result(result, run.out)
 
 
 def scorer(

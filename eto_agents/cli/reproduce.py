@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, arg
 
 from eto_agents.cli.evaluation import KeyValues, key_values
-from eto_agents.progress import Display
+from eto_agents.console import Display, Report, clock
 
 if TYPE_CHECKING:
     from eto_agents.reproduce.runs import Event, Outcome
@@ -89,7 +89,7 @@ def run_tier(tier: Tier, out: Path, *, quiet: bool = False) -> list[Outcome]:
     require("trl", extra="train")
     jobs = [(world, seed) for world in tier.recipes for seed in tier.seeds]
     with Display(quiet) as display:
-        follow = _Follow(display, quiet)
+        follow = _Follow(display)
         if min(tier.n_processes, len(jobs)) > 1:
             return _run_at_once(tier, jobs, out, follow)
         return [_run_one(tier, *job, out, follow) for job in jobs]
@@ -105,11 +105,8 @@ def open_tracks(flags: TierFlags) -> list[Track]:
     tier = flags.load()
     _prepare(tier.n_threads)
 
-    def tell(title: str) -> Callable[[str], None]:
-        return lambda text: None if flags.quiet else _write_line(f"{title}  {text}")
-
     return [
-        Track(recipe, seed, track_folder(flags.out, world, seed), tell(f"{world} seed {seed}"))
+        Track(recipe, seed, track_folder(flags.out, world, seed))
         for world, recipe in tier.recipes.items()
         for seed in tier.seeds
     ]
@@ -164,21 +161,25 @@ def write_pages(outcomes: list[Outcome], labels: dict[str, str], out: Path) -> l
 
 
 class _Follow:
-    """Shows events: a row that lives for every track, and a line for every stage that ended."""
+    """Shows events: a row for every track, and a line that stays for every stage that ended."""
 
-    def __init__(self, display: Display, quiet: bool) -> None:
+    def __init__(self, display: Display) -> None:
         self._display = display
-        self._quiet = quiet
+        self._left_s: dict[str, float | None] = {}
 
     def __call__(self, event: Event) -> None:
-        if self._quiet:
-            return
         if event.wall_s is not None:
             line = f"{event.track}  {event.stage}: {event.wall_s:.0f} s  {event.text}"
-            _write_line(line.rstrip())
-        now = f"{event.stage}: {event.text}" if event.text else event.stage
-        figures = {} if event.wall_s is not None else {"now": now}
-        self._display.update(event.track, event.n_done, event.n_planned, figures, unit="stages")
+            self._display.receive(Report(text=line.rstrip()))
+        self._left_s[event.track] = event.left_s
+        figures = {}
+        if event.wall_s is None:
+            figures[""] = f"{event.stage}  {event.text}".rstrip()
+        if event.left_s:
+            figures["about"] = f"{clock(event.left_s)} left"
+        self._display.receive(
+            Report(event.track, event.n_done, event.n_planned, "stages", figures, is_even=False)
+        )
 
 
 def _run_one(

@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes
 from eto_agents.cli import preference
 from eto_agents.cli.evaluation import given
 from eto_agents.config import read_toml_file
+from eto_agents.console import Display
 from eto_agents.training.rft import RFTSettings
 from eto_agents.training.sft import SFTSettings
 from eto_envs.errors import UnknownNameError
@@ -19,24 +20,37 @@ if TYPE_CHECKING:
     from eto_agents.evaluation.results import Results
 
 
-def sft(settings: Annotated[SFTSettings, OmitArgPrefixes]) -> None:
-    """Behaviour cloning on expert trajectories; the same command goes on after a kill.
+def sft(settings: Annotated[SFTSettings, OmitArgPrefixes], quiet: bool = False) -> None:
+    """Fine-tune on expert trajectories (behaviour cloning); rerun the command to resume.
 
-    With --config FILE, settings come from a TOML file; flags win over it.
+    Settings can come from a TOML file (--config FILE); flags take precedence.
+
+    Args:
+        settings: of the training.
+        quiet: show no progress.
     """
     from eto_agents.training import sft as stage
 
-    show_result(stage.sft(settings), settings.out)
+    with Display(quiet):
+        result = stage.sft(settings)
+    show_result(result, settings.out)
 
 
-def rft(settings: Annotated[RFTSettings, OmitArgPrefixes]) -> None:
-    """Explore, keep successes, fine-tune on them and the expert's; goes on after a kill.
+def rft(settings: Annotated[RFTSettings, OmitArgPrefixes], quiet: bool = False) -> None:
+    """Explore, then fine-tune on the expert's trajectories and the agent's successes.
 
-    With --config FILE, settings come from a TOML file; flags win over it.
+    Rerun the command to resume. Settings can come from a TOML file (--config FILE); flags take
+    precedence.
+
+    Args:
+        settings: of exploration and training.
+        quiet: show no progress.
     """
     from eto_agents.training import rft as stage
 
-    show_result(stage.rft(settings), settings.out)
+    with Display(quiet):
+        result = stage.rft(settings)
+    show_result(result, settings.out)
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
@@ -66,20 +80,17 @@ def evaluate_checkpoint(
     from eto_agents.evaluation.report import rich_table
     from eto_agents.models.huggingface import HuggingFaceModel
     from eto_agents.policies.react import ReActPolicy
-    from eto_agents.progress import Display, Episodes
 
     model = HuggingFaceModel(str(settings.out / "checkpoint"), device=settings.device)
-    with Display(settings.quiet) as display:
-        results = evaluate(
-            ReActPolicy(model, world=settings.world, max_tokens=max_tokens),
-            env,
-            splits,
-            out=settings.out / "evaluation",
-            batch_size=lockstep,
-            n_tasks=n_tasks,
-            env_args=given(dataset=dataset),
-            progress=Episodes(display),
-        )
+    results = evaluate(
+        ReActPolicy(model, world=settings.world, max_tokens=max_tokens),
+        env,
+        splits,
+        out=settings.out / "evaluation",
+        batch_size=lockstep,
+        n_tasks=n_tasks,
+        env_args=given(dataset=dataset),
+    )
     Console(highlight=False).print(rich_table(results))
     return results
 

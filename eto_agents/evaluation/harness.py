@@ -14,10 +14,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 
+from eto_agents.console import Episodes, Progress
 from eto_agents.episodes import FINAL, play_into, sort_out
 from eto_agents.evaluation import provenance, samples
 from eto_agents.evaluation.report import markdown
@@ -35,24 +36,6 @@ from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
-
-
-class Progress(NamedTuple):
-    """What a progress callback gets, once at the start of a split and after every episode.
-
-    Attributes:
-        split: the panel being played.
-        n_done: episodes that have ended, earlier runs included.
-        n_planned: episodes there will be.
-        trajectory: the one that just ended, or None at the start.
-        earlier: at the start, the episodes of earlier runs that count here; later none.
-    """
-
-    split: str
-    n_done: int
-    n_planned: int
-    trajectory: Trajectory | None
-    earlier: Sequence[Trajectory] = ()
 
 
 def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
@@ -87,7 +70,8 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
             ``"zero"`` counts them as 0.
         retry_agent_errors: play episodes again that ended as `agent_error` in an earlier run.
         action_timeout_s: an agent that takes longer to answer has failed; None waits for ever.
-        progress: called as the run goes on.
+        progress: called for every episode that ends; by default it is shown by the open
+            `eto_agents.console.Display`, if there is one.
 
     Returns:
         The results, also written to `out`.
@@ -110,7 +94,7 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
             agent_errors=agent_errors,
             final=FINAL[:2] if retry_agent_errors else FINAL,
             action_timeout_s=action_timeout_s,
-            report_progress=progress or (lambda _: None),
+            report_progress=progress or Episodes(),
         )
         return run.play(splits, seeds, n_tasks)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eto_agents.config import read_json, write_json
+from eto_agents.console import Report, relayed
 from eto_agents.reproduce.tiers import METHODS, Tier
 from eto_agents.reproduce.tracks import Learned, Track
 from eto_agents.training.dpo import DivergedError
@@ -30,11 +31,13 @@ class Event(NamedTuple):
 
     Attributes:
         track: such as ``"webshop seed 0"``.
-        stage: what goes on or has ended.
+        stage: the stage that is running or has ended.
         n_done: stages that have ended.
         n_planned: stages there are.
-        text: what is going on in it, or what it came to.
-        wall_s: seconds it took, None while it goes on.
+        text: where the stage is, or what it came to.
+        wall_s: seconds it took, None while it runs.
+        left_s: seconds that the whole track will still take, None if the recipe has no measured
+            durations to tell it from.
     """
 
     track: str
@@ -43,6 +46,7 @@ class Event(NamedTuple):
     n_planned: int
     text: str = ""
     wall_s: float | None = None
+    left_s: float | None = None
 
 
 Watch = Callable[[Event], None]
@@ -117,6 +121,52 @@ def run_track(tier: Tier, world: str, seed: int, out: Path, watch: Watch) -> Out
     return _Run(tier, world, seed, out, watch).all()
 
 
+class Estimate:
+    """How long a track still takes, from how long its stages took when the recipe was measured.
+
+    The machine's speed is what the stages done so far say of it; a stage that was done before (in
+    an earlier call) says nothing.
+    """
+
+    def __init__(
+        self,
+        measured_s: Mapping[str, float],
+        stages: Sequence[str],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the measured seconds by stage, and the stages that are planned, in order."""
+        self._measured_s = measured_s
+        self._waiting = list(stages)
+        self._now = now
+        self._stage = ""
+        self._spent_s = self._expected_s = 0.0
+
+    def begin(self, stage: str) -> None:
+        """A stage begins."""
+        self._stage, self._started_s = stage, self._now()
+        self._waiting.remove(stage)
+
+    def end(self) -> None:
+        """It has ended."""
+        spent_s, expected_s = self._now() - self._started_s, self._measured_s.get(self._stage, 0.0)
+        if spent_s > 0.05 * expected_s:  # else it was read from its folder
+            self._spent_s += spent_s
+            self._expected_s += expected_s
+        self._stage = ""
+
+    def seconds(self) -> float | None:
+        """Seconds to the end of the last stage; None if some stage was never measured."""
+        stages = [*self._waiting, *([self._stage] if self._stage else [])]
+        if not all(stage in self._measured_s for stage in stages):
+            return None
+        slowness = self._spent_s / self._expected_s if self._expected_s else 1.0
+        waiting_s = slowness * sum(self._measured_s[stage] for stage in self._waiting)
+        if not self._stage:
+            return waiting_s
+        current_s = slowness * self._measured_s[self._stage] - (self._now() - self._started_s)
+        return waiting_s + max(0.0, current_s)
+
+
 class _Run:
     def __init__(self, tier: Tier, world: str, seed: int, out: Path, watch: Watch) -> None:
         self._tier = tier
@@ -125,20 +175,26 @@ class _Run:
         self._watch = watch
         self._stage = ""
         folder = track_folder(out, world, seed)
-        self._track = Track(self._recipe, seed, folder, self._say)
+        self._track = Track(self._recipe, seed, folder)
         self._outcome = Outcome(world, seed, folder)
         self._learned = Learned([], 0, "")
         known = (folder / FILE).is_file()
         self._earlier = Outcome.load(folder).stages if known else {}
         self._n_done = 0
+        self._left = Estimate(self._recipe.measured, ["expert", *(m for m, _ in self._steps())])
         self._n_planned = len(self._steps()) + 1
+        self._last_told_s = 0.0
 
     def all(self) -> Outcome:
-        with self._step("expert") as said:
+        with relayed(self._tell):
+            return self._all()
+
+    def _all(self) -> Outcome:
+        with self._step("expert", "expert") as said:
             result = self._finished(self._track.demonstrations())
             said |= result
         for method, step in self._steps():
-            with self._step(METHODS[method]) as said:
+            with self._step(method, METHODS[method]) as said:
                 said |= step() if method in ("base", "sft") else self._try(method, step)
             self._outcome.save()
         return self._outcome
@@ -228,29 +284,50 @@ class _Run:
         return round(learned.n_tokens * self._recipe.eto.dpo.n_epochs)
 
     def _score(self, method: str, checkpoint: str) -> dict[str, float]:
-        self._say("evaluating")
         self._outcome.rows[method] = method
         return self._track.evaluate(method, checkpoint)
 
     def _finished(self, folder: Path) -> dict[str, Any]:
         return read_json(folder / "result.json")
 
+    def _tell(self, report: Report) -> None:
+        """Pass on what a stage reports, at most once a second."""
+        now_s = time.monotonic()
+        if report.text or now_s - self._last_told_s >= 1.0:
+            self._last_told_s = now_s
+            self._say(report.text or report.line())
+
     def _say(self, text: str) -> None:
-        self._watch(Event(self._title, self._stage, self._n_done, self._n_planned, text))
+        left_s = self._left.seconds()
+        self._watch(
+            Event(self._title, self._stage, self._n_done, self._n_planned, text, None, left_s)
+        )
 
     @contextlib.contextmanager
-    def _step(self, stage: str) -> Iterator[dict[str, Any]]:
+    def _step(self, key: str, stage: str) -> Iterator[dict[str, Any]]:
         self._stage = stage
+        self._left.begin(key)
         self._say("")
         started_s = time.monotonic()
         said: dict[str, Any] = {}
         yield said
         wall_s = time.monotonic() - started_s
+        self._left.end()
         self._n_done += 1
         spent_s = wall_s + self._earlier.get(stage, {}).get("wall_s", 0.0)
         self._outcome.stages[stage] = said | {"wall_s": round(spent_s, 1)}
         text = _told(said)
-        self._watch(Event(self._title, stage, self._n_done, self._n_planned, text, wall_s))
+        self._watch(
+            Event(
+                self._title,
+                stage,
+                self._n_done,
+                self._n_planned,
+                text,
+                wall_s,
+                self._left.seconds(),
+            )
+        )
 
 
 def _learning(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eto_agents.console import log
 from eto_agents.reproduce.tiers import Recipe
 from eto_agents.training.eto import ETOSettings
 from eto_agents.training.ppo import PPORun
 from eto_agents.training.rft import RFTSettings
 from eto_agents.training.sft import SFTSettings
-
-Note = Callable[[str], None]
 
 _Tuned = TypeVar("_Tuned", SFTSettings, RFTSettings)
 
@@ -32,13 +30,11 @@ class Told:
         recipe: what is done in this world.
         seed: of weights, orders and sampling.
         folder: the track's; the data of a world lie beside the tracks.
-        note: called with a line when something longer begins.
     """
 
     recipe: Recipe
     seed: int
     folder: Path
-    note: Note = lambda _: None
 
     @property
     def data(self) -> Path:
@@ -71,7 +67,7 @@ class Told:
         make = build_mini_bundle if "WebShop" in world.env else write_mini
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                self.note(f"making {world.n_rounds} rounds of train tasks")
+                log(f"making {world.n_rounds} rounds of train tasks")
                 make(path, world.n_rounds)
         return str(path)
 
@@ -150,5 +146,4 @@ class Told:
             dtype=told.dtype,
             device=told.device,
             seed=self.seed,
-            quiet=True,
         )

@@ -42,7 +42,7 @@ _BY_STAGE: Final = frozenset(
     {
         *("data", "out", "model", "seed", "env", "dataset", "split", "world", "explorer"),
         *("n_tasks", "lockstep", "max_turn_tokens", "max_new_tokens", "device", "dtype"),
-        *("template", "prompts", "with_example", "vocab_size", "quiet", "config", "report_to"),
+        *("template", "prompts", "with_example", "vocab_size", "config", "report_to"),
         *("explore", "dpo"),
     }
 )
@@ -199,6 +199,8 @@ class Recipe:
     eto: ETOSettings
     evaluation: Evaluation
     costs: Costs
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that each stage took when the recipe was last measured, for the time that is left."""
 
 
 @dataclass(frozen=True)
@@ -319,7 +321,7 @@ def parse_tier(name: str, record: Mapping[str, Any], changes: Mapping[str, Any])
 _TIER_KEYS: Final = ("about", "methods", "seeds", "n_processes", "n_threads", "launch")
 _SECTIONS: Final = (
     *("world", "model", "expert", "sft", "sft_more", "best_of_n", "rft", "ppo"),
-    *("eto", "explore", "dpo", "evaluation", "costs"),
+    *("eto", "explore", "dpo", "evaluation", "costs", "measured"),
 )
 
 
@@ -397,4 +399,15 @@ def _recipe(name: str, part: Mapping[str, Mapping[str, Any]], source: str) -> Re
         eto=read("eto", eto, _BY_STAGE | {"sft_epochs", "sft_learning_rate", "sft_batch_size"}),
         evaluation=read("evaluation", Evaluation()),
         costs=read("costs", Costs()),
+        measured=_measured(part.get("measured", {}), f"{source} [{name}.measured]"),
     )
+
+
+def _measured(values: Mapping[str, Any], where: str) -> dict[str, float]:
+    known = ("expert", *METHODS)
+    for key, value in values.items():
+        if key not in known:
+            raise UnknownNameError(f"stage in {where}:", key, known)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise SettingsError(f"{where}: {key} must be seconds, got {value!r}")
+    return {key: float(value) for key, value in values.items()}

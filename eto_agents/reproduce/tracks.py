@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eto_agents.collect import collect
 from eto_agents.config import read_json
+from eto_agents.console import log
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.policy import load_policy
@@ -76,7 +77,7 @@ class Track(Told):
         )
         with Stage(self.data, asked, {"seed": str(self.seed)}) as stage:
             if stage.result is None:
-                self.note(f"{recipe.expert.policy} plays")
+                log(f"{recipe.expert.policy} plays")
                 kept, scores, dropped, _ = self._play_expert()
                 dev = {task.id for task in self._dev_tasks()}
                 chosen = [_until_idle(episode) for episode in kept if episode.task_id not in dev]
@@ -166,7 +167,7 @@ class Track(Told):
             return self.evaluate(f"{prefix}-{number}", str(checkpoint))
 
         try:
-            outcome = eto(told, evaluate=score, note=self.note)
+            outcome = eto(told, evaluate=score)
             return Learned(outcome.iterations, outcome.best, "")
         except NoPairsError as error:
             table = told.out / "iterations.json"

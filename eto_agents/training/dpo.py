@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from eto_agents.console import report
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.preference import read_pairs
 from eto_agents.training.preference_rows import PreferenceRows, encode_pairs
@@ -180,11 +181,19 @@ def dpo_stage(
             world=world,
         )
 
-        def note(update: int, metrics: Mapping[str, float]) -> None:
-            stage.log({"step": update, **metrics})
+        n_planned = n_updates(len(data.rows), settings)
 
+        def log(update: int, metrics: Mapping[str, float]) -> None:
+            stage.log({"step": update, **metrics})
+            if stage.is_writer:
+                names = {"loss": "loss", "accuracy": "rewards/accuracies"}
+                shown = {k: f"{metrics[v]:.3f}" for k, v in names.items() if v in metrics}
+                report(folder.name, update, n_planned, "updates", shown)
+
+        if stage.is_writer:
+            report(folder.name, 0, n_planned, "updates")
         trained = train_dpo(
-            checkpoint, data, settings, stage.work, on_metrics=note, on_start=stage.rewind
+            checkpoint, data, settings, stage.work, on_metrics=log, on_start=stage.rewind
         )
         if not stage.is_writer:
             stage.wait()

@@ -35,8 +35,6 @@ any two of different reward or only a success against a failure."""
 Evaluate = Callable[[Path, Path], Mapping[str, float]]
 """Scores a checkpoint's folder (first) and keeps what it needs in another (second)."""
 
-Note = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Exploration:
@@ -178,15 +176,12 @@ class Outcome(NamedTuple):
     iterations: list[Iteration]
 
 
-def eto(
-    settings: ETOSettings, *, evaluate: Evaluate | None = None, note: Note | None = None
-) -> Outcome:
+def eto(settings: ETOSettings, *, evaluate: Evaluate | None = None) -> Outcome:
     """Run the loop; the same call on the same folder goes on where it was killed.
 
     Args:
         settings: what and how.
         evaluate: called for the start and for each iteration.
-        note: called with a line for every stage that begins.
 
     Raises:
         DataNotFoundError: no expert trajectories, or no such model.
@@ -198,4 +193,4 @@ def eto(
     require("trl", extra="train")
     from eto_agents.training.eto_loop import Loop
 
-    return Loop(settings, evaluate, note or logger.info).run()
+    return Loop(settings, evaluate).run()

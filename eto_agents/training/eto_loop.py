@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eto_agents.collection import read_collection
 from eto_agents.config import write_json
+from eto_agents.console import log
 from eto_agents.models.base import Sampling
 from eto_agents.models.checkpoints import load_checkpoint
 from eto_agents.preference import write_pairs
@@ -21,7 +22,6 @@ from eto_agents.training.eto import (
     Evaluate,
     Exploration,
     Iteration,
-    Note,
     Outcome,
     PairKind,
 )
@@ -45,11 +45,10 @@ if TYPE_CHECKING:
 class Loop:
     """One run of ETO in its folder; see `eto_agents.training.eto.eto`."""
 
-    def __init__(self, settings: ETOSettings, evaluate: Evaluate | None, note: Note) -> None:
+    def __init__(self, settings: ETOSettings, evaluate: Evaluate | None) -> None:
         """Open the panel and the experts' trajectories."""
         self._settings = settings
         self._evaluate = evaluate
-        self._note = note
         panel = panel_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
         self._tasks = carve_dev(panel, settings.dev_tasks, settings.dev_seed)
         train = {task.id for task in self._tasks.train}
@@ -91,12 +90,11 @@ class Loop:
             optimizer=told.sft_optimizer,
             world=told.world,
             seed=told.seed,
-            quiet=True,
         )
         inputs = self._data | {"dev": f"{told.dev_tasks} of seed {told.dev_seed}"}
         with Stage(settings.out, settings, inputs) as stage:
             if stage.result is None:
-                self._note(f"SFT on {len(self._experts)} trajectories")
+                log(f"SFT on {len(self._experts)} trajectories")
                 train_on(self._experts, settings, stage)
             return str(stage.checkpoint)
 
@@ -119,7 +117,7 @@ class Loop:
         with Stage(folder, asked, self._inputs(model, tasks)) as stage:
             stage.wait()
             if stage.result is None:
-                self._note(f"iteration {number}: exploring {len(tasks)} tasks")
+                log(f"iteration {number}: exploring {len(tasks)} tasks")
             first = (told.seed * 1000 + number) * told.explore.samples
             seeds = range(first, first + told.explore.samples)
             episodes = self._play(folder, model, tasks, seeds, told.explore.temperature)
@@ -187,7 +185,7 @@ class Loop:
             stage.wait()
             pairs = self._compare(folder, number, model, episodes).check()
             if stage.result is None:
-                self._note(f"iteration {number}: {pairs.counts}")
+                log(f"iteration {number}: {pairs.counts}")
                 checkpoint = self._load(model)
                 file = folder / "pairs.jsonl"
                 write_pairs(
@@ -236,7 +234,7 @@ class Loop:
             given = {name: value for name, value in later.items() if value is not None}
             settings = dataclasses.replace(settings, **given)  # type: ignore[arg-type]
         if not (folder / "dpo" / "result.json").is_file():
-            self._note(f"iteration {number}: DPO on {len(pairs.pairs)} pairs")
+            log(f"iteration {number}: DPO on {len(pairs.pairs)} pairs")
         inputs = {"pairs": hash_input(folder / "pairs" / "pairs.jsonl")}
         return dpo_stage(folder / "dpo", model, pairs.pairs, settings, inputs, world=told.world)
 
@@ -252,7 +250,7 @@ class Loop:
         dev = self._score_dev(folder / "dev", checkpoint) if self._tasks.dev else None
         scores: dict[str, float] = {}
         if self._evaluate is not None and is_main_process():
-            self._note(f"iteration {number}: evaluating")
+            log(f"iteration {number}: evaluating")
             scores = dict(self._evaluate(Path(checkpoint), folder / "evaluation"))
         return Iteration(number, checkpoint, explored, counts, dev, scores, learning)
 

@@ -8,12 +8,13 @@ are `eto_agents.evaluation`'s part.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from eto_agents.console import Episodes, Progress
 from eto_agents.episodes import play_into, sort_out
 from eto_agents.policy import Policy
 from eto_agents.rollout import jobs_of
@@ -86,7 +87,7 @@ def panel_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None)
         env.close()
 
 
-def play(  # noqa: PLR0913 (each is one thing that a user decides)
+def play(
     policy: Policy,
     env_id: str,
     tasks: Sequence[Task],
@@ -96,7 +97,6 @@ def play(  # noqa: PLR0913 (each is one thing that a user decides)
     seeds: Sequence[int] = (0,),
     lockstep: int = 64,
     env_args: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[Trajectory]:
     """Play tasks, many at once; a call that was killed goes on.
 
@@ -110,7 +110,6 @@ def play(  # noqa: PLR0913 (each is one thing that a user decides)
         seeds: every task is played once for each.
         lockstep: episodes that run at once.
         env_args: further arguments for the environment.
-        progress: called with the number of episodes played and planned.
 
     Returns:
         The episodes in the order of seeds and tasks.
@@ -118,11 +117,13 @@ def play(  # noqa: PLR0913 (each is one thing that a user decides)
     jobs = jobs_of(tasks, seeds)
     keys = [EpisodeKey(split, job.task.id, job.seed) for job in jobs]
     finished, waiting = sort_out(split, jobs, TrajectoryStore(file).latest())
+    show = Episodes(f"{file.parent.name} ")
+    if waiting and is_main_process():
+        show(Progress(split, len(finished), len(keys), None, list(finished.values())))
 
     def on_end(trajectory: Trajectory) -> None:
         finished[trajectory.key] = trajectory
-        if progress is not None:
-            progress(len(finished), len(keys))
+        show(Progress(split, len(finished), len(keys), trajectory))
 
     if waiting and is_main_process():
         with TrajectoryStore(file) as store:

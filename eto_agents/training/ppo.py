@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from eto_agents.console import report
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.training.panels import carve_dev, panel_of
 from eto_agents.training.stage import Stage, hash_input
@@ -160,8 +161,14 @@ def ppo(run: PPORun) -> dict[str, Any]:
 
         started_s = time.monotonic()
 
-        def note(update: int, metrics: Mapping[str, float]) -> None:
+        def log(update: int, metrics: Mapping[str, float]) -> None:
             stage.log({"step": update, **metrics})
+            if stage.is_writer:
+                shown = {"score": f"{metrics['score']:.3f}", "KL": f"{metrics['kl']:.3g}"}
+                report(run.out.name, update, run.n_updates, "updates", shown)
+
+        if stage.is_writer:
+            report(run.out.name, 0, run.n_updates, "updates")
 
         trained = train_ppo(
             load_checkpoint(run.model, dtype=run.dtype, device=run.device),
@@ -172,7 +179,7 @@ def ppo(run: PPORun) -> dict[str, Any]:
             make_policy=lambda checkpoint: sampling_policy(checkpoint, run),
             env_args=run.env_args | {"split": run.split},
             world=run.world,
-            on_metrics=note,
+            on_metrics=log,
             on_start=stage.rewind,
         )
         if not stage.is_writer:

@@ -74,7 +74,6 @@ class SFTSettings:
         save_every: steps between what a resumed run can start from; 0 for never.
         log_every: steps between logs.
         report_to: tensorboard, wandb or others that transformers knows.
-        quiet: no progress.
     """
 
     data: tuple[Path, ...] = ()
@@ -109,7 +108,6 @@ class SFTSettings:
     save_every: int = 100
     log_every: int = 10
     report_to: tuple[str, ...] = ()
-    quiet: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -20,8 +20,8 @@ from eto_agents.training.processes import is_main_process, wait_until
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 from eto_envs.files import sha256_of, write_whole
 
-_RUN_ONLY: Final = frozenset({"out", "quiet", "report_to", "device", "config"})
-"""Settings that say where and how loudly, not what; a stage may go on with others."""
+_RUN_ONLY: Final = frozenset({"out", "report_to", "device", "config"})
+"""Settings that say where, not what; a stage may go on with others."""
 
 
 class StageMismatchError(DataError):

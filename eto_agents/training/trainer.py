@@ -22,8 +22,8 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from eto_agents.config import SettingsError
+from eto_agents.console import report
 from eto_agents.models.checkpoints import without_bars
-from eto_agents.progress import Display
 from eto_agents.training.cpu_head import use_cpu_head
 from eto_agents.training.processes import n_processes
 from eto_agents.training.stage import Stage
@@ -43,13 +43,12 @@ def train(checkpoint: Checkpoint, rows: Rows, settings: SFTSettings, stage: Stag
     Raises:
         DataError: the loss became infinite or no number.
     """
-    display = Display(quiet=settings.quiet or not stage.is_writer)
-    trainer = RowTrainer(checkpoint, rows, settings, stage, display)
+    trainer = RowTrainer(checkpoint, rows, settings, stage)
     start = newest_complete(stage.work)
     if start is not None:
         logger.info("going on from %s", start.name)
     stage.rewind(int(start.name.partition("-")[2]) if start is not None else 0)
-    with display, without_bars():
+    with without_bars():
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     return trainer
 
@@ -73,7 +72,6 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         rows: Rows,
         settings: SFTSettings,
         stage: Stage,
-        display: Display,
     ) -> None:
         """Set the trainer up; nothing is trained yet."""
         from datasets import Dataset
@@ -96,7 +94,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         use_cpu_head(self.model)
         for shown in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown)
-        self.add_callback(_StageLog(stage, display))
+        self.add_callback(_StageLog(stage))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: the stage's files say what was done."""
@@ -280,9 +278,8 @@ def _batches_of(lengths: Sequence[int], settings: SFTSettings) -> TokenBatches |
 class _StageLog(TrainerCallback):  # type: ignore[misc]
     """Writes what the trainer logs to the stage, and shows how far it is."""
 
-    def __init__(self, stage: Stage, display: Display) -> None:
+    def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._display = display
         self._figures: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -293,8 +290,9 @@ class _StageLog(TrainerCallback):  # type: ignore[misc]
         self._show(state)
 
     def _show(self, state: Any) -> None:
-        name = self._stage.folder.name
-        self._display.update(name, state.global_step, state.max_steps, self._figures, unit="steps")
+        if self._stage.is_writer:
+            name = self._stage.folder.name
+            report(name, state.global_step, state.max_steps, "steps", self._figures)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eto_agents.console import relayed
 from eto_agents.models.checkpoints import save_checkpoint
 from eto_agents.preference import read_pairs
 from eto_agents.store import TrajectoryStore
@@ -63,6 +64,11 @@ def settings_for(start: Path, folder: Path, **changes: Any) -> ETOSettings:
     return ETOSettings(**fields | changes)
 
 
+def logged(lines: list[str]) -> contextlib.AbstractContextManager[None]:
+    """What is logged inside goes to `lines`."""
+    return relayed(lambda report: lines.append(report.text) if report.text else None)
+
+
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
@@ -76,7 +82,8 @@ def test_the_loop_explores_pairs_learns_and_is_scored(start: Path, tmp_path: Pat
 
     settings = settings_for(start, tmp_path, iterations=2, dev_tasks=2)
     lines: list[str] = []
-    outcome = eto(settings, evaluate=evaluate, note=lines.append)
+    with logged(lines):
+        outcome = eto(settings, evaluate=evaluate)
     run = settings.out
     assert [i.number for i in outcome.iterations] == [0, 1, 2]
     assert [i.scores["seen"] for i in outcome.iterations] == [0.25, 0.5, 0.75]
@@ -102,7 +109,8 @@ def test_the_loop_explores_pairs_learns_and_is_scored(start: Path, tmp_path: Pat
     assert any("exploring" in line for line in lines)
     # A second call plays and trains nothing.
     lines.clear()
-    assert eto(settings, note=lines.append).checkpoint == outcome.checkpoint
+    with logged(lines):
+        assert eto(settings).checkpoint == outcome.checkpoint
     assert lines == []
 
 
@@ -141,7 +149,8 @@ def test_a_killed_run_goes_on_in_its_stage_and_step(
             eto(cut)
     before = (cut.out / "iteration-1/explore/episodes.jsonl").read_bytes()
     lines: list[str] = []
-    again = eto(cut, note=lines.append)
+    with logged(lines):
+        again = eto(cut)
     assert lines == [f"iteration 1: DPO on {again.iterations[1].counts['pairs']} pairs"]
     assert (cut.out / "iteration-1/explore/episodes.jsonl").read_bytes() == before
     weights = [

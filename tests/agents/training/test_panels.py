@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from eto_agents.console import relayed
 from eto_agents.policies.simple import ExpertPolicy
 from eto_agents.training.panels import carve_dev, mean_score, panel_of, play
 from eto_agents.trajectory import Trajectory
@@ -51,9 +52,10 @@ def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
 
     def go(n: int) -> list[Trajectory]:
-        return play(
+        with relayed(lambda report: told.append((report.n_done, report.n_planned))):
+            return play(
             ExpertPolicy(), CORRIDOR, panel[:n], tmp_path / "episodes.jsonl",
-            split="train", seeds=(0, 1), progress=lambda *x: told.append(x),
+            split="train", seeds=(0, 1),
         )  # fmt: skip
 
     assert [(e.task_id, e.seed) for e in go(2)] == [
@@ -62,7 +64,7 @@ def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
     assert told[-1] == (4, 4)
     told.clear()
     assert mean_score(go(3)) == 1.0
-    assert len(told) == 2  # the third task, twice
+    assert told == [(4, 6), (5, 6), (6, 6)]  # the third task, twice
 
 
 def test_a_mean_of_nothing_is_an_error() -> None:

@@ -59,7 +59,6 @@ def told(tmp_path: Path) -> SFTSettings:
         save_every=3,
         log_every=2,
         device="cpu",
-        quiet=True,
     )
 
 

@@ -15,7 +15,7 @@ from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 class Told:
     out: Path
     epochs: int = 3
-    quiet: bool = False
+    report_to: str = "none"
 
 
 def test_a_stage_is_complete_when_its_result_is_written(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_stage_is_complete_when_its_result_is_written(tmp_path: Path) -> None:
         stage.finish({"n_steps": 1})
     names = {"config.json", "inputs.json", "metrics.jsonl", "result.json"}
     assert names <= {file.name for file in tmp_path.iterdir()}
-    with Stage(tmp_path, replace(told, quiet=True), {"data": "a"}) as again:
+    with Stage(tmp_path, replace(told, report_to="all"), {"data": "a"}) as again:
         assert again.result == {"n_steps": 1}
 
 

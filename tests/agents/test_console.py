@@ -8,8 +8,16 @@ import io
 import pytest
 from rich.console import Console
 
-from eto_agents.evaluation.harness import Progress
-from eto_agents.progress import LINE_EVERY_S, Display, Episodes
+from eto_agents.console import (
+    LINE_EVERY_S,
+    Display,
+    Episodes,
+    Progress,
+    Report,
+    log,
+    relayed,
+    report,
+)
 from eto_agents.trajectory import Trajectory
 from tests.agents.test_trajectory import episode
 
@@ -37,8 +45,8 @@ def make(*, is_terminal: bool, quiet: bool = False) -> tuple[Display, Clock, Con
     return Display(quiet, console, clock), clock, console
 
 
-def play(display: Display, clock: Clock) -> None:
-    show = Episodes(display)
+def play(clock: Clock) -> None:
+    show = Episodes(now=clock)
     show(Progress("seen", 1, 5, None, [ended("a", 0.5)]))
     for n, (score, status) in enumerate(
         [(1.0, "completed"), (0.0, "truncated"), (0.0, "agent_error")], start=2
@@ -50,9 +58,9 @@ def play(display: Display, clock: Clock) -> None:
 def test_a_terminal_shows_everything_at_once() -> None:
     display, clock, console = make(is_terminal=True)
     with display:
-        play(display, clock)
+        play(clock)
     text = console.export_text()
-    last = text[text.rindex("seen") :]
+    last = " ".join(text[text.rindex("seen") :].split())
     assert "4/5 episodes" in last
     assert "ETA 0:00:02" in last  # 3 episodes in 6 seconds, those of earlier runs not counted
     # Three counted tasks: mean 0.5, standard deviation 0.5.
@@ -65,15 +73,52 @@ def test_a_terminal_shows_everything_at_once() -> None:
 def test_a_log_gets_plain_lines_now_and_then() -> None:
     display, clock, console = make(is_terminal=False)
     with display:
-        play(display, clock)
+        play(clock)
         assert console.export_text(clear=False) == ""  # 6 seconds are not long enough
         clock.now_s += LINE_EVERY_S
-        Episodes(display)(Progress("unseen", 0, 3, None))
+        display.beat()  # nothing was reported, and a line is due
+        show = Episodes(now=clock)
+        show(Progress("unseen", 0, 3, None))
         clock.now_s += 1
-        Episodes(display)(Progress("unseen", 3, 3, ended("z", 1.0)))
+        show(Progress("unseen", 3, 3, ended("z", 1.0)))
     first, last = console.export_text().splitlines()
-    assert first == "unseen: 0/3 episodes ETA –"
-    assert last == "unseen: 3/3 episodes reward 1.000 ep/s 1 (completed 1)"
+    assert first.startswith("seen: 4/5 episodes  reward 0.500")
+    assert first.endswith("(agent_error 1, completed 2, truncated 1)  ETA 0:00:09")
+    assert last == "unseen: 3/3 episodes  reward 1.000  ep/s 1  (completed 1)"
+
+
+def test_a_row_that_begins_again_has_a_new_clock() -> None:
+    display, clock, console = make(is_terminal=False)
+    with display:
+        report("dpo", 0, 4, "updates")
+        clock.now_s += 4
+        report("dpo", 4, 4, "updates")
+        clock.now_s += 1000
+        report("dpo", 0, 4, "updates")
+        clock.now_s += LINE_EVERY_S
+        report("dpo", 1, 4, "updates", {"loss": "0.5"})
+    lines = console.export_text().splitlines()
+    assert lines == ["dpo: 4/4 updates", "dpo: 1/4 updates  loss 0.5  ETA 0:01:00"]
+
+
+def test_what_is_logged_stays_and_uneven_units_have_no_estimate() -> None:
+    display, clock, console = make(is_terminal=False)
+    with display:
+        display.receive(Report("shop", 0, 7, "stages", is_even=False))
+        log("SFT: 3 s")
+        clock.now_s += LINE_EVERY_S
+        display.receive(Report("shop", 1, 7, "stages", {"": "PPO"}, is_even=False))
+    assert console.export_text().splitlines() == ["SFT: 3 s", "shop: 1/7 stages  PPO"]
+
+
+def test_reports_reach_whoever_watches_nearest() -> None:
+    seen: list[Report] = []
+    display, _, console = make(is_terminal=False)
+    report("nobody", 1, 1)
+    with display, relayed(seen.append):
+        report("sft", 2, 2, "steps", {"loss": "1"})
+    assert seen == [Report("sft", 2, 2, "steps", {"loss": "1"})]
+    assert console.export_text() == ""
 
 
 def test_training_uses_the_same_display() -> None:
@@ -81,7 +126,7 @@ def test_training_uses_the_same_display() -> None:
         display, clock, console = make(is_terminal=is_terminal)
         with display:
             for n_done in (10, 50):
-                display.update("sft", n_done, 50, {"loss": f"{1 / n_done:.3f}"}, unit="steps")
+                report("sft", n_done, 50, "steps", {"loss": f"{1 / n_done:.3f}"})
                 clock.now_s += 1
         assert "sft" in (text := console.export_text())
         assert "50/50 steps" in text
@@ -92,27 +137,28 @@ def test_training_uses_the_same_display() -> None:
 def test_quiet_is_quiet(is_terminal: bool) -> None:
     display, clock, console = make(is_terminal=is_terminal, quiet=True)
     with display:
-        play(display, clock)
+        play(clock)
     assert console.export_text() == ""
 
 
 def test_the_last_line_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    with Display() as display:
-        Episodes(display)(Progress("seen", 1, 1, ended("a", 0.25)))
+    with Display():
+        Episodes()(Progress("seen", 1, 1, ended("a", 0.25)))
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("seen: 1/1 episodes reward 0.250")
+    assert captured.err.startswith("seen: 1/1 episodes  reward 0.250")
 
 
 def test_names_do_not_become_markup() -> None:
     display, _, console = make(is_terminal=True)
     with display:
-        display.update("[bold]x[/nonsense]", 1, 2, {"a": "[red]"})
+        report("[bold]x[/nonsense]", 1, 2, figures={"a": "[red]"})
     assert "[bold]x[/nonsense]" in (text := console.export_text())
     assert "a [red]" in text
 
 
 def test_nothing_counted_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    with Display() as display:
-        Episodes(display)(Progress("seen", 1, 1, ended("a", 0.25, "agent_error")))
-    assert capsys.readouterr().err == "seen: 1/1 episodes (agent_error 1)\n"
+    with Display():
+        show = Episodes(now=lambda: 100.0)
+        show(Progress("seen", 1, 1, ended("a", 0.25, "agent_error")))
+    assert capsys.readouterr().err == "seen: 1/1 episodes  (agent_error 1)\n"

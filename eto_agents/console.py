@@ -1,0 +1,347 @@
+"""How long work shows where it is: bars in a terminal, elsewhere a line at least twice a minute.
+
+Whatever takes long calls `report` and need not know who is watching: a training method reports its
+steps and its loss, `Episodes` what is played. A `Display` shows the reports made while it is open;
+without one, and with `quiet`, nothing is shown. `relayed` hands the reports of a worker process to
+its parent. All of it goes to stderr: stdout is for results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+    from typing_extensions import Self
+
+    from eto_agents.trajectory import Trajectory
+
+LINE_EVERY_S = 20.0
+"""How often a line is written where there is no terminal, even if nothing new was reported."""
+
+_BEAT_S = 5.0
+_BAR_WIDTH = 24
+
+
+class Report(NamedTuple):
+    """Where something is.
+
+    Attributes:
+        name: what is being done, such as a task set that is played or ``"sft"``.
+        n_done: units done, those of earlier calls included.
+        n_planned: units there will be; 0 if that is not known.
+        unit: what is counted, such as ``"episodes"``.
+        figures: what is known so far, such as ``{"loss": "0.43"}``.
+        is_even: whether the units take about as long as each other, so that the time left can be
+            told from their number.
+        text: a line that is to stay, in place of all the above.
+    """
+
+    name: str = ""
+    n_done: int = 0
+    n_planned: int = 0
+    unit: str = ""
+    figures: Mapping[str, str] = {}
+    is_even: bool = True
+    text: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that was planned is done."""
+        return self.n_done >= self.n_planned > 0
+
+    def shown_count(self) -> str:
+        """Such as ``3/10 episodes``."""
+        total = f"/{self.n_planned}" if self.n_planned else ""
+        return f"{self.n_done}{total} {self.unit}".rstrip()
+
+    def shown_figures(self) -> str:
+        """Such as ``loss 0.43  accuracy 0.8``."""
+        return "  ".join(f"{label} {value}".strip() for label, value in self.figures.items())
+
+    def line(self) -> str:
+        """Such as ``sft: 30/100 steps  loss 0.43``."""
+        return f"{self.name}: {self.shown_count()}  {self.shown_figures()}".rstrip()
+
+
+_receiver: ContextVar[Callable[[Report], None] | None] = ContextVar("receiver", default=None)
+
+
+def report(
+    name: str, n_done: int, n_planned: int, unit: str = "", figures: Mapping[str, str] | None = None
+) -> None:
+    """Say where something is; see `Report`. Nothing happens where nobody is watching."""
+    if (receive := _receiver.get()) is not None:
+        receive(Report(name, n_done, n_planned, unit, dict(figures or {})))
+
+
+def log(text: str) -> None:
+    """Show a line that stays."""
+    if (receive := _receiver.get()) is not None:
+        receive(Report(text=text))
+
+
+@contextlib.contextmanager
+def relayed(receive: Callable[[Report], None]) -> Iterator[None]:
+    """Give `receive` what is reported inside, in place of who is watching outside."""
+    token = _receiver.set(receive)
+    try:
+        yield
+    finally:
+        _receiver.reset(token)
+
+
+@dataclass
+class _Row:
+    """The latest report under a name, and when its first one came."""
+
+    latest: Report
+    n_first: int
+    started_s: float
+    shown_s: float
+
+    def eta(self, now_s: float) -> str:
+        """The time that is left at this rate; empty if there is none or it is not known."""
+        n_left = self.latest.n_planned - self.latest.n_done
+        n_new, elapsed_s = self.latest.n_done - self.n_first, now_s - self.started_s
+        if not self.latest.is_even or n_left <= 0 or n_new <= 0 or elapsed_s <= 0:
+            return ""
+        return f"ETA {clock(n_left * elapsed_s / n_new)}"
+
+    def line(self, now_s: float) -> str:
+        """Such as ``sft: 30/100 steps  loss 0.43  ETA 0:01:10``."""
+        return f"{self.latest.line()}  {self.eta(now_s)}".rstrip()
+
+
+class Display:
+    """Shows what is reported while it is open; a context manager.
+
+    Args:
+        quiet: show nothing.
+        console: where; by default the terminal's stderr.
+        now: the clock in seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        console: Console | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Set it up; nothing is shown before there is something to show."""
+        self._quiet = quiet
+        self._console = console
+        self._now = now
+        self._rows: dict[str, _Row] = {}
+        self._lock = threading.RLock()  # the heart beats in a thread of its own
+        self._closed = threading.Event()
+        self._bars: Bars | None = None
+        self._bar_ids: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        """Begin to receive what is reported."""
+        self._token = _receiver.set(None if self._quiet else self.receive)
+        is_terminal = self._console.is_terminal if self._console else sys.stderr.isatty()
+        if self._quiet:
+            return self
+        if is_terminal:
+            self._bars = _bars(self._console)
+            self._bars.start()
+        else:
+            self._closed.clear()
+            threading.Thread(target=self._keep_beating, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last state standing."""
+        _receiver.reset(self._token)
+        self._closed.set()
+        if self._bars is not None:
+            self._bars.stop()
+
+    def receive(self, latest: Report) -> None:
+        """Show a report, also one that comes from another process."""
+        if self._quiet:
+            return
+        with self._lock:
+            if latest.text:
+                self._write(latest.text)
+                return
+            now_s = self._now()
+            row = self._rows.get(latest.name)
+            has_just_ended = latest.is_done and not (row is not None and row.latest.is_done)
+            if row is None or latest.n_done < row.latest.n_done:  # the first, or begun again
+                row = self._rows[latest.name] = _Row(latest, latest.n_done, now_s, now_s)
+            row.latest = latest
+            if self._bars is not None:
+                self._show_bar(self._bars, row, now_s)
+            elif has_just_ended:
+                row.shown_s = now_s
+                self._write(row.line(now_s))
+            else:
+                self.beat()
+
+    def beat(self) -> None:
+        """Write a line for every row that is not done and has had none for `LINE_EVERY_S`."""
+        with self._lock:
+            now_s = self._now()
+            for row in self._rows.values():
+                if not row.latest.is_done and now_s - row.shown_s >= LINE_EVERY_S:
+                    row.shown_s = now_s
+                    self._write(row.line(now_s))
+
+    def _keep_beating(self) -> None:
+        while not self._closed.wait(_BEAT_S):
+            self.beat()
+
+    def _show_bar(self, bars: Bars, row: _Row, now_s: float) -> None:
+        latest = row.latest
+        if latest.name not in self._bar_ids:
+            self._bar_ids[latest.name] = bars.add_task(latest.name, total=None, count="", about="")
+        bars.update(
+            self._bar_ids[latest.name],
+            completed=latest.n_done,
+            total=latest.n_planned or None,
+            count=latest.shown_count(),
+            about=f"{row.eta(now_s)}  {latest.shown_figures()}".strip(),
+        )
+
+    def _write(self, line: str) -> None:
+        console = self._bars.console if self._bars is not None else self._console
+        if console is not None:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+
+def _bars(console: Console | None) -> Bars:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+    from rich.table import Column
+
+    return Bars(
+        TextColumn("{task.description}", "bold", markup=False),
+        BarColumn(_BAR_WIDTH),
+        TextColumn("{task.fields[count]}", markup=False),
+        # What does not fit goes into a second line.
+        TextColumn("{task.fields[about]}", "dim", markup=False, table_column=Column(ratio=1)),
+        console=console or Console(stderr=True),
+        refresh_per_second=4,
+        expand=True,
+    )
+
+
+class Progress(NamedTuple):
+    """What a callback for episodes gets: once when a task set is begun, and after every episode.
+
+    Attributes:
+        split: the split being played.
+        n_done: episodes that have ended, those of earlier runs included.
+        n_planned: episodes there will be.
+        trajectory: the one that just ended; None at the start.
+        earlier: at the start, the episodes of earlier runs that count here; later none.
+    """
+
+    split: str
+    n_done: int
+    n_planned: int
+    trajectory: Trajectory | None
+    earlier: Sequence[Trajectory] = ()
+
+
+@dataclass
+class _Tally:
+    """What the episodes of one task set add up to."""
+
+    started_s: float
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    statuses: Counter[str] = field(default_factory=Counter)
+    n_new: int = 0
+    n_tokens: float = 0.0
+
+    def add(self, episode: Trajectory, *, is_new: bool) -> None:
+        self.statuses[episode.status] += 1
+        if episode.status in ("completed", "truncated"):
+            self.scores.setdefault(episode.task_id, []).append(episode.score)
+        if is_new:
+            self.n_new += 1
+            self.n_tokens += sum(s.usage.get("completion_tokens", 0.0) for s in episode.steps)
+
+    def reward(self) -> str:
+        """Mean over tasks, with 1.96 standard errors of it where there are two tasks.
+
+        The normal approximation is for the eye; the report's interval is a bootstrap.
+        """
+        means = [sum(scores) / len(scores) for scores in self.scores.values()]
+        if not means:
+            return ""
+        mean = math.fsum(means) / len(means)
+        if len(means) < 2:
+            return f"{mean:.3f}"
+        variance = math.fsum((x - mean) ** 2 for x in means) / (len(means) - 1)
+        return f"{mean:.3f} ± {1.96 * math.sqrt(variance / len(means)):.3f}"
+
+    def figures(self, now_s: float) -> dict[str, str]:
+        """Reward, speed and statuses as they are shown."""
+        figures = {"reward": reward} if (reward := self.reward()) else {}
+        elapsed_s = now_s - self.started_s
+        if self.n_new and elapsed_s > 0:
+            figures["ep/s"] = _rate(self.n_new / elapsed_s)
+            if self.n_tokens:
+                figures["tokens/s"] = _rate(self.n_tokens / elapsed_s)
+        statuses = ", ".join(f"{status} {n}" for status, n in sorted(self.statuses.items()))
+        return figures | ({"": f"({statuses})"} if statuses else {})
+
+
+class Episodes:
+    """Reports episodes as they end: for each task set how many, and the mean reward so far.
+
+    The reward comes with its interval (over all samples, where a task is played several times),
+    and beside it are episodes and tokens a second and how many episodes ended how.
+
+    Args:
+        prefix: put before the task set's name.
+        now: the clock in seconds, for tests.
+    """
+
+    def __init__(self, prefix: str = "", now: Callable[[], float] = time.monotonic) -> None:
+        """Begin with nothing counted."""
+        self._prefix = prefix
+        self._now = now
+        self._tallies: dict[str, _Tally] = {}
+
+    def __call__(self, event: Progress) -> None:
+        """Count what is new, and report."""
+        tally = self._tallies.setdefault(event.split, _Tally(self._now()))
+        for episode in event.earlier:
+            tally.add(episode, is_new=False)
+        if event.trajectory is not None:
+            tally.add(event.trajectory, is_new=True)
+        name = f"{self._prefix}{event.split}"
+        report(name, event.n_done, event.n_planned, "episodes", tally.figures(self._now()))
+
+
+def clock(seconds: float) -> str:
+    """Such as ``0:01:10``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
