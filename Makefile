@@ -70,16 +70,15 @@ docs: $(BIN)/pytest
 
 # Everything that the commands above install, for all platforms and Pythons. Packages that come with
 # a build of torch are left to it.
-LOCKED := alfworld dev docs plot scienceworld train
 COMPILE = $(BIN)/uv pip compile --quiet --no-python-downloads --no-annotate --no-header \
-	--no-emit-index-url --no-emit-package torch $(LOCKED:%=--extra %) pyproject.toml -
+	--no-emit-index-url --no-emit-package torch --extra dev --extra docs pyproject.toml -
 OF_TORCH := ^(nvidia|cuda|triton)[-=]
 
 lock:
 	@$(MAKE) --no-print-directory LOCK= $(BIN)/hatchling
 	$(PIP) install --quiet --upgrade uv
 	printf '%s\n' pip hatchling editables build '$(firstword $(TORCH))' | \
-		$(COMPILE) --universal --python-version 3.10 | grep -Ev '$(OF_TORCH)' >$(LOCK).new
+		$(COMPILE) --extra alfworld --universal --python-version 3.10 | grep -Ev '$(OF_TORCH)' >$(LOCK).new
 	mv $(LOCK).new $(LOCK)
 
 # What pyproject.toml allows at least; `make test LOCK=requirements.lowest` runs the suite with it.

@@ -63,6 +63,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         Raises:
             ValueError: a number does not fit.
         """
+        self.envs: list[TextEnv] = []  # first: a `__del__` closes them, whatever is raised below
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if group_size < 1 or num_envs % group_size:

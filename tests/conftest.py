@@ -9,7 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("eto", deadline=None)
+hypothesis.settings.load_profile("eto")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

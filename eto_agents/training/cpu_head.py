@@ -11,11 +11,28 @@ a tiny model. With a large vocabulary TRL's head stays: the memory its tiles sav
 from __future__ import annotations
 
 import types
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
-from trl.trainer.utils import FusedCausalLMOutput
+from transformers.utils import ModelOutput
+
+try:
+    from trl.trainer.utils import FusedCausalLMOutput
+except ImportError:  # TRL 1.14, the last that Python 3.10 can have: its trainers do without
+
+    @dataclass
+    class FusedCausalLMOutput(ModelOutput):  # type: ignore[no-redef, misc]
+        """What a fused head gives; see TRL's class of the same name."""
+
+        loss: Any = None
+        log_probs: Any = None
+        entropy: Any = None
+        mean_logits: Any = None
+        is_top1: Any = None
+        label_mask: Any = None
+
 
 _LARGEST_VOCABULARY: Final = 16384
 

@@ -117,6 +117,8 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         is_agent = inputs.pop("labels") != -100
         labels = ids.masked_fill(inputs["attention_mask"] == 0, -100)
         outputs = model(**inputs, labels=labels, fused_lm_head=True)
+        if not hasattr(outputs, "log_probs"):
+            raise SettingsError("world_weight needs TRL 1.15, and so Python 3.11, on this device")
         is_agent = is_agent[:, 1:]
         weights = torch.where(is_agent, 1.0, self._settings.world_weight)
         n_agent = is_agent.sum() if num_items_in_batch is None else num_items_in_batch
