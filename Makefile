@@ -11,30 +11,32 @@ LOCK ?= requirements.lock
 TORCH ?= torch==2.13.0
 
 PIP := $(BIN)/python -m pip
-INSTALL := $(PIP) install --quiet $(if $(LOCK),-c $(LOCK))
-# The build tools are installed above, so that they are locked, too.
-EDITABLE := $(INSTALL) --no-build-isolation -e
-define or_say_how_to_repeat
-|| { echo "The installation stopped at the error above. To repeat it, run: make $(MAKECMDGOALS)" >&2; exit 1; }
+comma := ,
+define install
+@echo "installing $(1) into $(VENV)"
+@$(PIP) install --quiet $(if $(LOCK),-c $(LOCK)) $(2) $(1) || { \
+	echo "The installation stopped at the error above. To repeat it, run: make $(MAKECMDGOALS)" >&2; \
+	exit 1; }
 endef
 
 # quickstart trains and compares the methods; scores plays the experts and the random policy.
 .PHONY: quickstart scores test lint docs lock clean
 
+# The build tools are installed, and not fetched by every build, so that the lock holds for them too.
 $(BIN)/hatchling:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "eto-gym needs Python 3.10 or newer, and $(PYTHON) is older: name another one," \
 			"such as make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --upgrade pip hatchling editables $(or_say_how_to_repeat)
+	$(call install,pip hatchling editables,--upgrade)
 
 $(BIN)/eto: $(BIN)/hatchling pyproject.toml $(LOCK)
-	$(EDITABLE) '.[scienceworld]' $(or_say_how_to_repeat)
+	$(call install,'.[scienceworld]',--no-build-isolation -e)
 	@touch $@
 
 $(BIN)/accelerate: $(BIN)/eto
-	$(INSTALL) $(TORCH) $(or_say_how_to_repeat)
-	$(EDITABLE) '.[train,plot]' $(or_say_how_to_repeat)
+	$(call install,$(TORCH))
+	$(call install,'.[train$(comma)plot]',--no-build-isolation -e)
 	@touch $@
 
 quickstart: $(BIN)/accelerate
@@ -53,8 +55,8 @@ scores: $(BIN)/eto
 		--out $(RUN)/scienceworld-expert
 
 $(BIN)/pytest: $(BIN)/eto
-	$(INSTALL) $(TORCH) $(or_say_how_to_repeat)
-	$(EDITABLE) '.[dev,docs]' $(or_say_how_to_repeat)
+	$(call install,$(TORCH))
+	$(call install,'.[dev$(comma)docs]',--no-build-isolation -e)
 	@touch $@
 
 test: $(BIN)/pytest
