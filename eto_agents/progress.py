@@ -45,7 +45,7 @@ class ProgressEvent(Protocol):
 
 @dataclass
 class _Row:
-    """One thing that goes on, such as a panel or an epoch."""
+    """One thing that goes on, such as a split or an epoch."""
 
     n_done: int
     n_planned: int
@@ -193,7 +193,7 @@ class Display:
 
 @dataclass
 class _Tally:
-    """What the episodes of one panel add up to."""
+    """What the episodes of one split add up to."""
 
     scores: dict[str, list[float]] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
@@ -226,7 +226,7 @@ class _Tally:
 class Episodes:
     """Shows episodes as they end; give it to `evaluate` as `progress`.
 
-    For each panel: episodes done, the mean reward so far with its interval (over all samples, where
+    For each split: episodes done, the mean reward so far with its interval (over all samples, where
     a task is played several times), episodes a second, tokens that the agent wrote a second, the
     time left, and how many episodes ended how.
     """

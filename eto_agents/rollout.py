@@ -252,7 +252,7 @@ class Rollouts:
             env_id=self._env_id,
             dataset=tasks.dataset,
             split=tasks.split,
-            panel_sha256=tasks.sha256,
+            tasks_sha256=tasks.sha256,
             task_id=task.id,
             kind=task.kind,
             goal=task.goal,
@@ -332,7 +332,7 @@ def run_episode(
     Args:
         policy: anything `as_policy` takes.
         env_id: the Gymnasium id.
-        task: a task's id or its position in the panel.
+        task: a task's id or its position in the task set.
         seed: the run's seed.
         **env_args: for the environment.
     """

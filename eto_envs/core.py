@@ -67,7 +67,7 @@ class TextEnv(gym.Env[str, str]):
     changes the returned reward and `info["reward_terms"]` alone.
 
     Attributes:
-        tasks: the panel that `reset` draws from.
+        tasks: the task set that `reset` draws from.
         max_steps: the step limit that overrides the tasks' own, or None.
     """
 
@@ -94,7 +94,7 @@ class TextEnv(gym.Env[str, str]):
         """Set up the parts that all worlds share.
 
         Args:
-            tasks: the panel of tasks; must not be empty.
+            tasks: the task set; must not be empty.
             max_steps: the step limit; None takes each task's own.
             reveal: what to add to `info`, from `revealable`.
             shaping: built-in shapers such as ``"step_cost=0.01"``.
@@ -102,7 +102,7 @@ class TextEnv(gym.Env[str, str]):
 
         Raises:
             UnknownNameError: an unknown reveal, shaper or render mode.
-            ValueError: `max_steps` is not a positive integer, or the panel is empty.
+            ValueError: `max_steps` is not a positive integer, or the task set is empty.
         """
         if len(tasks) == 0:
             raise ValueError(f"{tasks!r} has no task")
@@ -152,7 +152,7 @@ class TextEnv(gym.Env[str, str]):
     # The Gymnasium interface
 
     def draw_task(self) -> Task:
-        """A task drawn uniformly from the panel by `np_random`."""
+        """A task drawn uniformly from the task set by `np_random`."""
         return self.tasks[int(self.np_random.integers(len(self.tasks)))]
 
     def reset(
@@ -183,7 +183,7 @@ class TextEnv(gym.Env[str, str]):
             "task_id": task.id,
             "split": self.tasks.split,
             "dataset": self.tasks.dataset,
-            "panel_sha256": self.tasks.sha256,
+            "tasks_sha256": self.tasks.sha256,
             "goal": task.goal,
             "score": 0.0,
             "success": False,

@@ -24,7 +24,7 @@ INFO_TYPES: dict[str, type] = {
     "task_id": str,
     "split": str,
     "dataset": str,
-    "panel_sha256": str,
+    "tasks_sha256": str,
     "goal": str,
     "score": float,
     "success": bool,
@@ -104,7 +104,7 @@ def _check_info(info: Info, first: Info | None) -> None:
     _require(0.0 <= info["score"] <= 1.0, f"score must be in [0, 1], is {info['score']}")
     if first is not None:
         _require(info.keys() == first.keys(), "info must have the same keys at reset and step")
-        for key in ("task_id", "split", "dataset", "panel_sha256", "goal"):
+        for key in ("task_id", "split", "dataset", "tasks_sha256", "goal"):
             _require(info[key] == first[key], f"info[{key!r}] must not change in an episode")
         same = info["reward_terms"].keys() == first["reward_terms"].keys()
         _require(same, "reward_terms must have the same names at reset and step")

@@ -46,7 +46,7 @@ class Chat:
         task_id: the task's id.
         score: final score in [0, 1]; None if it is not known.
         facts: what else is known, by the names of `Trajectory`'s fields: env_id, dataset, split,
-            panel_sha256, kind, goal, seed, sample, policy, status, initial_observation.
+            tasks_sha256, kind, goal, seed, sample, policy, status, initial_observation.
     """
 
     messages: list[Message]
@@ -60,7 +60,7 @@ FACTS: Final = (
     "env_id",
     "dataset",
     "split",
-    "panel_sha256",
+    "tasks_sha256",
     "kind",
     "goal",
     "seed",
@@ -145,7 +145,7 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
         "env_id": ENV_IDS.get(family, world),
         "dataset": "",
         "split": "",
-        "panel_sha256": "",
+        "tasks_sha256": "",
         "kind": "",
         "goal": goal[1].strip() if goal else "",
         "seed": 0,

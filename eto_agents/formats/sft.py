@@ -154,11 +154,11 @@ def read_eto_sft(
         world: ``"webshop"``, ``"alfworld-2.1.1"`` and so on; by default what the entries look like.
         dataset: the dataset they are from, where no game file says it; of the published files
             ``"full"`` for WebShop and ``"eto"`` for ScienceWorld.
-        split: the panel they are from, where no game file says it.
+        split: the split they are from, where no game file says it.
 
     Returns:
-        The chats. Not in the files, and so not in the chats: the panel's hash, the task's kind in
-        WebShop, the score where there is no ``reward``. An id that comes twice (as 4116 does in
+        The chats. Not in the files, and so not in the chats: the task set's hash, the task's kind
+        in WebShop, the score where there is no ``reward``. An id that comes twice (as 4116 does in
         WebShop's published file) gets the seeds 0, 1, ….
 
     Raises:

@@ -42,7 +42,7 @@ def episode(steps: list[Step], **changes: Any) -> Trajectory:
         env_id="ETO-ALFWorld-v0",
         dataset="toy",
         split="seen",
-        panel_sha256="0" * 64,
+        tasks_sha256="0" * 64,
         task_id="t",
         kind="k",
         goal="do it",

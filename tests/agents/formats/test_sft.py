@@ -104,7 +104,7 @@ def test_messages_come_back_whole(played: dict[str, list[Trajectory]], tmp_path:
         assert read == written
         for chat, trajectory in zip(read, both, strict=True):
             back = trajectory_of(chat, world_of_chat(chat))
-            for name in ("env_id", "panel_sha256", "key", "kind", "goal", "policy", "status"):
+            for name in ("env_id", "tasks_sha256", "key", "kind", "goal", "policy", "status"):
                 assert getattr(back, name) == getattr(trajectory, name)
             assert back.initial_observation == trajectory.initial_observation
 

@@ -27,7 +27,7 @@ def episode(task_id: str, actions: str, score: float, **changes: Any) -> Traject
         "env_id": "Toy-v0",
         "dataset": "toy",
         "split": "train",
-        "panel_sha256": "0",
+        "tasks_sha256": "0",
         "task_id": task_id,
         "kind": "",
         "goal": "go",

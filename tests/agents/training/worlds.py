@@ -101,7 +101,7 @@ def episode(letters: str, env_id: str = BANDIT, task_id: str = "t0", **changes: 
         "env_id": env_id,
         "dataset": "toy",
         "split": "train",
-        "panel_sha256": "0",
+        "tasks_sha256": "0",
         "task_id": task_id,
         "kind": "letters",
         "goal": "choose",
