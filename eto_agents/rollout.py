@@ -246,10 +246,12 @@ class Rollouts:
         return self._record(self._live.pop(slot), status, error)
 
     def _record(self, episode: _Episode, status: Status, error: str = "") -> Trajectory:
-        tasks = self._sub(0).tasks
+        env = self._sub(0)
+        tasks = env.tasks
         task = episode.job.task
         return Trajectory(
             env_id=self._env_id,
+            world=env.world,
             dataset=tasks.dataset,
             split=tasks.split,
             tasks_sha256=tasks.sha256,

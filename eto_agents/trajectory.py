@@ -81,6 +81,7 @@ class Trajectory:
 
     Attributes:
         env_id: the Gymnasium id.
+        world: the environment's world, such as ``"webshop"``.
         dataset: the dataset's name.
         split: the split's name.
         tasks_sha256: the task set's hash.
@@ -103,6 +104,7 @@ class Trajectory:
     """
 
     env_id: str
+    world: str
     dataset: str
     split: str
     tasks_sha256: str

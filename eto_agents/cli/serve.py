@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eto_envs.webshop.site.sessions import Trip, Trips
     from eto_envs.webshop.site.views import Look
 
-ENV_ID = "ETO-WebShop-v0"
+ENV_ID, WORLD = "ETO-WebShop-v0", "webshop"
 
 
 def webshop(  # noqa: PLR0913 (the flags of the command)
@@ -136,6 +136,7 @@ def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajecto
         steps.append(step)
     return Trajectory(
         env_id=ENV_ID,
+        world=WORLD,
         dataset=tasks.dataset,
         split=tasks.split,
         tasks_sha256=tasks.sha256,

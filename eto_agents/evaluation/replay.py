@@ -129,6 +129,7 @@ def _episode_record(run: int, t: Trajectory, strings: _Strings) -> dict[str, Any
     record = {
         "run": run,
         "env_id": t.env_id,
+        "world": t.world,
         "split": t.split,
         "task_id": t.task_id,
         "kind": t.kind,

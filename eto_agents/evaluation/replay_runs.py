@@ -115,7 +115,17 @@ def _first_bad_byte(log: Path) -> int:
 
 def _problem(t: Trajectory) -> str:
     """What is wrong with the values of a record that has the right fields; empty if nothing is."""
-    texts = ("env_id", "split", "tasks_sha256", "task_id", "kind", "goal", "policy", "error")
+    texts = (
+        "env_id",
+        "world",
+        "split",
+        "tasks_sha256",
+        "task_id",
+        "kind",
+        "goal",
+        "policy",
+        "error",
+    )
     problems = [*_wrong_texts(t, (*texts, "initial_observation"), "")]
     problems += _wrong_numbers({"score": t.score, "wall_s": t.wall_s, "seed": t.seed}, "")
     problems += _wrong_numbers({"sample": t.sample}, "")

@@ -45,8 +45,8 @@ class Chat:
         n_prompt: how many messages come before the one that gives the task.
         task_id: the task's id.
         score: final score in [0, 1]; None if it is not known.
-        facts: what else is known, by the names of `Trajectory`'s fields: env_id, dataset, split,
-            tasks_sha256, kind, goal, seed, sample, policy, status, initial_observation.
+        facts: what else is known, by the names of `Trajectory`'s fields: env_id, world, dataset,
+            split, tasks_sha256, kind, goal, seed, sample, policy, status, initial_observation.
     """
 
     messages: list[Message]
@@ -58,6 +58,7 @@ class Chat:
 
 FACTS: Final = (
     "env_id",
+    "world",
     "dataset",
     "split",
     "tasks_sha256",
@@ -143,6 +144,7 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
     goal = re.search(_GOALS.get(family, r"(.*)"), first, re.DOTALL)
     known: dict[str, Any] = {
         "env_id": ENV_IDS.get(family, world),
+        "world": family if family in ENV_IDS else world,
         "dataset": "",
         "split": "",
         "tasks_sha256": "",

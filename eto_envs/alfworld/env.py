@@ -91,6 +91,7 @@ class ALFWorldEnv(TextEnv):
     - v0: first version.
     """
 
+    world = "alfworld"
     revealable = (*TextEnv.revealable, "expert_plan", "subgoals")
 
     def __init__(

@@ -99,6 +99,7 @@ class ScienceWorldEnv(TextEnv):
     - v0: first version.
     """
 
+    world = "scienceworld"
     revealable = (*TextEnv.revealable, "expert_plan")
 
     def __init__(  # noqa: PLR0913 (gym.make's keyword arguments)

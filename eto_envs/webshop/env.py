@@ -93,6 +93,7 @@ class WebShopEnv(TextEnv):
     - v0: first version.
     """
 
+    world = "webshop"
     revealable = (*TextEnv.revealable, "expert_plan")
 
     def __init__(  # noqa: PLR0913 (gym.make's keyword arguments)

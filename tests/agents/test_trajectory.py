@@ -31,6 +31,7 @@ def episode(task_id: str = "room2", text: str = "east", seed: int = 0) -> Trajec
     )
     return Trajectory(
         env_id="E-v0",
+        world="corridor",
         dataset="toy",
         split="seen",
         tasks_sha256="00",

@@ -115,5 +115,5 @@ def test_rates_and_worlds_that_there_are_not() -> None:
         load_policy("sloppy-expert", skp=0.1)
     policy = as_policy(SloppyExpertPolicy)
     policy.reset([0], [Task("room1", "goal", 5)], [0])
-    [decision] = policy.act([0], [""], [{}])
-    assert "not 'room1'" in decision.error
+    [decision] = policy.act([0], [""], [{"world": "corridor"}])
+    assert "no habits for world 'corridor'" in decision.error

@@ -30,6 +30,7 @@ def episode(
     ]
     return Trajectory(
         env_id="ETO-ALFWorld-v0",
+        world="alfworld",
         dataset="mini",
         split="train",
         tasks_sha256="0" * 64,

@@ -25,6 +25,7 @@ def episode(task_id: str, actions: str, score: float, **changes: Any) -> Traject
     steps = [step(letter, score) for letter in actions]
     fields: dict[str, Any] = {
         "env_id": "Toy-v0",
+        "world": "toy",
         "dataset": "toy",
         "split": "train",
         "tasks_sha256": "0",
