@@ -39,11 +39,11 @@ def main(  # noqa: PLR0913 (the flags of the script)
     Args:
         agent: which agent plays.
         env: environment id.
-        splits: task panels.
+        splits: the task sets to play.
         out: folder of the run.
         seeds: N samples of every task for each.
         batch_size: episodes that run at once.
-        n_tasks: only the first so many tasks of each panel.
+        n_tasks: only the first so many tasks of each split.
         dataset: mini, an official name, or a folder.
         quiet: no progress.
         smoke: the random agent on the first 20 tasks of the embedded shop, in seconds.
@@ -70,7 +70,7 @@ def main(  # noqa: PLR0913 (the flags of the script)
 
 
 def table(results: Results) -> str:
-    """Figures by panel as Markdown: one sample, majority, best of N, then pass@k and best@k."""
+    """Figures by split as Markdown: one sample, majority, best of N, then pass@k and best@k."""
     samples = {name: split.samples for name, split in results.splits.items()}
     n = next(iter(samples.values()))["n"]
     rows = [["", *samples], ["---"] * (len(samples) + 1)]

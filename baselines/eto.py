@@ -52,7 +52,7 @@ def main(
 
     Args:
         settings: of the loop.
-        splits: task panels that every iteration is evaluated on.
+        splits: task sets that every iteration is evaluated on.
         smoke: 8 tasks of the embedded shop and the smallest model, in a minute.
     """
     n_tasks = None

@@ -45,17 +45,17 @@ def main(flags: Annotated[TierFlags, tyro.conf.OmitArgPrefixes], smoke: bool = F
 
 
 def table(outcome: Outcome) -> str:
-    """Steps down, panels and agents across."""
-    panels = {
-        (label, panel.column): panel
+    """Steps down, task sets and agents across."""
+    split_runs = {
+        (label, split_run.column): split_run
         for method, label in METHODS.items()
         if (run := outcome.run(method)) is not None
-        for panel in read_run(run).panels
+        for split_run in read_run(run).splits
     }
-    n_steps = max((len(e.steps) for p in panels.values() for e in p.counted), default=0)
+    n_steps = max((len(e.steps) for p in split_runs.values() for e in p.counted), default=0)
     curves = {
-        key: score_by_step(panel, sorted({e.task_id for e in panel.counted}), n_steps)
-        for key, panel in panels.items()
+        key: score_by_step(split_run, sorted({e.task_id for e in split_run.counted}), n_steps)
+        for key, split_run in split_runs.items()
     }
     head = ["step", *(f"{title(column)}: {label}" for label, column in curves)]
     lines = [head, ["---"] * len(head)]

@@ -44,11 +44,11 @@ def main(
     splits: tuple[str, ...] = ("seen", "unseen"),
     smoke: bool = False,
 ) -> None:
-    """Train by playing, then play the panels with the trained model.
+    """Train by playing, then play the task sets with the trained model.
 
     Args:
         run: of training.
-        splits: task panels to evaluate on.
+        splits: task sets to evaluate on.
         smoke: 8 expert episodes of the embedded shop and the smallest model, in a minute.
     """
     n_tasks = None

@@ -37,14 +37,14 @@ def main(
     quiet: bool = False,
     smoke: bool = False,
 ) -> None:
-    """Play panels with a model and print its row beside the published ones.
+    """Play task sets with a model and print its row beside the published ones.
 
     Args:
         agent: which agent plays.
         env: environment id.
-        splits: task panels.
+        splits: the task sets to play.
         out: folder of the run.
-        n_tasks: only the first so many tasks of each panel.
+        n_tasks: only the first so many tasks of each split.
         dataset: mini, an official name, or a folder.
         quiet: no progress.
         smoke: the random agent, which needs no model, on 20 tasks of the embedded shop.

@@ -28,11 +28,11 @@ def main(
     smoke: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Explore, train, then play the panels with the trained model.
+    """Explore, train, then play the task sets with the trained model.
 
     Args:
         settings: of exploration and training.
-        splits: task panels to evaluate on.
+        splits: task sets to evaluate on.
         play: whether to evaluate.
         smoke: 12 expert episodes of the embedded shop and the smallest model, in two minutes.
         quiet: show no progress.

@@ -34,14 +34,14 @@ def main(
     smoke: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Train, then play the panels with the trained model.
+    """Train, then play the task sets with the trained model.
 
     Args:
         settings: of the training.
         env: environment id.
-        splits: task panels to evaluate on.
+        splits: task sets to evaluate on.
         dataset: mini, an official name, or a folder.
-        n_tasks: only the first so many tasks of each panel.
+        n_tasks: only the first so many tasks of each split.
         play: whether to evaluate.
         smoke: 12 expert episodes of the embedded shop and the smallest model, in a minute.
         quiet: show no progress.

@@ -38,18 +38,18 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
     action_timeout_s: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Collection:
-    """Play every task of the panels and say what is worth learning from.
+    """Play every task of the splits and say what is worth learning from.
 
     Args:
         policy: anything `as_policy` takes.
         env_id: the Gymnasium id.
-        splits: the panels.
+        splits: the task sets to play.
         out: the folder; the same call on it goes on where it was stopped.
         thoughts: ``"full"``, ``"brief"``, or ``"none"`` for "Action: …" alone.
         min_score: the least final score that is kept on reading; stated in ``run.json``.
         seeds: every task is played once for each.
         batch_size: how many episodes run at once.
-        n_tasks: only the first so many tasks of each panel.
+        n_tasks: only the first so many tasks of each split.
         env_args: keyword arguments for the environment.
         action_timeout_s: an agent that takes longer to answer has failed.
         progress: see `evaluate`.
@@ -58,7 +58,7 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
         What `read_collection` reads.
 
     Raises:
-        UnknownNameError: an unknown panel, policy, style or argument, or an impossible `min_score`.
+        UnknownNameError: an unknown split, policy, style or argument, or an impossible `min_score`.
         DataError: `out` holds another run.
     """
     check_min_score(min_score)

@@ -1,6 +1,6 @@
 """Episodes that are kept as they end, so that a run that was killed plays only what it lacks.
 
-Evaluation, exploration and development panels all go on in this way. The file is
+Evaluation, exploration and scoring on development tasks all go on in this way. The file is
 `eto_agents.store`'s part, playing is `eto_agents.rollout`'s.
 """
 
@@ -55,7 +55,7 @@ def play_into(  # noqa: PLR0913 (each is one thing that the caller decides)
         policy: the agent.
         env_id: the Gymnasium id.
         jobs: what to play; of none no environment is made.
-        split: the panel that the tasks are of.
+        split: the split that the tasks are of.
         batch_size: the most episodes that run at once.
         env_args: further arguments for the environment.
         on_end: called with every episode that has ended.

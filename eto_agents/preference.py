@@ -15,11 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from eto_agents.trajectory import Message, json_text
+from eto_agents.trajectory import Message, check_schema, json_text
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _ROLES = ("system", "user", "assistant")
 
@@ -38,8 +38,8 @@ class PreferencePair:
         task_id: the task's id.
         env_id: the Gymnasium id, if known.
         dataset: the dataset's name, if known.
-        split: the panel's name, if known.
-        panel_sha256: the panel's hash, if known.
+        split: the split's name, if known.
+        tasks_sha256: the task set's hash, if known.
         chosen_policy: who played the chosen episode, if known.
         rejected_policy: who played the rejected one, if known.
         schema: version of this record.
@@ -54,7 +54,7 @@ class PreferencePair:
     env_id: str = ""
     dataset: str = ""
     split: str = ""
-    panel_sha256: str = ""
+    tasks_sha256: str = ""
     chosen_policy: str = ""
     rejected_policy: str = ""
     schema: int = SCHEMA_VERSION
@@ -85,11 +85,7 @@ class PreferencePair:
         """
         try:
             record: dict[str, Any] = json.loads(line)
-            if record["schema"] != SCHEMA_VERSION:
-                raise CorruptDataError(
-                    f"the pair has schema {record['schema']!r}, this version reads "
-                    f"{SCHEMA_VERSION}: use the version of eto-gym that wrote it"
-                )
+            check_schema("the pair", record["schema"], SCHEMA_VERSION)
             return cls(**record)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptDataError(f"not a preference pair ({error!r}): {line[:80]!r}") from error

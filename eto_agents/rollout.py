@@ -246,13 +246,15 @@ class Rollouts:
         return self._record(self._live.pop(slot), status, error)
 
     def _record(self, episode: _Episode, status: Status, error: str = "") -> Trajectory:
-        tasks = self._sub(0).tasks
+        env = self._sub(0)
+        tasks = env.tasks
         task = episode.job.task
         return Trajectory(
             env_id=self._env_id,
+            world=env.world,
             dataset=tasks.dataset,
             split=tasks.split,
-            panel_sha256=tasks.sha256,
+            tasks_sha256=tasks.sha256,
             task_id=task.id,
             kind=task.kind,
             goal=task.goal,
@@ -332,7 +334,7 @@ def run_episode(
     Args:
         policy: anything `as_policy` takes.
         env_id: the Gymnasium id.
-        task: a task's id or its position in the panel.
+        task: a task's id or its position in the task set.
         seed: the run's seed.
         **env_args: for the environment.
     """

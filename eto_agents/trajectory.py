@@ -1,7 +1,7 @@
 """`Trajectory`: one episode as a record, and its JSON line.
 
 A line holds everything needed to replay, score, render or train on the episode: which task of
-which panel, the conversation in chat format, and for each step what was done, what came back and
+which task set, the conversation in chat format, and for each step what was done, what came back and
 what it was worth. Writing files is `eto_agents.store`'s part.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from eto_envs.errors import CorruptDataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["completed", "truncated", "agent_error", "env_error", "cancelled"]
 """How an episode ended: the task's own end, the step limit, the agent raised, the world failed,
@@ -81,9 +81,10 @@ class Trajectory:
 
     Attributes:
         env_id: the Gymnasium id.
+        world: the environment's world, such as ``"webshop"``.
         dataset: the dataset's name.
-        split: the panel's name.
-        panel_sha256: the panel's hash.
+        split: the split's name.
+        tasks_sha256: the task set's hash.
         task_id: the task's id.
         kind: the task's type.
         goal: the instruction.
@@ -103,9 +104,10 @@ class Trajectory:
     """
 
     env_id: str
+    world: str
     dataset: str
     split: str
-    panel_sha256: str
+    tasks_sha256: str
     task_id: str
     kind: str
     goal: str
@@ -140,17 +142,26 @@ class Trajectory:
         """
         try:
             record: dict[str, Any] = json.loads(line)
-            if record["schema"] != SCHEMA_VERSION:
-                raise CorruptDataError(
-                    f"the trajectory has schema {record['schema']!r}, this version reads "
-                    f"{SCHEMA_VERSION}: use the version of eto-gym that wrote it"
-                )
+            check_schema("the trajectory", record["schema"], SCHEMA_VERSION)
             if record["status"] not in STATUSES:
                 raise CorruptDataError(f"unknown status {record['status']!r}")
             record["steps"] = [Step(**step) for step in record["steps"]]
             return cls(**record)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptDataError(f"not a trajectory ({error!r}): {line[:80]!r}") from error
+
+
+def check_schema(what: str, found: object, expected: int) -> None:
+    """Refuse a record of another schema version.
+
+    Raises:
+        CorruptDataError: `found` is not `expected`.
+    """
+    if found != expected:
+        raise CorruptDataError(
+            f"{what} has schema {found!r}, this version of eto-gym reads schema {expected}: "
+            "read it with the version that wrote it, or make it again"
+        )
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

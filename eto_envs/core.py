@@ -47,7 +47,7 @@ class Advance(NamedTuple):
 class Snapshot:
     """An episode in full, as `TextEnv.snapshot` returns it: opaque and picklable."""
 
-    world: str
+    environment: str
     dataset: str
     fingerprint: str
     task: Task
@@ -67,10 +67,12 @@ class TextEnv(gym.Env[str, str]):
     changes the returned reward and `info["reward_terms"]` alone.
 
     Attributes:
-        tasks: the panel that `reset` draws from.
+        world: the world's name, which every `info` and trajectory carries; a subclass states it.
+        tasks: the task set that `reset` draws from.
         max_steps: the step limit that overrides the tasks' own, or None.
     """
 
+    world: ClassVar[str] = ""
     metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012 (as Gymnasium declares it)
     revealable: ClassVar[tuple[str, ...]] = ("admissible_actions", "expert_action", "hidden_state")
 
@@ -94,7 +96,7 @@ class TextEnv(gym.Env[str, str]):
         """Set up the parts that all worlds share.
 
         Args:
-            tasks: the panel of tasks; must not be empty.
+            tasks: the task set; must not be empty.
             max_steps: the step limit; None takes each task's own.
             reveal: what to add to `info`, from `revealable`.
             shaping: built-in shapers such as ``"step_cost=0.01"``.
@@ -102,8 +104,11 @@ class TextEnv(gym.Env[str, str]):
 
         Raises:
             UnknownNameError: an unknown reveal, shaper or render mode.
-            ValueError: `max_steps` is not a positive integer, or the panel is empty.
+            ValueError: `max_steps` is not a positive integer, or the task set is empty.
+            TypeError: the class states no `world`, or `reveal` is a text.
         """
+        if not self.world:
+            raise TypeError(f"{type(self).__name__} states no world: give the class world = 'NAME'")
         if len(tasks) == 0:
             raise ValueError(f"{tasks!r} has no task")
         self.tasks = tasks
@@ -152,7 +157,7 @@ class TextEnv(gym.Env[str, str]):
     # The Gymnasium interface
 
     def draw_task(self) -> Task:
-        """A task drawn uniformly from the panel by `np_random`."""
+        """A task drawn uniformly from the task set by `np_random`."""
         return self.tasks[int(self.np_random.integers(len(self.tasks)))]
 
     def reset(
@@ -180,10 +185,11 @@ class TextEnv(gym.Env[str, str]):
         self._action = None
         self._ended = False
         info: Info = {
+            "world": self.world,
             "task_id": task.id,
             "split": self.tasks.split,
             "dataset": self.tasks.dataset,
-            "panel_sha256": self.tasks.sha256,
+            "tasks_sha256": self.tasks.sha256,
             "goal": task.goal,
             "score": 0.0,
             "success": False,
@@ -290,7 +296,7 @@ class TextEnv(gym.Env[str, str]):
             raise ResetNeeded("call env.reset() before env.snapshot()")
         rng = None if self._np_random is None else self._np_random.bit_generator.state
         return Snapshot(
-            world=type(self).__name__,
+            environment=type(self).__name__,
             dataset=self.tasks.dataset,
             fingerprint=self.tasks.fingerprint,
             task=self._task,
@@ -317,7 +323,7 @@ class TextEnv(gym.Env[str, str]):
         """
         if not isinstance(snapshot, Snapshot):
             raise SnapshotError(f"not a snapshot: {type(snapshot).__name__}")
-        theirs = (snapshot.world, snapshot.dataset, snapshot.fingerprint)
+        theirs = (snapshot.environment, snapshot.dataset, snapshot.fingerprint)
         ours = (type(self).__name__, self.tasks.dataset, self.tasks.fingerprint)
         if theirs != ours:
             raise SnapshotError(f"the snapshot is of {theirs}, this environment is {ours}")

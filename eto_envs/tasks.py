@@ -1,8 +1,8 @@
-"""Tasks and frozen task panels.
+"""Tasks and frozen task sets.
 
-A `Task` is one problem with a stable id; a `TaskSet` is an ordered panel of them (a split) with a
-hash of everything that could change a score. Results of panels with different hashes are not
-comparable. Tasks are made on demand, so a panel of a million costs a list of ids.
+A `Task` is one problem with a stable id. A `TaskSet` is an ordered list of them, a split of a
+dataset, with a hash of everything that could change a score: results of task sets with different
+hashes are not comparable. Tasks are made on demand, so a set of a million costs a list of ids.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Task:
         goal: the instruction as the agent reads it.
         max_steps: the protocol's step limit.
         kind: the task type, for breakdowns in reports.
-        data: what the environment needs to start it; everything in it enters the panel's hash, so
-            it must be JSON-able and complete (a changed price or text must change it).
+        data: what the environment needs to start it; everything in it enters the task set's hash,
+            so it must be JSON-able and complete (a changed price or text must change it).
     """
 
     id: str
@@ -39,18 +39,18 @@ class Task:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def canonical(self) -> bytes:
-        """The task as canonical JSON, one line: what the panel's hash is made of."""
+        """The task as canonical JSON, one line: what the task set's hash is made of."""
         record = [self.id, self.goal, self.max_steps, self.kind, self.data]
         return json.dumps(record, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 class TaskSet(Sequence[Task]):
-    """An ordered panel of tasks.
+    """An ordered set of tasks: a split of a dataset.
 
     Attributes:
-        split: the panel's name, one of `SPLITS`.
+        split: the split's name, one of `SPLITS`.
         dataset: the dataset's name as results quote it.
-        ids: the tasks' ids, in panel order.
+        ids: the tasks' ids, in order.
         fingerprint: hash of what all tasks share (catalogue, grammar); enters `sha256`.
     """
 
@@ -63,7 +63,7 @@ class TaskSet(Sequence[Task]):
         dataset: str,
         fingerprint: str = "",
     ) -> None:
-        """Make a panel of `ids`; `make(id)` builds a task when it is asked for."""
+        """Make a task set of `ids`; `make(id)` builds a task when it is asked for."""
         self.ids = tuple(ids)
         self.split = split
         self.dataset = dataset
@@ -87,7 +87,7 @@ class TaskSet(Sequence[Task]):
         return self._make(self.ids[index])
 
     def __iter__(self) -> Iterator[Task]:
-        """The tasks in panel order."""
+        """The tasks in order."""
         return (self._make(task_id) for task_id in self.ids)
 
     @functools.cached_property
@@ -95,17 +95,17 @@ class TaskSet(Sequence[Task]):
         return {task_id: position for position, task_id in enumerate(self.ids)}
 
     def __contains__(self, item: object) -> bool:
-        """Whether a task or a task id is in the panel."""
+        """Whether a task or a task id is in the set."""
         return (item.id if isinstance(item, Task) else item) in self._positions
 
     def find(self, task: str | int | Task) -> Task:
         """The task that `reset(options={"task": task})` means.
 
         Args:
-            task: an id, a position in the panel (NumPy integers too), or a task of this panel.
+            task: an id, a position in the set (NumPy integers too), or a task of this set.
 
         Raises:
-            UnknownNameError: nothing in this panel answers to it.
+            UnknownNameError: nothing in this set answers to it.
         """
         if isinstance(task, Task):
             task = task.id
@@ -124,7 +124,7 @@ class TaskSet(Sequence[Task]):
 
     @functools.cached_property
     def sha256(self) -> str:
-        """SHA-256 of the panel: dataset fingerprint and every task, in order."""
+        """SHA-256 of the set: dataset fingerprint and every task, in order."""
         digest = hashlib.sha256(self.fingerprint.encode() + b"\n")
         for task in self:
             digest.update(task.canonical())

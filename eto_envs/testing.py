@@ -21,10 +21,11 @@ from eto_envs.spaces import TextSpace
 from eto_envs.tasks import TaskSet
 
 INFO_TYPES: dict[str, type] = {
+    "world": str,
     "task_id": str,
     "split": str,
     "dataset": str,
-    "panel_sha256": str,
+    "tasks_sha256": str,
     "goal": str,
     "score": float,
     "success": bool,
@@ -87,6 +88,8 @@ def _choose(observation: str, info: Info, rng: np.random.Generator) -> str:
 def _check_before_reset(env: gym.Env[str, str]) -> None:
     for name, space in (("observation", env.observation_space), ("action", env.action_space)):
         _require(isinstance(space, TextSpace), f"{name}_space must be a TextSpace, is {space!r}")
+    world = getattr(env.unwrapped, "world", None)
+    _require(isinstance(world, str) and world != "", f"world must be a name, is {world!r}")
     tasks = getattr(env.unwrapped, "tasks", None)
     _require(isinstance(tasks, TaskSet), "env.unwrapped.tasks must be a TaskSet")
     try:
@@ -104,7 +107,7 @@ def _check_info(info: Info, first: Info | None) -> None:
     _require(0.0 <= info["score"] <= 1.0, f"score must be in [0, 1], is {info['score']}")
     if first is not None:
         _require(info.keys() == first.keys(), "info must have the same keys at reset and step")
-        for key in ("task_id", "split", "dataset", "panel_sha256", "goal"):
+        for key in ("world", "task_id", "split", "dataset", "tasks_sha256", "goal"):
             _require(info[key] == first[key], f"info[{key!r}] must not change in an episode")
         same = info["reward_terms"].keys() == first["reward_terms"].keys()
         _require(same, "reward_terms must have the same names at reset and step")
@@ -115,6 +118,8 @@ def _check_episode(env: gym.Env[str, str], seed: int, choose: Any) -> None:
     observation, first = env.reset(seed=seed)
     _require(env.observation_space.contains(observation), "reset's observation is not in the space")
     _check_info(first, None)
+    fits = first["world"] == env.get_wrapper_attr("world")
+    _require(fits, "info['world'] must be the environment's world")
     _require(first["n_steps"] == 0 and first["score"] == 0.0, "an episode starts at 0")
     _check_bad_action(env)
     info, total, steps = first, 0.0, 0

@@ -32,7 +32,7 @@ LAYERS = (
     ("eto_agents.react",),
     ("eto_agents.policy", "eto_agents.store"),
     ("eto_agents.preference",),
-    ("eto_agents.progress",),
+    ("eto_agents.console",),
     ("eto_agents.trajectory", "eto_agents.config", "eto_agents.deadline"),
     ("eto_envs",),
     ("eto_envs.webshop", "eto_envs.alfworld", "eto_envs.scienceworld"),
@@ -66,8 +66,6 @@ HEAVY = {
     "tyro",
 }
 MAX_EXPORTS = 20
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 60
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 MAY_PICKLE = {("eto_envs.testing", "pickle")}  # checks that snapshots travel, on bytes of its own
 OWN_GENERATORS = {
@@ -202,26 +200,12 @@ def code_from_data(module: Module) -> Iterator[str]:
                 yield f"{module.name}:{node.value.lineno} has allow_pickle={allowed}"
 
 
-def excess_lines(module: Module) -> Iterator[str]:
-    n_lines = len(module.source.splitlines())
-    if n_lines > MAX_FILE_LINES:
-        yield f"{module.name} has {n_lines} lines"
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            n_lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if n_lines > MAX_FUNCTION_LINES:
-                yield f"{module.name}:{node.lineno} {node.name} has {n_lines} lines"
-
-
-RULES = (layer_breaches, global_randomness, prints, code_from_data, excess_lines)
+RULES = (layer_breaches, global_randomness, prints, code_from_data)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_no_module_breaks_a_rule(rule: Callable[[Module], Iterator[str]]) -> None:
     assert [breach for module in MODULES.values() for breach in rule(module)] == []
-
-
-LONG_FUNCTION = "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES
 
 
 @pytest.mark.parametrize(
@@ -245,8 +229,6 @@ LONG_FUNCTION = "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES
         (code_from_data, "baselines.eto", "exec('1')"),
         (code_from_data, "eto_envs.core", "from pickle import loads"),
         (code_from_data, "eto_envs.core", "load('x', allow_pickle=True)"),
-        (excess_lines, "eto_envs.core", "\n" * (MAX_FILE_LINES + 1)),
-        (excess_lines, "eto_envs.core", LONG_FUNCTION),
     ],
 )
 def test_rules_find_what_breaks_them(

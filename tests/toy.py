@@ -26,6 +26,8 @@ def corridor_tasks(n: int = 5, split: str = "train") -> TaskSet:
 class CorridorEnv(TextEnv):
     """Walk `length` rooms to the east; each new room pays, the last one ends the task."""
 
+    world = "corridor"
+
     def __init__(self, n: int = 5, split: str = "train", **kwargs: Any) -> None:
         super().__init__(corridor_tasks(n, split), **kwargs)
         self._position = self._furthest = self._length = 0

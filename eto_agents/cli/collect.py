@@ -39,14 +39,14 @@ def run(  # noqa: PLR0913 (the flags of the command)
     Args:
         agent: which agent plays; by default the world's expert.
         env: environment id, such as ETO-WebShop-v0.
-        splits: task panels.
+        splits: the task sets to play.
         out: folder of the collection; default runs/collected-ENV-POLICY.
         thoughts: write "Thought: … Action: …" in place of "Action: …".
         thought_style: full sentences, or brief, for tiny models; implies --thoughts.
         min_score: what scores less is not trained on or exported; it stays in the log.
         seeds: every task is played once for each.
         batch_size: episodes that run at once.
-        n_tasks: only the first so many tasks of each panel.
+        n_tasks: only the first so many tasks of each split.
         dataset: mini, an official name, or a folder; by default the official data, else mini.
         max_steps: override the protocol's step limit.
         env_args: further arguments for the environment, values as JSON or plain text.

@@ -43,7 +43,7 @@ def export(
             else own.
         with_example: with the worked example (messages only).
         min_score: leave out what scores less; by default what the collection states.
-        splits: only these task panels.
+        splits: only these splits.
     """
     if format not in OF_TRAJECTORIES:
         pairs = _read_pairs(source)
@@ -83,7 +83,7 @@ def import_file(
             looks like.
         dataset: the dataset the tasks are from, where the file does not say it: full for ETO's
             published WebShop file, eto for its ScienceWorld file.
-        split: the panel the tasks are from, where the file does not say it.
+        split: the split that the tasks are from, where the file does not say it.
         score_if_unknown: what an episode without a score counts as (ETO takes 1 for its experts).
     """
     if format not in OF_TRAJECTORIES:

@@ -128,7 +128,7 @@ def _build_webshop(
         known = tuple(datasets.OFFICIAL)
         raise UnknownNameError("dataset", source, known, "Or name a folder of official files.")
     built = build_bundle(folder, target or place, progress=progress, **options)
-    return built, _panels(built)
+    return built, _splits(built)
 
 
 def _build_alfworld(source: str | None, progress: Progress) -> tuple[Path, str]:
@@ -159,29 +159,29 @@ def export(
     Args:
         world: alfworld.
         target: the folder to write to.
-        split: task panel.
+        split: the task set.
         grammar: the release whose wording the games are to have.
         dataset: mini, or an official name.
         template: an official game file, whose domain and grammar texts are taken; by default the
             installed alfworld package's.
     """
-    from eto_envs.alfworld.datasets import open_dataset, panel
+    from eto_envs.alfworld.datasets import open_dataset, task_set
     from eto_envs.alfworld.export import export_games
 
-    tasks = panel(open_dataset(dataset), split)
+    tasks = task_set(open_dataset(dataset), split)
     written = export_games(tasks, target, grammar, dataset=dataset, template=template)
     _console().print(f"{len(written)} games in {target}", highlight=False, soft_wrap=True)
 
 
-def _panels(bundle: Path) -> str:
-    """The panels' sizes, and how much of the test panels is in train as published."""
+def _splits(bundle: Path) -> str:
+    """The splits' sizes, and how much of the test splits is in train as published."""
     from eto_envs.webshop.shop import open_shop
 
-    panels = open_shop(bundle).panels
-    parts = [f"{split}: {len(indices)} goals" for split, indices in panels.items()]
-    n_shared = len(panels["train"]) - len(panels["train_clean"])
+    splits = open_shop(bundle).splits
+    parts = [f"{split}: {len(indices)} goals" for split, indices in splits.items()]
+    n_shared = len(splits["train"]) - len(splits["train_clean"])
     if n_shared:
-        parts.append(f"{n_shared} goals of train are in a test panel too (not in train_clean)")
+        parts.append(f"{n_shared} goals of train are in a test split too (not in train_clean)")
     return "; ".join(parts)
 
 

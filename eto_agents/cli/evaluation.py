@@ -98,16 +98,16 @@ def run(  # noqa: PLR0913 (the flags of the command)
     retry_agent_errors: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Evaluate an agent on whole task panels; the same command goes on after a kill.
+    """Evaluate an agent on whole task sets; the same command goes on after a kill.
 
     Args:
         agent: which agent plays.
         env: environment id, such as ETO-WebShop-v0.
-        splits: task panels.
+        splits: the task sets to play.
         out: folder of the run; default runs/ENV-POLICY.
         seeds: every task is played once for each.
         batch_size: episodes that run at once.
-        n_tasks: only the first so many tasks of each panel.
+        n_tasks: only the first so many tasks of each split.
         dataset: mini, an official name, or a folder; by default the official data, else mini.
         max_steps: override the protocol's step limit.
         env_args: further arguments for the environment, values as JSON or plain text.

@@ -11,7 +11,7 @@ from eto_agents.cli.evaluation import given, key_values
 
 
 def envs() -> None:
-    """List the environments and the panels that can be played on this machine."""
+    """List the environments and the task sets that can be played on this machine."""
     import warnings
 
     import gymnasium as gym
@@ -22,7 +22,7 @@ def envs() -> None:
     from eto_envs.errors import EtoError
     from eto_envs.tasks import SPLITS
 
-    table = Table("environment", "dataset", "panel", "tasks", "first task")
+    table = Table("environment", "dataset", "split", "tasks", "first task")
     for env_id in eto_envs.IDS:
         for split in SPLITS:
             try:
@@ -30,7 +30,7 @@ def envs() -> None:
                     warnings.simplefilter("ignore")  # the dataset has a column of its own
                     env = gym.make(env_id, split=split)
             except EtoError:
-                continue  # this dataset has no such panel
+                continue  # this dataset has no such split
             tasks = env.unwrapped.tasks  # type: ignore[attr-defined]
             table.add_row(env_id, tasks.dataset, split, str(len(tasks)), tasks.ids[0])
             env.close()
@@ -49,7 +49,7 @@ def play(
 
     Args:
         env: environment id, such as ETO-WebShop-v0.
-        split: task panel.
+        split: the task set.
         task: task id; a random one by default.
         dataset: mini, an official name, or a folder with the official files; by default the
             official data if they are there, else mini.

@@ -30,7 +30,7 @@ def eto(
 
     Args:
         settings: of the loop.
-        splits: task panels that every iteration is evaluated on; none for no evaluation.
+        splits: task sets that every iteration is evaluated on; none for no evaluation.
         n_eval_tasks: only the first so many tasks of each.
         quiet: no progress.
     """
@@ -77,7 +77,7 @@ def ppo(run: Annotated[PPORun, OmitArgPrefixes], quiet: bool = False) -> None:
 def scorer(
     settings: ETOSettings, splits: Sequence[str], n_tasks: int | None = None
 ) -> Evaluate | None:
-    """Scores checkpoints on panels, greedily; None if there is no panel."""
+    """Scores checkpoints on task sets, greedily; None if there is none."""
     if not splits:
         return None
 
@@ -109,8 +109,8 @@ def iteration_table(outcome: Outcome) -> Table:
     """The scores by iteration, the paper's Figure 4 in numbers."""
     from rich.table import Table
 
-    panels = list(dict.fromkeys(name for i in outcome.iterations for name in i.scores))
-    table = Table("iteration", "pairs", "win / tie / lose", "explored", "dev", *panels)
+    splits = list(dict.fromkeys(name for i in outcome.iterations for name in i.scores))
+    table = Table("iteration", "pairs", "win / tie / lose", "explored", "dev", *splits)
     for row in outcome.iterations:
         counts = row.counts
         outcomes = " / ".join(str(counts.get(name, 0)) for name in ("win", "tie", "lose"))
@@ -119,7 +119,7 @@ def iteration_table(outcome: Outcome) -> Table:
             str(counts.get("pairs", "")),
             outcomes if counts else "",
             *(_score(value) for value in (row.explored, row.dev)),
-            *(_score(row.scores.get(name)) for name in panels),
+            *(_score(row.scores.get(name)) for name in splits),
         )
     return table
 

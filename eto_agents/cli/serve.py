@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eto_envs.webshop.site.sessions import Trip, Trips
     from eto_envs.webshop.site.views import Look
 
-ENV_ID = "ETO-WebShop-v0"
+ENV_ID, WORLD = "ETO-WebShop-v0", "webshop"
 
 
 def webshop(  # noqa: PLR0913 (the flags of the command)
@@ -40,7 +40,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     Args:
         dataset: mini, small, full, or a folder with the official files; by default the official
             data if they are there, else mini.
-        split: task panel.
+        split: the task set.
         goals: instructions worded by people, or made from templates.
         host: address to listen on; another than this machine's own lets others in.
         port: port to listen on; 0 for any free one.
@@ -53,14 +53,14 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     from eto_agents.store import TrajectoryStore
     from eto_envs.webshop.datasets import find_bundle
     from eto_envs.webshop.engine import WebShopEngine
-    from eto_envs.webshop.env import panel
+    from eto_envs.webshop.env import task_set
     from eto_envs.webshop.shop import open_shop
     from eto_envs.webshop.site.sessions import Trips
     from eto_envs.webshop.site.views import Look
 
     shop = open_shop(find_bundle(dataset), goals=goals)
     engine = WebShopEngine(shop, show_attrs=show_attrs)
-    tasks = panel(shop, split)
+    tasks = task_set(shop, split)
     folder = out or Path("runs/webshop-human")
     env_args = {"dataset": shop.dataset, "goals": goals, "show_attrs": show_attrs}
     with TrajectoryStore(folder / "episodes.jsonl") as store:
@@ -136,9 +136,10 @@ def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajecto
         steps.append(step)
     return Trajectory(
         env_id=ENV_ID,
+        world=WORLD,
         dataset=tasks.dataset,
         split=tasks.split,
-        panel_sha256=tasks.sha256,
+        tasks_sha256=tasks.sha256,
         task_id=trip.task.id,
         kind=trip.task.kind,
         goal=trip.task.goal,
@@ -156,19 +157,22 @@ def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajecto
 
 def _claim(folder: Path, tasks: TaskSet, env_args: dict[str, Any]) -> None:
     """Write down what is played here, or check that the folder holds the same."""
+    from eto_agents.store import RUN_SCHEMA_VERSION, check_run_schema
     from eto_envs.files import write_whole
 
     path = folder / "run.json"
     ours = {
+        "schema": RUN_SCHEMA_VERSION,
         "env_id": ENV_ID,
         "env_args": env_args,
         "policy": "human",
         "policy_provenance": {},
-        "panels": {tasks.split: tasks.sha256},
+        "task_sets": {tasks.split: tasks.sha256},
     }
     if path.exists():
         try:
             theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+            check_run_schema(path, theirs)
         except (ValueError, TypeError) as error:
             raise CorruptDataError(f"{path} is damaged ({error!r})") from error
         for key, value in ours.items():

@@ -73,7 +73,7 @@ def evaluate_checkpoint(
     lockstep: int = 64,
     max_tokens: int = 512,
 ) -> Results:
-    """Play panels with what a stage trained, show the table, and keep it in ``evaluation/``."""
+    """Play task sets with what a stage trained, show the table, and keep it in ``evaluation/``."""
     from rich.console import Console
 
     from eto_agents.evaluation.harness import evaluate

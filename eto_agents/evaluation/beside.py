@@ -1,7 +1,7 @@
 """Published numbers in a report, marked where they do not compare with ours.
 
-A published number stands beside one of ours only if ours was played on the paper's own panel under
-its limits. Everything else is shown apart, under a heading that says so.
+A published number stands beside one of ours only if ours was played on the paper's own task set
+under its limits. Everything else is shown apart, under a heading that says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TITLES = {
 
 
 def published_section(comparison: Comparison, published: Published) -> Section:
-    """Published rows beside ours where a panel is the paper's, else apart from them."""
+    """Published rows beside ours where the task set is the paper's, else apart from them."""
     columns = {column.key: column for column in comparison.columns}
     comparable = {key for key, c in columns.items() if not c.difference_from_paper}
     same = [r for r in published.rows if r.protocol == "eto" and r.metric == "reward"]
@@ -40,7 +40,7 @@ def published_section(comparison: Comparison, published: Published) -> Section:
         _table(
             [_row(r, published, True) for r in other],
             "published-other",
-            "Published under other limits, panels or metrics: not comparable with any row above",
+            "Published under other limits, task sets or metrics: not comparable with any row above",
         ),
     ]
     title = "Beside published numbers" if comparable else "Published numbers, for orientation only"
@@ -76,15 +76,15 @@ def _notes(
 def _our_row(
     row: Row, comparison: Comparison, comparable: set[tuple[str, str]]
 ) -> tuple[Cell, ...] | None:
-    shown = comparable & set(row.panels)
+    shown = comparable & set(row.splits)
     if not shown:
         return None
     cells = [Cell(row.label), Cell("ours")]
     for key in PAPER_COLUMNS:
         if key in shown:
-            panel = row.panels[key]
-            mark = "" if panel.is_whole else "so far"
-            cells.append(Cell(points(panel.figures.reward.mean), mark))
+            split_run = row.splits[key]
+            mark = "" if split_run.is_whole else "so far"
+            cells.append(Cell(points(split_run.figures.reward.mean), mark))
         else:
             cells.append(Cell(NOTHING))
     is_whole = set(PAPER_COLUMNS) <= comparable

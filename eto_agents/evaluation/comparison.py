@@ -1,7 +1,7 @@
 """Which runs stand beside each other, and which differences are real.
 
 Runs become rows (agents) and columns (world and split), as in the paper's Table 2. A column holds
-results of one panel and one step limit only: the rest is refused, because means over different
+results of one task set and one step limit only: the rest is refused, because means over different
 tasks do not compare. Differences are tested task by task; p-values of a table are corrected
 together (Holm), and only what is left of them marks a row as best. Not here: how it looks.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from eto_agents.evaluation.runs import Panel, Run
+from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import ALPHA, Paired, holm, paired
 from eto_envs.errors import DataError, UnknownNameError
 
@@ -33,17 +33,17 @@ PAPER_COLUMNS = (
 """Table 2 of the paper, from left to right."""
 
 ETO_DATASETS = {"ETO-WebShop-v0": "full", "ETO-ScienceWorld-v0": "eto", "ETO-ALFWorld-v0": "2.1.1"}
-"""The datasets whose panels are those of the paper."""
+"""The datasets whose task sets are those of the paper."""
 
 
 class Column(NamedTuple):
-    """One panel under one step limit.
+    """One task set under one step limit.
 
     Attributes:
         env_id: the Gymnasium id.
-        split: the panel's name.
+        split: its name.
         dataset: the dataset's name.
-        sha256: the panel's hash.
+        sha256: the task set's hash.
         max_steps: the step limit that overrides the protocol's, or None.
     """
 
@@ -67,9 +67,9 @@ class Column(NamedTuple):
     def difference_from_paper(self) -> str:
         """Why published numbers do not compare with this column, or an empty text."""
         if self.key not in PAPER_COLUMNS:
-            return "the paper has no such panel"
+            return "the paper has no such task set"
         if self.dataset != ETO_DATASETS[self.env_id]:
-            return f"played on the dataset {self.dataset!r}, whose panel is not the paper's"
+            return f"played on the dataset {self.dataset!r}, whose task set is not the paper's"
         if self.max_steps is not None:
             return f"played with a limit of {self.max_steps} steps instead of the paper's"
         return ""
@@ -81,11 +81,11 @@ class Row:
 
     Attributes:
         label: its name in tables.
-        panels: its episodes by column key.
+        splits: its episodes by column key.
     """
 
     label: str
-    panels: Mapping[tuple[str, str], Panel]
+    splits: Mapping[tuple[str, str], SplitRun]
 
 
 class Difference(NamedTuple):
@@ -158,16 +158,16 @@ class Comparison:
             if n_wins == len(self.in_column(column)) - 1 and not self.uneven(column)
         }
 
-    def in_column(self, column: Column) -> list[tuple[Row, Panel]]:
+    def in_column(self, column: Column) -> list[tuple[Row, SplitRun]]:
         """The agents that have played a column, with their episodes."""
-        return [(row, row.panels[column.key]) for row in self.rows if column.key in row.panels]
+        return [(row, row.splits[column.key]) for row in self.rows if column.key in row.splits]
 
     def uneven(self, column: Column) -> str:
         """Why this column's means are not over the same tasks, or an empty text."""
-        panels = [panel for _, panel in self.in_column(column)]
-        if not all(panel.is_whole for panel in panels):
+        split_runs = [split_run for _, split_run in self.in_column(column)]
+        if not all(split_run.is_whole for split_run in split_runs):
             return "a run has not ended"
-        if len({frozenset(e.task_id for e in panel.counted) for panel in panels}) > 1:
+        if len({frozenset(e.task_id for e in split_run.counted) for split_run in split_runs}) > 1:
             return "the means are not over the same tasks"
         return ""
 
@@ -176,9 +176,9 @@ class Comparison:
             (first, second, column, result)
             for first, second in pairs
             for column in self.columns
-            if column.key in first.panels and column.key in second.panels
+            if column.key in first.splits and column.key in second.splits
             for result in [
-                paired(first.panels[column.key].scores, second.panels[column.key].scores)
+                paired(first.splits[column.key].scores, second.splits[column.key].scores)
             ]
         ]
         corrected = holm([result.p for *_, result in found])
@@ -198,9 +198,11 @@ def compare(runs: Sequence[Run]) -> Comparison:
         raise DataError("nothing to report: name at least one run's folder")
     columns: dict[tuple[str, str], tuple[Column, Run]] = {}
     for run in runs:
-        for panel in run.panels:
-            column = Column(*panel.column, panel.dataset, panel.sha256, panel.max_steps)
-            known, owner = columns.setdefault(panel.column, (column, run))
+        for split_run in run.splits:
+            column = Column(
+                *split_run.column, split_run.dataset, split_run.sha256, split_run.max_steps
+            )
+            known, owner = columns.setdefault(split_run.column, (column, run))
             if column != known:
                 raise DataError(_refusal(known, owner, column, run))
     return Comparison(_rows(runs), tuple(sorted((c for c, _ in columns.values()), key=_position)))
@@ -210,9 +212,9 @@ def average(comparison: Comparison, row: Row) -> float:
     """The paper's average: over its five columns, each counting the same; NaN if one is missing."""
     means = []
     for key in PAPER_COLUMNS:
-        if key not in row.panels or not row.panels[key].is_whole:
+        if key not in row.splits or not row.splits[key].is_whole:
             return float("nan")
-        means.append(row.panels[key].figures.reward.mean)
+        means.append(row.splits[key].figures.reward.mean)
     return math.fsum(means) / len(means)
 
 
@@ -224,15 +226,15 @@ def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
     n_models = {label: sum(other == label for other, _ in groups) for label, _ in groups}
     rows = []
     for (label, _), members in groups.items():
-        keys = [panel.column for run in members for panel in run.panels]
+        keys = [split_run.column for run in members for split_run in run.splits]
         if n_models[label] == 1 and len(set(keys)) == len(keys):
-            panels = {panel.column: panel for run in members for panel in run.panels}
-            rows.append(Row(label, panels))
+            splits = {split_run.column: split_run for run in members for split_run in run.splits}
+            rows.append(Row(label, splits))
             continue
-        # The same name twice for one panel, or for two models: the folders tell them apart.
+        # The same name twice for one task set, or for two models: the folders tell them apart.
         for run in members:
-            panels = {panel.column: panel for panel in run.panels}
-            rows.append(Row(f"{label} ({run.folder.resolve().name})", panels))
+            splits = {split_run.column: split_run for split_run in run.splits}
+            rows.append(Row(f"{label} ({run.folder.resolve().name})", splits))
     labels = [row.label for row in rows]
     for label in labels:
         if labels.count(label) > 1:
@@ -253,9 +255,9 @@ def _refusal(known: Column, owner: Run, column: Column, run: Run) -> str:
     where = f"{owner.folder} and {run.folder} cannot share the column {column.title!r}"
     if known.sha256 != column.sha256:
         why = (
-            f"they played different panels (dataset {known.dataset!r}, sha256 {known.sha256[:12]}; "
-            f"dataset {column.dataset!r}, sha256 {column.sha256[:12]}), and means over different "
-            "tasks do not compare"
+            f"they played different task sets (dataset {known.dataset!r}, sha256 "
+            f"{known.sha256[:12]}; dataset {column.dataset!r}, sha256 {column.sha256[:12]}), and "
+            "means over different tasks do not compare"
         )
         cure = "play one of them again with the other's --dataset"
     elif known.max_steps != column.max_steps:

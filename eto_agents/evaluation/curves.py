@@ -1,7 +1,7 @@
 """What the figures of a report show, computed from its comparison.
 
 The score after each step is that of the paper's Figure 3: it starts at 0 and, when an episode has
-ended, stays where it was. Only tasks that all agents of a panel have played enter a panel's mean.
+ended, stays where it was. Only tasks that all agents of a task set have played enter its mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from eto_agents.evaluation import figures
 from eto_agents.evaluation.comparison import WORLDS, Column, Comparison
 from eto_agents.evaluation.document import Image, Section
 from eto_agents.evaluation.figures import Line
-from eto_agents.evaluation.runs import Panel, Run
+from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import Estimate
 from eto_envs.errors import UnknownNameError
 
@@ -29,29 +29,29 @@ def figures_section(
         comparison: the runs.
         iterations: runs of successive ETO iterations, in order, the i-th of a world being its
             iteration i; empty for no such figure.
-        tasks: ids whose score is drawn step by step; empty for one task of each panel.
+        tasks: ids whose score is drawn step by step; empty for one task of each task set.
 
     Raises:
         UnknownNameError: no agent has played one of `tasks`.
     """
-    images = [_bars(comparison), _panel_means(comparison), _chosen_tasks(comparison, tasks)]
+    images = [_bars(comparison), _means(comparison), _chosen_tasks(comparison, tasks)]
     if iterations:
         images.append(_iterations(iterations))
     return Section("Figures", images=tuple(images))
 
 
-def score_by_step(panel: Panel, task_ids: Iterable[str], n_steps: int) -> list[float]:
+def score_by_step(split_run: SplitRun, task_ids: Iterable[str], n_steps: int) -> list[float]:
     """Mean score after 0, 1, … `n_steps` steps, each task counting once.
 
     Args:
-        panel: one agent's episodes.
+        split_run: one agent's episodes.
         task_ids: the tasks to average over; each must be among the counted episodes.
         n_steps: how far to go; shorter episodes keep their last score.
 
     Returns:
         `n_steps` + 1 scores in [0, 1].
     """
-    by_task = _curves(panel)
+    by_task = _curves(split_run)
     means = []
     wanted = list(task_ids)
     for step in range(n_steps + 1):
@@ -64,9 +64,9 @@ def score_by_step(panel: Panel, task_ids: Iterable[str], n_steps: int) -> list[f
     return means
 
 
-def _curves(panel: Panel) -> dict[str, list[list[float]]]:
+def _curves(split_run: SplitRun) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[float]]] = {}
-    for episode in panel.counted:
+    for episode in split_run.counted:
         is_error = episode.status == "agent_error"  # counted as 0, whatever it had reached
         curve = [0.0] if is_error else [0.0, *(step.score for step in episode.steps)]
         found.setdefault(episode.task_id, []).append(curve)
@@ -77,7 +77,8 @@ def _bars(comparison: Comparison) -> Image:
     return figures.bars(
         {
             column.title: {
-                row.label: panel.figures.reward for row, panel in comparison.in_column(column)
+                row.label: split_run.figures.reward
+                for row, split_run in comparison.in_column(column)
             }
             for column in comparison.columns
         },
@@ -89,14 +90,14 @@ def _labels(comparison: Comparison) -> list[str]:
     return [row.label for row in comparison.rows]
 
 
-def _panel_means(comparison: Comparison) -> Image:
+def _means(comparison: Comparison) -> Image:
     panels = {}
     for column in comparison.columns:
         tasks = _common_tasks(comparison, column)
         title = f"{column.title} ({len(tasks)} tasks)"
         panels[title] = _lines_of(comparison, column, tasks)
     caption = (
-        "Reward after each step, mean over the tasks that all agents of a panel have played; an "
+        "Reward after each step, mean over the tasks that all agents have played; an "
         "episode that has ended keeps its score."
     )
     return figures.lines(
@@ -109,7 +110,7 @@ def _chosen_tasks(comparison: Comparison, tasks: Sequence[str]) -> Image:
     panels = {
         f"{column.title}: {task}": _lines_of(comparison, column, [task]) for column, task in chosen
     }
-    rule = "chosen by name" if tasks else "of each panel the task with most different scores"
+    rule = "chosen by name" if tasks else "of each task set the task with most different scores"
     caption = f"Reward after each step on single tasks ({rule})."
     return figures.lines(
         panels, _labels(comparison), "reward-by-step-tasks", caption, "steps", is_stepped=True
@@ -118,16 +119,16 @@ def _chosen_tasks(comparison: Comparison, tasks: Sequence[str]) -> Image:
 
 def _lines_of(comparison: Comparison, column: Column, tasks: Sequence[str]) -> list[Line]:
     members = [
-        (row.label, panel)
-        for row, panel in comparison.in_column(column)
-        if tasks and set(tasks) <= {e.task_id for e in panel.counted}
+        (row.label, split_run)
+        for row, split_run in comparison.in_column(column)
+        if tasks and set(tasks) <= {e.task_id for e in split_run.counted}
     ]
     n_steps = max(
         # One more than the longest episode, so that its last score can be seen.
         (
             len(e.steps) + 1
-            for _, panel in members
-            for e in panel.counted
+            for _, split_run in members
+            for e in split_run.counted
             if e.task_id in set(tasks)
         ),
         default=0,
@@ -136,21 +137,23 @@ def _lines_of(comparison: Comparison, column: Column, tasks: Sequence[str]) -> l
         Line(
             label,
             range(n_steps + 1),
-            [Estimate(y, None, None) for y in score_by_step(panel, tasks, n_steps)],
+            [Estimate(y, None, None) for y in score_by_step(split_run, tasks, n_steps)],
         )
-        for label, panel in members
+        for label, split_run in members
     ]
 
 
 def _common_tasks(comparison: Comparison, column: Column) -> list[str]:
-    panels = [panel for _, panel in comparison.in_column(column)]
-    common = set.intersection(*({e.task_id for e in panel.counted} for panel in panels))
+    split_runs = [split_run for _, split_run in comparison.in_column(column)]
+    common = set.intersection(*({e.task_id for e in split_run.counted} for split_run in split_runs))
     return sorted(common)
 
 
 def _named(comparison: Comparison, tasks: Sequence[str]) -> list[tuple[Column, str]]:
     known = {
-        column: {e.task_id for _, panel in comparison.in_column(column) for e in panel.counted}
+        column: {
+            e.task_id for _, split_run in comparison.in_column(column) for e in split_run.counted
+        }
         for column in comparison.columns
     }
     found = [(column, task) for task in tasks for column in known if task in known[column]]
@@ -165,8 +168,8 @@ def _most_telling(comparison: Comparison) -> list[tuple[Column, str]]:
     chosen = []
     for column in comparison.columns[:MAX_TASKS]:
         scores: dict[str, set[float]] = {task: set() for task in _common_tasks(comparison, column)}
-        for _, panel in comparison.in_column(column):
-            for episode in panel.counted:
+        for _, split_run in comparison.in_column(column):
+            for episode in split_run.counted:
                 if episode.task_id in scores:
                     scores[episode.task_id].update(step.score for step in episode.steps)
         if scores:
@@ -175,17 +178,19 @@ def _most_telling(comparison: Comparison) -> list[tuple[Column, str]]:
 
 
 def _iterations(runs: Sequence[Run]) -> Image:
-    worlds: dict[str, dict[str, list[Panel]]] = {}
+    worlds: dict[str, dict[str, list[SplitRun]]] = {}
     for run in runs:
-        for panel in run.panels:
-            worlds.setdefault(panel.env_id, {}).setdefault(panel.split, []).append(panel)
+        for split_run in run.splits:
+            worlds.setdefault(split_run.env_id, {}).setdefault(split_run.split, []).append(
+                split_run
+            )
     panels: Mapping[str, Sequence[Line]] = {
         WORLDS.get(world, world): [
-            Line(split, range(len(found)), [panel.figures.reward for panel in found])
+            Line(split, range(len(found)), [split_run.figures.reward for split_run in found])
             for split, found in splits.items()
         ]
         for world, splits in worlds.items()
     }
-    splits_shown = list(dict.fromkeys(panel.split for run in runs for panel in run.panels))
+    splits_shown = list(dict.fromkeys(split_run.split for run in runs for split_run in run.splits))
     caption = "Average reward × 100 by ETO iteration with 95 % intervals; 0 is before the first."
     return figures.lines(panels, splits_shown, "reward-by-iteration", caption, "ETO iteration")

@@ -249,7 +249,7 @@ def _options_not_chosen(goal: str, page: list[str], receipt: str) -> list[str]:
 
 
 def _is_webshop(t: Trajectory) -> bool:
-    return "webshop" in t.env_id.lower()
+    return t.world == "webshop"
 
 
 def _bought(t: Trajectory) -> bool:

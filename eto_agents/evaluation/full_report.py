@@ -21,7 +21,7 @@ from eto_agents.evaluation.curves import figures_section
 from eto_agents.evaluation.document import Document, Section, latex, markdown
 from eto_agents.evaluation.page import html
 from eto_agents.evaluation.published import load_published
-from eto_agents.evaluation.runs import Panel, Run, read_runs
+from eto_agents.evaluation.runs import Run, SplitRun, read_runs
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole
 
@@ -107,25 +107,25 @@ def _document(
 
 def _figure_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
     for column in comparison.columns:
-        for row, panel in comparison.in_column(column):
-            yield {"agent": row.label, "task_type": "", **_figures(panel)}
-            if len(panel.kinds) > 1:
-                for kind, part in panel.kinds.items():
+        for row, split_run in comparison.in_column(column):
+            yield {"agent": row.label, "task_type": "", **_figures(split_run)}
+            if len(split_run.kinds) > 1:
+                for kind, part in split_run.kinds.items():
                     yield {"agent": row.label, "task_type": kind, **_figures(part)}
 
 
-def _figures(panel: Panel) -> dict[str, Any]:
-    figures = panel.figures
+def _figures(split_run: SplitRun) -> dict[str, Any]:
+    figures = split_run.figures
     return {
-        "env_id": panel.env_id,
-        "split": panel.split,
-        "dataset": panel.dataset,
-        "panel_sha256": panel.sha256,
-        "max_steps": panel.max_steps,
-        "is_whole": panel.is_whole,
+        "env_id": split_run.env_id,
+        "split": split_run.split,
+        "dataset": split_run.dataset,
+        "tasks_sha256": split_run.sha256,
+        "max_steps": split_run.max_steps,
+        "is_whole": split_run.is_whole,
         "n_tasks": figures.n_tasks,
         "n_episodes": figures.n_episodes,
-        "n_planned": panel.n_planned,
+        "n_planned": split_run.n_planned,
         **{f"reward_{key}": value for key, value in figures.reward._asdict().items()},
         **{f"success_{key}": value for key, value in figures.success._asdict().items()},
         "steps": figures.steps,

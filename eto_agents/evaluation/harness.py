@@ -31,7 +31,7 @@ from eto_agents.evaluation.results import (
 )
 from eto_agents.policy import Policy, as_policy
 from eto_agents.rollout import Job, jobs_of
-from eto_agents.store import TrajectoryStore
+from eto_agents.store import RUN_SCHEMA_VERSION, TrajectoryStore, check_run_schema
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
 from eto_envs.files import write_whole
@@ -53,18 +53,18 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
     action_timeout_s: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Results:
-    """Play every task of the panels and average the final scores.
+    """Play every task of the splits and average the final scores.
 
     Args:
         policy: a policy, a one-episode agent, a class of either, or a name; of a
             `eto_agents.best_of_n.BestOfN` every sample is played and kept, the best counts.
         env_id: the Gymnasium id.
-        splits: the panels.
+        splits: the task sets to play.
         seeds: every task is played once for each.
         out: the run's folder; None keeps nothing.
         batch_size: how many episodes run at once; does not change the results of an agent whose
             episodes do not influence each other.
-        n_tasks: only the first so many tasks of each panel (noted in the provenance).
+        n_tasks: only the first so many tasks of each split (noted in the provenance).
         env_args: keyword arguments for the environment.
         agent_errors: ``"exclude"`` leaves episodes in which the agent failed out of the means,
             ``"zero"`` counts them as 0.
@@ -77,7 +77,7 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
         The results, also written to `out`.
 
     Raises:
-        UnknownNameError: an unknown panel, policy or argument.
+        UnknownNameError: an unknown split, policy or argument.
         DataError: `out` holds another run.
     """
     if isinstance(splits, str):
@@ -119,24 +119,24 @@ class _Run:
         self.batch_size = min(self.batch_size, getattr(self.policy, "batch_size", self.batch_size))
 
     def play(self, splits: Sequence[str], seeds: Sequence[int], n_tasks: int | None) -> Results:
-        # All panels are opened first: a misspelt name fails before hours of work, not after.
-        panels = {split: self._panel(split) for split in splits}
+        # All task sets are opened first: a misspelt name fails before hours of work, not after.
+        task_sets = {split: self._task_set(split) for split in splits}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with TrajectoryStore(self.out / "episodes.jsonl") as store:
             self._remove_unfinished_files()
             jobs = {
-                split: jobs_of(_first(n_tasks, panel), seeds, self.n_samples)
-                for split, panel in panels.items()
+                split: jobs_of(_first(n_tasks, tasks), seeds, self.n_samples)
+                for split, tasks in task_sets.items()
             }
-            self._claim(panels, {split: len(own) for split, own in jobs.items()})
+            self._claim(task_sets, {split: len(own) for split, own in jobs.items()})
             done = store.latest()
             results = {
-                split: self._play_split(panel, jobs[split], store, done)
-                for split, panel in panels.items()
+                split: self._play_split(tasks, jobs[split], store, done)
+                for split, tasks in task_sets.items()
             }
             outcome = Results(
                 env_id=self.env_id,
-                dataset=next(iter(panels.values())).dataset,
+                dataset=next(iter(task_sets.values())).dataset,
                 policy=self.policy_name,
                 splits=results,
                 provenance={
@@ -144,7 +144,9 @@ class _Run:
                     "policy": dict(getattr(self.policy, "provenance", {})),
                     "seeds": list(seeds),
                     "n_tasks": n_tasks,
-                    "fingerprints": {split: panel.fingerprint for split, panel in panels.items()},
+                    "fingerprints": {
+                        split: tasks.fingerprint for split, tasks in task_sets.items()
+                    },
                     "agent_errors": self.agent_errors,
                     "action_timeout_s": self.action_timeout_s,
                     "batch_size": self.batch_size,
@@ -158,7 +160,7 @@ class _Run:
             write_whole(self.out / "report.md", markdown([outcome]).encode())
         return outcome
 
-    def _panel(self, split: str) -> TaskSet:
+    def _task_set(self, split: str) -> TaskSet:
         env = gym.make(self.env_id, split=split, **self.env_args)
         try:
             tasks: TaskSet = env.unwrapped.tasks  # type: ignore[attr-defined]
@@ -172,24 +174,28 @@ class _Run:
             for path in self.out.glob(f".{name}.*"):
                 path.unlink(missing_ok=True)
 
-    def _claim(self, panels: Mapping[str, TaskSet], planned: Mapping[str, int]) -> None:
+    def _claim(self, task_sets: Mapping[str, TaskSet], planned: Mapping[str, int]) -> None:
         """Write down what runs here, or check that the folder holds the same run."""
         path = self.out / "run.json"
         ours = {
+            "schema": RUN_SCHEMA_VERSION,
             "env_id": self.env_id,
             "env_args": json.loads(json.dumps(self.env_args)),
             "policy": self.policy_name,
             "policy_provenance": json.loads(json.dumps(getattr(self.policy, "provenance", {}))),
         }
-        hashes = {split: panel.sha256 for split, panel in panels.items()}
+        hashes = {split: tasks.sha256 for split, tasks in task_sets.items()}
         if path.exists():
             try:
-                theirs = json.loads(path.read_text(encoding="utf-8"))
-                known = dict(theirs["panels"])
+                theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+                check_run_schema(path, theirs)
+                known = dict(theirs["task_sets"])
             except (ValueError, KeyError, TypeError) as error:
                 raise CorruptDataError(f"{path} is damaged ({error!r})") from error
             pairs = [(key, theirs.get(key), value) for key, value in ours.items()]
-            pairs += [(f"panel {s!r}", known.get(s, value), value) for s, value in hashes.items()]
+            pairs += [
+                (f"task set {s!r}", known.get(s, value), value) for s, value in hashes.items()
+            ]
             for key, before, now in pairs:
                 if before != now:
                     raise DataError(
@@ -199,44 +205,44 @@ class _Run:
             hashes = known | hashes
             planned = {**theirs.get("n_planned", {}), **planned}
         # What is planned is no part of the claim: more seeds or tasks may join a run.
-        text = json.dumps(ours | {"panels": hashes, "n_planned": planned}, indent=2) + "\n"
+        text = json.dumps(ours | {"task_sets": hashes, "n_planned": planned}, indent=2) + "\n"
         write_whole(path, text.encode())
 
     def _play_split(
         self,
-        panel: TaskSet,
+        tasks: TaskSet,
         jobs: list[Job],
         store: TrajectoryStore,
         done: Mapping[EpisodeKey, Trajectory],
     ) -> SplitResult:
-        finished, waiting = sort_out(panel.split, jobs, done, self.final)
-        start = Progress(panel.split, len(finished), len(jobs), None, list(finished.values()))
+        finished, waiting = sort_out(tasks.split, jobs, done, self.final)
+        start = Progress(tasks.split, len(finished), len(jobs), None, list(finished.values()))
         self.report_progress(start)
 
         def on_end(trajectory: Trajectory) -> None:
             finished[trajectory.key] = trajectory
-            self.report_progress(Progress(panel.split, len(finished), len(jobs), trajectory))
+            self.report_progress(Progress(tasks.split, len(finished), len(jobs), trajectory))
 
         play_into(
             store,
             self.policy,
             self.env_id,
             waiting,
-            split=panel.split,
+            split=tasks.split,
             batch_size=self.batch_size,
             env_args=self.env_args,
             on_end=on_end,
             action_timeout_s=self.action_timeout_s,
         )
-        return self._summarise(panel, finished.values(), len(jobs))
+        return self._summarise(tasks, finished.values(), len(jobs))
 
     def _summarise(
-        self, panel: TaskSet, episodes: Collection[Trajectory], n_planned: int
+        self, tasks: TaskSet, episodes: Collection[Trajectory], n_planned: int
     ) -> SplitResult:
         groups = samples.by_task_and_seed(episodes)
         result = summarise(
-            panel.split,
-            panel.sha256,
+            tasks.split,
+            tasks.sha256,
             samples.chosen(groups),
             n_planned=n_planned // self.n_samples,
             agent_errors=self.agent_errors,
@@ -251,7 +257,7 @@ class _Run:
         )
 
 
-def _first(n_tasks: int | None, panel: TaskSet) -> list[Task]:
+def _first(n_tasks: int | None, tasks: TaskSet) -> list[Task]:
     if n_tasks is not None and n_tasks < 1:
         raise ValueError(f"n_tasks must be at least 1, got {n_tasks}")
-    return panel[:n_tasks]
+    return tasks[:n_tasks]

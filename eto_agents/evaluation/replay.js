@@ -29,7 +29,7 @@ const text = (position) => data.strings[position || 0];
 const plural = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 const number = (value, digits = 3) => Number((value || 0).toFixed(digits)).toString();
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const isShop = (episode) => /webshop/i.test(episode.env_id);
+const isShop = (episode) => episode.world === "webshop";
 const labelOf = (kind) => data.kinds.find((k) => k.name === kind).label;
 const which = (e) => [e.seed ? `seed ${e.seed}` : "", e.sample ? `sample ${e.sample}` : ""].filter(Boolean);
 const taskKey = (e) => JSON.stringify([e.env_id, e.split, e.task_id]);

@@ -42,7 +42,7 @@ def write_replay(runs: Sequence[str | Path], out: str | Path) -> int:
     Raises:
         DataNotFoundError: a run is not there or empty.
         CorruptDataError: a run is damaged.
-        DataError: runs of different panels, or `out` is something else than a page.
+        DataError: runs of different task sets, or `out` is something else than a page.
     """
     path = Path(out)
     _refuse_to_overwrite(path)
@@ -60,7 +60,7 @@ def page(runs: Sequence[Run]) -> str:
     Raises:
         DataError: no runs, or two of them played different tasks under one name.
     """
-    _check_panels(runs)
+    _check_task_sets(runs)
     text = json.dumps(_payload(runs), allow_nan=False, separators=(",", ":"))
     packed = base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
     style, script = _asset("replay.css"), _asset("replay.js")
@@ -129,6 +129,7 @@ def _episode_record(run: int, t: Trajectory, strings: _Strings) -> dict[str, Any
     record = {
         "run": run,
         "env_id": t.env_id,
+        "world": t.world,
         "split": t.split,
         "task_id": t.task_id,
         "kind": t.kind,
@@ -166,18 +167,18 @@ def _rounded(value: float) -> float:
     return round(value, 6)
 
 
-def _check_panels(runs: Sequence[Run]) -> None:
+def _check_task_sets(runs: Sequence[Run]) -> None:
     """Refuse to put episodes side by side that are of different tasks."""
     if not runs:
         raise DataError("no runs: name at least one folder")
     known: dict[tuple[str, str], tuple[str, Path]] = {}
     for run in runs:
         for t in run.episodes:
-            sha256, folder = known.setdefault((t.env_id, t.split), (t.panel_sha256, run.folder))
-            if sha256 != t.panel_sha256:
+            sha256, folder = known.setdefault((t.env_id, t.split), (t.tasks_sha256, run.folder))
+            if sha256 != t.tasks_sha256:
                 raise DataError(
-                    f"{folder} and {run.folder} played different panels under the name "
-                    f"{t.env_id} {t.split} ({sha256[:12]}… and {t.panel_sha256[:12]}…): their "
+                    f"{folder} and {run.folder} played different task sets under the name "
+                    f"{t.env_id} {t.split} ({sha256[:12]}… and {t.tasks_sha256[:12]}…): their "
                     "tasks cannot be compared; make one page for each"
                 )
 

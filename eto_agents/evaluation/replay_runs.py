@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_agents.evaluation.runs import named
-from eto_agents.store import TrajectoryStore
+from eto_agents.store import TrajectoryStore, check_run_schema
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
@@ -115,7 +115,17 @@ def _first_bad_byte(log: Path) -> int:
 
 def _problem(t: Trajectory) -> str:
     """What is wrong with the values of a record that has the right fields; empty if nothing is."""
-    texts = ("env_id", "split", "panel_sha256", "task_id", "kind", "goal", "policy", "error")
+    texts = (
+        "env_id",
+        "world",
+        "split",
+        "tasks_sha256",
+        "task_id",
+        "kind",
+        "goal",
+        "policy",
+        "error",
+    )
     problems = [*_wrong_texts(t, (*texts, "initial_observation"), "")]
     problems += _wrong_numbers({"score": t.score, "wall_s": t.wall_s, "seed": t.seed}, "")
     problems += _wrong_numbers({"sample": t.sample}, "")
@@ -134,9 +144,9 @@ def _problem(t: Trajectory) -> str:
 
 def _stranger(t: Trajectory, record: Mapping[str, Any]) -> str:
     """Why the episode is none of the run that `run.json` describes; empty if it is one."""
-    panels = record.get("panels")
+    task_sets = record.get("task_sets")
     expected = {"env_id": record.get("env_id"), "policy": record.get("policy")}
-    expected["panel_sha256"] = panels.get(t.split) if isinstance(panels, dict) else None
+    expected["tasks_sha256"] = task_sets.get(t.split) if isinstance(task_sets, dict) else None
     for name, value in expected.items():
         if value is not None and value != getattr(t, name):
             return (
@@ -176,6 +186,7 @@ def _read_record(path: Path) -> Mapping[str, Any]:
         raise CorruptDataError(f"{path}, line {line}: damaged ({error})") from error
     if not isinstance(record, dict):
         raise CorruptDataError(f"{path}, line 1: not a JSON object")
+    check_run_schema(path, record)
     return record
 
 

@@ -69,7 +69,7 @@ def notes(results: Sequence[Results]) -> list[str]:
     for result in results:
         n_tasks = result.provenance.get("n_tasks")
         if n_tasks is not None:
-            out.append(f"{result.policy}: only the first {n_tasks} tasks of each panel.")
+            out.append(f"{result.policy}: only the first {n_tasks} tasks of each split.")
         if result.provenance.get("agent_errors") == "zero":
             out.append(f"{result.policy}: episodes in which the agent failed count as 0.")
         for split in result.splits.values():
@@ -82,10 +82,10 @@ def markdown(results: Sequence[Results]) -> str:
     """The table and its notes as a Markdown page."""
     lines = ["# Results", "", "| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
-    lines += ["", *(f"- {note}" for note in notes(results)), "", "## Panels", ""]
+    lines += ["", *(f"- {note}" for note in notes(results)), "", "## Task sets", ""]
     for result in results:
         for split in result.splits.values():
-            lines.append(f"- {result.env_id}, {split.split}: sha256 `{split.panel_sha256}`")
+            lines.append(f"- {result.env_id}, {split.split}: sha256 `{split.tasks_sha256}`")
     return "\n".join(lines) + "\n"
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eto_agents.evaluation.statistics import Estimate, clustered_mean, success_rate
-from eto_agents.trajectory import STATUSES, Trajectory
+from eto_agents.trajectory import STATUSES, Trajectory, check_schema
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 AgentErrors = Literal["exclude", "zero"]
 """What an episode in which the agent failed counts as: nothing, or a score of 0."""
@@ -27,11 +27,11 @@ AgentErrors = Literal["exclude", "zero"]
 
 @dataclass(frozen=True, slots=True)
 class SplitResult:
-    """One panel's figures.
+    """One split's figures.
 
     Attributes:
-        split: the panel's name.
-        panel_sha256: its hash.
+        split: its name.
+        tasks_sha256: the hash of its task set.
         n_tasks: tasks that enter the means.
         n_episodes: episodes that enter the means.
         n_planned: episodes that should have been played.
@@ -48,7 +48,7 @@ class SplitResult:
     """
 
     split: str
-    panel_sha256: str
+    tasks_sha256: str
     n_tasks: int
     n_episodes: int
     n_planned: int
@@ -64,13 +64,13 @@ class SplitResult:
 
 def summarise(
     split: str,
-    panel_sha256: str,
+    tasks_sha256: str,
     trajectories: Iterable[Trajectory],
     *,
     n_planned: int,
     agent_errors: AgentErrors = "exclude",
 ) -> SplitResult:
-    """The figures of one panel's episodes."""
+    """The figures of one split's episodes."""
     episodes = list(trajectories)
     counted = {"completed", "truncated"} | ({"agent_error"} if agent_errors == "zero" else set())
     kept = [e for e in episodes if e.status in counted]
@@ -81,7 +81,7 @@ def summarise(
     statuses: Counter[str] = Counter(e.status for e in episodes)
     return SplitResult(
         split=split,
-        panel_sha256=panel_sha256,
+        tasks_sha256=tasks_sha256,
         n_tasks=len({e.task_id for e in kept}),
         n_episodes=len(kept),
         n_planned=n_planned,
@@ -112,7 +112,7 @@ class Results:
         env_id: the Gymnasium id.
         dataset: the dataset's name.
         policy: the policy's name.
-        splits: figures by panel.
+        splits: figures by split.
         provenance: what it takes to run it again: arguments, seeds, versions, commit, model.
     """
 
@@ -141,8 +141,7 @@ class Results:
             raise DataNotFoundError(f"no results at {path}: run `eto eval --out {path.parent}`")
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            if record["schema"] != SCHEMA_VERSION:
-                raise CorruptDataError(f"{path} has results schema {record['schema']!r}")
+            check_schema(str(path), record["schema"], SCHEMA_VERSION)
             for name, split in record["splits"].items():
                 for key in ("reward", "success"):
                     split[key] = Estimate(*split[key])

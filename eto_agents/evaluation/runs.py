@@ -17,20 +17,20 @@ from typing import Any, cast
 
 from eto_agents.evaluation.results import AgentErrors, Results, SplitResult, n_tokens, summarise
 from eto_agents.evaluation.samples import by_task_and_seed, chosen
-from eto_agents.store import TrajectoryStore
+from eto_agents.store import TrajectoryStore, check_run_schema
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
 
 @dataclass(frozen=True, eq=False)  # no slots: figures are kept once they are computed
-class Panel:
-    """One run's episodes on one panel.
+class SplitRun:
+    """One run's episodes on one task set.
 
     Attributes:
         env_id: the Gymnasium id.
         dataset: the dataset's name.
-        split: the panel's name.
-        sha256: the panel's hash.
+        split: the split's name.
+        sha256: the task set's hash.
         max_steps: the step limit that overrides the protocol's, or None.
         n_planned: samples there will be; None for an unfinished run that does not say.
         agent_errors: what an episode in which the agent failed counts as.
@@ -85,8 +85,8 @@ class Panel:
         return [(e.task_id, 0.0 if e.status == "agent_error" else e.score) for e in self.counted]
 
     @functools.cached_property
-    def kinds(self) -> dict[str, Panel]:
-        """The panel by task type, in alphabetical order."""
+    def kinds(self) -> dict[str, SplitRun]:
+        """The split by task type, in alphabetical order."""
         names = sorted({e.kind for e in self.samples})
         return {
             name: replace(self, samples=tuple(e for e in self.samples if e.kind == name))
@@ -119,7 +119,7 @@ class Run:
         folder: where it was read.
         policy: the policy's name.
         is_finished: whether `results.json` is there.
-        panels: its panels, in the order of `run.json`; those without episodes are left out.
+        splits: its splits, in the order of `run.json`; those without episodes are left out.
         provenance: what it takes to run it again, as far as it is written down.
     """
 
@@ -127,7 +127,7 @@ class Run:
     folder: Path
     policy: str
     is_finished: bool
-    panels: tuple[Panel, ...]
+    splits: tuple[SplitRun, ...]
     provenance: Mapping[str, Any]
 
     @property
@@ -155,7 +155,8 @@ def read_run(folder: Path, label: str = "") -> Run:
             f"{folder} is no run: it has no run.json; name a folder that `eto eval --out` wrote"
         )
     record = _read_json(folder / "run.json")
-    shape = {"env_id": str, "env_args": dict, "policy": str, "panels": dict}
+    shape = {"env_id": str, "env_args": dict, "policy": str, "task_sets": dict}
+    check_run_schema(folder / "run.json", record)
     for key, kind in shape.items():
         if not isinstance(record.get(key), kind):
             raise CorruptDataError(f"{folder / 'run.json'} is damaged: no usable {key!r}")
@@ -166,13 +167,13 @@ def read_run(folder: Path, label: str = "") -> Run:
             f"{folder} is an empty run: no episode has ended yet; "
             f"run or continue `eto eval --env {record['env_id']} --out {folder}`"
         )
-    panels = [_panel(split, record, results, episodes) for split in record["panels"]]
+    splits = [_split_run(split, record, results, episodes) for split in record["task_sets"]]
     return Run(
         label=label or record["policy"],
         folder=folder,
         policy=record["policy"],
         is_finished=results is not None,
-        panels=tuple(panel for panel in panels if panel.samples),
+        splits=tuple(split_run for split_run in splits if split_run.samples),
         provenance={"policy": record.get("policy_provenance", {}), "env_args": record["env_args"]}
         | (results.provenance if results else {}),
     )
@@ -201,9 +202,9 @@ def read_runs(names: Sequence[str]) -> list[Run]:
     return runs
 
 
-def _panel(
+def _split_run(
     split: str, record: Mapping[str, Any], results: Results | None, episodes: Sequence[Trajectory]
-) -> Panel:
+) -> SplitRun:
     found = tuple(e for e in episodes if e.split == split)
     planned = record.get("n_planned")
     n_planned = planned.get(split) if isinstance(planned, dict) else None
@@ -213,11 +214,11 @@ def _panel(
         planned_then = results.splits[split].n_planned * results.splits[split].samples.get("n", 1)
         n_planned = n_planned or planned_then
         agent_errors = results.provenance.get("agent_errors", "exclude")
-    return Panel(
+    return SplitRun(
         env_id=record["env_id"],
         dataset=found[0].dataset if found else "",
         split=split,
-        sha256=str(record["panels"][split]),
+        sha256=str(record["task_sets"][split]),
         max_steps=record["env_args"].get("max_steps"),
         n_planned=n_planned,
         agent_errors=cast(AgentErrors, agent_errors),
@@ -265,7 +266,7 @@ def _problems(episode: Trajectory, record: Mapping[str, Any]) -> Iterator[str]:
     expected = {
         "env_id": record["env_id"],
         "policy": record["policy"],
-        "panel_sha256": record["panels"].get(episode.split),
+        "tasks_sha256": record["task_sets"].get(episode.split),
     }
     for key, value in expected.items():
         found = getattr(episode, key)

@@ -1,4 +1,4 @@
-"""Figures of a panel whose tasks were played several times each: what Best-of-N reports.
+"""Figures of a split whose tasks were played several times each: what Best-of-N reports.
 
 Which sample is chosen, pass@k and majority are defined in `eto_agents.best_of_n`; here they are
 averaged over tasks, with intervals.

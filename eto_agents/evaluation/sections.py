@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eto_agents.evaluation.comparison import Comparison, Difference, average
 from eto_agents.evaluation.document import Cell, Section, Table
-from eto_agents.evaluation.runs import Panel, Run
+from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import (
     Estimate,
     clustered_mean,
@@ -28,7 +28,7 @@ NO_WIDTH_NOTE = (
 
 
 def results(comparison: Comparison) -> Section:
-    """The paper's table: agents down, panels across, average reward x 100."""
+    """The paper's table: agents down, task sets across, average reward x 100."""
     best = comparison.best()
     has_average = any(not math.isnan(average(comparison, row)) for row in comparison.rows)
     rows = []
@@ -36,7 +36,7 @@ def results(comparison: Comparison) -> Section:
         cells = [Cell(row.label)]
         for column in comparison.columns:
             is_best = (row.label, column) in best
-            cells.append(_reward(row.panels.get(column.key), is_best))
+            cells.append(_reward(row.splits.get(column.key), is_best))
         if has_average:
             cells.append(Cell(points(average(comparison, row))))
         rows.append(tuple(cells))
@@ -62,21 +62,23 @@ def _interval(estimate: Estimate) -> str:
     return f"[{points(estimate.low)}, {points(estimate.high)}]"
 
 
-def _reward(panel: Panel | None, is_best: bool) -> Cell:
-    if panel is None:
+def _reward(split_run: SplitRun | None, is_best: bool) -> Cell:
+    if split_run is None:
         return Cell(NOTHING)
-    reward = panel.figures.reward
+    reward = split_run.figures.reward
     details = [_interval(reward)]
-    if not panel.is_whole:
-        details.append(f"({so_far(panel)})")
+    if not split_run.is_whole:
+        details.append(f"({so_far(split_run)})")
     return Cell(points(reward.mean), " ".join(filter(None, details)), is_best)
 
 
-def so_far(panel: Panel) -> str:
-    """How much of a panel has been played, such as ``57 of 200 so far``."""
-    if panel.n_planned is None:
-        return f"{panel.n_ended} so far, of a number that the run does not say"
-    return f"{panel.n_ended} of {panel.n_planned}" + ("" if panel.is_whole else " so far")
+def so_far(split_run: SplitRun) -> str:
+    """How much of a split has been played, such as ``57 of 200 so far``."""
+    if split_run.n_planned is None:
+        return f"{split_run.n_ended} so far, of a number that the run does not say"
+    return f"{split_run.n_ended} of {split_run.n_planned}" + (
+        "" if split_run.is_whole else " so far"
+    )
 
 
 def _result_notes(comparison: Comparison) -> Iterator[str]:
@@ -87,14 +89,14 @@ def _result_notes(comparison: Comparison) -> Iterator[str]:
         "of the table)."
     )
     yield NO_WIDTH_NOTE
-    yield "The average counts the paper's five panels alike."
+    yield "The average counts the paper's five task sets alike."
     for column in comparison.columns:
         if reason := comparison.uneven(column):
             yield f"{column.title}: {reason}; no agent is marked as best, pairs use common tasks."
     if mini := [column.title for column in comparison.columns if column.dataset == "mini"]:
         yield f"{', '.join(mini)}: the embedded mini dataset compares with nothing published."
     for row in comparison.rows:
-        n_samples = max(panel.n_samples for panel in row.panels.values())
+        n_samples = max(split_run.n_samples for split_run in row.splits.values())
         if n_samples > 1:
             yield (
                 f"{row.label}: of up to {n_samples} samples of each task the one with the best "
@@ -103,8 +105,8 @@ def _result_notes(comparison: Comparison) -> Iterator[str]:
     counts_zero = {
         row.label
         for row in comparison.rows
-        for panel in row.panels.values()
-        if panel.agent_errors == "zero"
+        for split_run in row.splits.values()
+        if split_run.agent_errors == "zero"
     }
     for label in sorted(counts_zero):
         yield f"{label}: episodes in which the agent failed count as 0."
@@ -114,16 +116,16 @@ def episodes(comparison: Comparison) -> Section:
     """Success, steps, invalid actions, and which episodes the means leave out."""
     rows = []
     for column in comparison.columns:
-        for row, panel in comparison.in_column(column):
-            figures = panel.figures
+        for row, split_run in comparison.in_column(column):
+            figures = split_run.figures
             n_seeds = figures.n_episodes / figures.n_tasks if figures.n_tasks else 1
-            deviation = spread(list(task_means(panel.scores).values()))
+            deviation = spread(list(task_means(split_run.scores).values()))
             unpaired = None if deviation is None else deviation * math.sqrt(2)
             statuses = ", ".join(f"{n} {status}" for status, n in figures.statuses.items())
             cells = [
                 Cell(column.title),
                 Cell(row.label),
-                Cell(statuses if panel.is_whole else f"{statuses} ({so_far(panel)})"),
+                Cell(statuses if split_run.is_whole else f"{statuses} ({so_far(split_run)})"),
                 Cell(f"{figures.n_tasks}" + ("" if n_seeds == 1 else f" × {n_seeds:.3g}")),
                 Cell(points(figures.success.mean), _interval(figures.success)),
                 Cell(NOTHING if math.isnan(figures.steps) else f"{figures.steps:.1f}"),
@@ -133,7 +135,7 @@ def episodes(comparison: Comparison) -> Section:
             ]
             rows.append(tuple(cells))
     figures_shown = ("tasks", "success %", "steps", "invalid %", "tokens", "detectable")
-    headings = ("panel", "agent", "episodes", *figures_shown)
+    headings = ("task set", "agent", "episodes", *figures_shown)
     caption = "Success, steps, invalid actions and episodes by status"
     notes = (
         "Success: share of tasks solved (score 1), Wilson's interval, or the bootstrap's where "
@@ -168,7 +170,7 @@ def differences(comparison: Comparison, against: str, found: Sequence[Difference
         )
         rows.append(cells)
     figures = ("tasks", "difference", "p", "p (Holm)", "detectable")
-    headings = ("panel", "agent", f"against {against}", *figures)
+    headings = ("task set", "agent", f"against {against}", *figures)
     notes = (
         f"Points of average reward more than {against} on the tasks that both have played, with "
         "a 95 % bootstrap interval over tasks; p by a two-sided sign-flip test (exact up to 16 "
@@ -189,15 +191,15 @@ def probability(p: float) -> str:
 
 
 def task_types(comparison: Comparison) -> Section | None:
-    """Average reward by task type, one table a panel; None where no panel has types."""
+    """Average reward by task type, one table for each task set that has types; None if none has."""
     tables = []
     for column in comparison.columns:
         members = comparison.in_column(column)
-        kinds = sorted({kind for _, panel in members for kind in panel.kinds})
+        kinds = sorted({kind for _, split_run in members for kind in split_run.kinds})
         if len(kinds) < 2:
             continue
         rows = tuple(
-            (Cell(kind or NOTHING), *(_kind(panel.kinds.get(kind)) for _, panel in members))
+            (Cell(kind or NOTHING), *(_kind(split_run.kinds.get(kind)) for _, split_run in members))
             for kind in kinds
         )
         labels = tuple(row.label for row, _ in members)
@@ -210,8 +212,8 @@ def task_types(comparison: Comparison) -> Section | None:
     return Section("Task types", tables=tuple(tables), notes=(note, NO_WIDTH_NOTE))
 
 
-def _kind(panel: Panel | None) -> Cell:
-    scores = panel.scores if panel else []
+def _kind(split_run: SplitRun | None) -> Cell:
+    scores = split_run.scores if split_run else []
     if not scores:
         return Cell(NOTHING)
     reward = clustered_mean(scores)
@@ -221,7 +223,7 @@ def _kind(panel: Panel | None) -> Cell:
 
 def provenance(comparison: Comparison, runs: Sequence[Run]) -> Section:
     """Where everything comes from."""
-    panels = tuple(
+    task_sets = tuple(
         (
             Cell(column.title),
             Cell(column.dataset),
@@ -235,7 +237,9 @@ def provenance(comparison: Comparison, runs: Sequence[Run]) -> Section:
         "Where it comes from",
         (),
         (
-            Table(("panel", "dataset", "limit", "sha256"), panels, 4, "panels", "Panels"),
+            Table(
+                ("task set", "dataset", "limit", "sha256"), task_sets, 4, "task-sets", "Task sets"
+            ),
             Table(
                 ("agent", "run", "state", "seeds", "commit", "versions"), rows, 6, "runs", "Runs"
             ),
@@ -244,13 +248,13 @@ def provenance(comparison: Comparison, runs: Sequence[Run]) -> Section:
 
 
 def _run_cells(run: Run) -> tuple[Cell, ...]:
-    seeds = sorted({e.seed for panel in run.panels for e in panel.episodes})
+    seeds = sorted({e.seed for split_run in run.splits for e in split_run.episodes})
     versions = run.provenance.get("versions", {})
     return (
         Cell(run.label),
         # The folder's name and not its path: a report is shared, a home folder's name need not be.
         Cell(Path(run.folder).resolve().name),
-        Cell("finished" if all(panel.is_whole for panel in run.panels) else "not finished"),
+        Cell("finished" if all(split_run.is_whole for split_run in run.splits) else "not finished"),
         Cell(" ".join(map(str, seeds))),
         Cell(str(run.provenance.get("commit") or NOTHING)[:12]),
         Cell(", ".join(f"{name} {number}" for name, number in versions.items()) or NOTHING),

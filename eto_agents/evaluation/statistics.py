@@ -2,7 +2,7 @@
 
 Episodes of one task under several seeds are not independent, so intervals resample tasks, not
 episodes (a cluster bootstrap), and two agents are compared task by task: most of the spread of a
-panel is between its tasks, and a paired comparison is free of it. `scipy.stats` does the
+task set is between its tasks, and a paired comparison is free of it. `scipy.stats` does the
 resampling, always seeded, always over values in sorted order: no result depends on the order of
 episodes. Not here: reading runs (`runs`) and which comparisons a report makes (`comparison`).
 """

@@ -45,8 +45,8 @@ class Chat:
         n_prompt: how many messages come before the one that gives the task.
         task_id: the task's id.
         score: final score in [0, 1]; None if it is not known.
-        facts: what else is known, by the names of `Trajectory`'s fields: env_id, dataset, split,
-            panel_sha256, kind, goal, seed, sample, policy, status, initial_observation.
+        facts: what else is known, by the names of `Trajectory`'s fields: env_id, world, dataset,
+            split, tasks_sha256, kind, goal, seed, sample, policy, status, initial_observation.
     """
 
     messages: list[Message]
@@ -58,9 +58,10 @@ class Chat:
 
 FACTS: Final = (
     "env_id",
+    "world",
     "dataset",
     "split",
-    "panel_sha256",
+    "tasks_sha256",
     "kind",
     "goal",
     "seed",
@@ -143,9 +144,10 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
     goal = re.search(_GOALS.get(family, r"(.*)"), first, re.DOTALL)
     known: dict[str, Any] = {
         "env_id": ENV_IDS.get(family, world),
+        "world": family if family in ENV_IDS else world,
         "dataset": "",
         "split": "",
-        "panel_sha256": "",
+        "tasks_sha256": "",
         "kind": "",
         "goal": goal[1].strip() if goal else "",
         "seed": 0,

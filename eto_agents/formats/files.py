@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from eto_agents.trajectory import Message, json_text
+from eto_agents.trajectory import SCHEMA_VERSION, Message, check_schema, json_text
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
 
@@ -57,6 +57,8 @@ def read_entries(path: Path) -> Iterator[Entry]:
         n_entries += 1
         if not isinstance(entry.record, dict):
             raise entry.bad(f"not a JSON object but {entry.record!r:.80}")
+        if "panel_sha256" in entry.record:  # the name of `tasks_sha256` in schema 1
+            check_schema(entry.place, 1, SCHEMA_VERSION)
         yield entry
     if not n_entries:
         raise CorruptDataError(f"{path} has no entries")

@@ -9,7 +9,7 @@ from typing import Any
 
 from eto_agents.formats.chats import Chat, trajectory_of
 from eto_agents.formats.sft import N_ETO_PROMPT, world_of_chat
-from eto_agents.store import TrajectoryStore
+from eto_agents.store import RUN_SCHEMA_VERSION, TrajectoryStore
 from eto_agents.trajectory import Message, Trajectory
 from eto_envs.errors import CorruptDataError, DataError
 from eto_envs.files import sha256_of, write_whole
@@ -79,15 +79,16 @@ def prompt_toml(world: str, head: Sequence[Message]) -> str:
 def _description(
     source: Path, trajectories: Sequence[Trajectory], n_unknown: int, score_if_unknown: float
 ) -> dict[str, Any]:
-    panels = {t.split: t.panel_sha256 for t in trajectories}
+    task_sets = {t.split: t.tasks_sha256 for t in trajectories}
     imported = {"file": source.name, "sha256": sha256_of(source), "n_episodes": len(trajectories)}
     if n_unknown:
         imported |= {"n_without_score": n_unknown, "score_if_unknown": score_if_unknown}
     return {
+        "schema": RUN_SCHEMA_VERSION,
         "env_id": ", ".join(dict.fromkeys(t.env_id for t in trajectories)),
         "env_args": {},
         "policy": ", ".join(dict.fromkeys(t.policy for t in trajectories)),
         "policy_provenance": {},
-        "panels": panels,
+        "task_sets": task_sets,
         "imported": imported,
     }

@@ -30,7 +30,7 @@ _TEXTS: Final = (
     "env_id",
     "dataset",
     "split",
-    "panel_sha256",
+    "tasks_sha256",
     "chosen_policy",
     "rejected_policy",
 )

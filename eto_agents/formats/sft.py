@@ -110,7 +110,9 @@ def _eto_record(chat: Chat) -> dict[str, Any]:
     }
     if chat.score is not None:
         record["reward"] = chat.score
-    if str(chat.facts.get("env_id", "")).startswith("ETO-ALFWorld"):
+    if "world" in chat.facts:
+        record["world"] = chat.facts["world"]
+    if record.get("world") == "alfworld":
         split, dataset = str(chat.facts.get("split")), str(chat.facts.get("dataset"))
         folder = f"json_{dataset}" if dataset in ("2.1.1", "2.1.2") else dataset
         record["game_file"] = f"data/{folder}/{_FOLDERS.get(split, split)}/{chat.task_id}"
@@ -151,14 +153,15 @@ def read_eto_sft(
 
     Args:
         path: the file.
-        world: ``"webshop"``, ``"alfworld-2.1.1"`` and so on; by default what the entries look like.
+        world: ``"webshop"``, ``"alfworld-2.1.1"`` and so on; by default what the entries state, or,
+            as ETO's own state nothing, what they look like.
         dataset: the dataset they are from, where no game file says it; of the published files
             ``"full"`` for WebShop and ``"eto"`` for ScienceWorld.
-        split: the panel they are from, where no game file says it.
+        split: the split they are from, where no game file says it.
 
     Returns:
-        The chats. Not in the files, and so not in the chats: the panel's hash, the task's kind in
-        WebShop, the score where there is no ``reward``. An id that comes twice (as 4116 does in
+        The chats. Not in the files, and so not in the chats: the task set's hash, the task's kind
+        in WebShop, the score where there is no ``reward``. An id that comes twice (as 4116 does in
         WebShop's published file) gets the seeds 0, 1, ….
 
     Raises:
@@ -178,6 +181,7 @@ def read_eto_sft(
         task_id, facts = _task_of(entry, theirs)
         facts = {
             "env_id": ENV_IDS[theirs.partition("-")[0]],
+            "world": theirs.partition("-")[0],
             "dataset": dataset,
             "split": split,
         } | facts
@@ -188,23 +192,26 @@ def read_eto_sft(
 
 
 def world_of_chat(chat: Chat) -> str:
-    """The world of a chat, by the environment it says it comes from.
+    """The world that a chat says it comes from, in ALFWorld with the wording of its games.
 
     Raises:
-        UnknownNameError: it is none of ours.
+        UnknownNameError: it says none.
     """
-    env_id, dataset = str(chat.facts.get("env_id", "")), str(chat.facts.get("dataset", ""))
-    known = {theirs.rpartition("-")[0]: family for family, theirs in ENV_IDS.items()}
-    family = next((family for start, family in known.items() if env_id.startswith(start)), None)
-    if family is None:
-        raise UnknownNameError("world for environment", env_id, ENV_IDS.values(), "Give world=.")
-    if family == "alfworld":
+    world, dataset = str(chat.facts.get("world", "")), str(chat.facts.get("dataset", ""))
+    if not world:
+        raise UnknownNameError("world stated for task", chat.task_id, (), "Give world=.")
+    if world == "alfworld":
         return "alfworld-2.1.2" if dataset.endswith("2.1.2") else "alfworld-2.1.1"
-    return family
+    return world
 
 
 def _world_of(entry: Entry, task: Mapping[str, Any]) -> str:
-    game_file = entry.record.get("game_file")
+    """The world that an entry states, else that of ETO's files which has such entries."""
+    stated, game_file = entry.record.get("world"), entry.record.get("game_file")
+    if stated is not None and stated not in ENV_IDS:
+        raise UnknownNameError(f"world of {entry.place}", stated, ENV_IDS)
+    if stated is not None and stated != "alfworld":
+        return str(stated)
     if isinstance(game_file, str):
         return "alfworld-2.1.2" if "2.1.2/" in game_file else "alfworld-2.1.1"
     if "[SEP]" in task["content"]:

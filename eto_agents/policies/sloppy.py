@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
+from eto_envs.errors import UnknownNameError
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
 
@@ -201,11 +202,11 @@ def _click(label: str) -> str:
 _FREE = ("look around", "inventory")
 _BUTTONS = {_click(label) for label in ("back to search", "next >", "< prev", "buy now")}
 _HABITS: Final[dict[str, type[WebShopHabits | ALFWorldHabits | ScienceWorldHabits]]] = {
-    "asin": WebShopHabits,
-    "sha256": ALFWorldHabits,
-    "variation": ScienceWorldHabits,
+    "webshop": WebShopHabits,
+    "alfworld": ALFWorldHabits,
+    "scienceworld": ScienceWorldHabits,
 }
-"""By what a world's tasks have in their data."""
+"""The habits of each world."""
 
 
 class SloppyExpertPolicy:
@@ -225,25 +226,30 @@ class SloppyExpertPolicy:
             if name == "rng" or name not in known:
                 raise TypeError(f"no flaw {name!r}; there are {sorted(known - {'rng'})}")
         self._rates = rates
-        self._habits: Any = None
+        self._seed = 0
+        self._habits: Habits | None = None
         self.provenance: dict[str, Any] = {"flaws": _all_rates(rates)}
 
     def reset(self, task: Task, seed: int) -> None:
-        """Begin an episode.
-
-        Raises:
-            TypeError: the task is of a world whose people are not known.
-        """
-        for key, habits in _HABITS.items():
-            if key in task.data:
-                own = {n: r for n, r in self._rates.items() if n in habits.__dataclass_fields__}
-                self._habits = habits(random.Random(seed), **own)
-                return
-        raise TypeError(f"sloppy-expert plays WebShop, ALFWorld and ScienceWorld, not {task.id!r}")
+        """Begin an episode; which world it is of is in its first `info`."""
+        self._seed, self._habits = seed, None
 
     def act(self, observation: str, info: Info) -> str:
-        """The next action."""
-        return str(self._habits.choose(observation, info))
+        """The next action.
+
+        Raises:
+            UnknownNameError: there are no habits for this world.
+        """
+        if self._habits is None:
+            self._habits = self._habits_of(info["world"])
+        return self._habits.choose(observation, info)
+
+    def _habits_of(self, world: str) -> Habits:
+        if world not in _HABITS:
+            raise UnknownNameError("habits for world", world, _HABITS)
+        habits = _HABITS[world]
+        own = {n: r for n, r in self._rates.items() if n in habits.__dataclass_fields__}
+        return habits(random.Random(self._seed), **own)
 
 
 def _all_rates(rates: dict[str, float]) -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, Final
 from eto_agents.react.parse import Format, format_of
 from eto_agents.trajectory import Message, Trajectory
 from eto_envs import data
-from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.shaping import Info
 
 WORLDS: Final = ("webshop", "alfworld-2.1.1", "alfworld-2.1.2", "scienceworld")
@@ -191,39 +191,16 @@ def _alternate(texts: list[str]) -> tuple[Message, ...]:
     return tuple({"role": roles[i % 2], "content": text} for i, text in enumerate(texts))
 
 
-_SIGNS: Final[tuple[tuple[Callable[[Info], bool], str], ...]] = (
-    (lambda info: "grammar" in info, "alfworld-{grammar}"),
-    (lambda info: re.fullmatch(r"\d+", info["task_id"]) is not None, "webshop"),
-    (lambda info: re.fullmatch(r"[a-z0-9-]+/\d+", info["task_id"]) is not None, "scienceworld"),
-)
-
-
 def world_of(info: Info) -> str:
-    """Which of `WORLDS` an `info` comes from: by ALFWorld's key, or the form of the task's id.
-
-    Raises:
-        UnknownNameError: it looks like none of them.
-    """
-    for is_it, name in _SIGNS:
-        if is_it(info):
-            return name.format(**info)
-    raise UnknownNameError(
-        "prompt for the world of task", info["task_id"], (), "Give world= and prompts=FILE."
-    )
+    """The key of an episode's prompt: its world, and in ALFWorld the wording of its games too."""
+    world = str(info["world"])
+    return f"{world}-{info['grammar']}" if world == "alfworld" else world
 
 
 def world_of_trajectory(trajectory: Trajectory) -> str:
-    """Which of `WORLDS` a recorded episode comes from, by its environment and dataset.
-
-    Raises:
-        UnknownNameError: its environment is none of ours.
-    """
-    for family in ("WebShop", "ScienceWorld"):
-        if trajectory.env_id.startswith(f"ETO-{family}"):
-            return family.lower()
-    if not trajectory.env_id.startswith("ETO-ALFWorld"):
-        hint = "Give world= and prompts=FILE."
-        raise UnknownNameError("prompt for the world of", trajectory.env_id, (), hint)
+    """The key of a recorded episode's prompt, as `world_of` gives it."""
+    if trajectory.world != "alfworld":
+        return trajectory.world
     # A folder of games says nothing of its wording: there the commands that moved things do.
     moved = any(re.match(r"move .+ to ", step.action) for step in trajectory.steps)
     return "alfworld-2.1.2" if moved or trajectory.dataset.endswith("2.1.2") else "alfworld-2.1.1"

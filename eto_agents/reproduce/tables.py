@@ -1,6 +1,6 @@
 """The paper's table from the runs of all tracks, and what ETO is worth beside its control.
 
-A cell is the mean final reward x 100 over the tasks of a panel, each task being the mean over the
+A cell is the mean final reward x 100 over the tasks of a split, each task being the mean over the
 training seeds, with an interval that resamples tasks. ETO minus SFT-more is tested task by task
 (`eto_agents.evaluation.statistics`); its average counts every column alike. These intervals take
 the trained models as given: what another training seed would do is told by the seeds' own
@@ -126,8 +126,8 @@ def build_table(entries: Iterable[Entry], notes: Iterable[str] = ()) -> Table:
     for label, runs in entries:
         row = rows.setdefault(label, {})
         for seed, folder in runs:
-            for panel in read_run(folder).panels:
-                row.setdefault(panel.column, {})[seed] = list(panel.scores)
+            for split_run in read_run(folder).splits:
+                row.setdefault(split_run.column, {})[seed] = list(split_run.scores)
     found = {column for row in rows.values() for column in row}
     return Table(sorted(found, key=_place), rows, list(notes))
 

@@ -139,7 +139,7 @@ class BestOf:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The panels that fill the table.
+    """The task sets that fill the table.
 
     Attributes:
         splits: their names.
@@ -158,8 +158,8 @@ class Costs:
 
     Attributes:
         n_parameters: of the model.
-        n_train: tasks of the train panel.
-        n_evaluated: tasks of all panels that are evaluated.
+        n_train: tasks of the train split.
+        n_evaluated: tasks of all splits that are evaluated.
         turns: of an episode.
         head_tokens: of instruction, example and first observation.
         turn_tokens: that the agent writes in a turn.

@@ -31,11 +31,11 @@ from eto_agents.reproduce.tiers import BestOf, Evaluation, Expert, Model, World
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.eto import ETOSettings, Iteration, eto
 from eto_agents.training.pairs import NoPairsError, with_steps
-from eto_agents.training.panels import carve_dev, panel_of
 from eto_agents.training.ppo import ppo
 from eto_agents.training.rft import rft
 from eto_agents.training.sft import open_model, sft
 from eto_agents.training.stage import Stage, hash_input
+from eto_agents.training.task_splits import carve_dev, tasks_of
 
 if TYPE_CHECKING:
     from eto_agents.policy import Policy
@@ -180,7 +180,7 @@ class Track(Told):
     def evaluate(
         self, name: str, checkpoint: str, best_of: BestOf | None = None
     ) -> dict[str, float]:
-        """Play the panels, greedily or as Best-of-N; mean reward in [0, 1] by panel."""
+        """Play the task sets, greedily or as Best-of-N; mean reward in [0, 1] by split."""
         recipe = self.recipe
         asked = _Evaluated(recipe.world, recipe.model, recipe.evaluation, best_of)
         is_there = Path(checkpoint).exists()
@@ -194,7 +194,7 @@ class Track(Told):
                     out=stage.folder,
                     batch_size=recipe.evaluation.batch_size,
                     n_tasks=recipe.evaluation.n_tasks,
-                    # The panels of the table are the dataset's own, whatever was trained on.
+                    # The task sets of the table are the dataset's own, whatever was trained on.
                     env_args={"dataset": recipe.world.dataset},
                     agent_errors="zero",
                 )
@@ -240,9 +240,9 @@ class Track(Told):
         )
 
     def _dev_tasks(self) -> list[Any]:
-        panel = panel_of(self.recipe.world.env, "train", self.env_args)
+        tasks = tasks_of(self.recipe.world.env, "train", self.env_args)
         told = self.recipe.eto
-        return carve_dev(panel[: self.recipe.expert.n_tasks], told.dev_tasks, told.dev_seed).dev
+        return carve_dev(tasks[: self.recipe.expert.n_tasks], told.dev_tasks, told.dev_seed).dev
 
     def _score_dev(self, checkpoint: str) -> float:
         """An ETO of no iterations scores its start on the dev tasks, and does no more."""

@@ -11,7 +11,7 @@ reports. Settings and outcome are here, the loop itself is in `eto_agents.traini
 
 Differs from the reference: (1) exploration is on the tasks that have an expert trajectory, for only
 they can become a pair. (2) With `keep_best` the result is the best iteration on tasks carved from
-train; the paper reports the number of iterations that was best on its test panels.
+train; the paper reports the number of iterations that was best on its test sets.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class ETOSettings:
         cut: which rejected trajectories may be too long (`eto_agents.training.pairs.Cut`).
         extra_rounds: how many rounds longer than the chosen one a rejected one may be.
         max_pairs_per_task: of pairs without an expert.
-        split: the panel that is explored.
+        split: the split to explore.
         dataset: mini, an official name, or a folder with the official files.
-        n_tasks: only the first so many tasks of the panel.
-        dev_tasks: tasks carved from the panel on which each iteration is scored; none is explored,
+        n_tasks: only the first so many tasks of the split.
+        dev_tasks: tasks carved from the split on which each iteration is scored; none is explored,
             and SFT here leaves them out.
         dev_seed: which ones.
         keep_best: the result is the iteration (SFT among them) that is best on the dev tasks;
@@ -185,7 +185,7 @@ def eto(settings: ETOSettings, *, evaluate: Evaluate | None = None) -> Outcome:
 
     Raises:
         DataNotFoundError: no expert trajectories, or no such model.
-        DataError: the experts are of other tasks than the panel's.
+        DataError: the experts are of other tasks than the split's.
         NoPairsError: nothing is left to prefer; says what became of the episodes.
         StageMismatchError: a stage's folder was begun with other settings or other data.
         DivergedError: the loss is not finite; the batch was saved.

@@ -26,11 +26,11 @@ from eto_agents.training.eto import (
     PairKind,
 )
 from eto_agents.training.pairs import Cut, Pairs, self_pairs, step_pairs, trajectory_pairs
-from eto_agents.training.panels import carve_dev, draw, mean_score, panel_of, play
 from eto_agents.training.preference_rows import as_preference
 from eto_agents.training.processes import is_main_process
 from eto_agents.training.sft import SFTSettings, train_on
 from eto_agents.training.stage import Stage, hash_input
+from eto_agents.training.task_splits import carve_dev, draw, mean_score, play, tasks_of
 from eto_agents.training.teacher_forcing import own_steps
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import DataError
@@ -46,18 +46,18 @@ class Loop:
     """One run of ETO in its folder; see `eto_agents.training.eto.eto`."""
 
     def __init__(self, settings: ETOSettings, evaluate: Evaluate | None) -> None:
-        """Open the panel and the experts' trajectories."""
+        """Open the task set and the experts' trajectories."""
         self._settings = settings
         self._evaluate = evaluate
-        panel = panel_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
-        self._tasks = carve_dev(panel, settings.dev_tasks, settings.dev_seed)
+        tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
+        self._tasks = carve_dev(tasks, settings.dev_tasks, settings.dev_seed)
         train = {task.id for task in self._tasks.train}
         kept = [e for path in settings.data for e in read_collection(path).kept]
         self._experts = [expert for expert in kept if expert.task_id in train]
         if not self._experts and settings.pairs not in ("self", "success"):
             raise DataError(
                 f"none of {len(kept)} expert trajectories is of a task of {settings.split!r}: "
-                "collect them on the panel that is explored"
+                "collect them on the split that is explored"
             )
         self._data = {str(path): hash_input(path) for path in settings.data}
 

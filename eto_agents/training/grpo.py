@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Job, Rollouts, make_batch
 from eto_agents.training.episodes import sample_of
-from eto_agents.training.panels import carve_dev, panel_of
 from eto_agents.training.ppo import PPORun, sampling_policy
+from eto_agents.training.task_splits import carve_dev, tasks_of
 from eto_envs.errors import require
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def grpo(run: GRPORun) -> list[dict[str, Any]]:
     from eto_agents.training.cpu_head import use_own_head
 
     checkpoint = load_checkpoint(run.model, dtype=run.dtype, device=run.device)
-    panel = panel_of(run.env, run.split, run.env_args)[: run.n_tasks]
-    tasks = {task.id: task for task in carve_dev(panel, run.dev_tasks, run.dev_seed).train}
+    task_set = tasks_of(run.env, run.split, run.env_args)[: run.n_tasks]
+    tasks = {task.id: task for task in carve_dev(task_set, run.dev_tasks, run.dev_seed).train}
     seeds = itertools.count(run.seed * 1_000_003)
 
     def rollout(task_ids: Sequence[str], _: Any) -> dict[str, list[Any]]:

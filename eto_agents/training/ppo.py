@@ -1,4 +1,4 @@
-"""PPO on whole episodes as a stage: a policy and a panel in, a policy that has played it out.
+"""PPO on whole episodes as a stage: a policy and a task set in, a policy that has played it out.
 
 The paper's PPO baseline (its section 4.1) made anew: TRL has none any more, and ETO's own (trl 0.7)
 learned from episodes collected beforehand with one reward a conversation. Rewards are whatever the
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from eto_agents.console import report
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
-from eto_agents.training.panels import carve_dev, panel_of
 from eto_agents.training.stage import Stage, hash_input
+from eto_agents.training.task_splits import carve_dev, tasks_of
 from eto_envs.errors import EtoError, require
 
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ class PPORun(PPOSettings):
         env: the Gymnasium id.
         model: the SFT policy, a checkpoint's folder or name.
         out: the stage's folder.
-        split: the panel that is played.
+        split: the split to play.
         dataset: mini, an official name, or a folder with the official files.
         shaping: reward shapers by name, such as terminal_only or step_cost=0.01.
-        n_tasks: only the first so many tasks of the panel.
-        dev_tasks: tasks that are carved from the panel and not played, for tuning.
+        n_tasks: only the first so many tasks of the split.
+        dev_tasks: tasks that are carved from the split and not played, for tuning.
         dev_seed: which ones.
         world: whose prompt; by default the environment's own.
     """
@@ -151,7 +151,7 @@ def ppo(run: PPORun) -> dict[str, Any]:
     """
     require("accelerate", extra="train")
     tasks = carve_dev(
-        panel_of(run.env, run.split, run.env_args)[: run.n_tasks], run.dev_tasks, run.dev_seed
+        tasks_of(run.env, run.split, run.env_args)[: run.n_tasks], run.dev_tasks, run.dev_seed
     ).train
     inputs = {"model": hash_input(run.model)} if Path(run.model).exists() else {}
     with Stage(run.out, run, inputs) as stage:

@@ -134,12 +134,12 @@ def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
     Args:
         checkpoint: the SFT policy, to which the penalty is; its weights change in place.
         env_id: the Gymnasium id.
-        tasks: what to play, of one panel.
+        tasks: what to play, of one split.
         settings: how.
         folder: for the states of a run that can be killed.
         make_policy: the agent of a checkpoint, which samples at temperature 1 and tells what it
             sampled; asked anew for every update.
-        env_args: for the environment, ``shaping`` and the panel's ``split`` among them.
+        env_args: for the environment, ``shaping`` and the ``split`` among them.
         world: whose prompt the policy is shown; by default the environment's own.
         on_metrics: called with the update's number and its metrics.
         on_start: called with the number of updates that an earlier call has made.

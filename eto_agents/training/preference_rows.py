@@ -194,7 +194,7 @@ def as_preference(
         env_id=pair.chosen.env_id,
         dataset=pair.chosen.dataset,
         split=pair.chosen.split,
-        panel_sha256=pair.chosen.panel_sha256,
+        tasks_sha256=pair.chosen.tasks_sha256,
         chosen_policy=pair.chosen.policy,
         rejected_policy=pair.rejected.policy,
     )

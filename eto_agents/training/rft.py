@@ -18,11 +18,12 @@ from typing import Any
 from eto_agents.collection import read_collection
 from eto_agents.config import SettingsError, record_of, write_json
 from eto_agents.models.checkpoints import load_checkpoint
-from eto_agents.training.panels import draw, panel_of, play
+from eto_agents.store import RUN_SCHEMA_VERSION
 from eto_agents.training.processes import wait_until
 from eto_agents.training.rows import EmptyDataError
 from eto_agents.training.sft import SFTSettings, as_told, train_on
 from eto_agents.training.stage import Stage, hash_input
+from eto_agents.training.task_splits import draw, play, tasks_of
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import require
 
@@ -36,7 +37,7 @@ class RFTSettings(SFTSettings):
         explorer: the checkpoint that plays, such as the one of `eto train sft`.
         env: environment id.
         dataset: mini, an official name, or a folder with the official files.
-        split: the panel that is played.
+        split: the split to play.
         n_samples: episodes of each task.
         n_tasks: only the first so many tasks.
         max_tasks: at most so many of these, drawn by the seed; then the experts' trajectories are
@@ -125,7 +126,7 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
 
     folder = stage.folder / "explored"
     env_args = {} if settings.dataset is None else {"dataset": settings.dataset}
-    panel = panel_of(settings.env, settings.split, env_args)[: settings.n_tasks]
+    tasks = tasks_of(settings.env, settings.split, env_args)[: settings.n_tasks]
     checkpoint = load_checkpoint(
         settings.explorer,
         dtype=settings.dtype,
@@ -140,13 +141,16 @@ def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
         world=settings.world,
     )
     if stage.is_writer:
-        write_json(folder / "run.json", {"env_id": settings.env, **record_of(settings)})
+        write_json(
+            folder / "run.json",
+            {"schema": RUN_SCHEMA_VERSION, "env_id": settings.env, **record_of(settings)},
+        )
     else:
         wait_until((folder / "result.json").is_file)
     episodes = play(
         policy,
         settings.env,
-        draw(panel, settings.max_tasks, f"explore/{settings.seed}"),
+        draw(tasks, settings.max_tasks, f"explore/{settings.seed}"),
         folder / "episodes.jsonl",
         split=settings.split,
         seeds=range(settings.n_samples),

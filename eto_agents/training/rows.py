@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from eto_agents.console import report
 from eto_agents.models.checkpoints import Checkpoint
 from eto_agents.react.chat import Encoded, encode, find_template
 from eto_agents.react.context import transcript
@@ -158,7 +159,8 @@ def build_rows(
         raise ValueError(f"max_tokens must be positive, got {max_tokens}")
     limit = min(max_tokens, getattr(checkpoint.model.config, "max_position_embeddings", max_tokens))
     rows, longest = [], 0
-    for trajectory in trajectories:
+    for n_done, trajectory in enumerate(trajectories):
+        report("tokenising", n_done, len(trajectories), "trajectories")
         row = encode_trajectory(trajectory, checkpoint, world=world)
         longest = max(longest, len(row.ids))
         if len(row.ids) <= limit:

@@ -1,7 +1,7 @@
-"""Datasets by name, and their panels of tasks.
+"""Datasets by name, and their task sets.
 
 A dataset is a pack and the wording it is played in. Official packs are in the data cache; a folder
-of official files is compiled into the cache the first time it is named. The panels are those of
+of official files is compiled into the cache the first time it is named. The splits are those of
 the ALFWorld paper (train 3,553, seen 140, unseen 134 games), with the 200 of ``valid_train``.
 """
 
@@ -215,7 +215,7 @@ def _cache() -> Path:
 
 
 @functools.lru_cache(maxsize=16)
-def panel(dataset: Dataset, split: str, kinds: tuple[str, ...] = ()) -> TaskSet:
+def task_set(dataset: Dataset, split: str, kinds: tuple[str, ...] = ()) -> TaskSet:
     """The tasks of a split, in the order of their folders' names; ``"all"`` is one after another.
 
     Args:
@@ -233,7 +233,7 @@ def panel(dataset: Dataset, split: str, kinds: tuple[str, ...] = ()) -> TaskSet:
         if kind not in KINDS:
             raise UnknownNameError("task type", kind, KINDS)
     name, pack, grammar = dataset
-    # No train game is in another panel, so train is clean as it is.
+    # No train game is in another split, so train is clean as it is.
     folder = "train" if split == "train_clean" else split
     ids = [
         task_id

@@ -1,6 +1,6 @@
 """`ALFWorldEnv`: ALFWorld behind the contract of `eto_envs.core`.
 
-The rules are in `engine`, the data in `datasets`; here they meet tasks, panels, limits and info,
+The rules are in `engine`, the data in `datasets`; here they meet tasks, splits, limits and info,
 and the texts are cut as ETO shows them to its agents (`eval_agent/envs/alfworld_env.py` of
 Yifan-Song793/ETO at commit a2fc5da).
 """
@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from eto_envs.alfworld.admissible import admissible_commands
-from eto_envs.alfworld.datasets import open_dataset, panel
+from eto_envs.alfworld.datasets import open_dataset, task_set
 from eto_envs.alfworld.engine import NOTHING_HAPPENS, step
 from eto_envs.alfworld.game import Game, State
 from eto_envs.alfworld.planner import shortest_plan
@@ -75,8 +75,8 @@ class ALFWorldEnv(TextEnv):
       the other).
     - `kinds`: only tasks of these types: ``"pick_and_place_simple"``, ``"look_at_obj_in_light"``,
       ``"pick_clean_then_place_in_recep"``, ``"pick_heat_then_place_in_recep"``,
-      ``"pick_cool_then_place_in_recep"``, ``"pick_two_obj_and_place"``. Such a panel has a hash of
-      its own.
+      ``"pick_cool_then_place_in_recep"``, ``"pick_two_obj_and_place"``. Such a task set has a
+      hash of its own.
     - `engine`: ``"native"``, or ``"textworld"``: the original, to compare with. It needs the extra
       ``alfworld`` and a folder of official files, and takes 40 ms a step. Its snapshots hold the
       commands, which `restore` gives again; ``"expert_action"``, ``"expert_plan"``,
@@ -91,6 +91,7 @@ class ALFWorldEnv(TextEnv):
     - v0: first version.
     """
 
+    world = "alfworld"
     revealable = (*TextEnv.revealable, "expert_plan", "subgoals")
 
     def __init__(
@@ -105,7 +106,7 @@ class ALFWorldEnv(TextEnv):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Open the dataset (once per process) and choose the panel; see the class.
+        """Open the dataset (once per process) and choose the task set; see the class.
 
         Raises:
             UnknownNameError: an unknown split, dataset, task type or engine; the message names
@@ -119,7 +120,7 @@ class ALFWorldEnv(TextEnv):
         self._stock = open_stock(dataset) if engine == "textworld" else None
         self._dataset = open_dataset(dataset)
         super().__init__(
-            panel(self._dataset, split, tuple(kinds)),
+            task_set(self._dataset, split, tuple(kinds)),
             max_steps=max_steps,
             reveal=reveal,
             shaping=shaping,

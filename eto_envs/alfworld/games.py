@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
 
 def find_games(folder: Path) -> list[Found]:
-    """The game files of the canonical panels in an unpacked folder, in a fixed order.
+    """The game files of the canonical splits in an unpacked folder, in a fixed order.
 
     Games with movable receptacles or sliced objects are left out; whether a game is solvable is
     for its reader to see.

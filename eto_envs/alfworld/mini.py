@@ -1,8 +1,8 @@
-"""The mini games: a household of our own, in three panels.
+"""The mini games: a household of our own, in three splits.
 
 ``python -m eto_envs.alfworld.mini FILE [ROUNDS]`` writes them as a pack: 600 train, 100 seen and
 100 unseen games in kitchens, bedrooms, bathrooms and living rooms that `mini_rooms` draws. The seen
-panel asks for other things in the rooms of train; the unseen panel has rooms of its own, and no
+split asks for other things in the rooms of train; the unseen split has rooms of its own, and no
 train game pairs the object and the receptacle (or lamp) that one of its games is about. Every game
 can be won, as the planner shows, and none is won at the beginning. Games are the same on every
 machine: all draws go through `random.Random.random`. `mini_games.pack.gz` beside this file is what
@@ -86,7 +86,7 @@ def write_mini(target: Path, n_rounds: int = 1) -> Pack:
     for split, requests in chosen.items():
         made = {_task_id(*request): _make(rules, *request) for request in requests}
         lost = [r for r in requests[: N_GAMES[split]] if not made[_task_id(*r)]]
-        if lost:  # later rounds may lose a game, the panels may not
+        if lost:  # later rounds may lose a game, the splits may not
             raise ValueError(f"no game of {_task_id(*lost[0])} can be won")
         games[split] = {name: game for name, game in sorted(made.items()) if game}
     return write_pack(target, games, GRAMMARS[0])

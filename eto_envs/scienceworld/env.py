@@ -1,6 +1,6 @@
 """`ScienceWorldEnv`: ScienceWorld behind the contract of `eto_envs.core`.
 
-The simulator is reached through `world`, the panels are in `tasks`; here is ETO's protocol
+The simulator is reached through `world`, the splits are in `tasks`; here is ETO's protocol
 (`eval_agent/envs/sciworld_env.py` of Yifan-Song793/ETO at commit a2fc5da).
 """
 
@@ -15,7 +15,7 @@ from eto_envs.core import Advance, TextEnv
 from eto_envs.scienceworld.bridge import TIMEOUT_S
 from eto_envs.scienceworld.expert import remaining_plan
 from eto_envs.scienceworld.installed import find_java, simulator_sha256
-from eto_envs.scienceworld.tasks import Panels, find_panels, make_panel, simplifications_of
+from eto_envs.scienceworld.tasks import Splits, find_splits, make_task_set, simplifications_of
 from eto_envs.scienceworld.vector import ScienceWorldVectorEnv
 from eto_envs.scienceworld.world import NO_SUCH_ACTION, Outcome, Setup, World, describe
 from eto_envs.tasks import Task, TaskSet
@@ -78,7 +78,7 @@ class ScienceWorldEnv(TextEnv):
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``.
-    - `dataset`: ``"eto"`` (ETO's panels, downloaded), ``"1.2.3"`` (the simulator's own train, dev
+    - `dataset`: ``"eto"`` (ETO's splits, downloaded), ``"1.2.3"`` (the simulator's own train, dev
       and test variations), ``"auto"`` (the first if it is there, else the second with a warning),
       or a folder with ETO's index files.
     - `simplification`: ``"eto"`` (what ETO ran: ``"easy"`` and ``openContainers``), ``"easy"``, or
@@ -99,6 +99,7 @@ class ScienceWorldEnv(TextEnv):
     - v0: first version.
     """
 
+    world = "scienceworld"
     revealable = (*TextEnv.revealable, "expert_plan")
 
     def __init__(  # noqa: PLR0913 (gym.make's keyword arguments)
@@ -115,7 +116,7 @@ class ScienceWorldEnv(TextEnv):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Choose the panel; see the class. Java is started by the first `reset`.
+        """Choose the task set; see the class. Java is started by the first `reset`.
 
         Raises:
             MissingExtraError: there is no Java, or the simulator is not installed.
@@ -126,7 +127,7 @@ class ScienceWorldEnv(TextEnv):
         self._java = find_java(java)
         simplifications_of("", simplification)
         super().__init__(
-            _panel(find_panels(dataset), split, simplification, self._java),
+            _task_set(find_splits(dataset), split, simplification, self._java),
             max_steps=max_steps,
             reveal=reveal,
             shaping=shaping,
@@ -207,9 +208,9 @@ def make_vector_env(**kwargs: Any) -> ScienceWorldVectorEnv:
 
 
 @functools.lru_cache(maxsize=64)
-def _panel(panels: Panels, split: str, simplification: str, java: str) -> TaskSet:
+def _task_set(splits: Splits, split: str, simplification: str, java: str) -> TaskSet:
     """A split's tasks; one object for all environments of a process."""
     shared = f"{simulator_sha256()} {simplification}"
     fingerprint = hashlib.sha256(shared.encode()).hexdigest()
     describe_task = functools.cache(functools.partial(describe, java))
-    return make_panel(panels, split, fingerprint, describe_task)
+    return make_task_set(splits, split, fingerprint, describe_task)

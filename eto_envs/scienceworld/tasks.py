@@ -1,6 +1,6 @@
-"""ScienceWorld's task types, their variations, and the panels made of them.
+"""ScienceWorld's task types, their variations, and the task sets made of them.
 
-Two datasets play on the same simulator: ``"eto"`` has the panels of ETO (index files of
+Two datasets play on the same simulator: ``"eto"`` has the splits of ETO (index files of
 Yifan-Song793/ETO at commit a2fc5da, which are downloaded), ``"1.2.3"`` the simulator's own train,
 dev and test variations of all thirty task types (`PythonInterface.getSets`). Not here: what a task
 says (`world.describe`) and how it is played (`env`).
@@ -127,15 +127,15 @@ def simplifications_of(task: str, simplification: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Panels:
-    """A dataset's panels, as task ids by split."""
+class Splits:
+    """A dataset's task ids by split."""
 
     dataset: str
     ids: Mapping[str, tuple[str, ...]]
 
 
 class SimulatorTasks(TaskSet):
-    """A panel whose hash needs no simulator.
+    """A task set whose hash needs no simulator.
 
     What a task says and does follows from the simulator, the simplification, its name and its
     variation; so the hash is made of these and the limits, and no text has to be asked for.
@@ -157,13 +157,13 @@ def split_id(task_id: str) -> tuple[str, int]:
     return name, int(variation)
 
 
-def make_panel(
-    panels: Panels, split: str, fingerprint: str, describe: Callable[[str, int], str]
+def make_task_set(
+    splits: Splits, split: str, fingerprint: str, describe: Callable[[str, int], str]
 ) -> TaskSet:
     """A split's tasks.
 
     Args:
-        panels: from `find_panels`.
+        splits: from `find_splits`.
         split: one of `SPLITS`.
         fingerprint: hash of what all tasks share.
         describe: gives a task's description.
@@ -171,8 +171,8 @@ def make_panel(
     Raises:
         UnknownNameError: there is no such split.
     """
-    if split not in panels.ids:
-        raise UnknownNameError("split", split, panels.ids)
+    if split not in splits.ids:
+        raise UnknownNameError("split", split, splits.ids)
 
     def make_task(task_id: str) -> Task:
         name, variation = split_id(task_id)
@@ -185,16 +185,16 @@ def make_panel(
         )
 
     return SimulatorTasks(
-        panels.ids[split],
+        splits.ids[split],
         make_task,
         split=split,
-        dataset=panels.dataset,
+        dataset=splits.dataset,
         fingerprint=fingerprint,
     )
 
 
-def find_panels(dataset: str = "auto") -> Panels:
-    """The panels of a dataset.
+def find_splits(dataset: str = "auto") -> Splits:
+    """The splits of a dataset.
 
     Args:
         dataset: ``"auto"``, ``"eto"``, ``"1.2.3"``, or a folder with ETO's three index files.
@@ -212,15 +212,15 @@ def find_panels(dataset: str = "auto") -> Panels:
             _warn_once()
         dataset = ETO if found else OFFICIAL
     if dataset == OFFICIAL:
-        return _official_panels()
+        return _official_splits()
     if dataset == ETO:
         files = {s: data.path(f"{_DOWNLOADS}/{name}") for s, name in _INDEX_FILES.items()}
-        return _eto_panels(ETO, tuple(files.items()))
+        return _eto_splits(ETO, tuple(files.items()))
     folder = Path(dataset).expanduser()
     if not folder.is_dir():
         hint = "Or name a folder with ETO's index files."
         raise UnknownNameError("dataset", dataset, ("auto", ETO, OFFICIAL), hint)
-    return _eto_panels(folder.name, tuple((s, folder / n) for s, n in _INDEX_FILES.items()))
+    return _eto_splits(folder.name, tuple((s, folder / n) for s, n in _INDEX_FILES.items()))
 
 
 def official_variations(n_variations: int) -> dict[str, range]:
@@ -234,24 +234,24 @@ def official_variations(n_variations: int) -> dict[str, range]:
 
 
 @functools.cache
-def _official_panels() -> Panels:
+def _official_splits() -> Splits:
     ids: dict[str, list[str]] = {split: [] for split in SPLITS}
     for name, task_type in TASK_TYPES.items():
         for split, variations in official_variations(task_type.n_variations).items():
             ids[split] += [f"{name}/{variation}" for variation in variations]
         ids["all"] += [f"{name}/{variation}" for variation in range(task_type.n_variations)]
     ids["train_clean"] = ids["train"]
-    return Panels(OFFICIAL, {split: tuple(panel) for split, panel in ids.items()})
+    return Splits(OFFICIAL, {split: tuple(task_ids) for split, task_ids in ids.items()})
 
 
 @functools.lru_cache(maxsize=8)
-def _eto_panels(dataset: str, files: Sequence[tuple[str, Path]]) -> Panels:
+def _eto_splits(dataset: str, files: Sequence[tuple[str, Path]]) -> Splits:
     ids = {split: tuple(_read_index(path)) for split, path in files}
     held_out = {*ids["seen"], *ids["unseen"]}
-    # 54 of ETO's seen tasks are in its train panel too; the panels are kept as published.
+    # 54 of ETO's seen tasks are in its train split too; the splits are kept as published.
     ids["train_clean"] = tuple(task_id for task_id in ids["train"] if task_id not in held_out)
-    ids["all"] = _official_panels().ids["all"]
-    return Panels(dataset, {split: ids[split] for split in SPLITS})
+    ids["all"] = _official_splits().ids["all"]
+    return Splits(dataset, {split: ids[split] for split in SPLITS})
 
 
 def _read_index(path: Path) -> Iterator[str]:
@@ -279,7 +279,7 @@ def _read_index(path: Path) -> Iterator[str]:
 def _warn_once() -> None:
     warnings.warn(
         "ScienceWorld plays the simulator's own train, dev and test variations (dataset "
-        f"{OFFICIAL!r}), not ETO's panels. For those run `eto data download eto-splits`; "
+        f"{OFFICIAL!r}), not ETO's splits. For those run `eto data download eto-splits`; "
         f"dataset={OFFICIAL!r} silences this.",
         UserWarning,
         stacklevel=2,

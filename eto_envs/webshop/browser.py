@@ -137,7 +137,7 @@ class WebShopBrowserEnv(WebShopEnv):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Open the dataset and choose the panel; see the class. Starts no browser yet.
+        """Open the dataset and choose the task set; see the class. Starts no browser yet.
 
         Raises:
             UnknownNameError: an unknown split, dataset or mode; the message names what there is.

@@ -1,6 +1,6 @@
 """Builds a bundle, the folder that everything else opens, from WebShop's official files.
 
-A bundle holds products, search index, goals, prices and panels as memory-mapped files, and
+A bundle holds products, search index, goals, prices and splits as memory-mapped files, and
 ``bundle.json``, which says what it was made from and how large each file is. It is built in a
 temporary folder and moved into place when complete, so that a build that was stopped leaves nothing
 that looks like a bundle. The bytes are a function of the source files, the nouns and the price seed
@@ -107,7 +107,7 @@ def build_bundle(
 
     Args:
         source: the folder; beside the three required files it may hold ``nouns.json`` and the
-            panels ``train_indices.json``, ``test_indices.json`` and ``unseen_indices.json``.
+            splits ``train_indices.json``, ``test_indices.json`` and ``unseen_indices.json``.
         target: the bundle's folder; replaced if it is a bundle already.
         price_seed: seeds ranged prices and price caps; others can be chosen when opening.
         nouns: where the nouns of product names come from, see `nouns.noun_source`.
@@ -138,7 +138,7 @@ def build_bundle(
         _write_index(folder, report)
         draws = PriceDraws(price_seed, np.array(columns.low_usd), np.array(columns.high_usd))
         _write_goals(folder, columns, draws)
-        _write_panels(source, folder, len(columns.human))
+        _write_splits(source, folder, len(columns.human))
         _write_manifest(source, folder, found_by.description, price_seed, dataset)
         _move_into_place(folder, target)
     finally:
@@ -226,9 +226,9 @@ def _write_goals(folder: Path, columns: _Columns, draws: PriceDraws) -> None:
     _save(folder, "synthetic_weights", goal_weights(attributes, columns.synthetic_counts))
 
 
-def _write_panels(source: Path, folder: Path, n_goals: int) -> None:
-    panels = {}
-    for panel, name in official.PANEL_FILES.items():
+def _write_splits(source: Path, folder: Path, n_goals: int) -> None:
+    splits = {}
+    for split, name in official.SPLIT_FILES.items():
         path = source / name
         if not path.is_file():
             continue
@@ -239,20 +239,20 @@ def _write_panels(source: Path, folder: Path, n_goals: int) -> None:
                 f"{path} names goal {wrong[0]!r}, but the goals of {source} go from 0 to"
                 f" {n_goals - 1}; the list belongs to another dataset: remove or replace it"
             )
-        panels[panel] = indices
-    missing = [name for name in ("train", "seen") if name not in panels]
-    if panels and missing:
+        splits[split] = indices
+    missing = [name for name in ("train", "seen") if name not in splits]
+    if splits and missing:
         raise DataNotFoundError(
-            f"{source} has {', '.join(official.PANEL_FILES[name] for name in panels)} but no"
-            f" {official.PANEL_FILES[missing[0]]}; add it or remove all of them"
+            f"{source} has {', '.join(official.SPLIT_FILES[name] for name in splits)} but no"
+            f" {official.SPLIT_FILES[missing[0]]}; add it or remove all of them"
         )
-    _save_json(folder / "panels.json", panels)
+    _save_json(folder / "splits.json", splits)
 
 
 def _write_manifest(
     source: Path, folder: Path, nouns_source: str, price_seed: int, dataset: str | None
 ) -> None:
-    names = (*official.REQUIRED_FILES, official.NOUNS_FILE, *official.PANEL_FILES.values())
+    names = (*official.REQUIRED_FILES, official.NOUNS_FILE, *official.SPLIT_FILES.values())
     sources = {name: file_stamp(source / name) for name in names if (source / name).is_file()}
     if nouns_source != "file":
         sources.pop(official.NOUNS_FILE, None)  # there, but not used

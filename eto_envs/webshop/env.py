@@ -1,6 +1,6 @@
 """`WebShopEnv`: WebShop behind the contract of `eto_envs.core`.
 
-The rules are in `engine`, the data in `shop`; here they meet tasks, panels, limits and info.
+The rules are in `engine`, the data in `shop`; here they meet tasks, splits, limits and info.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class WebShopEnv(TextEnv):
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``. Official
-      data have no unseen panel.
+      data have no unseen split.
     - `dataset`: ``"auto"``, ``"mini"``, ``"small"``, ``"full"``, or a folder with the official
       files.
     - `goals`: ``"human"`` instructions or ``"synthetic"`` ones.
@@ -93,6 +93,7 @@ class WebShopEnv(TextEnv):
     - v0: first version.
     """
 
+    world = "webshop"
     revealable = (*TextEnv.revealable, "expert_plan")
 
     def __init__(  # noqa: PLR0913 (gym.make's keyword arguments)
@@ -112,7 +113,7 @@ class WebShopEnv(TextEnv):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Open the dataset (once per process) and choose the panel; see the class.
+        """Open the dataset (once per process) and choose the task set; see the class.
 
         Raises:
             UnknownNameError: an unknown split, dataset or mode; the message names what there is.
@@ -122,7 +123,7 @@ class WebShopEnv(TextEnv):
         """
         self._shop = open_shop(find_bundle(dataset), goals=goals, price_seed=price_seed)
         super().__init__(
-            panel(self._shop, split),
+            task_set(self._shop, split),
             max_steps=max_steps,
             reveal=reveal,
             shaping=shaping,
@@ -203,11 +204,11 @@ def _plain(options: Sequence[str] | Mapping[str, str]) -> list[str] | dict[str, 
 
 
 @functools.lru_cache(maxsize=64)
-def panel(shop: Shop, split: str) -> TaskSet:
+def task_set(shop: Shop, split: str) -> TaskSet:
     """A split's tasks; one object for all environments of a process, so hashed once."""
-    panels = {**shop.panels, "all": range(len(shop.goals))}
-    if split not in panels:
-        known = [name for name in SPLITS if name in panels]
+    splits = {**shop.splits, "all": range(len(shop.goals))}
+    if split not in splits:
+        known = [name for name in SPLITS if name in splits]
         hint = ""
         if split in SPLITS:
             hint = f"WebShop's dataset {shop.dataset!r} has {', '.join(map(repr, known))} only."
@@ -229,7 +230,7 @@ def panel(shop: Shop, split: str) -> TaskSet:
         )
 
     return TaskSet(
-        [str(index) for index in panels[split]],
+        [str(index) for index in splits[split]],
         make_task,
         split=split,
         dataset=shop.dataset,

@@ -14,7 +14,7 @@ from typing import Any
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import sha256_of
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "bundle.json"
 BUILD_AGAIN = "Build it again: `eto data build webshop FOLDER`."
 

@@ -1,8 +1,8 @@
 """The mini dataset: a shop of our own words, in the layout of the official files.
 
 ``python -m eto_envs.webshop.mini FOLDER [ROUNDS]`` writes it: about a thousand products of sixty
-types in fifteen categories, and 1,400 goals in three panels (1,000 train, 200 seen, 200 unseen).
-The products of three categories are asked for in the unseen panel only; the seen panel asks for
+types in fifteen categories, and 1,400 goals in three splits (1,000 train, 200 seen, 200 unseen).
+The products of three categories are asked for in the unseen split only; the seen split asks for
 products that no train goal asks for, in categories that train goals know. Products of a type come
 in families that share brand and make, and differ in attributes, options and price, so that the
 first hit of a search is often not quite what is wanted. The bytes are the same on every machine:
@@ -42,7 +42,7 @@ N_GOALS = {"train": 1000, "seen": 200, "unseen": 200}
 _VOCABULARY = Path(__file__).with_name("mini_vocabulary.json")
 _SEED = 41
 _N_FAMILIES = 6  # of each product type
-_N_SEEN_PER_TYPE = 3  # products of a type that only the seen panel asks for
+_N_SEEN_PER_TYPE = 3  # products of a type that only the seen split asks for
 
 
 def _human_entry(draw: Draw, item: Item, known: set[str]) -> dict[str, Any]:
@@ -66,18 +66,18 @@ def _human_entry(draw: Draw, item: Item, known: set[str]) -> dict[str, Any]:
 
 
 def _wanted(draw: Draw, items: Sequence[Item]) -> dict[str, list[str]]:
-    """Which panels' goals ask for each product: ASIN to one or two names of the same panel."""
-    pools: dict[str, list[Item]] = {panel: [] for panel in N_GOALS}
+    """Which split's goals ask for each product: ASIN to one or two names of the same split."""
+    pools: dict[str, list[Item]] = {split: [] for split in N_GOALS}
     for start in range(0, len(items), _N_FAMILIES * N_MEMBERS):
         members = draw.shuffled(items[start : start + _N_FAMILIES * N_MEMBERS])
         n_seen = 0 if members[0].kind.is_unseen else _N_SEEN_PER_TYPE
         pools["seen"] += members[:n_seen]
         pools["unseen" if members[0].kind.is_unseen else "train"] += members[n_seen:]
     wanted: dict[str, list[str]] = {item.asin: [] for item in items}
-    for panel, pool in pools.items():
-        n_once = min(len(pool), N_GOALS[panel])
-        for item in draw.sample(pool, n_once) + draw.sample(pool, N_GOALS[panel] - n_once):
-            wanted[item.asin].append(panel)
+    for split, pool in pools.items():
+        n_once = min(len(pool), N_GOALS[split])
+        for item in draw.sample(pool, n_once) + draw.sample(pool, N_GOALS[split] - n_once):
+            wanted[item.asin].append(split)
     return wanted
 
 
@@ -113,16 +113,16 @@ def write_mini(target: Path, n_rounds: int = 1) -> Path:
             n_more = (n_rounds - 1) * len(wanted[item.asin])
             human[item.asin] += [_human_entry(again, item, known) for _ in range(n_more)]
             wanted[item.asin] += ["train"] * n_more
-    panel_of_goal = [panel for item in items for panel in wanted[item.asin]]
-    order = shuffled_order(len(panel_of_goal))
+    split_of_goal = [split for item in items for split in wanted[item.asin]]
+    order = shuffled_order(len(split_of_goal))
     files: dict[str, object] = {
         official.PRODUCTS_FILE: products,
         official.ATTRIBUTES_FILE: {item.asin: attribute_entry(draw, item) for item in items},
         official.HUMAN_FILE: {asin: entries for asin, entries in human.items() if entries},
         official.NOUNS_FILE: {plain(item.title): marked_nouns(item.title) for item in items},
     }
-    for panel, name in official.PANEL_FILES.items():
-        files[name] = [i for i, place in enumerate(order) if panel_of_goal[place] == panel]
+    for split, name in official.SPLIT_FILES.items():
+        files[name] = [i for i, place in enumerate(order) if split_of_goal[place] == split]
     target.mkdir(parents=True, exist_ok=True)
     for name, value in files.items():
         text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"

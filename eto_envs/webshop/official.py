@@ -22,7 +22,7 @@ PRODUCTS_FILE = "items_shuffle.json"
 ATTRIBUTES_FILE = "items_ins_v2.json"
 HUMAN_FILE = "items_human_ins.json"
 NOUNS_FILE = "nouns.json"
-PANEL_FILES = {
+SPLIT_FILES = {
     "train": "train_indices.json",
     "seen": "test_indices.json",
     "unseen": "unseen_indices.json",

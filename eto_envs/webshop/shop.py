@@ -1,6 +1,6 @@
 """The shop: one immutable dataset, opened once per process and shared by all its environments.
 
-Here are `Shop`, which brings products, prices, search, goals and panels together, `open_shop`, and
+Here are `Shop`, which brings products, prices, search, goals and splits together, `open_shop`, and
 `ensure_bundle`, which builds and caches the bundle of a folder of official files. Not here: pages
 and clicks (`engine`, `pages`) and the reward.
 """
@@ -29,12 +29,12 @@ from eto_envs.webshop.records import Product
 
 GoalKind = Literal["human", "synthetic"]
 N_HITS = 50  # the original shows at most 50 results of a search
-SEEN_EVERY = 10  # without published panels, one goal in ten is kept for testing
+SEEN_EVERY = 10  # without published splits, one goal in ten is kept for testing
 MAX_AUTO_BUILD_BYTES = 200_000_000
 
 
 class Shop:
-    """Products, prices, search, goals and panels of one dataset; nothing in it changes.
+    """Products, prices, search, goals and splits of one dataset; nothing in it changes.
 
     Attributes:
         dataset: the dataset's name, as results quote it.
@@ -44,11 +44,11 @@ class Shop:
             and prices.
         asins: every product's id, in catalogue order.
         goals: the goals in the original's shuffled order, made when asked for.
-        panels: split to goal indices, in order. ``train``, ``seen`` and ``unseen`` are the
+        splits: goal indices by split, in order. ``train``, ``seen`` and ``unseen`` are the
             published lists where the dataset has them; of an index that stands twice in a list
             (ETO's train list has 4116 twice) the first is kept. Otherwise, and for synthetic
             goals, ``seen`` is every tenth goal and ``train`` the rest. ``train_clean`` is
-            ``train`` without what the other panels hold.
+            ``train`` without what the other splits hold.
         product: ``product(asin) -> Product``; raises KeyError for an unknown id.
     """
 
@@ -91,8 +91,8 @@ class Shop:
             if goals == "human"
             else SyntheticGoals(folder, self._catalogue, draws)
         )
-        published = json.loads((folder / "panels.json").read_bytes()) if goals == "human" else {}
-        self.panels = _panels(published, len(self.goals))
+        published = json.loads((folder / "splits.json").read_bytes()) if goals == "human" else {}
+        self.splits = _splits(published, len(self.goals))
         self.product = self._catalogue.product
         self._products_sha256: str = manifest["files"]["products.jsonl"]["sha256"]
 
@@ -143,17 +143,17 @@ class _Rest(Sequence[int]):
         return place + place // (SEEN_EVERY - 1) + 1
 
 
-def _panels(published: Mapping[str, Sequence[int]], n_goals: int) -> Mapping[str, Sequence[int]]:
-    panels: dict[str, Sequence[int]] = {}
+def _splits(published: Mapping[str, Sequence[int]], n_goals: int) -> Mapping[str, Sequence[int]]:
+    splits: dict[str, Sequence[int]] = {}
     if not published:
         rest = _Rest(n_goals)
-        panels = {"train": rest, "train_clean": rest, "seen": range(0, n_goals, SEEN_EVERY)}
-        return MappingProxyType(panels)
+        splits = {"train": rest, "train_clean": rest, "seen": range(0, n_goals, SEEN_EVERY)}
+        return MappingProxyType(splits)
     for split, indices in published.items():
-        panels[split] = tuple(dict.fromkeys(indices))
-    tested = {*panels["seen"], *panels.get("unseen", ())}
-    panels["train_clean"] = tuple(index for index in panels["train"] if index not in tested)
-    return MappingProxyType(panels)
+        splits[split] = tuple(dict.fromkeys(indices))
+    tested = {*splits["seen"], *splits.get("unseen", ())}
+    splits["train_clean"] = tuple(index for index in splits["train"] if index not in tested)
+    return MappingProxyType(splits)
 
 
 def open_shop(folder: Path, *, goals: GoalKind = "human", price_seed: int | None = None) -> Shop:
@@ -217,7 +217,7 @@ def cached_bundle(source: Path, cache: Path) -> tuple[str, Path]:
     """Prefix of all bundles of a source folder, and the bundle's folder for its present state."""
     place = source.resolve()
     state = [str(FORMAT)]
-    names = (*official.REQUIRED_FILES, official.NOUNS_FILE, *official.PANEL_FILES.values())
+    names = (*official.REQUIRED_FILES, official.NOUNS_FILE, *official.SPLIT_FILES.values())
     for name in names:
         if (place / name).is_file():
             stat = (place / name).stat()

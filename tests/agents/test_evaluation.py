@@ -76,11 +76,14 @@ def test_a_folder_holds_one_run(tmp_path: Path) -> None:
         run(tmp_path, "expert")
     with pytest.raises(DataError, match="env_args"):
         run(tmp_path, env_args={"max_steps": 3})
-    evaluate("random", CORRIDOR, ("unseen",), out=tmp_path)  # another panel joins
+    evaluate("random", CORRIDOR, ("unseen",), out=tmp_path)  # another split joins
     record = json.loads((tmp_path / "run.json").read_text())
-    record["panels"]["train"] = "another"
+    record["task_sets"]["train"] = "another"
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="panel 'train' is 'another'"):
+    with pytest.raises(DataError, match="task set 'train' is 'another'"):
+        run(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"panels": record["task_sets"]}))
+    with pytest.raises(CorruptDataError, match=r"run\.json has schema 1"):
         run(tmp_path)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(CorruptDataError, match="damaged"):

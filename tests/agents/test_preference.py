@@ -60,7 +60,7 @@ def test_form_is_checked(changes: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"schema": 1}', PAIR.to_json().replace('"schema": 1', '"schema": 7')]
+    "line", ["{", "[]", '{"schema": 2}', PAIR.to_json().replace('"schema": 2', '"schema": 7')]
 )
 def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "pairs.jsonl"

@@ -42,7 +42,7 @@ def goal_of(chat: Sequence[Message]) -> str:
 
 @pytest.fixture(scope="module")
 def expert_actions() -> dict[str, list[str]]:
-    """The expert's actions by goal, for the first tasks of each panel."""
+    """The expert's actions by goal, for the first tasks of each split."""
     actions = {}
     for split in ("seen", "unseen"):
         env = gym.make(WEBSHOP, split=split, reveal=("expert_action",), **MINI)
@@ -161,7 +161,7 @@ def test_a_recorded_run_is_made_again_without_the_server(
     for split, figures in made.splits.items():
         assert figures.reward.mean == again.splits[split].reward.mean == 1.0
         assert figures.tokens == again.splits[split].tokens > 0
-        assert figures.panel_sha256 == again.splits[split].panel_sha256
+        assert figures.tasks_sha256 == again.splits[split].tasks_sha256
 
 
 def test_results_do_not_depend_on_the_batch() -> None:

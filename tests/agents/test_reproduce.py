@@ -36,7 +36,7 @@ from eto_agents.training.eto import ETOSettings
 from eto_agents.training.sft import SFTSettings
 from eto_agents.training.stage import StageMismatchError
 from eto_envs.errors import DataError, DataNotFoundError, UnknownNameError
-from tests.agents.evaluation.made_runs import made_run, panel_of
+from tests.agents.evaluation.made_runs import made_run, scores_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -238,7 +238,7 @@ def runs_of(folder: Path, scores: dict[str, list[list[float]]], env_id: str) -> 
         runs = []
         for seed, values in enumerate(seeds):
             path = folder / f"{label}-{env_id}-{seed}"
-            runs.append((seed, made_run(path, {"seen": panel_of(*values)}, env_id=env_id)))
+            runs.append((seed, made_run(path, {"seen": scores_of(*values)}, env_id=env_id)))
         entries.append(Entry(label, runs))
     return entries
 

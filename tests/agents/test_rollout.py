@@ -53,7 +53,7 @@ def test_a_trajectory_tells_the_episode() -> None:
     assert (trajectory.status, trajectory.score) == ("truncated", 2 / 3)
     assert (trajectory.env_id, trajectory.policy, trajectory.seed) == (CORRIDOR, "expert", 4)
     assert (trajectory.dataset, trajectory.split) == ("toy", "train")
-    assert trajectory.panel_sha256 == corridor_tasks().sha256
+    assert trajectory.tasks_sha256 == corridor_tasks().sha256
     assert [m["role"] for m in trajectory.messages] == ["user", "assistant"] * 2 + ["user"]
     assert [m["content"] for m in trajectory.messages][:3] == [
         trajectory.initial_observation,

@@ -31,9 +31,10 @@ def episode(task_id: str = "room2", text: str = "east", seed: int = 0) -> Trajec
     )
     return Trajectory(
         env_id="E-v0",
+        world="corridor",
         dataset="toy",
         split="seen",
-        panel_sha256="00",
+        tasks_sha256="00",
         task_id=task_id,
         kind="",
         goal="walk",

@@ -89,4 +89,4 @@ def test_smoke(script: str, ours: list[str], published: dict[str, str], tmp_path
 def test_figure3_begins_at_nothing(tmp_path: Path) -> None:
     rows = rows_of(table("figure3", tmp_path))
     assert set(rows["0"]) == {"0.0"}
-    assert len(rows["step"]) == 4  # two panels of SFT and of ETO
+    assert len(rows["step"]) == 4  # two task sets of SFT and of ETO

@@ -98,7 +98,7 @@ def test_vector_envs_give_the_same(env_id: str) -> None:
         assert play(AsyncVectorEnv(makers, shared_memory=False, context=context)) == expected
 
 
-def test_seeds_draw_from_the_panel_the_same_in_any_environment(env_id: str) -> None:
+def test_seeds_draw_from_the_task_set_the_same_in_any_environment(env_id: str) -> None:
     draws = [[make(env_id).reset(seed=s)[1]["task_id"] for s in range(12)] for _ in range(2)]
     assert draws[0] == draws[1]
     assert len(set(draws[0])) > 6

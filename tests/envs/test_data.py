@@ -263,9 +263,9 @@ def test_real_splits_and_prompts_come_from_the_mirror(
         assert len(data.download(group)) == n_files
         assert [verdict.state for verdict in data.verify(group)] == ["ok"] * n_files
     assert data.path("eto-splits") == cache / "eto" / "eval_agent" / "data"
-    for panel in ("train_indices.json", "test_indices.json"):
-        (place,) = data.download(f"webshop/{panel}")
-        assert place == cache / "webshop" / "full" / panel
+    for name in ("train_indices.json", "test_indices.json"):
+        (place,) = data.download(f"webshop/{name}")
+        assert place == cache / "webshop" / "full" / name
 
 
 @pytest.mark.data

@@ -1,4 +1,4 @@
-"""Task panels: order, look-up, laziness, hash."""
+"""Task sets: order, look-up, laziness, hash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eto_envs.tasks import Task, TaskSet
 from tests.toy import corridor_tasks
 
 
-def panel(goal: str = "go", *, ids: tuple[str, ...] = ("a", "b"), print_: str = "f") -> TaskSet:
+def task_set(goal: str = "go", *, ids: tuple[str, ...] = ("a", "b"), print_: str = "f") -> TaskSet:
     return TaskSet(
         ids,
         lambda task_id: Task(task_id, goal, 10),
@@ -31,9 +31,14 @@ def test_sequence() -> None:
 
 
 def test_hash_covers_everything_that_could_change_a_score() -> None:
-    base = panel()
-    assert base.sha256 == panel().sha256
-    others = [panel("stop"), panel(ids=("b", "a")), panel(print_="g"), panel(ids=("a",))]
+    base = task_set()
+    assert base.sha256 == task_set().sha256
+    others = [
+        task_set("stop"),
+        task_set(ids=("b", "a")),
+        task_set(print_="g"),
+        task_set(ids=("a",)),
+    ]
     assert len({base.sha256, *(o.sha256 for o in others)}) == 5
 
 

@@ -57,6 +57,18 @@ class HiddenBonus(CorridorEnv):
         return observation, reward + 1.0, terminated, truncated, info
 
 
+class Nameless(CorridorEnv):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.world = ""
+
+
+class OtherWorld(CorridorEnv):
+    def reset(self, **kwargs: Any) -> tuple[str, Info]:
+        observation, info = super().reset(**kwargs)
+        return observation, info | {"world": "another"}
+
+
 @pytest.mark.parametrize(
     ("broken", "rule"),
     [
@@ -66,8 +78,18 @@ class HiddenBonus(CorridorEnv):
         (ChangesKeys, "same keys"),
         (SwallowsBadActions, "ActionTypeError"),
         (HiddenBonus, "task_reward plus"),
+        (Nameless, "world must be a name"),
+        (OtherWorld, "must be the environment's world"),
     ],
 )
 def test_a_broken_rule_is_named(broken: type[CorridorEnv], rule: str) -> None:
     with pytest.raises(ConformanceError, match=rule):
         check_text_env(lambda: broken(reveal=("admissible_actions",)))
+
+
+def test_a_class_without_a_world_cannot_be_made() -> None:
+    class Unnamed(CorridorEnv):
+        world = ""
+
+    with pytest.raises(TypeError, match="Unnamed states no world"):
+        Unnamed()

@@ -84,7 +84,7 @@ class Trips:
 
     Attributes:
         engine: the shop's rules.
-        tasks: the panel that is played.
+        tasks: the task set that is played.
         max_steps: the step limit; None for each task's own, 0 for none.
         finished: how many trips of each task have ended, by task id.
     """
@@ -103,7 +103,7 @@ class Trips:
 
         Args:
             engine: the shop's rules.
-            tasks: the panel that is played.
+            tasks: the task set that is played.
             max_steps: the step limit; None for each task's own, 0 for none.
             on_end: gets a trip when it ends, before its last page is shown; where it raises, the
                 trip has not ended and its last action can be taken again.
@@ -137,7 +137,7 @@ class Trips:
         """Begin a trip.
 
         Raises:
-            UnknownNameError: there is no such task in the panel.
+            UnknownNameError: there is no such task in the task set.
         """
         task = self.tasks.find(task_id)
         with self._lock:
@@ -255,7 +255,7 @@ class Trips:
         """Replay the open trips, and end those that a kill left between action and record."""
         for opening, actions in journal.read():
             if opening["task"] not in self.tasks:
-                continue  # the trip of another panel, which `eto serve` does not let happen
+                continue  # the trip of another task set, which `eto serve` does not let happen
             task = self.tasks.find(opening["task"])
             trip = Trip(
                 id=opening["id"],

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eto_agents.store import TrajectoryStore
+from eto_agents.store import RUN_SCHEMA_VERSION, TrajectoryStore
 from eto_agents.trajectory import Trajectory
 from tests.agents.test_trajectory import episode
 
@@ -28,7 +28,7 @@ def made_run(
     policy: str = "agent",
     env_id: str = "ETO-ALFWorld-v0",
     dataset: str = "mini",
-    panel: str = "aa",
+    tasks_hash: str = "aa",
     env_args: Mapping[str, Any] | None = None,
     n_planned: Mapping[str, int] | None = None,
     model: str = "",
@@ -40,7 +40,8 @@ def made_run(
         "env_args": dict(env_args or {}),
         "policy": policy,
         "policy_provenance": {"model": model},
-        "panels": {split: panel + split for split in scores},
+        "schema": RUN_SCHEMA_VERSION,
+        "task_sets": {split: tasks_hash + split for split in scores},
         "n_planned": dict(
             n_planned or {s: sum(map(len, tasks.values())) for s, tasks in scores.items()}
         ),
@@ -57,7 +58,7 @@ def made_run(
                         env_id=env_id,
                         dataset=dataset,
                         split=split,
-                        panel_sha256=panel + split,
+                        tasks_sha256=tasks_hash + split,
                         policy=policy,
                         seed=seed,
                         kind=kinds[number % len(kinds)],
@@ -66,6 +67,6 @@ def made_run(
     return folder
 
 
-def panel_of(*scores: float) -> dict[str, list[float]]:
+def scores_of(*scores: float) -> dict[str, list[float]]:
     """Tasks t0, t1, … with one seed each."""
     return {f"t{i:03}": [score] for i, score in enumerate(scores)}

@@ -12,7 +12,7 @@ import pytest
 from eto_agents.evaluation.comparison import Comparison, average, compare
 from eto_agents.evaluation.runs import read_run
 from eto_envs.errors import DataError, UnknownNameError
-from tests.agents.evaluation.made_runs import made_run, panel_of
+from tests.agents.evaluation.made_runs import made_run, scores_of
 
 
 def compared(tmp_path: Path, *runs: dict[str, Any]) -> Comparison:
@@ -26,15 +26,15 @@ def compared(tmp_path: Path, *runs: dict[str, Any]) -> Comparison:
 
 def noisy(mean: float, seed: int, n: int = 60) -> dict[str, list[float]]:
     values = np.random.default_rng(seed).normal(mean, 0.1, n).clip(0, 1)
-    return panel_of(*values.tolist())
+    return scores_of(*values.tolist())
 
 
 def test_worlds_of_one_agent_form_one_row_in_the_papers_order(tmp_path: Path) -> None:
-    both = {"unseen": panel_of(0.4), "seen": panel_of(0.2)}
+    both = {"unseen": scores_of(0.4), "seen": scores_of(0.2)}
     table = compared(
         tmp_path,
         {"scores": both, "env_id": "ETO-ALFWorld-v0"},
-        {"scores": {"seen": panel_of(1.0)}, "env_id": "ETO-WebShop-v0"},
+        {"scores": {"seen": scores_of(1.0)}, "env_id": "ETO-WebShop-v0"},
         {"scores": both, "env_id": "ETO-ScienceWorld-v0"},
     )
     assert [row.label for row in table.rows] == ["agent"]
@@ -49,14 +49,14 @@ def test_worlds_of_one_agent_form_one_row_in_the_papers_order(tmp_path: Path) ->
 
 
 def test_no_average_over_fewer_than_the_papers_columns(tmp_path: Path) -> None:
-    table = compared(tmp_path, {"scores": {"seen": panel_of(0.5)}})
+    table = compared(tmp_path, {"scores": {"seen": scores_of(0.5)}})
     assert math.isnan(average(table, table.rows[0]))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"panel": "bb"}, "different panels.*aaseen.*bbseen.*Report them apart"),
+        ({"tasks_hash": "bb"}, "different task sets.*aaseen.*bbseen.*Report them apart"),
         ({"env_args": {"max_steps": 50}}, "step limits differ.*protocol's; 50 steps.*--max-steps"),
         ({"dataset": "2.1.1"}, "datasets are called 'mini' and '2.1.1'"),
     ],
@@ -64,7 +64,7 @@ def test_no_average_over_fewer_than_the_papers_columns(tmp_path: Path) -> None:
 def test_what_does_not_compare_is_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    scores = {"seen": panel_of(0.5)}
+    scores = {"seen": scores_of(0.5)}
     with pytest.raises(DataError, match=message):
         compared(tmp_path, {"scores": scores}, {"scores": scores, "policy": "b"} | change)
 
@@ -72,15 +72,15 @@ def test_what_does_not_compare_is_refused(
 def test_other_worlds_and_splits_may_differ(tmp_path: Path) -> None:
     table = compared(
         tmp_path,
-        {"scores": {"seen": panel_of(0.5)}},
-        {"scores": {"seen": panel_of(0.5)}, "env_id": "ETO-WebShop-v0", "panel": "bb"},
-        {"scores": {"train": panel_of(0.5)}, "env_id": "my/World-v0", "panel": "cc"},
+        {"scores": {"seen": scores_of(0.5)}},
+        {"scores": {"seen": scores_of(0.5)}, "env_id": "ETO-WebShop-v0", "tasks_hash": "bb"},
+        {"scores": {"train": scores_of(0.5)}, "env_id": "my/World-v0", "tasks_hash": "cc"},
     )
     assert [column.title for column in table.columns][-1] == "my/World-v0 train"
 
 
 def test_one_name_twice_is_told_apart_by_folder(tmp_path: Path) -> None:
-    scores = {"seen": panel_of(0.5, 1.0)}
+    scores = {"seen": scores_of(0.5, 1.0)}
     table = compared(tmp_path, {"scores": scores}, {"scores": scores})
     assert [row.label for row in table.rows] == ["agent (run0)", "agent (run1)"]
 
@@ -88,8 +88,8 @@ def test_one_name_twice_is_told_apart_by_folder(tmp_path: Path) -> None:
 def test_two_models_of_one_name_are_two_rows(tmp_path: Path) -> None:
     table = compared(
         tmp_path,
-        {"scores": {"seen": panel_of(0.5)}, "model": "a"},
-        {"scores": {"unseen": panel_of(0.5)}, "model": "b"},
+        {"scores": {"seen": scores_of(0.5)}, "model": "a"},
+        {"scores": {"unseen": scores_of(0.5)}, "model": "b"},
     )
     assert len(table.rows) == 2
 
@@ -138,9 +138,9 @@ def test_nobody_is_best_on_unequal_tasks(tmp_path: Path) -> None:
 
 
 def test_differences_are_against_the_chosen_row_and_corrected_together(tmp_path: Path) -> None:
-    panels = {"seen": noisy(0.5, 1), "unseen": noisy(0.5, 2)}
+    scores = {"seen": noisy(0.5, 1), "unseen": noisy(0.5, 2)}
     better = {"seen": noisy(0.55, 3), "unseen": noisy(0.54, 4)}
-    table = compared(tmp_path, {"scores": panels, "policy": "a"}, {"scores": better, "policy": "b"})
+    table = compared(tmp_path, {"scores": scores, "policy": "a"}, {"scores": better, "policy": "b"})
     found = table.against("a")
     assert [(d.first, d.second, d.column.split) for d in found] == [
         ("b", "a", "seen"),

@@ -40,9 +40,10 @@ def step(action: str = "go", observation: str = "a room", **changes: Any) -> Ste
 def episode(steps: list[Step], **changes: Any) -> Trajectory:
     base = Trajectory(
         env_id="ETO-ALFWorld-v0",
+        world="alfworld",
         dataset="toy",
         split="seen",
-        panel_sha256="0" * 64,
+        tasks_sha256="0" * 64,
         task_id="t",
         kind="k",
         goal="do it",
@@ -65,7 +66,13 @@ def walk(n: int) -> list[Step]:
 
 def purchase(item: str = ITEM, receipt: str = RECEIPT, **changes: Any) -> Trajectory:
     steps = [step("click[b000000001]", item), step("click[buy now]", receipt)]
-    shop = {"env_id": "ETO-WebShop-v0", "goal": GOAL, "status": "completed", "score": 0.5}
+    shop = {
+        "env_id": "ETO-WebShop-v0",
+        "world": "webshop",
+        "goal": GOAL,
+        "status": "completed",
+        "score": 0.5,
+    }
     return episode(steps, **(shop | changes))
 
 
@@ -198,13 +205,13 @@ def test_reward_terms_are_believed_where_the_log_has_them() -> None:
 
 
 def test_buying_nothing_is_giving_up() -> None:
-    t = episode(walk(3), env_id="ETO-WebShop-v0")
+    t = episode(walk(3), env_id="ETO-WebShop-v0", world="webshop")
     assert kinds(t) == ["gave_up", "limit"]
     assert failures(t)[0] == Failure("gave_up", "nothing was bought", (2,))
 
 
 def test_a_shop_s_words_elsewhere_are_no_purchase() -> None:
-    t = purchase(env_id="ETO-ALFWorld-v0")
+    t = purchase(env_id="ETO-ALFWorld-v0", world="alfworld")
     assert kinds(t) == ["task_failed"]
 
 

@@ -21,7 +21,7 @@ from eto_agents.evaluation.curves import score_by_step
 from eto_agents.evaluation.full_report import write_report
 from eto_agents.evaluation.runs import read_run
 from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
-from tests.agents.evaluation.made_runs import made_run, panel_of
+from tests.agents.evaluation.made_runs import made_run, scores_of
 from tests.toy import CORRIDOR
 
 FILES = {"report.html", "report.md", "report.tex", "report.csv", "differences.csv"}
@@ -30,7 +30,7 @@ EVIL = "<script>alert(1)</script> | $x$ & 50% \\input{y} \n# no"
 
 
 def noisy(mean: float, seed: int, n: int = 30) -> dict[str, list[float]]:
-    return panel_of(*np.random.default_rng(seed).normal(mean, 0.1, n).clip(0, 1).tolist())
+    return scores_of(*np.random.default_rng(seed).normal(mean, 0.1, n).clip(0, 1).tolist())
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_the_page_stands_alone(two_runs: list[str], tmp_path: Path) -> None:
 
 
 def test_names_cannot_break_out(tmp_path: Path) -> None:
-    scores = {"seen": panel_of(0.0, 1.0)}
+    scores = {"seen": scores_of(0.0, 1.0)}
     evil = made_run(tmp_path / "a", scores, policy=EVIL)
     other = made_run(tmp_path / "b", scores, policy="b")
     write_report([str(evil), str(other)], tmp_path / "out")
@@ -129,7 +129,7 @@ def test_names_cannot_break_out(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_marked(tmp_path: Path) -> None:
-    part = made_run(tmp_path / "a", {"seen": panel_of(0.1, 0.9)}, n_planned={"seen": 140})
+    part = made_run(tmp_path / "a", {"seen": scores_of(0.1, 0.9)}, n_planned={"seen": 140})
     write_report([str(part)], tmp_path / "out")
     page = (tmp_path / "out/report.md").read_text()
     assert "(2 of 140 so far)" in page
@@ -146,10 +146,10 @@ def test_mini_stands_beside_nothing_published(two_runs: list[str], tmp_path: Pat
     assert first[0] != "strong"
 
 
-def test_the_papers_panels_stand_beside_published_numbers(tmp_path: Path) -> None:
-    scores = {"seen": panel_of(0.5, 0.6), "unseen": panel_of(0.7, 0.7)}
+def test_the_papers_task_sets_stand_beside_published_numbers(tmp_path: Path) -> None:
+    scores = {"seen": scores_of(0.5, 0.6), "unseen": scores_of(0.7, 0.7)}
     official = made_run(tmp_path / "a", scores, dataset="2.1.1")
-    shop = made_run(tmp_path / "b", {"seen": panel_of(1.0, 0.9)}, env_id="ETO-WebShop-v0")
+    shop = made_run(tmp_path / "b", {"seen": scores_of(1.0, 0.9)}, env_id="ETO-WebShop-v0")
     write_report([str(official), str(shop)], tmp_path / "out")
     page = (tmp_path / "out/report.md").read_text()
     rows = table_of(page, "Published average rewards")
@@ -169,11 +169,11 @@ def test_bad_input_leaves_an_older_report_as_it_was(two_runs: list[str], tmp_pat
     out = tmp_path / "out"
     write_report(two_runs, out)
     before = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
-    bad = made_run(tmp_path / "bad", {"seen": panel_of(0.5, float("nan"))}, policy="bad")
-    other = made_run(tmp_path / "other", {"seen": panel_of(0.5)}, policy="other", panel="bb")
+    bad = made_run(tmp_path / "bad", {"seen": scores_of(0.5, float("nan"))}, policy="bad")
+    other = made_run(tmp_path / "other", {"seen": scores_of(0.5)}, policy="other", tasks_hash="bb")
     with pytest.raises(CorruptDataError, match=r"bad/episodes.jsonl, line 2"):
         write_report([*two_runs, str(bad)], out)
-    with pytest.raises(DataError, match="different panels"):
+    with pytest.raises(DataError, match="different task sets"):
         write_report([*two_runs, str(other)], out)
     with pytest.raises(UnknownNameError, match="agent 'stronk'"):
         write_report(two_runs, out, against="stronk")
@@ -201,9 +201,9 @@ def test_iterations_have_a_figure(two_runs: list[str], tmp_path: Path) -> None:
 
 def test_scores_are_carried_forward(tmp_path: Path) -> None:
     evaluate("expert", CORRIDOR, ("seen",), out=tmp_path)  # rooms 2 to 6 away, one step a room
-    (panel,) = read_run(tmp_path).panels
-    assert score_by_step(panel, ["room2"], 4) == [0.0, 0.5, 1.0, 1.0, 1.0]
-    both = score_by_step(panel, ["room2", "room4"], 4)
+    (split_run,) = read_run(tmp_path).splits
+    assert score_by_step(split_run, ["room2"], 4) == [0.0, 0.5, 1.0, 1.0, 1.0]
+    both = score_by_step(split_run, ["room2", "room4"], 4)
     assert both == pytest.approx([0.0, 0.375, 0.75, 0.875, 1.0])
 
 

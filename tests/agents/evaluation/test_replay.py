@@ -105,7 +105,7 @@ def _infinite_usage(n: int, record: dict[str, Any]) -> None:
 
 
 def _other_schema(n: int, record: dict[str, Any]) -> None:
-    record["schema"] = 2 if n == 4 else 1
+    record["schema"] = 9 if n == 4 else record["schema"]
 
 
 def _number_for_text(n: int, record: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ def _no_status(n: int, record: dict[str, Any]) -> None:
     [
         (_nan_score, "score is nan"),
         (_infinite_usage, "step 1: cost_usd is inf"),
-        (_other_schema, "schema 2"),
+        (_other_schema, "schema 9"),
         (_number_for_text, "step 1: observation is 7, not a text"),
         (_high_score, r"score is 100, which is not in \[0, 1\]"),
         (_terms_as_list, "reward_terms"),
@@ -173,17 +173,17 @@ def test_runs_that_are_not_there(tmp_path: Path) -> None:
         write_replay([], tmp_path / "page.html")
 
 
-def test_other_panels_are_not_put_side_by_side(run: Path, tmp_path: Path) -> None:
+def test_other_task_sets_are_not_put_side_by_side(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "other")
 
     def change(_: int, record: dict[str, Any]) -> None:
-        record["panel_sha256"] = "0" * 64
+        record["tasks_sha256"] = "0" * 64
 
     rewrite(tmp_path / "other", change)
     record = json.loads((tmp_path / "other" / "run.json").read_text())
-    record["panels"] = {"seen": "0" * 64}
+    record["task_sets"] = {"seen": "0" * 64}
     (tmp_path / "other" / "run.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="different panels"):
+    with pytest.raises(DataError, match="different task sets"):
         write_replay([run, tmp_path / "other"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 

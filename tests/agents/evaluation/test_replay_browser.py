@@ -280,7 +280,7 @@ def test_shop_pages_are_pages(browser: Any, shop_runs: tuple[Path, Path], tmp_pa
 def test_hostile_texts_are_shown_and_not_run(browser: Any, run: Path, tmp_path: Path) -> None:
     def change(number: int, record: dict[str, Any]) -> None:
         record["policy"] = record["kind"] = record["split"] = HOSTILE
-        record["env_id"] = "ETO-WebShop-v0"
+        record["env_id"], record["world"] = "ETO-WebShop-v0", "webshop"
         record["goal"] = record["initial_observation"] = HOSTILE
         record["status"], record["success"] = "agent_error", False
         record["error"] = record["task_id"] = f"{HOSTILE} {number}"

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from eto_agents.evaluation import replay_runs
+from eto_agents.evaluation.results import Results
 from eto_agents.evaluation.runs import read_run, read_runs
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, EtoError
-from tests.agents.evaluation.made_runs import made_episode, made_run, panel_of
+from tests.agents.evaluation.made_runs import made_episode, made_run, scores_of
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "a", {"seen": panel_of(0.5, 1.0), "unseen": panel_of(0.0)})
+    folder = made_run(tmp_path / "a", {"seen": scores_of(0.5, 1.0), "unseen": scores_of(0.0)})
     run = read_run(folder)
-    seen, unseen = run.panels
+    seen, unseen = run.splits
     assert (run.label, run.policy, run.is_finished) == ("agent", "agent", False)
     assert (seen.split, seen.is_whole, seen.n_planned) == ("seen", True, 2)
     assert seen.figures.reward.mean == 0.75
@@ -25,27 +27,27 @@ def test_a_whole_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_not_whole(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "a", {"seen": panel_of(0.5, 1.0)}, n_planned={"seen": 7})
+    folder = made_run(tmp_path / "a", {"seen": scores_of(0.5, 1.0)}, n_planned={"seen": 7})
     with (folder / "episodes.jsonl").open("a") as file:
         file.write('{"env_id": "ETO-')  # being written
-    (panel,) = read_run(folder).panels
-    assert (len(panel.episodes), panel.is_whole) == (2, False)
+    (split_run,) = read_run(folder).splits
+    assert (len(split_run.episodes), split_run.is_whole) == (2, False)
     record = json.loads((folder / "run.json").read_text())
     del record["n_planned"]  # a run of an older version
     (folder / "run.json").write_text(json.dumps(record))
-    (panel,) = read_run(folder).panels
-    assert (panel.n_planned, panel.is_whole) == (None, False)
+    (split_run,) = read_run(folder).splits
+    assert (split_run.n_planned, split_run.is_whole) == (None, False)
 
 
 def test_an_episode_played_again_replaces_the_first(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "a", {"seen": panel_of(0.5)})
+    folder = made_run(tmp_path / "a", {"seen": scores_of(0.5)})
     again = made_episode(
-        "t000", 1.0, env_id="ETO-ALFWorld-v0", policy="agent", panel_sha256="aaseen"
+        "t000", 1.0, env_id="ETO-ALFWorld-v0", policy="agent", tasks_sha256="aaseen"
     )
     with (folder / "episodes.jsonl").open("a") as file:
         file.write(again.to_json() + "\n")
-    (panel,) = read_run(folder).panels
-    assert [e.score for e in panel.episodes] == [1.0]
+    (split_run,) = read_run(folder).splits
+    assert [e.score for e in split_run.episodes] == [1.0]
 
 
 def edit_line(number: int, key: str, value: object) -> Callable[[Path], None]:
@@ -94,7 +96,7 @@ def make_a_folder_of(name: str) -> Callable[[Path], None]:
         (edit_step_score, CorruptDataError, r"episodes.jsonl, line 1.*after step 1.*inf"),
         (edit_line(2, "schema", 99), CorruptDataError, r"episodes.jsonl, line 2.*schema 99"),
         (edit_line(2, "policy", "other"), CorruptDataError, r"line 2.*'other'.*mixed"),
-        (edit_line(3, "panel_sha256", "zz"), CorruptDataError, r"line 3.*panel_sha256.*mixed"),
+        (edit_line(3, "tasks_sha256", "zz"), CorruptDataError, r"line 3.*tasks_sha256.*mixed"),
         (edit_line(3, "split", "train"), CorruptDataError, r"line 3.*mixed"),
         (append_bytes(b"{}\n"), CorruptDataError, r"episodes.jsonl, line 4"),
         (append_bytes(b"\xff\xfe\n"), CorruptDataError, r"episodes.jsonl.*UTF-8"),
@@ -112,15 +114,31 @@ def make_a_folder_of(name: str) -> Callable[[Path], None]:
 def test_damage_is_named(
     tmp_path: Path, damage: Callable[[Path], None], kind: type[EtoError], message: str
 ) -> None:
-    folder = made_run(tmp_path / "a", {"seen": panel_of(0.25, 0.5, 1.0)})
+    folder = made_run(tmp_path / "a", {"seen": scores_of(0.25, 0.5, 1.0)})
     damage(folder)
     with pytest.raises(kind, match=message):
         read_run(folder)
 
 
+@pytest.mark.parametrize("name", ["run.json", "episodes.jsonl", "results.json"])
+def test_a_run_of_schema_1_is_refused(tmp_path: Path, name: str) -> None:
+    folder = made_run(tmp_path / "a", {"seen": scores_of(0.5)})
+    Results("ETO-ALFWorld-v0", "mini", "agent", {}).save(folder / "results.json")
+    old = (folder / name).read_text().replace("tasks_sha256", "panel_sha256")
+    old = old.replace('"task_sets"', '"panels"').replace('"schema": 2', '"schema": 1')
+    if name == "run.json":  # whose first version did not say so
+        old = old.replace('"schema": 1,', "")
+    (folder / name).write_text(old)
+    with pytest.raises(CorruptDataError, match=rf"{name}.* has schema 1, .* reads schema 2"):
+        read_run(folder)
+    if name == "run.json":
+        with pytest.raises(CorruptDataError, match=r"run\.json has schema 1"):
+            replay_runs.read_run(folder)
+
+
 def test_folders_and_names(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "a", {"seen": panel_of(0.5)})
-    odd = made_run(tmp_path / "lr=1e-6", {"seen": panel_of(0.5)})
+    folder = made_run(tmp_path / "a", {"seen": scores_of(0.5)})
+    odd = made_run(tmp_path / "lr=1e-6", {"seen": scores_of(0.5)})
     runs = read_runs([f"mine={folder}", str(odd)])
     assert [run.label for run in runs] == ["mine", "agent"]
     with pytest.raises(DataError, match="given twice"):
@@ -132,14 +150,14 @@ def test_folders_and_names(tmp_path: Path) -> None:
 
 
 def test_of_several_samples_the_best_counts(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "a", {"seen": panel_of(0.25, 0.5)}, n_planned={"seen": 4})
+    folder = made_run(tmp_path / "a", {"seen": scores_of(0.25, 0.5)}, n_planned={"seen": 4})
     for task, score in (("t000", 0.75), ("t001", 0.0)):
-        origin = {"env_id": "ETO-ALFWorld-v0", "policy": "agent", "panel_sha256": "aaseen"}
+        origin = {"env_id": "ETO-ALFWorld-v0", "policy": "agent", "tasks_sha256": "aaseen"}
         append_bytes(made_episode(task, score, sample=1, **origin).to_json().encode() + b"\n")(
             folder
         )
-    (panel,) = read_run(folder).panels
-    assert (panel.n_samples, panel.n_ended, panel.is_whole) == (2, 4, True)
-    assert sorted(e.score for e in panel.episodes) == [0.5, 0.75]
-    assert panel.figures.reward.mean == 0.625
-    assert panel.figures.tokens == 4 * 3
+    (split_run,) = read_run(folder).splits
+    assert (split_run.n_samples, split_run.n_ended, split_run.is_whole) == (2, 4, True)
+    assert sorted(e.score for e in split_run.episodes) == [0.5, 0.75]
+    assert split_run.figures.reward.mean == 0.625
+    assert split_run.figures.tokens == 4 * 3

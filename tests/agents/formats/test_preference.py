@@ -42,7 +42,7 @@ WHOLE = PreferencePair(
     env_id="ETO-WebShop-v0",
     dataset="mini",
     split="train",
-    panel_sha256="ab" * 32,
+    tasks_sha256="ab" * 32,
     chosen_policy="expert",
     rejected_policy="react (x)",
 )
@@ -152,12 +152,13 @@ def record(**changes: Any) -> dict[str, Any]:
         ({"chosen_score": 3}, "'chosen_score' is 3"),
         ({"id": [1]}, "'id' is"),
         ({"split": 4}, "'split' is 4, not a text"),
+        ({"panel_sha256": "00"}, "has schema 1"),
     ],
 )
 def test_malformed_entries_are_named(bad: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(json.dumps([record(), record(**bad)]))
-    with pytest.raises(CorruptDataError, match=rf"bad\.json, entry 2: {message}"):
+    with pytest.raises(CorruptDataError, match=rf"bad\.json, entry 2:? {message}"):
         read_eto_preference(path)
 
 

@@ -104,7 +104,7 @@ def test_messages_come_back_whole(played: dict[str, list[Trajectory]], tmp_path:
         assert read == written
         for chat, trajectory in zip(read, both, strict=True):
             back = trajectory_of(chat, world_of_chat(chat))
-            for name in ("env_id", "panel_sha256", "key", "kind", "goal", "policy", "status"):
+            for name in ("env_id", "tasks_sha256", "key", "kind", "goal", "policy", "status"):
                 assert getattr(back, name) == getattr(trajectory, name)
             assert back.initial_observation == trajectory.initial_observation
 
@@ -332,8 +332,8 @@ def test_other_mistakes_are_named(tmp_path: Path, played: dict[str, list[Traject
     path.write_text(json.dumps(line | {"status": "asleep"}))
     with pytest.raises(CorruptDataError, match=r"entry 1: unknown status 'asleep'"):
         write_folder(tmp_path / "run", path, read_messages(path))
-    path.write_text(json.dumps(line | {"env_id": "Maze-v0"}))
-    with pytest.raises(UnknownNameError, match="no world for environment 'Maze-v0'"):
+    path.write_text(json.dumps({k: v for k, v in line.items() if k != "world"}))
+    with pytest.raises(UnknownNameError, match="no world stated for task"):
         write_folder(tmp_path / "run", path, read_messages(path))
     unclear = [{"id": "x", "conversations": PUBLISHED[0]["conversations"][3:]}]  # type: ignore[index]
     path.write_text(json.dumps(unclear))

@@ -206,4 +206,4 @@ def test_errors_say_what_there_is() -> None:
     assert [step.text for step in silent.steps] == ["Action: east"] * 2
     failed = run_episode(NarratedPolicy(), tests.toy.CORRIDOR, 0)
     assert failed.status == "agent_error"
-    assert "no prompt for the world of task" in failed.error
+    assert "no thoughts for world 'corridor'" in failed.error

@@ -91,12 +91,12 @@ def test_without_flaws_it_is_the_expert(env_id: str) -> None:
 
 @pytest.mark.java
 def test_it_does_experiments_as_people_do() -> None:
-    panel = {"split": "seen", "max_steps": None}
+    choice = {"split": "seen", "max_steps": None}
     kinds = ("find-animal", "lifespan-longest-lived", "use-thermometer", "power-component")
     policy = load_policy("sloppy-expert", look=0.2, wrong_room=0.3, skip=0.1, wrong_choice=0.15)
     runs = []
     for batch_size in (4, 1):
-        env = make_batch(SCIENCEWORLD, policy, batch_size, {"dataset": "1.2.3", **panel})
+        env = make_batch(SCIENCEWORLD, policy, batch_size, {"dataset": "1.2.3", **choice})
         ids = [i for kind in kinds for i in env.envs[0].tasks.ids if i.startswith(f"{kind}/")]
         wanted = [i for kind in kinds for i in [j for j in ids if j.startswith(f"{kind}/")][:4]]
         tasks = [env.envs[0].tasks.find(i) for i in wanted]
@@ -115,5 +115,5 @@ def test_rates_and_worlds_that_there_are_not() -> None:
         load_policy("sloppy-expert", skp=0.1)
     policy = as_policy(SloppyExpertPolicy)
     policy.reset([0], [Task("room1", "goal", 5)], [0])
-    [decision] = policy.act([0], [""], [{}])
-    assert "not 'room1'" in decision.error
+    [decision] = policy.act([0], [""], [{"world": "corridor"}])
+    assert "no habits for world 'corridor'" in decision.error

@@ -190,15 +190,12 @@ def test_bad_files_are_named(text: str) -> None:
 @pytest.mark.parametrize(
     ("info", "world"),
     [
-        ({"task_id": "17"}, "webshop"),
-        ({"task_id": "boil/3"}, "scienceworld"),
-        ({"task_id": "pick-A-B/trial_1", "grammar": "2.1.2"}, "alfworld-2.1.2"),
+        ({"world": "webshop"}, "webshop"),
+        ({"world": "scienceworld"}, "scienceworld"),
+        ({"world": "alfworld", "grammar": "2.1.2"}, "alfworld-2.1.2"),
+        ({"world": "dial", "task_id": "17", "grammar": "2.1.2"}, "dial"),
+        ({"world": "dial", "task_id": "boil/3"}, "dial"),
     ],
 )
-def test_worlds_are_recognised(info: dict[str, str], world: str) -> None:
+def test_the_world_is_the_stated_one(info: dict[str, str], world: str) -> None:
     assert world_of(info) == world
-
-
-def test_unknown_worlds_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match=r"room3.*Give world= and prompts=FILE"):
-        world_of({"task_id": "room3"})

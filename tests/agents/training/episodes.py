@@ -30,9 +30,10 @@ def episode(
     ]
     return Trajectory(
         env_id="ETO-ALFWorld-v0",
+        world="alfworld",
         dataset="mini",
         split="train",
-        panel_sha256="0" * 64,
+        tasks_sha256="0" * 64,
         task_id=f"look_at_obj_in_light-Mug-None-DeskLamp-1/trial_{n}",
         kind="look_at_obj_in_light",
         goal="look at mug",

@@ -25,9 +25,10 @@ def episode(task_id: str, actions: str, score: float, **changes: Any) -> Traject
     steps = [step(letter, score) for letter in actions]
     fields: dict[str, Any] = {
         "env_id": "Toy-v0",
+        "world": "toy",
         "dataset": "toy",
         "split": "train",
-        "panel_sha256": "0",
+        "tasks_sha256": "0",
         "task_id": task_id,
         "kind": "",
         "goal": "go",

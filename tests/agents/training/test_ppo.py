@@ -13,10 +13,10 @@ from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_chec
 from eto_agents.rollout import Rollouts, jobs_of, make_batch
 from eto_agents.training import losses
 from eto_agents.training.episodes import sample_of, turns_of
-from eto_agents.training.panels import panel_of
 from eto_agents.training.ppo import PPORun, PPOSettings, SamplingMismatchError, ppo
 from eto_agents.training.ppo_trainer import ActorCritic, train_ppo
 from eto_agents.training.states import load_state, save_state
+from eto_agents.training.task_splits import tasks_of
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import CorruptDataError, DataError
 from tests.agents.training.worlds import BANDIT, DOORS, WORLD, WORTH, episode, play, undecided
@@ -54,7 +54,7 @@ def train(
 ) -> tuple[Checkpoint, list[Mapping[str, float]]]:
     log: list[Mapping[str, float]] = []
     trained = train_ppo(
-        checkpoint, env_id, panel_of(env_id, "train"), settings, folder,
+        checkpoint, env_id, tasks_of(env_id, "train"), settings, folder,
         **{"make_policy": play, "world": WORLD, "on_metrics": lambda _, m: log.append(m)}
         | arguments,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def episodes_of(checkpoint: Checkpoint, env_id: str, temperature: float) -> list
     policy = play(checkpoint, temperature)
     env = make_batch(env_id, policy, 8)
     try:
-        return list(Rollouts(policy, env, jobs_of(panel_of(env_id, "train"), (0,))))
+        return list(Rollouts(policy, env, jobs_of(tasks_of(env_id, "train"), (0,))))
     finally:
         env.close()
 

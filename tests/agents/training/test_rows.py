@@ -96,7 +96,7 @@ def test_the_hash_follows_ids_and_masks() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(EmptyDataError, match="nothing was done"):
         encode_trajectory(dataclasses.replace(EPISODES[0], steps=[]), NANO)
-    custom = dataclasses.replace(EPISODES[0], env_id="Mars-v0")
+    custom = dataclasses.replace(EPISODES[0], env_id="Mars-v0", world="mars")
     with pytest.raises(UnknownNameError, match=r"Give world="):
         encode_trajectory(custom, NANO)
     assert encode_trajectory(custom, NANO, world="alfworld-2.1.1").ids

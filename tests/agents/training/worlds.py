@@ -38,6 +38,7 @@ def _tasks(split: str) -> TaskSet:
 class LettersEnv(TextEnv):
     """One or two letters, then a score."""
 
+    world = WORLD
     n_letters = 1
     worth = {"a": 0.2, "b": 1.0}  # noqa: RUF012 (a constant)
 
@@ -99,9 +100,10 @@ def episode(letters: str, env_id: str = BANDIT, task_id: str = "t0", **changes: 
     score = worth.get(letters, 0.0)
     fields: dict[str, Any] = {
         "env_id": env_id,
+        "world": WORLD,
         "dataset": "toy",
         "split": "train",
-        "panel_sha256": "0",
+        "tasks_sha256": "0",
         "task_id": task_id,
         "kind": "letters",
         "goal": "choose",

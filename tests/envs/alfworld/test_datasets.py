@@ -14,7 +14,7 @@ from eto_envs.alfworld.datasets import (
     official_pack_path,
     open_dataset,
     open_pack,
-    panel,
+    task_set,
 )
 from eto_envs.alfworld.pack import Pack
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
@@ -46,29 +46,31 @@ def test_a_pack_is_a_dataset(house_pack: Path) -> None:
     assert dataset.grammar == "2.1.1"
 
 
-def test_panels(house_pack: Path) -> None:
+def test_task_sets(house_pack: Path) -> None:
     dataset = open_dataset(str(house_pack))
-    sizes = {s: len(panel(dataset, s)) for s in ("train", "seen", "unseen", "valid_train", "all")}
+    sizes = {
+        s: len(task_set(dataset, s)) for s in ("train", "seen", "unseen", "valid_train", "all")
+    }
     n = len(GOALS)
     assert sizes == {"train": n, "seen": n, "unseen": n, "valid_train": n, "all": 4 * n}
-    tasks = panel(dataset, "seen")
+    tasks = task_set(dataset, "seen")
     assert {task.kind for task in tasks} == set(KINDS)
     task = tasks[0]
     assert task.goal == "look at apple under the desklamp."
     assert task.max_steps == 40
     assert task.data == {"sha256": dataset.pack.digest(task.id)}
-    assert panel(dataset, "seen") is tasks
+    assert task_set(dataset, "seen") is tasks
 
 
-def test_the_wording_is_in_the_panel_hash(house_pack: Path) -> None:
+def test_the_wording_is_in_the_hash(house_pack: Path) -> None:
     dataset = open_dataset(str(house_pack))
     other = dataset._replace(grammar="2.1.2")
-    assert panel(dataset, "seen").sha256 != panel(other, "seen").sha256
+    assert task_set(dataset, "seen").sha256 != task_set(other, "seen").sha256
 
 
 def test_unknown_split(house_pack: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'unseen'"):
-        panel(open_dataset(str(house_pack)), "unsen")
+        task_set(open_dataset(str(house_pack)), "unsen")
 
 
 def test_unknown_dataset() -> None:
@@ -110,10 +112,10 @@ def test_official_dataset_in_either_wording(official_pack: Pack) -> None:
         assert dataset.name == dataset.grammar == {"auto": "2.1.1"}.get(name, name)
     dataset = open_dataset(str(official_pack.path))
     assert dataset.name == "2.1.1"
-    counts = Counter(task.kind for task in panel(dataset, "train"))
+    counts = Counter(task.kind for task in task_set(dataset, "train"))
     assert [counts[kind] for kind in KINDS] == [790, 308, 650, 459, 533, 813]
-    assert panel(dataset, "seen").sha256.startswith("86fc1e754a4f3fef")
-    assert panel(dataset, "unseen").sha256.startswith("cc789339239171e9")
+    assert task_set(dataset, "seen").sha256.startswith("86fc1e754a4f3fef")
+    assert task_set(dataset, "unseen").sha256.startswith("cc789339239171e9")
 
 
 @pytest.mark.data

@@ -175,7 +175,7 @@ def test_canonical_games_take_their_release_name(official_pack: Pack) -> None:
     assert (info["dataset"], info["grammar"], len(env.tasks)) == ("2.1.1", "2.1.1", 134)
 
 
-def test_panels_of_task_types() -> None:
+def test_task_sets_of_task_types() -> None:
     kinds = ("pick_heat_then_place_in_recep", "look_at_obj_in_light")
     env = gym.make("ETO-ALFWorld-v0", dataset="mini", split="seen", kinds=kinds)
     tasks = env.unwrapped.tasks
@@ -217,9 +217,9 @@ def test_sub_goals_reward_by_name() -> None:
 
 
 def test_train_is_clean() -> None:
-    panels = {
+    task_sets = {
         split: gym.make("ETO-ALFWorld-v0", dataset="mini", split=split).unwrapped.tasks
         for split in ("train", "train_clean", "seen", "unseen")
     }
-    assert panels["train_clean"].ids == panels["train"].ids
-    assert not set(panels["train"].ids) & {*panels["seen"].ids, *panels["unseen"].ids}
+    assert task_sets["train_clean"].ids == task_sets["train"].ids
+    assert not set(task_sets["train"].ids) & {*task_sets["seen"].ids, *task_sets["unseen"].ids}

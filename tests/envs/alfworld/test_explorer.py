@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from eto_envs.alfworld.datasets import Dataset, panel
+from eto_envs.alfworld.datasets import Dataset, task_set
 from eto_envs.alfworld.engine import NOTHING_HAPPENS, step
 from eto_envs.alfworld.explorer import Explorer, Order, read_task
 from eto_envs.alfworld.game import Game
@@ -146,7 +146,7 @@ def test_reads_tasks(kind: str) -> None:
 
 @pytest.mark.data
 def test_reads_every_official_task(official_pack: Pack) -> None:
-    for task in panel(Dataset("2.1.1", official_pack, "2.1.1"), "all"):
+    for task in task_set(Dataset("2.1.1", official_pack, "2.1.1"), "all"):
         assert read_task(task.goal) == official_pack.problem(task.id).goal
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eto_envs.alfworld.admissible import admissible_commands
-from eto_envs.alfworld.datasets import open_dataset, open_mini, panel
+from eto_envs.alfworld.datasets import open_dataset, open_mini, task_set
 from eto_envs.alfworld.engine import step
 from eto_envs.alfworld.export import Texts, export_games, find_texts, in_wording, trajectory_data
 from eto_envs.alfworld.game import Game
@@ -57,7 +57,7 @@ def template(tmp_path: Path) -> Path:
 
 
 def some_tasks(split: str, every: int) -> list[Task]:
-    tasks = panel(open_mini(), split)
+    tasks = task_set(open_mini(), split)
     return [tasks[position] for position in range(0, len(tasks), every)]
 
 
@@ -83,7 +83,7 @@ def test_exported_games_are_a_dataset(
     tasks = some_tasks("seen", 10)
     export_games(tasks, tmp_path / "games", template=template)
     dataset = open_dataset(str(tmp_path / "games"))
-    assert [task.goal for task in panel(dataset, "seen")] == [task.goal for task in tasks]
+    assert [task.goal for task in task_set(dataset, "seen")] == [task.goal for task in tasks]
 
 
 def test_trajectory_data(tmp_path: Path, template: Path) -> None:

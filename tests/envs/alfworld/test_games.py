@@ -60,6 +60,6 @@ def test_no_game_in_the_right_layout(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize("release", ["2.1.1", "2.1.2"])
-def test_canonical_panels(official: Callable[[str], Path], release: str) -> None:
+def test_canonical_splits(official: Callable[[str], Path], release: str) -> None:
     counts = Counter(game.split for game in find_games(official(release)))
     assert counts == {"train": 3553, "seen": 140, "unseen": 134, "valid_train": 200}

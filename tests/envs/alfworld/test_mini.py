@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from eto_envs.alfworld.admissible import admissible_commands
-from eto_envs.alfworld.datasets import KINDS, MAX_STEPS, open_mini, panel
+from eto_envs.alfworld.datasets import KINDS, MAX_STEPS, open_mini, task_set
 from eto_envs.alfworld.engine import step
 from eto_envs.alfworld.explorer import Explorer, read_task
 from eto_envs.alfworld.game import Game
@@ -81,7 +81,7 @@ def test_more_rounds_add_train_games_in_other_rooms(
             assert larger.digest(task_id) == pack.digest(task_id)
 
 
-def test_panels(parts: dict[str, list[Parts]]) -> None:
+def test_splits(parts: dict[str, list[Parts]]) -> None:
     assert {split: len(rows) for split, rows in parts.items()} == N_GAMES
     for split, rows in parts.items():
         counts = Counter(row.kind for row in rows)
@@ -118,7 +118,7 @@ def test_a_scene_is_one_room(pack: Pack) -> None:
 
 
 def test_every_game_says_what_its_id_says(pack: Pack) -> None:
-    for task in panel(open_mini(), "all"):
+    for task in task_set(open_mini(), "all"):
         goal, parts = pack.problem(task.id).goal, parts_of(task.id)
         assert read_task(task.goal) == goal
         assert goal[1:] == (parts.thing.lower(), parts.target.lower())
@@ -218,8 +218,8 @@ def test_both_wordings(pack: Pack) -> None:
     one, other = open_mini(), open_mini("mini-2.1.2")
     assert one.pack is other.pack
     assert (one.grammar, other.grammar) == ("2.1.1", "2.1.2")
-    assert panel(one, "seen").ids == panel(other, "seen").ids
-    assert panel(one, "seen").sha256 != panel(other, "seen").sha256
+    assert task_set(one, "seen").ids == task_set(other, "seen").ids
+    assert task_set(one, "seen").sha256 != task_set(other, "seen").sha256
 
 
 def test_every_rule_is_of_use() -> None:

@@ -1,4 +1,4 @@
-"""Task types and panels; only the counts of variations need the simulator."""
+"""Task types and splits; only the counts of variations need the simulator."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameErro
 from eto_envs.scienceworld import tasks
 from eto_envs.scienceworld.tasks import (
     TASK_TYPES,
-    find_panels,
-    make_panel,
+    find_splits,
+    make_task_set,
     official_variations,
     present_name,
     simplifications_of,
@@ -39,14 +39,14 @@ def test_present_names(old: str, name: str) -> None:
     assert name in TASK_TYPES
 
 
-def test_official_panels() -> None:
-    panels = find_panels("1.2.3")
-    ids = {split: set(panel) for split, panel in panels.ids.items()}
+def test_official_splits() -> None:
+    splits = find_splits("1.2.3")
+    ids = {split: set(task_ids) for split, task_ids in splits.ids.items()}
     assert len(TASK_TYPES) == 30
-    assert len(panels.ids["all"]) == 7207
+    assert len(splits.ids["all"]) == 7207
     assert ids["train"] | ids["seen"] | ids["unseen"] == ids["all"]
     assert sum(len(ids[split]) for split in ("train", "seen", "unseen")) == 7207
-    assert panels.ids["train_clean"] == panels.ids["train"]
+    assert splits.ids["train_clean"] == splits.ids["train"]
     sizes = [len(part) for part in official_variations(30).values()]
     assert sizes == [14, 7, 9]
 
@@ -58,10 +58,10 @@ def test_the_simulator_has_these_variations(java: str) -> None:
 
 @pytest.mark.data
 @pytest.mark.usefixtures("eto_splits")
-def test_eto_panels() -> None:
-    panels = find_panels()
-    assert panels.dataset == "eto"
-    sizes = {split: len(panel) for split, panel in panels.ids.items()}
+def test_eto_splits() -> None:
+    splits = find_splits()
+    assert splits.dataset == "eto"
+    sizes = {split: len(task_ids) for split, task_ids in splits.ids.items()}
     assert sizes == {
         "train": 1483,
         "train_clean": 1429,
@@ -69,16 +69,16 @@ def test_eto_panels() -> None:
         "unseen": 211,
         "all": 7207,
     }
-    ids = {split: set(panel) for split, panel in panels.ids.items()}
+    ids = {split: set(task_ids) for split, task_ids in splits.ids.items()}
     assert all(len(ids[split]) == sizes[split] for split in sizes)
     assert len(ids["train"] & ids["seen"]) == 54
     assert not (ids["train"] | ids["seen"]) & ids["unseen"]
     assert not ids["train_clean"] & (ids["seen"] | ids["unseen"])
     assert ids["train_clean"] == ids["train"] - ids["seen"]
-    official = find_panels("1.2.3").ids
+    official = find_splits("1.2.3").ids
     assert ids["seen"] <= set(official["seen"])
     assert ids["unseen"] <= set(official["unseen"])
-    used = Counter(split_id(task_id)[0] for panel in ids.values() for task_id in panel)
+    used = Counter(split_id(task_id)[0] for task_ids in ids.values() for task_id in task_ids)
     in_eto = {name for name, task_type in TASK_TYPES.items() if task_type.is_in_eto}
     assert {split_id(i)[0] for s in ("train", "seen", "unseen") for i in ids[s]} == in_eto
     assert len(in_eto) == 24
@@ -98,23 +98,23 @@ def test_auto_without_downloads_warns_once(tmp_path: Path, monkeypatch: pytest.M
     tasks._warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        names = {find_panels().dataset for _ in range(3)}
+        names = {find_splits().dataset for _ in range(3)}
     assert names == {"1.2.3"}
     assert ["eto data download eto-splits" in str(w.message) for w in caught] == [True]
     with pytest.raises(DataNotFoundError, match="eto data download eto-splits"):
-        find_panels("eto")
+        find_splits("eto")
 
 
 def test_a_folder_of_index_files(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match=r"train_indices\.json"):
-        find_panels(str(tmp_path))
+        find_splits(str(tmp_path))
     rows = {"train": [["task-1-boil", 3], ["task-1-melt", 0]], "dev": [["task-1-boil", 3]]}
     for name in ("train", "dev", "test"):
         (tmp_path / f"{name}_indices.json").write_text(json.dumps(rows.get(name, [])))
-    panels = find_panels(str(tmp_path))
-    assert panels.dataset == tmp_path.name
-    assert panels.ids["train"] == ("boil/3", "melt/0")
-    assert panels.ids["train_clean"] == ("melt/0",)
+    splits = find_splits(str(tmp_path))
+    assert splits.dataset == tmp_path.name
+    assert splits.ids["train"] == ("boil/3", "melt/0")
+    assert splits.ids["train_clean"] == ("melt/0",)
 
 
 @pytest.mark.parametrize(
@@ -124,18 +124,18 @@ def test_bad_index_files(tmp_path: Path, content: str) -> None:
     for name in ("train", "dev", "test"):
         (tmp_path / f"{name}_indices.json").write_text(content)
     with pytest.raises(CorruptDataError, match=r"train_indices\.json"):
-        find_panels(str(tmp_path))
+        find_splits(str(tmp_path))
 
 
 def test_unknown_names() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'eto'"):
-        find_panels("etoo")
+        find_splits("etoo")
     with pytest.raises(UnknownNameError, match="did you mean 'openDoors'"):
         simplifications_of("boil", "openDoor")
     with pytest.raises(UnknownNameError, match="about circuits"):
         simplifications_of("power-component", "openDoors,noElectricalAction")
     with pytest.raises(UnknownNameError, match="did you mean 'seen'"):
-        make_panel(find_panels("1.2.3"), "sen", "", lambda name, variation: "")
+        make_task_set(find_splits("1.2.3"), "sen", "", lambda name, variation: "")
 
 
 def test_simplifications() -> None:
@@ -147,12 +147,12 @@ def test_simplifications() -> None:
     assert simplifications_of("boil", "openDoors,teleportAction") == "openDoors,teleportAction"
 
 
-def test_a_panel_is_hashed_without_asking_for_texts() -> None:
+def test_a_task_set_is_hashed_without_asking_for_texts() -> None:
     def describe(name: str, variation: int) -> str:
         raise AssertionError("asked for a text")
 
-    panels = find_panels("1.2.3")
-    hashes = {make_panel(panels, s, f, describe).sha256 for s in ("seen", "all") for f in "ab"}
+    splits = find_splits("1.2.3")
+    hashes = {make_task_set(splits, s, f, describe).sha256 for s in ("seen", "all") for f in "ab"}
     assert len(hashes) == 4
-    task = make_panel(panels, "all", "", lambda name, variation: f"Do {name}.")[0]
+    task = make_task_set(splits, "all", "", lambda name, variation: f"Do {name}.")[0]
     assert (task.id, task.goal, task.max_steps, task.kind) == ("boil/0", "Do boil.", 100, "boil")

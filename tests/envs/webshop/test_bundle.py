@@ -91,7 +91,7 @@ def test_a_bundle_without_any_goal(make_source: Make, make_product: Make, tmp_pa
     target = build_bundle(make_source([make_product("B01")]), tmp_path / "b", nouns="heuristic")
     for kind in ("human", "synthetic"):
         shop = Shop(target, goals=kind)
-        assert len(shop.goals) == len(shop.panels["train"]) == len(shop.panels["seen"]) == 0
+        assert len(shop.goals) == len(shop.splits["train"]) == len(shop.splits["seen"]) == 0
 
 
 def test_file_sizes_are_checked_at_opening_and_hashes_on_request(bundle: Path) -> None:
@@ -134,14 +134,14 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
         ([1.0], "1.0"),
     ],
 )
-def test_panels_of_another_dataset(source: Path, tmp_path: Path, indices: Any, said: str) -> None:
+def test_splits_of_another_dataset(source: Path, tmp_path: Path, indices: Any, said: str) -> None:
     (source / "train_indices.json").write_text(json.dumps(indices))
     (source / "test_indices.json").write_text("[0]")
     with pytest.raises(CorruptDataError, match=f"train_indices.json names {'.*' + said}"):
         build_bundle(source, tmp_path / "bundle", nouns="heuristic")
 
 
-def test_half_of_the_panels(source: Path, tmp_path: Path) -> None:
+def test_half_of_the_splits(source: Path, tmp_path: Path) -> None:
     (source / "train_indices.json").write_text("[0]")
     with pytest.raises(DataNotFoundError, match=r"no\s+test_indices\.json"):
         build_bundle(source, tmp_path / "bundle", nouns="heuristic")

@@ -1,4 +1,4 @@
-"""`WebShopEnv` behind `gym.make`: the contract, panels, modes, reveals, datasets, bad input."""
+"""`WebShopEnv` behind `gym.make`: the contract, splits, modes, reveals, datasets, bad input."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def test_id_with_module_prefix_and_spec_round_trip() -> None:
     assert again.step("jump")[1] == -0.1
 
 
-def test_mini_panels() -> None:
-    panels = {s: make(split=s).unwrapped.tasks for s in ("train", "seen", "unseen", "all")}
-    assert {s: len(p) for s, p in panels.items() if s != "all"} == {
+def test_mini_splits() -> None:
+    task_sets = {s: make(split=s).unwrapped.tasks for s in ("train", "seen", "unseen", "all")}
+    assert {s: len(p) for s, p in task_sets.items() if s != "all"} == {
         "train": 1000,
         "seen": 200,
         "unseen": 200,
     }
-    kinds = {split: {task.kind for task in tasks} for split, tasks in panels.items()}
+    kinds = {split: {task.kind for task in tasks} for split, tasks in task_sets.items()}
     assert not kinds["unseen"] & kinds["train"]
     assert kinds["seen"] <= kinds["train"]
-    ids = [set(panels[s].ids) for s in ("train", "seen", "unseen")]
+    ids = [set(task_sets[s].ids) for s in ("train", "seen", "unseen")]
     assert len(set().union(*ids)) == 1400
-    assert set().union(*ids) <= set(panels["all"].ids)
-    assert len({tasks.sha256 for tasks in panels.values()}) == 4
+    assert set().union(*ids) <= set(task_sets["all"].ids)
+    assert len({tasks.sha256 for tasks in task_sets.values()}) == 4
 
 
 def test_an_episode() -> None:
@@ -229,7 +229,7 @@ def test_task_choice_takes_numpy_integers_unlike_the_original() -> None:
 
 
 @pytest.mark.data
-def test_etos_panels(
+def test_etos_splits(
     shared_data: Path,
     make_source: Any,
     make_product: Any,
@@ -245,19 +245,19 @@ def test_etos_panels(
     for name in ("train_indices.json", "test_indices.json"):
         published = shared_data / "mirror" / "eto" / "eval_agent" / "data" / "webshop" / name
         shutil.copyfile(published, folder / name)
-    panels = {
+    task_sets = {
         split: make(dataset=str(folder), split=split).unwrapped.tasks
         for split in ("train", "train_clean", "seen")
     }
-    assert {split: len(tasks) for split, tasks in panels.items()} == {
+    assert {split: len(tasks) for split, tasks in task_sets.items()} == {
         "train": 1823,  # 1,824 published, 4116 twice
         "train_clean": 1802,
         "seen": 200,
     }
-    overlap = set(panels["train"].ids) & set(panels["seen"].ids)
+    overlap = set(task_sets["train"].ids) & set(task_sets["seen"].ids)
     assert len(overlap) == 21
     assert {"818", "978", "1211", "2640", "2933"} <= overlap
-    assert not set(panels["train_clean"].ids) & set(panels["seen"].ids)
-    assert set(panels["train_clean"].ids) | overlap == set(panels["train"].ids)
+    assert not set(task_sets["train_clean"].ids) & set(task_sets["seen"].ids)
+    assert set(task_sets["train_clean"].ids) | overlap == set(task_sets["train"].ids)
     with pytest.raises(UnknownNameError, match="has 'train', 'train_clean', 'seen', 'all' only"):
         make(dataset=str(folder), split="unseen")

@@ -19,8 +19,8 @@ def shop() -> Shop:
     return open_shop(MINI_BUNDLE)
 
 
-def categories_of(shop: Shop, panel: str) -> set[str]:
-    return {shop.product(shop.goals[index].asin).category for index in shop.panels[panel]}
+def categories_of(shop: Shop, split: str) -> set[str]:
+    return {shop.product(shop.goals[index].asin).category for index in shop.splits[split]}
 
 
 def test_the_shipped_bundle_is_what_the_generator_makes(tmp_path: Path) -> None:
@@ -39,15 +39,15 @@ def test_files_are_the_same_each_time(tmp_path: Path) -> None:
 def test_more_rounds_add_train_goals_for_the_same_products(shop: Shop, tmp_path: Path) -> None:
     larger = open_shop(build_mini_bundle(tmp_path / "larger", n_rounds=3))
     assert larger.dataset == "mini-3-rounds"
-    assert {p: len(larger.panels[p]) for p in N_GOALS} == N_GOALS | {"train": 3000}
+    assert {p: len(larger.splits[p]) for p in N_GOALS} == N_GOALS | {"train": 3000}
     assert [*larger.asins] == [*shop.asins]
 
-    def asked(shop: Shop, panel: str) -> set[tuple[str, str]]:
-        goals = [shop.goals[index] for index in shop.panels[panel]]
+    def asked(shop: Shop, split: str) -> set[tuple[str, str]]:
+        goals = [shop.goals[index] for index in shop.splits[split]]
         return {(goal.asin, goal.instruction.partition(", and price")[0]) for goal in goals}
 
-    for panel in ("seen", "unseen"):
-        assert asked(larger, panel) == asked(shop, panel)
+    for split in ("seen", "unseen"):
+        assert asked(larger, split) == asked(shop, split)
     before, after = asked(shop, "train"), asked(larger, "train")
     assert before < after
     assert len(after) == 3000
@@ -67,15 +67,15 @@ def test_sizes(shop: Shop) -> None:
     assert 0.1 < sum(len(product.price_range_usd) > 1 for product in products) / len(products) < 0.3
 
 
-def test_panels(shop: Shop) -> None:
-    panels = shop.panels
-    assert {name: len(panels[name]) for name in N_GOALS} == N_GOALS
-    assert sorted(itertools.chain(*(panels[name] for name in N_GOALS))) == list(range(1400))
-    assert panels["train_clean"] == panels["train"]
+def test_splits(shop: Shop) -> None:
+    splits = shop.splits
+    assert {name: len(splits[name]) for name in N_GOALS} == N_GOALS
+    assert sorted(itertools.chain(*(splits[name] for name in N_GOALS))) == list(range(1400))
+    assert splits["train_clean"] == splits["train"]
     assert not categories_of(shop, "unseen") & categories_of(shop, "train")
     assert categories_of(shop, "seen") <= categories_of(shop, "train")
-    train = {shop.goals[index].asin for index in panels["train"]}
-    assert not train & {shop.goals[index].asin for index in panels["seen"]}
+    train = {shop.goals[index].asin for index in splits["train"]}
+    assert not train & {shop.goals[index].asin for index in splits["seen"]}
 
 
 def test_every_goal_can_be_met_and_found(shop: Shop) -> None:

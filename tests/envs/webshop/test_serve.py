@@ -121,16 +121,16 @@ def test_a_kill_loses_no_session_and_records_replay(folder: Path, expert_actions
     for record in records:
         replay(record)
     run = json.loads((folder / "run.json").read_text())
-    assert run["panels"] == {"seen": records[0].panel_sha256}
+    assert run["task_sets"] == {"seen": records[0].tasks_sha256}
 
 
 def replay(record: Any) -> None:
     """The recorded actions do the same in the environment that the record names."""
     env = gym.make(record.env_id, dataset="mini", split=record.split)
     observation, info = env.reset(options={"task": record.task_id})
-    assert (observation, info["panel_sha256"], info["goal"]) == (
+    assert (observation, info["tasks_sha256"], info["goal"]) == (
         record.initial_observation,
-        record.panel_sha256,
+        record.tasks_sha256,
         record.goal,
     )
     for step in record.steps:
@@ -161,7 +161,7 @@ def test_by_default_it_is_this_machine_only(folder: Path) -> None:
     assert site.stop(signal.SIGINT) == ""
 
 
-def test_one_folder_holds_one_panel_and_one_server(
+def test_one_folder_holds_one_task_set_and_one_server(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = Site(folder)
@@ -171,7 +171,7 @@ def test_one_folder_holds_one_panel_and_one_server(
     assert site.stop(signal.SIGINT) == ""
     assert fails([*command, "--split", "unseen"]) == 1
     error = capsys.readouterr().err
-    assert "holds another run: its panels is" in error
+    assert "holds another run: its task_sets is" in error
     assert "--out" in error
 
 

@@ -68,12 +68,12 @@ def test_fingerprint_covers_texts_nouns_and_prices(source: Path, tmp_path: Path)
     assert Shop(build_bundle(source, tmp_path / "e")).fingerprint in fingerprints
 
 
-def test_panels_by_rule(bundle: Path) -> None:
-    panels = Shop(bundle).panels
-    assert list(panels["seen"]) == [0, 10]
-    assert list(panels["train"]) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11] == list(panels["train_clean"])
-    assert set(panels) == {"train", "train_clean", "seen"}
-    synthetic = Shop(bundle, goals="synthetic").panels
+def test_splits_by_rule(bundle: Path) -> None:
+    splits = Shop(bundle).splits
+    assert list(splits["seen"]) == [0, 10]
+    assert list(splits["train"]) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11] == list(splits["train_clean"])
+    assert set(splits) == {"train", "train_clean", "seen"}
+    synthetic = Shop(bundle, goals="synthetic").splits
     assert sorted([*synthetic["train"], *synthetic["seen"]]) == list(range(72))
     assert list(synthetic["seen"]) == list(range(0, 72, 10))
     for place in (-1, len(synthetic["train"])):
@@ -81,17 +81,17 @@ def test_panels_by_rule(bundle: Path) -> None:
             synthetic["train"][place]
 
 
-def test_published_panels(source: Path, tmp_path: Path) -> None:
+def test_published_splits(source: Path, tmp_path: Path) -> None:
     for name, indices in (("train", [5, 3, 5, 1, 9]), ("test", [9, 2]), ("unseen", [3])):
         (source / f"{name}_indices.json").write_text(json.dumps(indices))
     bundle = build_bundle(source, tmp_path / "bundle", nouns="heuristic")
-    assert dict(Shop(bundle).panels) == {
+    assert dict(Shop(bundle).splits) == {
         "train": (5, 3, 1, 9),
         "seen": (9, 2),
         "unseen": (3,),
         "train_clean": (5, 1),
     }
-    assert set(Shop(bundle, goals="synthetic").panels) == {"train", "train_clean", "seen"}
+    assert set(Shop(bundle, goals="synthetic").splits) == {"train", "train_clean", "seen"}
 
 
 def test_a_shop_is_opened_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ WALK = [
 ]
 
 
-def panel(shop: Any) -> TaskSet:
+def tasks_of(shop: Any) -> TaskSet:
     goals = shop.goals
 
     def make_task(task_id: str) -> Task:
@@ -128,12 +128,12 @@ def page_texts(text: str) -> list[str]:
 
 @pytest.fixture
 def visitor(shop: Any) -> Visitor:
-    return Visitor(Trips(WebShopEngine(shop, show_attrs=True), panel(shop), max_steps=0))
+    return Visitor(Trips(WebShopEngine(shop, show_attrs=True), tasks_of(shop), max_steps=0))
 
 
 @pytest.fixture
 def player(shop: Any) -> Visitor:
-    return Visitor(Trips(WebShopEngine(shop), panel(shop)), Look(play=True))
+    return Visitor(Trips(WebShopEngine(shop), tasks_of(shop)), Look(play=True))
 
 
 # Pages
@@ -226,7 +226,7 @@ def test_pictures_only_when_asked_for(shop: Any) -> None:
 
     engine = WebShopEngine(Illustrated())
     for pictures in (False, True):
-        visitor = Visitor(Trips(engine, panel(shop)), Look(pictures=pictures))
+        visitor = Visitor(Trips(engine, tasks_of(shop)), Look(pictures=pictures))
         visitor.open()
         answer = visitor.act("search[lamp]")
         assert ("a.example" in answer.text) == pictures
@@ -359,7 +359,7 @@ def test_a_failure_of_ours_shows_no_trace(player: Visitor, monkeypatch: pytest.M
 
 
 def test_hosts_by_name(shop: Any) -> None:
-    trips = Trips(WebShopEngine(shop), panel(shop))
+    trips = Trips(WebShopEngine(shop), tasks_of(shop))
     local = Visitor(trips, Look(play=True))
     for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000"):
         assert local.get("/", headers={"Host": host}).status_code == 200
@@ -409,7 +409,7 @@ class EvilShop:
 def test_all_text_is_escaped(shop: Any) -> None:
     evil = EvilShop(shop)
     engine = WebShopEngine(evil, show_attrs=True)
-    visitor = Visitor(Trips(engine, panel(evil), max_steps=0), Look(play=True, pictures=True))
+    visitor = Visitor(Trips(engine, tasks_of(evil), max_steps=0), Look(play=True, pictures=True))
     pages = [visitor.get("/").text]
     trip = visitor.open()
     session = trip.session
@@ -495,7 +495,7 @@ def test_ids_are_long_and_all_different(player: Visitor) -> None:
 
 def test_old_trips_are_forgotten(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eto_envs.webshop.site.sessions.MAX_TRIPS", 3)
-    trips = Trips(WebShopEngine(shop), panel(shop))
+    trips = Trips(WebShopEngine(shop), tasks_of(shop))
     ids = [trips.open("0").id for _ in range(5)]
     assert len(trips) == 3
     with pytest.raises(KeyError):
@@ -508,7 +508,7 @@ def test_open_trips_come_back(shop: Any, tmp_path: Path) -> None:
     ended: list[Trip] = []
 
     def open_site() -> Trips:
-        return Trips(WebShopEngine(shop), panel(shop), on_end=ended.append, journal=journal)
+        return Trips(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
 
     trips = open_site()
     first, second = trips.open("0"), trips.open("0")
@@ -539,7 +539,7 @@ def test_a_kill_before_the_end_was_noted_ends_the_trip_at_the_next_start(
     def full(trip: Trip) -> None:
         raise OSError("no space left on device")
 
-    trips = Trips(WebShopEngine(shop), panel(shop), on_end=full, journal=journal)
+    trips = Trips(WebShopEngine(shop), tasks_of(shop), on_end=full, journal=journal)
     trip = trips.open("0")
     trip = trips.act(trip.id, 0, "search[lamp]")
     trip = trips.act(trip.id, 1, "click[b000000000]")
@@ -549,7 +549,7 @@ def test_a_kill_before_the_end_was_noted_ends_the_trip_at_the_next_start(
     assert trips.get(trip.id) == trip  # not ended, and can be tried again
     trips.close()
     ended: list[Trip] = []
-    again = Trips(WebShopEngine(shop), panel(shop), on_end=ended.append, journal=journal)
+    again = Trips(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
     assert [(t.id, t.end, t.turn) for t in ended] == [(trip.id, "bought", 3)]
     again.close()
     assert [json.loads(line) for line in journal.read_text().splitlines()] == []
@@ -669,7 +669,7 @@ def test_answers_are_not_delayed(mini_server: tuple[Trips, str]) -> None:
 
 
 def test_a_closed_server_is_gone(shop: Any) -> None:
-    server = ThreadedServer(make_app(Trips(WebShopEngine(shop), panel(shop))))
+    server = ThreadedServer(make_app(Trips(WebShopEngine(shop), tasks_of(shop))))
     assert httpx.get(f"{server.url}/s/none").status_code == 404
     server.close()
     with pytest.raises(httpx.ConnectError):

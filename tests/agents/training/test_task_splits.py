@@ -6,7 +6,7 @@ import pytest
 
 from eto_agents.console import relayed
 from eto_agents.policies.simple import ExpertPolicy
-from eto_agents.training.panels import carve_dev, mean_score, panel_of, play
+from eto_agents.training.task_splits import carve_dev, mean_score, play, tasks_of
 from eto_agents.trajectory import Trajectory
 from eto_envs.tasks import Task
 from tests.toy import CORRIDOR
@@ -16,8 +16,8 @@ def tasks(n: int) -> list[Task]:
     return [Task(str(i), "goal", 5) for i in range(n)]
 
 
-def ids(panel: list[Task]) -> list[str]:
-    return [task.id for task in panel]
+def ids(tasks: list[Task]) -> list[str]:
+    return [task.id for task in tasks]
 
 
 def test_train_and_dev_share_no_task_and_keep_their_order() -> None:
@@ -48,13 +48,13 @@ def test_too_many_or_too_few_are_refused() -> None:
 
 
 def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
-    panel = panel_of(CORRIDOR, "train")
+    tasks = tasks_of(CORRIDOR, "train")
     told: list[tuple[int, int]] = []
 
     def go(n: int) -> list[Trajectory]:
         with relayed(lambda report: told.append((report.n_done, report.n_planned))):
             return play(
-            ExpertPolicy(), CORRIDOR, panel[:n], tmp_path / "episodes.jsonl",
+            ExpertPolicy(), CORRIDOR, tasks[:n], tmp_path / "episodes.jsonl",
             split="train", seeds=(0, 1),
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Playing parts of a panel while training: exploration, and a development panel out of train.
+"""Parts of a task set to train on: a development split out of train, and playing for exploration.
 
 Everything that is tuned (a learning rate, which iteration to keep) is tuned on tasks carved from
-train; the panels ``seen`` and ``unseen`` are for one evaluation at the end. Reports with intervals
+train; the splits ``seen`` and ``unseen`` are for one evaluation at the end. Reports with intervals
 are `eto_agents.evaluation`'s part.
 """
 
@@ -43,19 +43,19 @@ def carve_dev(tasks: Iterable[Task], n: int, seed: int = 0) -> Carved:
     and id is least. So it is the same on every machine, and more tasks to train on move few of it.
 
     Args:
-        tasks: the train panel, or a part of it; of tasks with one id the first counts.
+        tasks: the train split, or a part of it; of tasks with one id the first counts.
         n: how many to take.
         seed: another seed takes others.
 
     Raises:
         ValueError: `n` is negative, or leaves nothing to train on.
     """
-    panel = list({task.id: task for task in reversed(list(tasks))}.values())[::-1]
-    if not 0 <= n < max(len(panel), 1):
-        raise ValueError(f"a dev panel of {n} cannot be carved from {len(panel)} tasks")
-    dev = draw(panel, n, f"dev/{seed}")
+    unique = list({task.id: task for task in reversed(list(tasks))}.values())[::-1]
+    if not 0 <= n < max(len(unique), 1):
+        raise ValueError(f"a dev split of {n} cannot be carved from {len(unique)} tasks")
+    dev = draw(unique, n, f"dev/{seed}")
     taken = {task.id for task in dev}
-    return Carved([task for task in panel if task.id not in taken], dev)
+    return Carved([task for task in unique if task.id not in taken], dev)
 
 
 def draw(tasks: Sequence[Task], n: int | None, key: str) -> list[Task]:
@@ -74,11 +74,11 @@ def draw(tasks: Sequence[Task], n: int | None, key: str) -> list[Task]:
     return [task for task in tasks if task.id in taken]
 
 
-def panel_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None) -> list[Task]:
-    """The tasks of a panel.
+def tasks_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None) -> list[Task]:
+    """The tasks of a split.
 
     Raises:
-        UnknownNameError: no such panel.
+        UnknownNameError: no such split.
     """
     env = gym.make(env_id, split=split, **dict(env_args or {}))
     try:
@@ -103,10 +103,10 @@ def play(
     Args:
         policy: the agent.
         env_id: the Gymnasium id.
-        tasks: of the panel `split`.
+        tasks: tasks of `split`.
         file: where episodes are kept, as they end. Of several processes only the main one plays;
             the others, which have waited for it, read.
-        split: the panel.
+        split: its name.
         seeds: every task is played once for each.
         lockstep: episodes that run at once.
         env_args: further arguments for the environment.
