@@ -30,7 +30,7 @@ def test_eval_prints_a_table_and_writes_the_run(tmp_path: Path) -> None:
     done = eto(*command)
     assert done.returncode == 0, done.stderr
     assert "1.000 [1.000, 1.000]" in done.stdout
-    assert "seen: 10/10 episodes reward 1.000" in done.stderr
+    assert "seen: 10/10 episodes  reward 1.000" in done.stderr
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
         "run.json",
         "episodes.jsonl",
