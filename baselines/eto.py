@@ -1,84 +1,74 @@
-"""ETO: SFT, then explore, pair, prefer and evaluate (the paper's Table 2 row and its Figure 4).
+"""ETO (arXiv 2403.02502, Algorithm 1).
+
+    policy <- SFT on the experts' trajectories
+    repeat: explored <- play(policy) on the training tasks
+            pairs    <- (better, worse) of explored and expert trajectories, where rewards differ
+            policy   <- trajectory DPO(policy, pairs), the reference being the policy itself
 
     python baselines/eto.py --smoke
-    python baselines/eto.py --env ETO-WebShop-v0 --data data/webshop --out runs/eto \
-        --model meta-llama/Llama-2-7b-chat-hf --sft-epochs 3 --iterations 2
+    python baselines/eto.py --eto.env ETO-ALFWorld-v0 --experts runs/sft/experts \
+        --policy runs/sft/sft/checkpoint --eto.dpo.beta 0.5 --eto.iterations 1
 
-The same command goes on after a kill. Prints the score after every iteration with the published row
-beside it.
+Rerun the command to resume. The loop itself is `eto_agents/training/eto.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
+from common import SMOKE_PLAY, published, score, smoke_start
 
-from eto_agents.cli.preference import iteration_table, scorer
-from eto_agents.collect import collect
+from eto_agents.collection import read_collection
 from eto_agents.console import Display
-from eto_agents.evaluation.published import load_published
-from eto_agents.training.dpo import DPOSettings
-from eto_agents.training.eto import ETOSettings, Exploration, eto
+from eto_agents.settings import DPO, ETO
+from eto_agents.training.eto import eto
+from eto_agents.training.exploration import policy_of
 
-PUBLISHED = ("eto", "reward", "Llama-2-7B-Chat")
-
-SMOKE = ETOSettings(
-    env="ETO-WebShop-v0",
-    data=(Path("data"),),
-    model="tiny:nano",
-    out=Path("runs/eto"),
-    iterations=1,
-    dataset="mini",
-    n_tasks=8,
-    dev_tasks=2,
-    keep_best=True,
-    sft_epochs=4,
-    sft_learning_rate=3e-3,
-    sft_batch_size=4,
-    explore=Exploration(max_new_tokens=16, lockstep=8),
-    dpo=DPOSettings(learning_rate=1e-4, n_epochs=1, batch_size=4, nll_weight=0.3, device="cpu"),
-)
+SMOKE = DPO(learning_rate=1e-4, epochs=1, batch_size=4, nll_weight=0.3, device="cpu")
 
 
-def main(
-    settings: Annotated[ETOSettings, tyro.conf.arg(name="")] = SMOKE,
-    splits: tuple[str, ...] = ("seen", "unseen"),
-    smoke: bool = False,
-) -> None:
-    """Run the loop and print the table by iteration.
+@dataclass
+class Args:
+    """Flags.
 
-    Args:
-        settings: of the loop.
-        splits: task sets that every iteration is evaluated on.
-        smoke: 8 tasks of the embedded shop and the smallest model, in a minute.
+    Attributes:
+        eto: how it explores, pairs and learns.
+        experts: the folder of the expert's trajectories.
+        policy: the SFT policy: a checkpoint's folder or name.
+        splits: what every iteration is evaluated on.
+        out: the folder of the run.
+        smoke: one iteration, in a minute.
     """
-    n_tasks = None
-    if smoke:
-        root = settings.out / "smoke"
-        settings = dataclasses.replace(SMOKE, data=(root / "data",), out=root / "run")
-        n_tasks = 3
-        collect(
-            "expert", settings.env, out=root / "data", thoughts="brief", n_tasks=8,
-            env_args=settings.env_args,
-        )  # fmt: skip
+
+    eto: ETO = field(default_factory=ETO)
+    experts: Path = Path("runs/sft/experts")
+    policy: str = "runs/sft/sft/checkpoint"
+    splits: tuple[str, ...] = ("seen", "unseen")
+    out: Path = Path("runs/eto")
+    smoke: bool = False
+
+
+def main(args: Args) -> None:
+    """Iterate, and evaluate every iteration."""
+    settings, policy, n_tasks = args.eto, args.policy, None
     with Display():
-        outcome = eto(settings, evaluate=scorer(settings, splits, n_tasks))
-    print_rich(iteration_table(outcome))
-    print(f"iteration {outcome.best} is the result: {outcome.checkpoint}")
-    for row in load_published().rows:
-        if row.method in ("SFT", "ETO") and (row.source, row.metric, row.model) == PUBLISHED:
-            print(f"published, {row.method} of {row.model}: {row.values}")
-
-
-def print_rich(table: object) -> None:
-    """A table for a person or a pipe."""
-    from rich.console import Console
-
-    Console(highlight=False).print(table)
+        if args.smoke:
+            start = smoke_start(args.out)
+            settings = ETO(**SMOKE_PLAY, iterations=1, dpo=SMOKE)
+            experts, policy, n_tasks = start.experts, str(start.policy), 3
+        else:
+            experts = read_collection(args.experts).kept
+        for iteration in eto(policy, experts, settings, out=args.out / "eto"):
+            player = policy_of(iteration.model, settings, temperature=0.0)
+            folder = args.out / "evaluation" / str(iteration.number)
+            row = score(player, settings.env, args.splits, folder,
+                        dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
+            pairs = iteration.counts.get("pairs", 0)
+            print(f"iteration {iteration.number} ({pairs} pairs): {row}")
+    print(published("SFT"), published("ETO"), sep="\n")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Args))

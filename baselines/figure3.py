@@ -1,7 +1,7 @@
 """The paper's Figure 3: the score after each step, SFT beside ETO.
 
     python baselines/figure3.py --smoke
-    python baselines/figure3.py --tier cpu --out runs/reproduce
+    python baselines/figure3.py --recipe cpu --out runs/reproduce
 
 An episode that has ended keeps its score. The paper's figure is an image without numbers: there is
 nothing published to print beside ours. With the extra ``plot`` the figure is drawn, too.
@@ -14,29 +14,30 @@ from typing import Annotated
 
 import tyro
 
-from eto_agents.cli.reproduce import TierFlags, run_tier
 from eto_agents.evaluation.curves import score_by_step
 from eto_agents.evaluation.full_report import write_report
 from eto_agents.evaluation.runs import read_run
-from eto_agents.reproduce.runs import Outcome
+from eto_agents.reproduce.all import run_all
+from eto_agents.reproduce.options import Options
+from eto_agents.reproduce.run import Outcome
 from eto_agents.reproduce.tables import title
 from eto_envs.errors import MissingExtraError
 
 METHODS = {"sft": "SFT", "eto": "ETO"}
 
 
-def main(flags: Annotated[TierFlags, tyro.conf.OmitArgPrefixes], smoke: bool = False) -> None:
-    """Run SFT and ETO of a tier and print the score after each step, x 100.
+def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = False) -> None:
+    """Run SFT and ETO of a recipe and print the score after each step, x 100.
 
     Args:
-        flags: which tier, and what of it.
+        options: which recipe, and what of it.
         smoke: with the smallest model, in a minute.
     """
-    flags = replace(flags.smoked() if smoke else flags, methods=tuple(METHODS))
-    for outcome in run_tier(flags.load(), flags.out, quiet=flags.quiet):
+    options = replace(options.smoked() if smoke else options, methods=tuple(METHODS))
+    for outcome in run_all(options.load(), options.out, quiet=options.quiet):
         print(table(outcome))
         runs = {label: run for m, label in METHODS.items() if (run := outcome.run(m)) is not None}
-        folder = flags.out / "figure3" / f"{outcome.world}-seed-{outcome.seed}"
+        folder = options.out / "figure3" / f"{outcome.world}-seed-{outcome.seed}"
         try:
             write_report([f"{label}={run}" for label, run in runs.items()], folder)
             print(f"figures: {folder}/figures/reward-by-step.svg\n")

@@ -1,7 +1,7 @@
 """The paper's Figure 4: the reward by iteration of ETO; iteration 0 is SFT.
 
     python baselines/figure4.py --smoke
-    python baselines/figure4.py --tier cpu --out runs/figure4 --iterations 4
+    python baselines/figure4.py --recipe cpu --out runs/figure4 --iterations 4
 
 The paper's figure is an image without numbers. Its text says that WebShop and ScienceWorld improve
 for two iterations and decline from the third, and that ALFWorld improves at the first alone and is
@@ -16,54 +16,54 @@ from typing import Annotated
 
 import tyro
 
-from eto_agents.cli.reproduce import TierFlags, open_tracks
 from eto_agents.evaluation.full_report import write_report
+from eto_agents.reproduce.all import open_runs
+from eto_agents.reproduce.options import Options
+from eto_agents.reproduce.run import WorldRun
 from eto_agents.reproduce.tables import Entry, build_table, markdown
-from eto_agents.reproduce.tracks import Track
 from eto_envs.errors import MissingExtraError
 
 
 def main(
-    flags: Annotated[TierFlags, tyro.conf.OmitArgPrefixes],
+    options: Annotated[Options, tyro.conf.OmitArgPrefixes],
     iterations: int = 3,
     smoke: bool = False,
 ) -> None:
-    """Iterate from a tier's SFT model and print the reward of every iteration.
+    """Iterate from a recipe's SFT model and print the reward of every iteration.
 
     Args:
-        flags: which tier, and what of it.
+        options: which recipe, and what of it.
         iterations: how many.
         smoke: two iterations with the smallest model, in a minute.
     """
     if smoke:
-        flags, iterations = flags.smoked(), 2
+        options, iterations = options.smoked(), 2
     rows: dict[str, list[tuple[int, Path]]] = {}
     notes = []
-    for track in open_tracks(flags):
-        names, note = iterate(track, iterations)
-        notes += [f"{track.recipe.name} seed {track.seed}: {note}"] if note else []
+    for run in open_runs(options):
+        names, note = iterate(run, iterations)
+        notes += [f"{run.recipe.name} seed {run.seed}: {note}"] if note else []
         for number, name in enumerate(names):
             label = f"iteration {number}" if number else "SFT"
-            rows.setdefault(label, []).append((track.seed, track.run_folder(name)))
-        draw(track, names, flags)
+            rows.setdefault(label, []).append((run.seed, run.run_folder(name)))
+        draw(run, names, options)
     print(markdown(build_table((Entry(*row) for row in rows.items()), notes)))
 
 
-def iterate(track: Track, iterations: int) -> tuple[list[str], str]:
-    """Names of the runs in order, and why there are fewer than were asked for."""
-    track.sft()
-    settings = track.eto_settings(track.sft_checkpoint, track.folder / "figure4")
-    told = replace(settings, iterations=iterations, keep_best=False)
-    learned = track.eto(told, prefix="figure4")
+def iterate(run: WorldRun, iterations: int) -> tuple[list[str], str]:
+    """Names of the runs in order, and why there are fewer than wanted."""
+    run.evaluate("sft", run.sft().checkpoint)
+    settings = replace(run.eto_settings(), iterations=iterations, keep_best=False)
+    learned = run.eto(settings, "figure4")
     names = ["sft" if i.number == 0 else f"figure4-{i.number}" for i in learned.iterations]
     return names, learned.note
 
 
-def draw(track: Track, names: list[str], flags: TierFlags) -> None:
+def draw(run: WorldRun, names: list[str], options: Options) -> None:
     """The figure, if matplotlib is there."""
-    folder = flags.out / "figure4" / f"{track.recipe.name}-seed-{track.seed}"
+    folder = options.out / "figure4" / f"{run.recipe.name}-seed-{run.seed}"
     try:
-        write_report((), folder, iterations=[f"{n}={track.run_folder(n)}" for n in names])
+        write_report((), folder, iterations=[f"{n}={run.run_folder(n)}" for n in names])
         print(f"figure: {folder}/figures/reward-by-iteration.svg")
     except MissingExtraError as error:
         print(f"no figure: {error}")

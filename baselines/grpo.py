@@ -1,73 +1,68 @@
-"""GRPO from the SFT policy, on the training tasks: not in the paper, beside its PPO.
+"""GRPO on whole episodes (DeepSeekMath, arXiv 2402.03300); not in the paper.
+
+    repeat: episodes  <- play(policy), a group of episodes for each of some training tasks
+            advantage <- an episode's score less the mean of its group
+            policy    <- the clipped surrogate, with a KL penalty to the SFT policy
 
     python baselines/grpo.py --smoke
-    python baselines/grpo.py --env ETO-WebShop-v0 --model runs/sft/checkpoint --out runs/grpo
+    python baselines/grpo.py --grpo.env ETO-ALFWorld-v0 --policy runs/sft/sft/checkpoint
 
-Each task is played several times and an episode is compared with the others of its task; TRL does
-the rest (`eto_agents.training.grpo`). A killed run begins anew.
+Rerun the command to resume.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
+from common import SMOKE_PLAY, published, score, smoke_start
 
-from eto_agents.cli.train import evaluate_checkpoint
-from eto_agents.collect import collect
-from eto_agents.training.grpo import GRPORun, grpo
-from eto_agents.training.sft import SFTSettings, sft
-
-SMOKE = GRPORun(
-    env="ETO-WebShop-v0", model="", out=Path("runs/grpo"), dataset="mini", n_tasks=4,
-    n_updates=2, n_episodes=8, n_samples=4, n_epochs=1, learning_rate=1e-4, kl_weight=0.0,
-    max_new_tokens=16, lockstep=8, device="cpu",
-)  # fmt: skip
+from eto_agents.console import Display
+from eto_agents.settings import GRPO
+from eto_agents.training.exploration import policy_of
+from eto_agents.training.grpo import grpo
 
 
-def main(
-    run: Annotated[GRPORun, tyro.conf.OmitArgPrefixes] = SMOKE,
-    splits: tuple[str, ...] = ("seen", "unseen"),
-    smoke: bool = False,
-) -> None:
-    """Train by playing in groups, then play the task sets with the trained model.
+@dataclass
+class Args:
+    """Flags.
 
-    Args:
-        run: of training.
-        splits: task sets to evaluate on.
-        smoke: 8 expert episodes of the embedded shop and the smallest model, in a minute.
+    Attributes:
+        grpo: how it is played and trained.
+        policy: the SFT policy: a checkpoint's folder or name.
+        splits: what the trained policy is evaluated on.
+        out: the folder of the run.
+        smoke: everything once, in a minute.
     """
-    n_tasks = None
-    if smoke:
-        run, n_tasks = _prepare_smoke(run.out / "smoke"), 3
-    for record in grpo(run):
-        print(f"epoch {record['epoch']:.2f}  mean score {record['reward']:.3f}")
-    evaluate_checkpoint(
-        SFTSettings(data=(), out=run.out, device=run.device, world=run.world),
-        run.env,
-        splits,
-        dataset=run.dataset,
-        n_tasks=n_tasks,
-        lockstep=run.lockstep,
-        max_tokens=run.max_new_tokens,
-    )
+
+    grpo: GRPO = field(default_factory=GRPO)
+    policy: str = "runs/sft/sft/checkpoint"
+    splits: tuple[str, ...] = ("seen", "unseen")
+    out: Path = Path("runs/grpo")
+    smoke: bool = False
 
 
-def _prepare_smoke(root: Path) -> GRPORun:
-    """Expert episodes, and a model cloned from them to begin with."""
-    collect(
-        "expert", SMOKE.env, out=root / "data", thoughts="brief", n_tasks=8,
-        env_args=SMOKE.env_args,
-    )  # fmt: skip
-    cloned = SFTSettings(
-        data=(root / "data",), out=root / "cloned", model="tiny:nano", vocab_size=800, epochs=4,
-        batch_size=4, micro_batch_size=4, learning_rate=3e-3, device="cpu",
-    )  # fmt: skip
-    sft(cloned)
-    return dataclasses.replace(SMOKE, model=str(cloned.out / "checkpoint"), out=root / "run")
+def main(args: Args) -> None:
+    """Train, evaluate."""
+    settings, policy, n_tasks = args.grpo, args.policy, None
+    with Display():
+        if args.smoke:
+            start = smoke_start(args.out)
+            settings = GRPO(**SMOKE_PLAY, n_updates=2, n_episodes=8, n_samples=4, device="cpu")
+            policy, n_tasks = str(start.policy), 3
+        trained = grpo(policy, settings, out=args.out / "grpo")
+        found = trained.result
+        print(
+            f"{found['n_episodes']} episodes in {found['n_updates']} updates: "
+            f"mean score {found['first_score']:.3f} to {found['last_score']:.3f}"
+        )
+        player = policy_of(trained.checkpoint, settings, temperature=0.0)
+        row = score(player, settings.env, args.splits, args.out / "evaluation",
+                    dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
+        print(f"GRPO: {row}")
+    print(published("GRPO"))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Args))

@@ -4,67 +4,61 @@
     python baselines/prompted.py --env ETO-ALFWorld-v0 --model openai:gpt-4o-mini
     python baselines/prompted.py --env ETO-WebShop-v0 --model hf:meta-llama/Llama-2-7b-chat-hf
 
-The same command goes on after a kill.
+Rerun the command to resume.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
+from common import SHOP, published, score
 
-from eto_agents import evaluate
-from eto_agents.cli.evaluation import AgentFlags, given
 from eto_agents.console import Display
-from eto_agents.reproduce.tables import Entry, build_table, markdown, published_rows
-
-PUBLISHED = (
-    ("ReAct prompting", "GPT-4"),
-    ("ReAct prompting", "GPT-3.5-Turbo"),
-    ("untuned", "Llama-2-7B-Chat"),
-)
+from eto_agents.policy import load_policy
 
 
-def main(
-    agent: Annotated[AgentFlags, tyro.conf.arg(name="")],
-    env: str = "ETO-WebShop-v0",
-    splits: tuple[str, ...] = ("seen", "unseen"),
-    out: Path = Path("runs/prompted"),
-    n_tasks: int | None = None,
-    dataset: str | None = None,
-    quiet: bool = False,
-    smoke: bool = False,
-) -> None:
-    """Play task sets with a model and print its row beside the published ones.
+@dataclass
+class Args:
+    """Flags.
 
-    Args:
-        agent: which agent plays.
+    Attributes:
+        model: the chat model: hf:PATH or openai:NAME.
+        prompts: own, published, brief, or a TOML file.
         env: environment id.
-        splits: the task sets to play.
-        out: folder of the run.
-        n_tasks: only the first so many tasks of each split.
-        dataset: mini, an official name, or a folder.
-        quiet: no progress.
+        dataset: mini, an official name, or a folder with the official files.
+        splits: what is played.
+        n_tasks: only the first this many tasks of each split.
+        out: the folder of the run.
         smoke: the random agent, which needs no model, on 20 tasks of the embedded shop.
     """
-    if smoke:
-        agent = replace(agent, policy="random", model=None, prompts=None, policy_args=())
-        env, dataset, n_tasks, out = "ETO-WebShop-v0", "mini", 20, out / "smoke"
-    with Display(quiet):
-        results = evaluate(
-            agent.load(),
-            env,
-            splits,
-            out=out,
-            n_tasks=n_tasks,
-            env_args=given(dataset=dataset),
-            action_timeout_s=agent.action_timeout,
-        )
-    rows = [row for method, model in PUBLISHED for row in published_rows((method,), model)]
-    print(markdown(build_table([Entry(results.policy, [(0, out)])]), rows))
+
+    model: str = "openai:gpt-4o-mini"
+    prompts: str = "published"
+    env: str = SHOP
+    dataset: str = "auto"
+    splits: tuple[str, ...] = ("seen", "unseen")
+    n_tasks: int | None = None
+    out: Path = Path("runs/prompted")
+    smoke: bool = False
+
+
+def main(args: Args) -> None:
+    """Play, and print the model's row beside the published ones."""
+    if args.smoke:
+        args = Args("random", "", SHOP, "mini", n_tasks=20, out=args.out)
+        policy = load_policy("random")
+    else:
+        policy = load_policy("react", model=args.model, prompts=args.prompts)
+    with Display():
+        row = score(policy, args.env, args.splits, args.out,
+                    dataset=args.dataset, n_tasks=args.n_tasks)  # fmt: skip
+    print(f"{args.model}: {row}")
+    for model in ("GPT-4", "GPT-3.5-Turbo"):
+        print(published("ReAct prompting", model))
+    print(published("untuned"))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Args))

@@ -1,101 +1,77 @@
-"""Rejection-sampling fine-tuning: explore, keep successes, fine-tune again (the paper's RFT row).
+"""Rejection-sampling fine-tuning (Yuan et al. 2023; the paper's RFT baseline, section 4.1).
+
+    explored  <- play(SFT policy), several episodes of every training task
+    successes <- the explored episodes that score enough, each way of doing a task once
+    policy    <- SFT of the base model on experts and successes
 
     python baselines/rft.py --smoke
-    python baselines/rft.py --env ETO-ALFWorld-v0 --data data/alfworld --out runs/rft \
-        --explorer runs/sft/checkpoint --model meta-llama/Llama-2-7b-chat-hf --n-samples 4
+    python baselines/rft.py --rft.env ETO-ALFWorld-v0 --experts runs/sft/experts \
+        --model meta-llama/Llama-2-7b-chat-hf --policy runs/sft/sft/checkpoint
 
-The same command goes on after a kill.
+Rerun the command to resume.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import tyro
+from common import SMOKE_PLAY, SMOKE_SFT, TINY, published, score, smoke_start
 
-from eto_agents.cli.train import evaluate_checkpoint
-from eto_agents.collect import collect
+from eto_agents.collection import read_collection
 from eto_agents.console import Display
-from eto_agents.training.rft import RFTSettings, rft
-from eto_agents.training.sft import SFTSettings, sft
+from eto_agents.settings import RFT
+from eto_agents.training.exploration import policy_of
+from eto_agents.training.rft import rft
 
 
-def main(
-    settings: Annotated[RFTSettings, tyro.conf.OmitArgPrefixes],
-    splits: tuple[str, ...] = ("seen", "unseen"),
-    play: bool = True,
-    smoke: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Explore, train, then play the task sets with the trained model.
+@dataclass
+class Args:
+    """Flags.
 
-    Args:
-        settings: of exploration and training.
-        splits: task sets to evaluate on.
-        play: whether to evaluate.
-        smoke: 12 expert episodes of the embedded shop and the smallest model, in two minutes.
-        quiet: show no progress.
+    Attributes:
+        rft: how it explores and trains.
+        experts: the folder of the expert's trajectories.
+        model: what is fine-tuned.
+        policy: the SFT policy that explores: a checkpoint's folder or name.
+        splits: what the trained policy is evaluated on.
+        out: the folder of the run.
+        smoke: everything once, in two minutes.
     """
-    with Display(quiet):
-        _run(settings, splits, play, smoke)
+
+    rft: RFT = field(default_factory=RFT)
+    experts: Path = Path("runs/sft/experts")
+    model: str = "tiny:small"
+    policy: str = "runs/sft/sft/checkpoint"
+    splits: tuple[str, ...] = ("seen", "unseen")
+    out: Path = Path("runs/rft")
+    smoke: bool = False
 
 
-def _run(settings: RFTSettings, splits: tuple[str, ...], play: bool, smoke: bool) -> None:
-    n_tasks = None
-    if smoke:
-        n_tasks, splits = 3, ("seen",)
-        settings = _prepare_smoke(settings)
-    result = rft(settings)
-    print(
-        f"{result['n_successes']} of {result['n_explored']} episodes succeeded, "
-        f"{result['n_added']} were added to {result['n_expert']}; "
-        f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}"
-    )
-    if play:
-        evaluate_checkpoint(
-            settings,
-            settings.env,
-            splits,
-            dataset=settings.dataset,
-            n_tasks=n_tasks,
-            max_tokens=settings.max_turn_tokens,
-        )
-
-
-def _prepare_smoke(settings: RFTSettings) -> RFTSettings:
-    """Expert episodes and a model cloned from them, below the folder that was chosen."""
-    root = settings.out / "smoke"
-    settings = dataclasses.replace(
-        settings,
-        data=(root / "data",),
-        out=root / "model",
-        model="tiny:nano",
-        vocab_size=800,
-        epochs=2,
-        batch_size=4,
-        micro_batch_size=4,
-        learning_rate=3e-3,
-        log_every=2,
-        device="cpu",
-        explorer=str(root / "cloned" / "checkpoint"),
-        env="ETO-WebShop-v0",
-        dataset="mini",
-        n_tasks=3,
-        n_samples=2,
-        max_turn_tokens=16,
-        min_sampled_score=0.0,  # so that something is added, whatever it plays
-    )
-    arguments = {"dataset": "mini"}
-    collect(
-        "expert", settings.env, out=root / "data", thoughts="brief", n_tasks=12, env_args=arguments
-    )
-    fields = {
-        field.name: getattr(settings, field.name) for field in dataclasses.fields(SFTSettings)
-    }
-    sft(SFTSettings(**fields | {"out": root / "cloned"}))
-    return settings
+def main(args: Args) -> None:
+    """Explore, train, evaluate."""
+    settings, model, policy, n_tasks = args.rft, args.model, args.policy, None
+    with Display():
+        if args.smoke:
+            start = smoke_start(args.out)
+            # A least score of 0, so that something is added, whatever it plays.
+            play = {**SMOKE_PLAY, "n_tasks": 3, "n_samples": 2, "min_score": 0.0}
+            settings = RFT(**dataclasses.asdict(SMOKE_SFT) | play)
+            experts, model, policy, n_tasks = start.experts, TINY, str(start.policy), 3
+        else:
+            experts = read_collection(args.experts).kept
+        trained = rft(model, experts, settings, explorer=policy, out=args.out / "rft")
+        found = trained.result
+        print(f"{found['n_successes']} of {found['n_explored']} episodes succeeded, "
+              f"{found['n_added']} were added to {found['n_expert']}")  # fmt: skip
+        player = policy_of(trained.checkpoint, settings, temperature=0.0)
+        row = score(player, settings.env, args.splits, args.out / "evaluation",
+                    dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
+        print(f"RFT: {row}")
+    print(published("RFT"))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Args))

@@ -1,107 +1,81 @@
-"""Behaviour cloning: fine-tune on expert trajectories, then evaluate (the paper's SFT row).
+"""Behaviour cloning (ETO, section 3.1; the paper's SFT row).
+
+    experts <- trajectories of an expert on the training tasks
+    policy  <- argmax of the log-likelihood of the experts' actions and thoughts
 
     python baselines/sft.py --smoke
-    eto collect --env ETO-ALFWorld-v0 --thoughts --out data/alfworld
-    python baselines/sft.py --env ETO-ALFWorld-v0 --data data/alfworld --out runs/sft \
-        --model meta-llama/Llama-2-7b-chat-hf --prompts own
-    accelerate launch --config_file baselines/accelerate/fsdp2_8gpu.yaml baselines/sft.py \
-        --env ETO-ALFWorld-v0 --data data/alfworld --out runs/sft --no-play
+    python baselines/sft.py --env ETO-ALFWorld-v0 --model meta-llama/Llama-2-7b-chat-hf
 
-The same command goes on after a kill. On several GPUs it trains; a second run without
-`accelerate launch` then finds the model trained and evaluates it.
+Rerun the command to resume. On several GPUs, train with `accelerate launch --config_file
+baselines/accelerate/fsdp2_8gpu.yaml baselines/sft.py … --no-play` and evaluate without it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Annotated
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import tyro
+from common import SHOP, SMOKE_SFT, TINY, published, score
 
-from eto_agents.cli.train import evaluate_checkpoint
 from eto_agents.collect import collect
 from eto_agents.console import Display
-from eto_agents.training.sft import SFTSettings, sft
+from eto_agents.settings import SFT, Playing
+from eto_agents.training.exploration import policy_of
+from eto_agents.training.sft import sft
 
 
-def main(
-    settings: Annotated[SFTSettings, tyro.conf.OmitArgPrefixes],
-    env: str = "ETO-WebShop-v0",
-    splits: tuple[str, ...] = ("seen", "unseen"),
-    dataset: str | None = None,
-    n_tasks: int | None = None,
-    play: bool = True,
-    smoke: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Train, then play the task sets with the trained model.
+@dataclass
+class Args:
+    """Flags.
 
-    Args:
-        settings: of the training.
+    Attributes:
         env: environment id.
-        splits: task sets to evaluate on.
-        dataset: mini, an official name, or a folder.
-        n_tasks: only the first so many tasks of each split.
-        play: whether to evaluate.
-        smoke: 12 expert episodes of the embedded shop and the smallest model, in a minute.
-        quiet: show no progress.
+        dataset: mini, an official name, or a folder with the official files.
+        model: a checkpoint's folder or name, or "tiny:SIZE" for a new one.
+        expert: the policy that is imitated.
+        n_tasks: only the first this many tasks of each split.
+        sft: how it is trained.
+        splits: what the trained policy is evaluated on.
+        play: whether it is evaluated.
+        out: the folder of the run.
+        smoke: everything once, in a minute.
     """
-    with Display(quiet):
-        _run(settings, env, splits, dataset, n_tasks, play, smoke)
+
+    env: str = SHOP
+    dataset: str = "auto"
+    model: str = "tiny:small"
+    expert: str = "expert"
+    n_tasks: int | None = None
+    sft: SFT = field(default_factory=SFT)
+    splits: tuple[str, ...] = ("seen", "unseen")
+    play: bool = True
+    out: Path = Path("runs/sft")
+    smoke: bool = False
 
 
-def _run(
-    settings: SFTSettings,
-    env: str,
-    splits: tuple[str, ...],
-    dataset: str | None,
-    n_tasks: int | None,
-    play: bool,
-    smoke: bool,
-) -> None:
-    if smoke:
-        env, dataset, n_tasks, splits = "ETO-WebShop-v0", "mini", 3, ("seen",)
-        settings = smoke_settings(settings)
-        collect(
-            "expert",
-            env,
-            out=settings.data[0],
-            thoughts="brief",
-            n_tasks=12,
-            env_args={"dataset": dataset},
-        )
-    result = sft(settings)
-    print(
-        f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f} in {result['n_steps']} steps"
-    )
-    if play:
-        evaluate_checkpoint(
-            settings,
-            env,
-            splits,
-            dataset=dataset,
-            n_tasks=n_tasks,
-            max_tokens=32 if smoke else 512,
-        )
-
-
-def smoke_settings(settings: SFTSettings) -> SFTSettings:
-    """The smallest training there is, below the folder that was chosen."""
-    root = settings.out / "smoke"
-    return dataclasses.replace(
-        settings,
-        data=(root / "data",),
-        out=root / "model",
-        model="tiny:nano",
-        vocab_size=800,
-        epochs=4,
-        batch_size=4,
-        micro_batch_size=4,
-        learning_rate=3e-3,
-        log_every=2,
-        device="cpu",
-    )
+def main(args: Args) -> None:
+    """Collect, train, evaluate."""
+    if args.smoke:
+        args = Args(SHOP, "mini", TINY, n_tasks=12, sft=SMOKE_SFT, splits=("seen",), out=args.out)
+    env_args = {"dataset": args.dataset}
+    with Display():
+        experts = collect(
+            args.expert, args.env, out=args.out / "experts", thoughts="brief",
+            n_tasks=args.n_tasks, env_args=env_args,
+        )  # fmt: skip
+        trained = sft(args.model, experts.kept, args.sft, out=args.out / "sft")
+        found = trained.result
+        losses = f"loss {found['first_loss']:.3f} to {found['last_loss']:.3f}"
+        print(f"{losses} in {found['n_steps']} steps")
+        if args.play:
+            play = Playing(env=args.env, dataset=args.dataset, max_new_tokens=64)
+            policy = policy_of(trained.checkpoint, play, temperature=0.0)
+            row = score(policy, args.env, args.splits, args.out / "evaluation",
+                        dataset=args.dataset, n_tasks=args.n_tasks)  # fmt: skip
+            print(f"SFT: {row}")
+    print(published("SFT"))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Args))

@@ -1,7 +1,7 @@
 """The paper's Table 3: SFT and ETO from other base models, beside the published rows.
 
     python baselines/table3.py --smoke
-    python baselines/table3.py --tier 1gpu --models Qwen/Qwen2.5-0.5B-Instruct runs/my/checkpoint
+    python baselines/table3.py --recipe 1gpu --models Qwen/Qwen2.5-0.5B-Instruct runs/my/checkpoint
 
 A model is a name on the hub, a checkpoint's folder, or tiny:SIZE.
 """
@@ -14,7 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from eto_agents.cli.reproduce import TierFlags, run_tier
+from eto_agents.reproduce.all import run_all
+from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.tables import Entry, build_table, markdown, published_rows
 
 MODELS = ("tiny:nano", "tiny:small")
@@ -23,30 +24,30 @@ PUBLISHED = ("Llama-2-13B-Chat", "Mistral-7B")
 
 
 def main(
-    flags: Annotated[TierFlags, tyro.conf.OmitArgPrefixes],
+    options: Annotated[Options, tyro.conf.OmitArgPrefixes],
     models: tuple[str, ...] = MODELS,
     smoke: bool = False,
 ) -> None:
-    """Run a tier with each model and print one table.
+    """Run a recipe with each model and print one table.
 
     Args:
-        flags: which tier, and what of it; its rows are SFT, SFT-more and ETO.
-        models: base models in place of the tier's.
+        options: which recipe, and what of it; its rows are SFT, SFT-more and ETO.
+        models: base models in place of the recipe's.
         smoke: one smallest model on a handful of tasks, in a minute.
     """
     if smoke:
-        flags, models = replace(flags.smoked(), methods=("sft", "eto")), ("tiny:nano",)
+        options, models = replace(options.smoked(), methods=("sft", "eto")), ("tiny:nano",)
     entries = []
     for model in models:
         own = replace(
-            flags,
-            out=flags.out / model.replace("/", "--").replace(":", "-"),
-            methods=flags.methods or tuple(METHODS),
-            set=(*flags.set, f"model.name={model}"),
+            options,
+            out=options.out / model.replace("/", "--").replace(":", "-"),
+            methods=options.methods or tuple(METHODS),
+            set=(*options.set, f"model.name={model}"),
         )
-        tier = own.load()
-        outcomes = run_tier(tier, own.out, quiet=flags.quiet)
-        for method in tier.methods:
+        recipe = own.load()
+        outcomes = run_all(recipe, own.out, quiet=options.quiet)
+        for method in recipe.methods:
             runs = [(o.seed, run) for o in outcomes if (run := o.run(method)) is not None]
             entries.append(Entry(f"{METHODS[method]}, {Path(model).name}", runs))
     rows = [row for model in PUBLISHED for row in published_rows(("SFT", "ETO"), model)]

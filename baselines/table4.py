@@ -1,7 +1,7 @@
 """The paper's Table 4: pairs of whole trajectories, of single steps, and both mixed.
 
     python baselines/table4.py --smoke
-    python baselines/table4.py --tier cpu --worlds webshop --out runs/table4
+    python baselines/table4.py --recipe cpu --worlds webshop --out runs/table4
 
 One iteration of ETO from the same SFT model for each kind of pairs. Steps are compared twice: at
 the learning rate and beta of the trajectories, where the paper saw the agent break (8.3), and at a
@@ -16,14 +16,15 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from eto_agents.cli.reproduce import TierFlags, open_tracks
+from eto_agents.reproduce.all import open_runs
+from eto_agents.reproduce.options import Options
+from eto_agents.reproduce.run import WorldRun
 from eto_agents.reproduce.tables import Entry, build_table, markdown, published_rows
-from eto_agents.reproduce.tracks import Track
-from eto_agents.training.eto import PairKind
+from eto_agents.settings import PairKind
 
 
 class Variant(NamedTuple):
-    """A row: the kind of pairs, and what becomes of the tier's learning rate and beta."""
+    """A row: the kind of pairs, and what becomes of the recipe's learning rate and beta."""
 
     kind: PairKind
     rate_factor: float = 1.0
@@ -39,23 +40,22 @@ VARIANTS = {
 PUBLISHED = ("SFT", "ETO, trajectory pairs", "ETO, step pairs", "ETO, mixture of pairs")
 
 
-def main(flags: Annotated[TierFlags, tyro.conf.OmitArgPrefixes], smoke: bool = False) -> None:
+def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = False) -> None:
     """Train with each kind of pairs and print the table.
 
     Args:
-        flags: which tier, and what of it.
+        options: which recipe, and what of it.
         smoke: every kind once with the smallest model, in a minute.
     """
     runs: dict[str, list[tuple[int, Path]]] = {"SFT": []}
     notes: list[str] = []
-    for track in open_tracks(flags.smoked() if smoke else flags):
-        track.sft()
-        track.evaluate("sft", track.sft_checkpoint)
-        runs["SFT"].append((track.seed, track.run_folder("sft")))
+    for run in open_runs(options.smoked() if smoke else options):
+        run.evaluate("sft", run.sft().checkpoint)
+        runs["SFT"].append((run.seed, run.run_folder("sft")))
         for name, variant in VARIANTS.items():
-            label, run, note = train(track, name, variant)
-            runs.setdefault(label, []).extend([] if run is None else [(track.seed, run)])
-            notes += [f"{label}, {track.recipe.name} seed {track.seed}: {note}"] if note else []
+            label, folder, note = train(run, name, variant)
+            runs.setdefault(label, []).extend([] if folder is None else [(run.seed, folder)])
+            notes += [f"{label}, {run.recipe.name} seed {run.seed}: {note}"] if note else []
     print(
         markdown(
             build_table((Entry(*row) for row in runs.items()), notes), published_rows(PUBLISHED)
@@ -63,9 +63,9 @@ def main(flags: Annotated[TierFlags, tyro.conf.OmitArgPrefixes], smoke: bool = F
     )
 
 
-def train(track: Track, name: str, variant: Variant) -> tuple[str, Path | None, str]:
+def train(run: WorldRun, name: str, variant: Variant) -> tuple[str, Path | None, str]:
     """One iteration; the row's label, its run if there is one, and why not."""
-    settings = track.eto_settings(track.sft_checkpoint, track.folder / f"pairs-{name}")
+    settings = run.eto_settings()
     dpo = settings.dpo
     dpo = replace(
         dpo,
@@ -73,10 +73,10 @@ def train(track: Track, name: str, variant: Variant) -> tuple[str, Path | None, 
         beta=dpo.beta if variant.beta is None else variant.beta,
     )
     label = f"{variant.kind} (rate {dpo.learning_rate:g}, beta {dpo.beta:g})"
-    told = replace(settings, pairs=variant.kind, dpo=dpo, iterations=1, keep_best=False)
-    learned = track.eto(told, prefix=f"pairs-{name}")
-    run = track.run_folder(f"pairs-{name}-1") if len(learned.iterations) > 1 else None
-    return label, run, learned.note
+    settings = replace(settings, pairs=variant.kind, dpo=dpo, iterations=1, keep_best=False)
+    learned = run.eto(settings, f"pairs-{name}")
+    folder = run.run_folder(f"pairs-{name}-1") if len(learned.iterations) > 1 else None
+    return label, folder, learned.note
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ LAYERS = (
     ("eto_agents.policy", "eto_agents.store"),
     ("eto_agents.preference",),
     ("eto_agents.console",),
-    ("eto_agents.trajectory", "eto_agents.config", "eto_agents.deadline"),
+    ("eto_agents.trajectory", "eto_agents.settings", "eto_agents.deadline"),
     ("eto_envs",),
     ("eto_envs.webshop", "eto_envs.alfworld", "eto_envs.scienceworld"),
     ("eto_envs.wrappers", "eto_envs.vector", "eto_envs.testing", "eto_envs.audit"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from eto_agents.cli.evaluation import given, key_values
+from eto_agents.cli.evaluation import given
+from eto_agents.settings import key_values
 from eto_envs.errors import UnknownNameError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from eto_agents.cli.evaluation import AgentFlags, KeyValues, at_least_one, given, key_values
+from eto_agents.cli.evaluation import AgentFlags, KeyValues, at_least_one, given
+from eto_agents.settings import key_values
 
 if TYPE_CHECKING:
     from eto_agents.collection import Collection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from eto_agents.settings import key_values
 from eto_envs.errors import EtoError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -151,24 +151,6 @@ def _raised_in_the_class(error: TypeError) -> bool:
         trace = trace.tb_next
     module = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
     return module not in ("eto_agents.policy", "eto_agents.best_of_n")
-
-
-def key_values(texts: tuple[str, ...]) -> dict[str, Any]:
-    """``key=value`` texts as a dict; values are JSON where they parse as such.
-
-    Raises:
-        UnknownNameError: a text has no ``=``.
-    """
-    pairs: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UnknownNameError("argument", text, (), "Write KEY=VALUE.")
-        try:
-            pairs[key] = json.loads(value)
-        except ValueError:
-            pairs[key] = value
-    return pairs
 
 
 def given(**arguments: Any) -> dict[str, Any]:

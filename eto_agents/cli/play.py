@@ -7,7 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from eto_agents.cli.evaluation import given, key_values
+from eto_agents.cli.evaluation import given
+from eto_agents.settings import key_values
 
 
 def envs() -> None:

@@ -1,98 +1,261 @@
-"""`eto train`: a command for each stage; its flags are the fields of the stage's settings."""
+"""`eto train`: a command for each method; its flags are the fields of the method's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
-from eto_agents.cli import preference
-from eto_agents.cli.evaluation import given
-from eto_agents.config import read_toml_file
 from eto_agents.console import Display
-from eto_agents.training.rft import RFTSettings
-from eto_agents.training.sft import SFTSettings
-from eto_envs.errors import UnknownNameError
+from eto_agents.settings import DPO, ETO, GRPO, PPO, RFT, SFT, read_toml_file
+from eto_envs.errors import UnknownNameError, require
 
 if TYPE_CHECKING:
-    from eto_agents.evaluation.results import Results
+    from rich.table import Table
+
+    from eto_agents.training.eto import Iteration
+    from eto_agents.trajectory import Trajectory
 
 
-def sft(settings: Annotated[SFTSettings, OmitArgPrefixes], quiet: bool = False) -> None:
-    """Fine-tune on expert trajectories (behaviour cloning); rerun the command to resume.
+def sft(
+    settings: Annotated[SFT, OmitArgPrefixes],
+    data: tuple[Path, ...] = (),
+    model: str = "tiny",
+    out: Path = Path("runs/sft"),
+    min_score: float | None = None,
+    quiet: bool = False,
+) -> None:
+    """Fine-tune on expert trajectories (behaviour cloning). Rerun the command to resume.
 
-    Settings can come from a TOML file (--config FILE); flags take precedence.
+    For example: eto train sft --data runs/experts --model tiny:small --out runs/sft
 
     Args:
         settings: of the training.
+        data: folders of `eto collect` or `eto eval`, or files of trajectories.
+        model: what is trained: a checkpoint's folder or name, "tiny" or "tiny:SIZE".
+        out: the folder of the run.
+        min_score: the least final score of a trajectory; by default what its collection states.
         quiet: show no progress.
     """
-    from eto_agents.training import sft as stage
+    with _training(quiet):
+        from eto_agents.training.sft import sft as train
 
-    with Display(quiet):
-        result = stage.sft(settings)
-    show_result(result, settings.out)
+        trained = train(model, _experts(data, min_score), settings, out=out)
+    _show(trained.result, out)
 
 
-def rft(settings: Annotated[RFTSettings, OmitArgPrefixes], quiet: bool = False) -> None:
+def rft(
+    settings: Annotated[RFT, OmitArgPrefixes],
+    explorer: str,
+    data: tuple[Path, ...] = (),
+    model: str = "tiny",
+    out: Path = Path("runs/rft"),
+    quiet: bool = False,
+) -> None:
     """Explore, then fine-tune on the expert's trajectories and the agent's successes.
 
-    Rerun the command to resume. Settings can come from a TOML file (--config FILE); flags take
-    precedence.
+    Rerun the command to resume. For example: eto train rft --data runs/experts
+    --explorer runs/sft/checkpoint --model runs/sft/checkpoint --out runs/rft
 
     Args:
         settings: of exploration and training.
+        explorer: the checkpoint that plays, such as the one of `eto train sft`.
+        data: folders of `eto collect` or `eto eval`, or files of trajectories.
+        model: what is fine-tuned.
+        out: the folder of the run.
         quiet: show no progress.
     """
-    from eto_agents.training import rft as stage
+    with _training(quiet):
+        from eto_agents.training.rft import rft as train
 
-    with Display(quiet):
-        result = stage.rft(settings)
-    show_result(result, settings.out)
+        trained = train(model, _experts(data), settings, explorer=explorer, out=out)
+    _show(trained.result, out)
+
+
+def dpo(
+    settings: Annotated[DPO, OmitArgPrefixes],
+    pairs: Path,
+    model: str,
+    out: Path = Path("runs/dpo"),
+    quiet: bool = False,
+) -> None:
+    """Trajectory DPO on a file of pairs. Rerun the command to resume.
+
+    For example: eto train dpo --pairs runs/eto/iteration-1/pairs/pairs.jsonl
+    --model runs/sft/checkpoint --out runs/dpo
+
+    Args:
+        settings: of the training.
+        pairs: a file of preference pairs.
+        model: the policy to begin with, which is the reference: a checkpoint's folder or name.
+        out: the folder of the run.
+        quiet: show no progress.
+    """
+    with _training(quiet):
+        from eto_agents.preference import read_pairs
+        from eto_agents.training.dpo import dpo as train
+
+        trained = train(model, list(read_pairs(pairs)), settings, out=out)
+    _show(trained.result, out)
+
+
+def ppo(
+    settings: Annotated[PPO, OmitArgPrefixes],
+    model: str,
+    out: Path = Path("runs/ppo"),
+    quiet: bool = False,
+) -> None:
+    """PPO on the tasks of a split. Rerun the command to resume.
+
+    For example: eto train ppo --env ETO-ALFWorld-v0 --model runs/sft/checkpoint --out runs/ppo
+
+    Args:
+        settings: of the training.
+        model: the SFT policy: a checkpoint's folder or name.
+        out: the folder of the run.
+        quiet: show no progress.
+    """
+    with _training(quiet):
+        from eto_agents.training.ppo import ppo as train
+
+        trained = train(model, settings, out=out)
+    _show(trained.result, out)
+
+
+def grpo(
+    settings: Annotated[GRPO, OmitArgPrefixes],
+    model: str,
+    out: Path = Path("runs/grpo"),
+    quiet: bool = False,
+) -> None:
+    """GRPO on the tasks of a split. Rerun the command to resume.
+
+    For example: eto train grpo --env ETO-ALFWorld-v0 --model runs/sft/checkpoint --out runs/grpo
+
+    Args:
+        settings: of the training.
+        model: the SFT policy: a checkpoint's folder or name.
+        out: the folder of the run.
+        quiet: show no progress.
+    """
+    with _training(quiet):
+        from eto_agents.training.grpo import grpo as train
+
+        trained = train(model, settings, out=out)
+    _show(trained.result, out)
+
+
+def eto(
+    settings: Annotated[ETO, arg(name="")],
+    model: str,
+    data: tuple[Path, ...] = (),
+    out: Path = Path("runs/eto"),
+    splits: tuple[str, ...] = ("seen", "unseen"),
+    n_eval_tasks: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """ETO: explore, pair, prefer, evaluate, and again. Rerun the command to resume.
+
+    For example: eto train eto --env ETO-ALFWorld-v0 --data runs/experts
+    --model runs/sft/checkpoint --out runs/eto
+
+    Args:
+        settings: of the loop.
+        model: the SFT policy: a checkpoint's folder or name.
+        data: folders of `eto collect` with the experts' trajectories.
+        out: the folder of the run.
+        splits: every iteration is evaluated on these; none for no evaluation.
+        n_eval_tasks: only the first this many tasks of each.
+        quiet: show no progress.
+    """
+    from rich.console import Console
+
+    with _training(quiet):
+        from eto_agents.training.eto import best_of
+        from eto_agents.training.eto import eto as train
+
+        done, scores = [], []
+        for iteration in train(model, _experts(data, required=False), settings, out=out):
+            done.append(iteration)
+            folder = out / f"iteration-{iteration.number}" / "evaluation"
+            scores.append(_evaluate(iteration.model, settings, splits, n_eval_tasks, folder))
+        best = best_of(done, settings)
+    line = f"iteration {best.number} is the result: {best.model}"
+    Console(highlight=False).print(_iterations(done, scores, best.number), line, sep="\n")
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
     "sft": sft,
     "rft": rft,
-    "eto": preference.eto,
-    "dpo": preference.dpo,
-    "ppo": preference.ppo,
+    "dpo": dpo,
+    "ppo": ppo,
+    "grpo": grpo,
+    "eto": eto,
 }
 """What can follow ``eto train``."""
 
 
-def evaluate_checkpoint(
-    settings: SFTSettings,
-    env: str,
-    splits: Sequence[str],
-    *,
-    dataset: str | None = None,
-    n_tasks: int | None = None,
-    lockstep: int = 64,
-    max_tokens: int = 512,
-) -> Results:
-    """Play task sets with what a stage trained, show the table, and keep it in ``evaluation/``."""
-    from rich.console import Console
+@contextmanager
+def _training(quiet: bool) -> Iterator[None]:
+    require("trl", extra="train")
+    with Display(quiet):
+        yield
 
+
+def _experts(
+    data: Sequence[Path], min_score: float | None = None, *, required: bool = True
+) -> list[Trajectory]:
+    from eto_agents.collection import read_collection
+    from eto_agents.training.rows import EmptyDataError
+
+    if required and not data:
+        raise EmptyDataError("no data: name folders of `eto collect`")
+    return [e for path in data for e in read_collection(path, min_score=min_score).kept]
+
+
+def _evaluate(
+    model: str, settings: ETO, splits: Sequence[str], n_tasks: int | None, folder: Path
+) -> dict[str, float]:
+    """Mean rewards by split, greedily."""
+    if not splits:
+        return {}
     from eto_agents.evaluation.harness import evaluate
-    from eto_agents.evaluation.report import rich_table
-    from eto_agents.models.huggingface import HuggingFaceModel
-    from eto_agents.policies.react import ReActPolicy
+    from eto_agents.training.exploration import policy_of
 
-    model = HuggingFaceModel(str(settings.out / "checkpoint"), device=settings.device)
     results = evaluate(
-        ReActPolicy(model, world=settings.world, max_tokens=max_tokens),
-        env,
+        policy_of(model, settings, 0.0),
+        settings.env,
         splits,
-        out=settings.out / "evaluation",
-        batch_size=lockstep,
+        out=folder,
+        batch_size=settings.n_envs,
         n_tasks=n_tasks,
-        env_args=given(dataset=dataset),
+        env_args=settings.env_args,
     )
-    Console(highlight=False).print(rich_table(results))
-    return results
+    return {split: part.reward.mean for split, part in results.splits.items()}
+
+
+def _iterations(
+    done: Sequence[Iteration], scores: Sequence[Mapping[str, float]], best: int
+) -> Table:
+    """The scores by iteration, the paper's Figure 4 in numbers."""
+    from rich.table import Table
+
+    splits = list(dict.fromkeys(name for found in scores for name in found))
+    table = Table("iteration", "pairs", "win / tie / lose", "explored", "dev", *splits)
+    for row, found in zip(done, scores, strict=True):
+        counts = row.counts
+        outcomes = " / ".join(str(counts.get(name, 0)) for name in ("win", "tie", "lose"))
+        values = (row.explored, row.dev, *(found.get(name) for name in splits))
+        table.add_row(
+            f"{row.number}{' *' if row.number == best else ''}",
+            str(counts.get("pairs", "")),
+            outcomes if counts else "",
+            *("" if value is None else f"{value:.3f}" for value in values),
+        )
+    return table
 
 
 def with_config(arguments: Sequence[str]) -> list[str]:
@@ -130,8 +293,7 @@ def _flag(name: str, value: Any) -> list[str]:
     return [f"--{name}", *(str(part) for part in (value if isinstance(value, list) else [value]))]
 
 
-def show_result(result: Mapping[str, Any], folder: Path) -> None:
-    """Print what a stage came to."""
+def _show(result: Mapping[str, Any], folder: Path) -> None:
     from rich.console import Console
 
     width = max(map(len, result))

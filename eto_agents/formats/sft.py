@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from eto_agents.config import read_json
 from eto_agents.formats.chats import ENV_IDS, FACTS, Chat
 from eto_agents.formats.files import (
     Entry,
@@ -27,6 +26,7 @@ from eto_agents.formats.files import (
     write_list,
 )
 from eto_agents.react.prompts import WORLDS
+from eto_agents.settings import read_json
 from eto_envs.errors import UnknownNameError
 from eto_envs.files import write_whole
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eto_agents.config import read_json
 from eto_agents.react.chat import encode, find_template, templates
+from eto_agents.settings import read_json
 from eto_envs.data import cache_dir
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
 from eto_envs.files import write_whole

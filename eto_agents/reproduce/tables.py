@@ -22,7 +22,7 @@ from eto_agents.evaluation.published import COLUMNS, PublishedRow, load_publishe
 from eto_agents.evaluation.runs import read_run
 from eto_agents.evaluation.sections import NO_WIDTH, NO_WIDTH_NOTE
 from eto_agents.evaluation.statistics import Estimate, Paired, clustered_mean, paired
-from eto_agents.reproduce.runs import Outcome
+from eto_agents.reproduce.run import Outcome
 
 Scores = list[tuple[str, float]]
 """Task and final score, a task once for each seed."""

@@ -1,8 +1,13 @@
-"""Trajectory DPO as a stage: pairs and a policy in, a policy that tells them apart better out.
+"""Trajectory DPO: ETO's section 3.2, equation 6.
 
-ETO section 3.2, equation 6: the loss is DPO's with the log-probabilities of whole trajectories,
-summed over the agent's tokens; the reference is the policy as it is when the stage begins. Settings
-and the stage's folder are here, the loop is TRL's (`eto_agents.training.dpo_trainer`).
+    reference <- the policy as it is when training begins
+    loss      <- -log sigmoid(beta * (log-ratio of the chosen trajectory - of the rejected one)),
+                 a log-ratio being the sum over the agent's tokens of log policy - log reference
+
+TRL's `DPOTrainer` counts every token after the prompt, so in a trajectory of several turns it would
+train on what the environment says; all that comes after its collator goes by `completion_mask`, so
+a collator that gives ours is all it takes (`TrajectoryCollator`). The reference's log-probabilities
+are computed once, in batches of like length, and no second model is kept.
 
 Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper names a
 cosine with 3 % warm-up, for SFT, which is the default here too, and beta 0.1 (ALFWorld 0.5); the
@@ -12,201 +17,393 @@ script's DPO has a constant learning rate after 10 % warm-up, and from the secon
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import logging
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PrinterCallback
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
-from eto_agents.preference import read_pairs
-from eto_agents.training.preference_rows import PreferenceRows, encode_pairs
-from eto_agents.training.rows import TooLong
-from eto_agents.training.stage import Stage, hash_input
-from eto_envs.errors import EtoError, require
+from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.settings import DPO, SettingsError
+from eto_agents.training.cpu_head import use_cpu_head, use_own_head
+from eto_agents.training.losses import DivergedError
+from eto_agents.training.pairs import NoPairsError
+from eto_agents.training.preference_rows import (
+    PreferenceRow,
+    PreferenceRows,
+    encode_pairs,
+    lengths,
+)
+from eto_agents.training.processes import gathered_weights, n_processes
+from eto_agents.training.rows import by_length
+from eto_agents.training.stage import Stage
+from eto_agents.training.trl import (
+    Trained,
+    common_arguments,
+    fingerprint,
+    lora_config,
+    merged,
+    model_hash,
+    newest_state,
+    step_of,
+)
+from eto_envs.errors import EtoError
+from eto_envs.files import write_whole
 
 if TYPE_CHECKING:
     from eto_agents.preference import PreferencePair
     from eto_agents.training.pairs import Pair
 
+logger = logging.getLogger(__name__)
 
-class DivergedError(EtoError):
-    """The loss is not finite; the batch was saved."""
+Metrics = Mapping[str, float]
 
 
 class WrongReferenceError(EtoError):
     """The reference is not the policy that training begins with."""
 
 
-@dataclass(frozen=True)
-class DPOSettings:
-    """How trajectory DPO trains; the defaults are ETO's (section 4.1 of its second version).
-
-    Attributes:
-        beta: how dear it is to leave the reference (the paper: 0.1, ALFWorld 0.5).
-        learning_rate: at the top of the schedule.
-        n_epochs: times every pair is seen.
-        batch_size: pairs for an update.
-        nll_weight: weight of the chosen side's NLL beside the DPO loss (RPO); ETO has none.
-        warmup_share: share of the updates in which the learning rate rises, in [0, 1).
-        schedule: how it falls afterwards.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients are scaled down to this norm.
-        tokens_per_batch: the most tokens, padding included, that go through the model at once; a
-            batch of `batch_size` pairs is split so that they fit. It
-            changes speed, not results (but for the NLL term, a mean over the tokens of each part).
-        lora_rank: train a LoRA adapter of this rank and merge it at the end; 0 trains all weights.
-        activation_checkpointing: compute activations twice to save memory.
-        save_every: updates between two states a killed run can go on from; 0 saves none.
-        alarm_nats: a warning is logged when the chosen trajectories' mean log-probability has
-            fallen below its start by more than this.
-        max_tokens: the most tokens a side of a pair has, prompt included.
-        too_long: drop pairs with a longer side and count them, or stop.
-        dtype: in what the weights are held.
-        device: such as cpu or cuda:1; by default a GPU if there is one.
-        seed: of the order of the pairs.
-    """
-
-    beta: float = 0.1
-    learning_rate: float = 1e-6
-    n_epochs: float = 3.0
-    batch_size: int = 32
-    nll_weight: float = 0.0
-    warmup_share: float = 0.03
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    tokens_per_batch: int = 16384
-    lora_rank: int = 0
-    activation_checkpointing: bool = False
-    save_every: int = 100
-    alarm_nats: float = 5.0
-    max_tokens: int = 4096
-    too_long: TooLong = "drop"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ValueError: a value is outside of its range.
-        """
-        for name in ("beta", "learning_rate", "n_epochs", "batch_size", "tokens_per_batch"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("nll_weight", "lora_rank", "save_every", "alarm_nats"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"warmup_share must be in [0, 1), got {self.warmup_share}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DPORun(DPOSettings):
-    """What `dpo` is told, beside how it trains.
-
-    Attributes:
-        pairs: a file of pairs (`eto_agents.preference`).
-        model: the policy, a checkpoint's folder or name.
-        out: the stage's folder.
-    """
-
-    pairs: Path
-    model: str
-    out: Path
-
-
-def n_updates(n_pairs: int, settings: DPOSettings) -> int:
-    """How many updates a run over so many pairs makes: for a control with as many on other data."""
-    return math.ceil(math.ceil(n_pairs / settings.batch_size) * settings.n_epochs)
-
-
-def dpo(run: DPORun) -> dict[str, Any]:
-    """Train on the pairs of a file; see `dpo_stage`.
-
-    Raises:
-        DataNotFoundError: no such file or model.
-    """
-    inputs = {"pairs": hash_input(run.pairs)}
-    return dpo_stage(run.out, run.model, read_pairs(run.pairs), run, inputs)
-
-
-def dpo_stage(
-    folder: Path,
-    model: str,
-    pairs: Iterable[Pair | PreferencePair],
-    settings: DPOSettings,
-    inputs: Mapping[str, str],
-    *,
-    world: str | None = None,
-) -> dict[str, Any]:
-    """Train a checkpoint on pairs in a stage's folder.
+def dpo(
+    model: str | Path, pairs: Sequence[Pair | PreferencePair], settings: DPO, *, out: Path
+) -> Trained:
+    """Train a policy to prefer the chosen trajectories of pairs.
 
     Args:
-        folder: the stage's; a call that was killed goes on.
-        model: the policy to begin with, which is the reference.
-        pairs: what to learn from; read only if the stage is not complete.
+        model: the policy to begin with, which is the reference: a checkpoint's folder or name.
+        pairs: what to learn from.
         settings: how.
-        inputs: hashes of what the pairs come from; the model's is added.
-        world: whose prompt; by default the one the trajectories tell.
-
-    Returns:
-        What ``result.json`` has; of a complete stage what it had.
+        out: the folder of the run; the same call on it resumes, and returns at once when it is
+            complete.
 
     Raises:
         NoPairsError: nothing is left to train on.
-        DivergedError: the loss is not finite.
-        StageMismatchError: the folder holds a stage with other settings, pairs or model.
-        MissingExtraError: the extra ``train`` is not installed.
+        DivergedError: the loss is not finite; the batch was saved.
+        StageMismatchError: the folder holds a run with other settings, pairs or model.
     """
-    require("trl", extra="train")
-    hashes = dict(inputs) | ({"model": hash_input(model)} if Path(model).exists() else {})
-    with Stage(folder, settings, hashes) as stage:
-        if stage.result is not None:
-            return stage.result
-        from eto_agents.training.dpo_trainer import train_dpo
-
-        started_s = time.monotonic()
-        checkpoint = load_checkpoint(model, dtype=settings.dtype, device=settings.device)
-        data = encode_pairs(
-            pairs,
-            checkpoint,
-            max_tokens=settings.max_tokens,
-            too_long=settings.too_long,
-            world=world,
-        )
-
-        n_planned = n_updates(len(data.rows), settings)
-
-        def log(update: int, metrics: Mapping[str, float]) -> None:
-            stage.log({"step": update, **metrics})
+    inputs = {"pairs": fingerprint(pairs), **model_hash(model)}
+    with Stage(out, settings, inputs) as stage:
+        result = stage.result
+        if result is None:
+            result = _fit(model, pairs, settings, stage)
+            stage.finish(result)
             if stage.is_writer:
-                names = {"loss": "loss", "accuracy": "rewards/accuracies"}
-                shown = {k: f"{metrics[v]:.3f}" for k, v in names.items() if v in metrics}
-                report(folder.name, update, n_planned, "updates", shown)
+                shutil.rmtree(stage.work, ignore_errors=True)
+            else:
+                stage.wait()
+    return Trained(stage.checkpoint, result)
 
+
+def _fit(
+    model: str | Path, pairs: Sequence[Pair | PreferencePair], settings: DPO, stage: Stage
+) -> dict[str, Any]:
+    started_s = time.monotonic()
+    checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
+    data = encode_pairs(
+        pairs,
+        checkpoint,
+        max_length=settings.max_length,
+        too_long=settings.too_long,
+        world=settings.world,
+    )
+    n_planned = n_updates(len(data.rows), settings)
+
+    def on_metrics(update: int, metrics: Metrics) -> None:
+        stage.log({"step": update, **metrics})
         if stage.is_writer:
-            report(folder.name, 0, n_planned, "updates")
-        trained = train_dpo(
-            checkpoint, data, settings, stage.work, on_metrics=log, on_start=stage.rewind
+            names = {"loss": "loss", "accuracy": "rewards/accuracies"}
+            figures = {k: f"{metrics[v]:.3f}" for k, v in names.items() if v in metrics}
+            report(stage.folder.name, update, n_planned, "updates", figures)
+
+    if stage.is_writer:
+        report(stage.folder.name, 0, n_planned, "updates")
+    fitted = train_dpo(
+        checkpoint, data, settings, stage.work, on_metrics=on_metrics, on_start=stage.rewind
+    )
+    if stage.is_writer:
+        save_checkpoint(fitted.checkpoint, stage.checkpoint, weights=fitted.weights)
+    return _result(stage, data, settings) | {"wall_s": round(time.monotonic() - started_s, 1)}
+
+
+def n_updates(n_pairs: int, settings: DPO) -> int:
+    """How many updates a run over this many pairs makes."""
+    return math.ceil(math.ceil(n_pairs / settings.batch_size) * settings.epochs)
+
+
+class Fitted(NamedTuple):
+    """What training leaves.
+
+    Attributes:
+        checkpoint: the trained policy.
+        weights: its tensors by name, where those in `checkpoint` are spread over processes.
+    """
+
+    checkpoint: Checkpoint
+    weights: Mapping[str, Any] | None
+
+
+def train_dpo(
+    checkpoint: Checkpoint,
+    data: PreferenceRows,
+    settings: DPO,
+    folder: Path,
+    *,
+    on_metrics: Callable[[int, Metrics], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+    trainer_args: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Train a policy on pairs; the policy as given is the reference.
+
+    Args:
+        checkpoint: the policy; its weights are changed in place. A LoRA adapter is merged first, so
+            that the reference is the tuned model and not its base.
+        data: rows of `encode_pairs`.
+        settings: how.
+        folder: for the states that an interrupted run resumes from, and for ``bad_batch.json``.
+        on_metrics: called with the update's number and its metrics.
+        on_start: called with the number of updates that an earlier call has made.
+        trainer_args: further arguments for TRL's `DPOConfig`, such as ``fsdp``.
+
+    Raises:
+        NoPairsError: there is no row.
+        DivergedError: the loss is not finite; the batch is saved in `folder`.
+        SettingsError: LoRA is to be trained with weights that are spread over processes.
+    """
+    if not data.rows:
+        raise NoPairsError("no pair is left to train on")
+    model = merged(checkpoint.model)
+    states = folder / "states"
+    trainer = TrajectoryDPOTrainer(
+        rows=data.rows,
+        settings=settings,
+        folder=folder,
+        on_metrics=on_metrics,
+        model=model,
+        args=_config(model, data, settings, states, trainer_args or {}),
+        processing_class=checkpoint.tokenizer,
+        data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),
+        peft_config=lora_config(settings.lora_rank),
+    )
+    if settings.lora_rank and trainer.is_fsdp_enabled:
+        raise SettingsError(
+            "a LoRA adapter cannot be merged into weights that FSDP spreads over processes: launch "
+            "with whole models (baselines/accelerate/ddp_8gpu.yaml), or set lora_rank 0"
         )
-        if not stage.is_writer:
-            stage.wait()
-            return stage.result or {}
-        save_checkpoint(trained.checkpoint, stage.checkpoint, weights=trained.weights)
-        result = _result(stage, data, settings)
-        result["wall_s"] = round(time.monotonic() - started_s, 1)
-        stage.finish(result)
-        shutil.rmtree(stage.work, ignore_errors=True)
+    last = newest_state(states)
+    if last is not None:
+        logger.info("resuming from %s", last.name)
+    if on_start is not None:
+        on_start(step_of(last))
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    use_own_head(trained)
+    weights = gathered_weights(trainer)
+    return Fitted(dataclasses.replace(checkpoint, model=merged(trained).eval()), weights)
+
+
+@dataclass
+class TrajectoryCollator(DataCollatorForPreference):  # type: ignore[misc]
+    """TRL's batch of pairs, the chosen sides first, with the agent's tokens as mask."""
+
+    def torch_call(self, examples: list[Any]) -> dict[str, Any]:
+        """A batch; `completion_mask` is 1 on the agent's tokens."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        mask = torch.zeros_like(batch["completion_mask"])
+        sides = [(row, side) for side in ("chosen", "rejected") for row in examples]
+        for i, (row, side) in enumerate(sides):
+            start = len(row["prompt_ids"])
+            own = row[f"{side}_mask"]
+            mask[i, start : start + len(own)] = torch.tensor(own)
+        batch["completion_mask"] = mask
+        return batch
+
+
+class LikeLengths(torch.utils.data.Sampler[int]):
+    """A random order in which the pairs of an update are sorted by length: less padding.
+
+    What an update sees is what it would see in the random order itself.
+    """
+
+    def __init__(self, row_lengths: Sequence[int], window: int, seed: int) -> None:
+        """Take the rows' lengths in tokens and the pairs of an update."""
+        self._lengths = list(row_lengths)
+        self._window = window
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        """Positions of the rows."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(len(self._lengths), generator=generator).tolist()
+        for start in range(0, len(order), self._window):
+            yield from sorted(order[start : start + self._window], key=self._lengths.__getitem__)
+
+
+class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    """TRL's `DPOTrainer` on encoded rows; see the module."""
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[PreferenceRow],
+        settings: DPO,
+        folder: Path,
+        on_metrics: Callable[[int, Metrics], None] | None = None,
+        **arguments: Any,
+    ) -> None:
+        """Take rows and settings beside TRL's own arguments; `folder` gets a bad batch."""
+        self._settings = settings
+        self._folder = folder
+        self._on_metrics = on_metrics
+        self._alarmed = False
+        precise = next(arguments["model"].parameters()).dtype in (torch.float32, torch.float64)
+        self._is_exact = precise and not arguments["args"].bf16
+        self._row_lengths = [max(lengths(row)) for row in rows]
+        super().__init__(train_dataset=Dataset.from_list(list(rows)), **arguments)
+        self.remove_callback(PrinterCallback)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: the stage's files say what was done."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # it is tokens already
+
+    def _set_signature_columns_if_needed(self) -> None:
+        trl: Any = super()
+        trl._set_signature_columns_if_needed()
+        wanted = [*(self._signature_columns or ()), "chosen_mask", "rejected_mask"]
+        trainer: Any = self
+        trainer._signature_columns = list(dict.fromkeys(wanted))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
+        return LikeLengths(self._row_lengths, self._settings.batch_size, self._settings.seed)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """The reference's log-probabilities, in batches of like length."""
+        trl: Any = super()
+        model: Any = self.model  # no second one is kept: before the first update it is this
+        use_cpu_head(model)  # here, for TRL has put its own on by now, and uses it next
+        was_training = model.training
+        model.eval()
+        found: dict[int, tuple[float, float]] = {}
+        for batch in by_length(self._row_lengths, self._settings.micro_batch_tokens // 2):
+            inputs = self._prepare_inputs(self.data_collator([dataset[i] for i in batch]))
+            chosen, rejected = trl.compute_ref_log_probs(model, inputs)
+            found.update(
+                zip(batch, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True)
+            )
+        model.train(was_training)
+        columns = list(zip(*(found[i] for i in range(len(dataset))), strict=True))
+        dataset = dataset.add_column("ref_chosen_logps", list(columns[0]))
+        return dataset.add_column("ref_rejected_logps", list(columns[1]))
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        trl: Any = super()
+        result = trl._compute_loss(model, inputs, return_outputs)
+        loss: Tensor = result[0] if return_outputs else result
+        if not torch.isfinite(loss):
+            self._save_batch(inputs)
+        if self.state.global_step == 0 and model.training:
+            self._check_reference(inputs)
         return result
 
+    def _save_batch(self, inputs: Mapping[str, Any]) -> None:
+        path = self._folder / "bad_batch.json"
+        batch = {name: value.tolist() for name, value in inputs.items()}
+        write_whole(path, json.dumps(batch).encode())
+        raise DivergedError(
+            f"the loss is not finite at update {self.state.global_step}; the batch is in {path}. "
+            "Lower the learning rate or beta, or look for a broken pair there"
+        )
 
-def _result(stage: Stage, data: PreferenceRows, settings: DPOSettings) -> dict[str, Any]:
+    def _check_reference(self, inputs: Mapping[str, Any]) -> None:
+        """Before the first update the policy is the reference, or someone mixed them up."""
+        reward = self._metrics["train"]["rewards/chosen"][-1]
+        n_tokens = float(inputs["completion_mask"].sum()) / len(inputs["completion_mask"])
+        gap = abs(reward) / self._settings.beta / max(n_tokens, 1.0)
+        if gap > (1e-3 if self._is_exact else 0.05):
+            raise WrongReferenceError(
+                f"the reference is not the policy that training begins with: their log-"
+                f"probabilities differ by {gap:.3g} a token. Give the same checkpoint for both"
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add how far the chosen side has fallen; warn once if that is too far."""
+        rewards = self._metrics["train"].get("rewards/chosen")
+        if rewards:
+            fallen = -sum(rewards) / len(rewards) / self._settings.beta
+            logs["chosen_drop_nats"] = fallen
+            if fallen > self._settings.alarm_nats and not self._alarmed:
+                self._alarmed = True
+                logger.warning(
+                    "update %d: the chosen trajectories' log-probability has fallen by %.1f nats "
+                    "(alarm at %.1f): the agent forgets what it should prefer. Lower the learning "
+                    "rate, or raise nll_weight",
+                    self.state.global_step,
+                    fallen,
+                    self._settings.alarm_nats,
+                )
+        super().log(logs, start_time)
+        if self._on_metrics is not None:
+            numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
+            self._on_metrics(self.state.global_step, numbers)
+
+
+def _config(
+    model: Any,
+    data: PreferenceRows,
+    settings: DPO,
+    states: Path,
+    trainer_args: Mapping[str, Any],
+) -> DPOConfig:
+    longest = max(max(lengths(row)) for row in data.rows)
+    micro = _micro_batch(settings, longest, n_processes())
+    losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
+    if settings.nll_weight:
+        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
+    arguments = common_arguments(settings, states, model, DPOConfig) | {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": settings.batch_size // (micro * n_processes()),
+        "warmup_steps": int(settings.warmup_ratio * n_updates(len(data.rows), settings)),
+        "beta": settings.beta,
+        "precompute_ref_log_probs": True,
+        "logging_steps": 1,
+        "save_total_limit": 1,
+        "report_to": [],
+    }
+    return DPOConfig(**arguments | losses | dict(trainer_args))
+
+
+def _micro_batch(settings: DPO, longest: int, n: int) -> int:
+    """Pairs that go through the model at once: a divisor of a process's share of the batch."""
+    share, rest = divmod(settings.batch_size, n)
+    if rest:
+        raise SettingsError(f"batch_size {settings.batch_size} cannot be shared by {n} processes")
+    room = max(1, settings.micro_batch_tokens // (2 * longest))
+    return max(d for d in range(1, share + 1) if share % d == 0 and d <= room)
+
+
+def _result(stage: Stage, data: PreferenceRows, settings: DPO) -> dict[str, Any]:
     last = [m for m in stage.metrics() if "rewards/accuracies" in m][-1:] or [{}]
     return {
         "n_pairs": len(data.rows),

@@ -1,143 +1,48 @@
-"""ETO: SFT, then explore, pair, prefer and evaluate, as often as is asked for.
+"""ETO: exploration-based trajectory optimisation, the paper's Algorithm 1.
 
-The paper's Algorithm 1. An iteration's policy plays the training tasks; where it did worse (or
-better) than the expert the two trajectories become a pair; trajectory DPO on the pairs makes the
-next policy. Each stage is a folder (`eto_agents.training.stage`) that knows its settings, the
-hashes of what it read and whether it is done: the same call goes on where it was killed, in the
-stage and at the step it was in. Evaluating is the caller's, through a function: training knows no
-reports. Settings and outcome are here, the loop itself is in `eto_agents.training.eto_loop`.
+    policy <- SFT on the experts' trajectories                 (`eto_agents.training.sft`)
+    repeat: explored <- play(policy) on the training tasks
+            pairs    <- explored and expert trajectories of a task, where their rewards differ;
+                        the higher one is chosen
+            policy   <- trajectory DPO(policy, pairs), the reference being the policy itself
 
-    out/sft/  out/iteration-1/{explore,pairs,dpo,dev,evaluation}/  …  out/iterations.json
+Each step is a folder that knows its settings, the hashes of what it read and whether it is
+complete: the same call on the same folder resumes, in the step and at the update it was in.
+
+    out/iteration-0/dev/  out/iteration-1/{explore,pairs,dpo,dev}/  …  out/iterations.json
 
 Differs from the reference: (1) exploration is on the tasks that have an expert trajectory, for only
-they can become a pair. (2) With `keep_best` the result is the best iteration on tasks carved from
+they can become a pair. (2) With `keep_best` the result is the best iteration on tasks split off
 train; the paper reports the number of iterations that was best on its test sets.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eto_agents.training.dpo import DPOSettings
-from eto_agents.training.pairs import EXTRA_ROUNDS, Cut
-from eto_envs.errors import require
+from eto_agents.console import log
+from eto_agents.models.base import Sampling
+from eto_agents.models.checkpoints import load_checkpoint
+from eto_agents.preference import write_pairs
+from eto_agents.settings import ETO, write_json
+from eto_agents.training.dpo import dpo
+from eto_agents.training.exploration import explore, policy_of
+from eto_agents.training.pairs import Pairs, self_pairs, step_pairs, trajectory_pairs
+from eto_agents.training.preference_rows import as_preference
+from eto_agents.training.processes import is_main_process
+from eto_agents.training.stage import Stage
+from eto_agents.training.task_splits import SplitTasks, draw, mean_score, split_dev, tasks_of
+from eto_agents.training.teacher_forcing import own_steps
+from eto_agents.training.trl import fingerprint, model_hash
+from eto_envs.errors import DataError
 
-logger = logging.getLogger(__name__)
-
-PairKind = Literal["trajectory", "step", "mixture", "self", "success"]
-"""Against the expert, whole or step by step or both; or among the agent's own episodes of a task,
-any two of different reward or only a success against a failure."""
-
-Evaluate = Callable[[Path, Path], Mapping[str, float]]
-"""Scores a checkpoint's folder (first) and keeps what it needs in another (second)."""
-
-
-@dataclass(frozen=True)
-class Exploration:
-    """How the agent plays while it learns.
-
-    Attributes:
-        samples: episodes of each task. ETO plays one.
-        temperature: 0 takes the likeliest token, as ETO's script does.
-        max_new_tokens: the most a turn has.
-        lockstep: episodes that run at once.
-        max_tasks: at most so many tasks, drawn anew for each iteration; by default all. It holds
-            for step-wise pairs, too, for which nothing is played.
-    """
-
-    samples: int = 1
-    temperature: float = 0.0
-    max_new_tokens: int = 512
-    lockstep: int = 64
-    max_tasks: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ETOSettings:
-    """What `eto` is told.
-
-    Attributes:
-        env: the Gymnasium id.
-        data: folders of `eto collect` with the experts' trajectories.
-        model: the agent to begin with: a checkpoint that knows the task already, or, with
-            `sft_epochs`, what SFT makes it of ("tiny" makes a new one).
-        out: the run's folder.
-        iterations: times that the agent explores and learns (the paper: 2, ALFWorld 1).
-        pairs: what is compared with what.
-        cut: which rejected trajectories may be too long (`eto_agents.training.pairs.Cut`).
-        extra_rounds: how many rounds longer than the chosen one a rejected one may be.
-        max_pairs_per_task: of pairs without an expert.
-        split: the split to explore.
-        dataset: mini, an official name, or a folder with the official files.
-        n_tasks: only the first so many tasks of the split.
-        dev_tasks: tasks carved from the split on which each iteration is scored; none is explored,
-            and SFT here leaves them out.
-        dev_seed: which ones.
-        keep_best: the result is the iteration (SFT among them) that is best on the dev tasks;
-            otherwise the last.
-        sft_epochs: epochs of SFT before the first iteration; 0 if the model knows the task.
-        sft_learning_rate: SFT's.
-        sft_batch_size: trajectories of an update of SFT.
-        sft_optimizer: SFT's; "muon+adamw" is for tiny models.
-        explore: how the agent plays.
-        dpo: how it learns from pairs.
-        later_beta: beta from the second iteration on; ETO's script has 0.5.
-        later_learning_rate: DPO's learning rate from then on; the script has half the first.
-        world: whose prompt; by default the one the environment and trajectories tell.
-        seed: of sampling and orders.
-    """
-
-    env: str
-    data: tuple[Path, ...]
-    model: str
-    out: Path
-    iterations: int = 2
-    pairs: PairKind = "trajectory"
-    cut: Cut = "rejected"
-    extra_rounds: int = EXTRA_ROUNDS
-    max_pairs_per_task: int | None = 1
-    split: str = "train"
-    dataset: str | None = None
-    n_tasks: int | None = None
-    dev_tasks: int = 0
-    dev_seed: int = 0
-    keep_best: bool = False
-    sft_epochs: float = 0.0
-    sft_learning_rate: float = 1e-5
-    sft_batch_size: int = 64
-    sft_optimizer: Literal["adamw", "muon+adamw"] = "adamw"
-    explore: Exploration = field(default_factory=Exploration)
-    dpo: DPOSettings = field(default_factory=DPOSettings)
-    later_beta: float | None = None
-    later_learning_rate: float | None = None
-    world: str | None = None
-    seed: int = 0
-
-    @property
-    def env_args(self) -> dict[str, Any]:
-        """Keyword arguments for the environment."""
-        return {} if self.dataset is None else {"dataset": self.dataset}
-
-    def __post_init__(self) -> None:
-        """Check what does not fit together.
-
-        Raises:
-            ValueError: a value is out of range, or settings contradict each other.
-        """
-        if self.iterations < 0 or self.explore.samples < 1:
-            raise ValueError("iterations must be at least 0 and explore.samples at least 1")
-        if self.keep_best and not self.dev_tasks:
-            raise ValueError("keep_best needs dev_tasks to choose on, never seen or unseen")
-        if self.pairs in ("self", "success") and self.explore.samples < 2:
-            raise ValueError(
-                f"pairs={self.pairs!r} compares episodes: explore.samples of 2 or more"
-            )
-        if self.explore.samples > 1 and not self.explore.temperature:
-            raise ValueError("several episodes a task are all alike at explore.temperature 0")
+if TYPE_CHECKING:
+    from eto_agents.trajectory import Trajectory
+    from eto_envs.tasks import Task
 
 
 class Iteration(NamedTuple):
@@ -145,52 +50,204 @@ class Iteration(NamedTuple):
 
     Attributes:
         number: of the iteration.
-        checkpoint: the policy's folder or name.
-        explored: mean score of the exploration that it learned from, None for the start.
+        model: the policy: a checkpoint's folder, of iteration 0 a folder or a name.
+        explored: mean score of the exploration it learned from; None for the start.
         counts: of pairs, as `eto_agents.training.pairs.Pairs` has them.
-        dev: mean score on the dev tasks, None if there are none.
-        scores: what the evaluation said.
-        learning: what DPO's stage said.
+        dev: mean score on the dev tasks; None if there are none.
+        learning: the result of its DPO.
     """
 
     number: int
-    checkpoint: str
+    model: str
     explored: float | None
     counts: dict[str, int]
     dev: float | None
-    scores: dict[str, float]
     learning: dict[str, Any]
 
 
-class Outcome(NamedTuple):
-    """What the loop came to.
-
-    Attributes:
-        checkpoint: the policy's folder or name.
-        best: the number of its iteration.
-        iterations: all of them, the start first.
-    """
-
-    checkpoint: str
-    best: int
-    iterations: list[Iteration]
-
-
-def eto(settings: ETOSettings, *, evaluate: Evaluate | None = None) -> Outcome:
-    """Run the loop; the same call on the same folder goes on where it was killed.
+def eto(
+    model: str | Path, experts: Sequence[Trajectory], settings: ETO, *, out: Path
+) -> Iterator[Iteration]:
+    """Explore, pair and learn, `settings.iterations` times.
 
     Args:
-        settings: what and how.
-        evaluate: called for the start and for each iteration.
+        model: the policy to begin with, which SFT has made: a checkpoint's folder or name.
+        experts: the experts' trajectories.
+        settings: how.
+        out: the folder of the run; the same call on it resumes.
+
+    Yields:
+        The start, then each iteration once it has learned.
 
     Raises:
-        DataNotFoundError: no expert trajectories, or no such model.
-        DataError: the experts are of other tasks than the split's.
+        DataError: no expert trajectory is of a task that is explored.
         NoPairsError: nothing is left to prefer; says what became of the episodes.
-        StageMismatchError: a stage's folder was begun with other settings or other data.
+        StageMismatchError: a step's folder was begun with other settings or other data.
         DivergedError: the loss is not finite; the batch was saved.
     """
-    require("trl", extra="train")
-    from eto_agents.training.eto_loop import Loop
+    tasks, experts = _tasks_and_experts(settings, experts)
+    done = [Iteration(0, str(model), None, {}, _score_dev(model, tasks.dev, settings, out, 0), {})]
+    yield done[0]
+    for number in range(1, settings.iterations + 1):
+        folder = out / f"iteration-{number}"
+        drawn = draw(tasks.train, settings.max_tasks, f"explore/{settings.seed}/{number}")
+        explored = _explore(model, drawn, settings, folder / "explore", number)
+        pairs = _pair(model, experts, explored, drawn, settings, folder / "pairs", number)
+        trained = dpo(model, pairs.pairs, _dpo_settings(settings, number), out=folder / "dpo")
+        model = trained.checkpoint
+        score = mean_score(explored) if explored else None
+        dev = _score_dev(model, tasks.dev, settings, out, number)
+        done.append(Iteration(number, str(model), score, pairs.counts, dev, trained.result))
+        if is_main_process():
+            write_json(out / "iterations.json", {"iterations": [i._asdict() for i in done]})
+        yield done[-1]
 
-    return Loop(settings, evaluate).run()
+
+def best_of(iterations: Sequence[Iteration], settings: ETO) -> Iteration:
+    """The iteration that counts: the best on the dev tasks with `keep_best`, else the last."""
+    if settings.keep_best:
+        return max(iterations, key=lambda iteration: iteration.dev or 0.0)
+    return iterations[-1]
+
+
+def _tasks_and_experts(
+    settings: ETO, experts: Sequence[Trajectory]
+) -> tuple[SplitTasks, list[Trajectory]]:
+    """The tasks to explore and those to tune on, and the experts' trajectories of the former."""
+    tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
+    train, dev = split_dev(tasks, settings.dev_tasks, settings.dev_seed)
+    ids = {task.id for task in train}
+    known = [expert for expert in experts if expert.task_id in ids]
+    if settings.pairs in ("self", "success"):  # the agent's own episodes need no expert
+        return SplitTasks(train, dev), known
+    if not known:
+        raise DataError(
+            f"none of {len(experts)} expert trajectories is of a task of {settings.split!r}: "
+            "collect them on the split that is explored"
+        )
+    with_expert = {expert.task_id for expert in known}
+    return SplitTasks([task for task in train if task.id in with_expert], dev), known
+
+
+def _explore(
+    model: str | Path, tasks: Sequence[Task], settings: ETO, folder: Path, number: int
+) -> list[Trajectory]:
+    if settings.pairs == "step":
+        return []
+    if not (folder / "result.json").is_file():
+        log(f"iteration {number}: exploring {len(tasks)} tasks")
+    first = (settings.seed * 1000 + number) * settings.n_samples
+    return explore(
+        lambda: policy_of(model, settings, settings.temperature),
+        tasks,
+        settings,
+        range(first, first + settings.n_samples),
+        folder,
+        model_hash(model),
+    )
+
+
+def _score_dev(
+    model: str | Path, tasks: Sequence[Task], settings: ETO, out: Path, number: int
+) -> float | None:
+    """Mean score of greedy episodes on the dev tasks; None if there are none."""
+    if not tasks:
+        return None
+    folder = out / f"iteration-{number}" / "dev"
+    episodes = explore(
+        lambda: policy_of(model, settings, 0.0),
+        tasks,
+        settings,
+        range(1),
+        folder,
+        model_hash(model),
+        temperature=0.0,
+    )
+    return mean_score(episodes)
+
+
+def _dpo_settings(settings: ETO, number: int) -> Any:
+    """DPO's settings in an iteration: some differ from the second one on."""
+    later = {"beta": settings.later_beta, "learning_rate": settings.later_learning_rate}
+    given = {name: value for name, value in later.items() if value is not None and number > 1}
+    return dataclasses.replace(settings.dpo, world=settings.world, **given)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """What decides the pairs of an iteration."""
+
+    pairs: str
+    cut: str
+    extra_rounds: int
+    max_pairs_per_task: int | None
+
+
+def _pair(
+    model: str | Path,
+    experts: Sequence[Trajectory],
+    explored: Sequence[Trajectory],
+    tasks: Sequence[Task],
+    settings: ETO,
+    folder: Path,
+    number: int,
+) -> Pairs:
+    """The pairs of an iteration, written down as the chats that are compared."""
+    decisive = _Paired(
+        settings.pairs, settings.cut, settings.extra_rounds, settings.max_pairs_per_task
+    )
+    drawn = {task.id for task in tasks}
+    shown = [expert for expert in experts if expert.task_id in drawn]
+    inputs = {"experts": fingerprint(shown), "explored": fingerprint(explored)}
+    with Stage(folder, decisive, inputs) as stage:
+        stage.wait()
+        pairs = _compare(model, shown, explored, settings, folder, number).check()
+        if stage.result is None:
+            log(f"iteration {number}: {pairs.counts}")
+            checkpoint = load_checkpoint(
+                str(model), dtype=settings.dpo.dtype, device=settings.dpo.device
+            )
+            chats = (as_preference(p, checkpoint, world=settings.world) for p in pairs.pairs)
+            write_pairs(folder / "pairs.jsonl", chats)
+            stage.finish(pairs.counts)
+    return pairs
+
+
+def _compare(
+    model: str | Path,
+    experts: Sequence[Trajectory],
+    explored: Sequence[Trajectory],
+    settings: ETO,
+    folder: Path,
+    number: int,
+) -> Pairs:
+    if settings.pairs in ("self", "success"):
+        return self_pairs(
+            explored,
+            success_against_failure=settings.pairs == "success",
+            max_per_task=settings.max_pairs_per_task,
+            cut=settings.cut,
+            extra_rounds=settings.extra_rounds,
+        )
+    pairs = Pairs([], {})
+    if settings.pairs in ("trajectory", "mixture"):
+        pairs = trajectory_pairs(
+            experts, explored, cut=settings.cut, extra_rounds=settings.extra_rounds
+        )
+    if settings.pairs in ("step", "mixture"):
+        checkpoint = load_checkpoint(
+            str(model), dtype=settings.dpo.dtype, device=settings.dpo.device
+        )
+        # One trajectory a task, the first.
+        one_each = list({e.task_id: e for e in reversed(experts)}.values())[::-1]
+        steps = own_steps(
+            policy_of(model, settings, settings.temperature).model,
+            checkpoint,
+            one_each,
+            Sampling(settings.temperature, max_tokens=settings.max_new_tokens),
+            folder / "own_steps.jsonl",
+            seed=settings.seed * 1000 + number,
+            world=settings.world,
+        )
+        pairs = pairs + step_pairs(one_each, steps)
+    return pairs

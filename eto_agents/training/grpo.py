@@ -1,103 +1,151 @@
 """GRPO on whole episodes through TRL's `rollout_func`; not in the paper, beside its PPO.
 
-A group is one task played several times; an episode's advantage is its score less the group's mean
-(DeepSeekMath, arXiv 2402.03300), the same for every token that the agent wrote. The world's tokens
-are read and not learned from. TRL (1.16) calls `rollout_func` experimental.
+    repeat: episodes  <- play(policy), n_samples episodes of each of some tasks (a group)
+            advantage <- an episode's score less its group's mean, the same for all of its tokens
+            policy    <- the clipped surrogate with a KL penalty to the SFT policy
+
+DeepSeekMath, arXiv 2402.03300. The environment's tokens are read and not learned from. TRL (1.16)
+calls `rollout_func` experimental.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from eto_agents.console import report
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.settings import GRPO
+from eto_agents.training.cpu_head import use_own_head
 from eto_agents.training.episodes import sample_of
-from eto_agents.training.ppo import PPORun, sampling_policy
-from eto_agents.training.task_splits import carve_dev, tasks_of
-from eto_envs.errors import require
+from eto_agents.training.exploration import sampling_policy
+from eto_agents.training.stage import Stage
+from eto_agents.training.task_splits import split_dev, tasks_of
+from eto_agents.training.trl import Trained, model_hash, newest_state, step_of
 
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
+    from eto_envs.tasks import Task
 
 
-@dataclass(frozen=True, kw_only=True)
-class GRPORun(PPORun):
-    """PPO's run with groups; the settings of the value, of GAE and of minibatches do nothing.
+def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
+    """Train a policy by playing.
 
-    Attributes:
-        n_samples: episodes of a task; `n_episodes` must be a multiple.
-    """
-
-    n_samples: int = 8
-
-
-def grpo(run: GRPORun) -> list[dict[str, Any]]:
-    """Train a checkpoint by playing; writes ``out/checkpoint``. A call begins anew.
-
-    Returns:
-        What TRL logged, an entry an update; ``reward`` is the mean score.
+    Args:
+        model: the SFT policy: a checkpoint's folder or name.
+        settings: how.
+        out: the folder of the run; the same call on it resumes, and returns at once when it is
+            complete.
 
     Raises:
-        MissingExtraError: the extra ``train`` is not installed.
+        DataNotFoundError: no such model.
+        StageMismatchError: the folder holds a run with other settings or another model.
     """
-    require("trl", extra="train")
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import GRPOTrainer
+    tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
+    tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
+    with Stage(out, settings, model_hash(model)) as stage:
+        result = stage.result
+        if result is None:
+            result = _fit(model, tasks, settings, stage)
+            stage.finish(result)
+            shutil.rmtree(stage.work, ignore_errors=True)
+    return Trained(stage.checkpoint, result)
 
-    from eto_agents.training.cpu_head import use_own_head
 
-    checkpoint = load_checkpoint(run.model, dtype=run.dtype, device=run.device)
-    task_set = tasks_of(run.env, run.split, run.env_args)[: run.n_tasks]
-    tasks = {task.id: task for task in carve_dev(task_set, run.dev_tasks, run.dev_seed).train}
-    seeds = itertools.count(run.seed * 1_000_003)
+def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage) -> dict[str, Any]:
+    started_s = time.monotonic()
+    checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
+    by_id = {task.id: task for task in tasks}
 
-    def rollout(task_ids: Sequence[str], _: Any) -> dict[str, list[Any]]:
-        policy = sampling_policy(checkpoint, run)
-        jobs = [Job(tasks[task_id], next(seeds)) for task_id in task_ids]
-        env = make_batch(run.env, policy, run.lockstep, run.env_args | {"split": run.split})
-        played = {episode.seed: episode for episode in Rollouts(policy, env, jobs)}
-        env.close()
-        rows = [_row(played[job.seed], checkpoint, run.world) for job in jobs]
+    def rollout(task_ids: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
+        # No two episodes of a run share a seed, whether it was interrupted or not.
+        first = (settings.seed * 1_000_003 + trainer.state.global_step) * settings.n_episodes
+        policy = sampling_policy(checkpoint, settings)
+        jobs = [Job(by_id[task_id], first + i) for i, task_id in enumerate(task_ids)]
+        env_args = settings.env_args | {"split": settings.split}
+        env = make_batch(settings.env, policy, settings.n_envs, env_args)
+        try:
+            played = {episode.seed: episode for episode in Rollouts(policy, env, jobs)}
+        finally:
+            env.close()
+        rows = [_row(played[job.seed], checkpoint, settings.world) for job in jobs]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     trainer = GRPOTrainer(
         model=checkpoint.model,
         reward_funcs=lambda score, **_: score,
-        args=_config(run, checkpoint.model.device.type == "cpu"),
-        train_dataset=Dataset.from_dict({"prompt": list(tasks)}),
+        args=_config(settings, stage.work, checkpoint.model.device.type == "cpu"),
+        train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
         processing_class=checkpoint.tokenizer,
         rollout_func=rollout,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    trainer.add_callback(_StageLog(stage, settings.n_updates))
+    state = newest_state(stage.work)
+    stage.rewind(step_of(state))
+    trainer.train(resume_from_checkpoint=None if state is None else str(state))
     use_own_head(checkpoint.model)
-    save_checkpoint(checkpoint, run.out / "checkpoint")
-    return [record for record in trainer.state.log_history if "reward" in record]
+    save_checkpoint(checkpoint, stage.checkpoint)
+    metrics = stage.metrics()
+    return {
+        "n_tasks": len(tasks),
+        "n_updates": settings.n_updates,
+        "n_episodes": settings.n_updates * settings.n_episodes,
+        "first_score": metrics[0]["score"],
+        "last_score": metrics[-1]["score"],
+        "wall_s": round(time.monotonic() - started_s, 1),
+    }
 
 
-def _config(run: GRPORun, on_cpu: bool) -> Any:
-    from trl import GRPOConfig
+class _StageLog(TrainerCallback):  # type: ignore[misc]
+    """Writes what the trainer logs to the folder, and reports it."""
 
+    def __init__(self, stage: Stage, n_updates: int) -> None:
+        self._stage = stage
+        self._n_updates = n_updates
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
+    ) -> None:
+        if logs is None or "reward" not in logs:
+            return
+        numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
+        score = numbers.pop("reward")  # the mean score of the episodes
+        self._stage.log({"step": state.global_step, "score": score, **numbers})
+        figures = {"score": f"{score:.3f}"}
+        name = self._stage.folder.name
+        report(name, state.global_step, self._n_updates, "updates", figures)
+
+
+def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
     return GRPOConfig(
-        output_dir=str(run.out / "work"),
-        max_steps=run.n_updates,
-        per_device_train_batch_size=run.n_episodes,
-        num_generations=run.n_samples,
-        num_iterations=run.n_epochs,
-        learning_rate=run.learning_rate,
-        beta=run.kl_weight,
-        epsilon=run.clip,
-        max_grad_norm=run.max_grad_norm,
+        output_dir=str(work),
+        max_steps=settings.n_updates,
+        per_device_train_batch_size=settings.n_episodes,
+        num_generations=settings.n_samples,
+        num_iterations=settings.epochs,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        beta=settings.kl_weight,
+        epsilon=settings.clip,
+        max_grad_norm=settings.max_grad_norm,
         use_cpu=on_cpu,
         bf16=False,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps" if settings.save_every else "no",
+        save_steps=settings.save_every or 1,
+        save_total_limit=1,
+        report_to=[],
         disable_tqdm=True,
-        seed=run.seed,
+        seed=settings.seed,
     )
 
 

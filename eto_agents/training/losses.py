@@ -1,15 +1,14 @@
-"""The tensor maths of SFT, trajectory DPO and PPO, as pure functions.
+"""The tensor maths of PPO, as pure functions.
 
-Nothing here knows of models, files or trainers. Letters in shapes: B sequences, T tokens, V entries
-of the vocabulary. A mask is 1 (or True) on the agent's own tokens and 0 on all that the world, the
-prompt or the padding put there; it is the mask of `eto_agents.react.chat.encode`, which has the
-shape of the ids. `shifted` takes its first column off, so that it lines up with log-probabilities.
+Nothing here knows of models, files or trainers; SFT's and DPO's losses are TRL's. In shapes, B is
+sequences and T tokens. A mask is 1 (or True) on the agent's own tokens and 0 on all that the
+environment, the prompt or the padding put there; it is the mask of `eto_agents.react.chat.encode`,
+which has the shape of the ids. `shifted` drops its first column, so that it lines up with
+log-probabilities.
 
-Follows ETO's equations 2 (SFT) and 6 (trajectory DPO), arXiv 2403.02502; "Direct Preference
-Optimization", arXiv 2305.18290; "Iterative Reasoning Preference Optimization", arXiv 2404.19733
-(the NLL term); "High-Dimensional Continuous Control Using Generalized Advantage Estimation", arXiv
-1506.02438; "Proximal Policy Optimization Algorithms", arXiv 1707.06347; the estimators of KL are
-those of J. Schulman, "Approximating KL Divergence" (2020).
+Follows "High-Dimensional Continuous Control Using Generalized Advantage Estimation", arXiv
+1506.02438; "Proximal Policy Optimization Algorithms", arXiv 1707.06347; the estimator of KL is one
+of J. Schulman's, "Approximating KL Divergence" (2020).
 """
 
 from __future__ import annotations
@@ -18,28 +17,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-
-def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probability of each token given those before it.
-
-    Args:
-        logits: (B, T, V), floats.
-        ids: (B, T), integers.
-
-    Returns:
-        (B, T - 1): entry t is that of token t + 1.
-    """
-    predicted = logits[:, :-1]
-    # cross_entropy keeps no (B, T, V) table of log-probabilities, as log_softmax would.
-    return -functional.cross_entropy(
-        predicted.transpose(1, 2).float()
-        if predicted.dtype in (torch.bfloat16, torch.float16)
-        else predicted.transpose(1, 2),
-        ids[:, 1:],
-        reduction="none",
-    )
+from eto_envs.errors import EtoError
 
 
 def shifted(mask: Tensor) -> Tensor:
@@ -59,50 +38,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / n
 
 
-def nll(log_probs: Tensor, mask: Tensor) -> Tensor:
-    """SFT's loss: minus the mean log-probability of the agent's tokens; (B, T) each."""
-    return -masked_mean(log_probs, mask)
-
-
-def sequence_log_probs(log_probs: Tensor, mask: Tensor) -> Tensor:
-    """Log-probability of all the agent's tokens of a sequence together: (B, T) to (B,)."""
-    return (log_probs * mask).sum(dim=1)
-
-
-class Preference(NamedTuple):
-    """Trajectory DPO's loss and what there is to log of it.
-
-    Attributes:
-        losses: (B,), one a pair.
-        chosen_rewards: (B,), `beta` times the log-ratio of the chosen, without gradient.
-        rejected_rewards: (B,), the same of the rejected.
-    """
-
-    losses: Tensor
-    chosen_rewards: Tensor
-    rejected_rewards: Tensor
-
-
-def dpo(
-    chosen: Tensor,
-    rejected: Tensor,
-    reference_chosen: Tensor,
-    reference_rejected: Tensor,
-    beta: float,
-) -> Preference:
-    """Trajectory DPO: `-log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected))`.
-
-    Args:
-        chosen: (B,), `sequence_log_probs` of the chosen trajectories under the policy.
-        rejected: (B,), of the rejected.
-        reference_chosen: (B,), under the reference.
-        reference_rejected: (B,).
-        beta: how dear it is to leave the reference; above 0.
-    """
-    chosen_rewards = beta * (chosen - reference_chosen)
-    rejected_rewards = beta * (rejected - reference_rejected)
-    losses = -functional.logsigmoid(chosen_rewards - rejected_rewards)
-    return Preference(losses, chosen_rewards.detach(), rejected_rewards.detach())
+class DivergedError(EtoError):
+    """A loss is not finite."""
 
 
 class Advantages(NamedTuple):

@@ -1,10 +1,16 @@
-"""PPO on whole episodes as a stage: a policy and a task set in, a policy that has played it out.
+"""PPO on whole episodes: the paper's PPO baseline (its section 4.1), our own on `accelerate`.
 
-The paper's PPO baseline (its section 4.1) made anew: TRL has none any more, and ETO's own (trl 0.7)
-learned from episodes collected beforehand with one reward a conversation. Rewards are whatever the
-environment returns: ``shaping=("terminal_only",)`` among its arguments makes them terminal, other
-shapers dense. Settings and the stage's folder are here, the loop is in
-`eto_agents.training.ppo_trainer`.
+    repeat: episodes   <- play(policy), with the token ids and log-probabilities that were sampled
+            rewards    <- a step's reward on the last token of its turn,
+                          less kl_weight * log(policy / SFT policy) on every token of the agent's
+            advantages <- GAE over the agent's tokens alone
+            policy     <- a few epochs of the clipped surrogate; the value head learns beside it
+
+TRL has no PPO any more, and ETO's own (trl 0.7) learned from episodes collected beforehand with one
+reward a conversation. Rewards are whatever the environment returns: ``shaping=("terminal_only",)``
+makes them terminal, other shapers dense. A linear value head reads the model's last features and
+sends no gradient into them. What an episode is worth after its step limit is 0: the limit is part
+of the task.
 
 Follows "Proximal Policy Optimization Algorithms" (arXiv 1707.06347) and, for the penalty in the
 reward, "Fine-Tuning Language Models from Human Preferences" (arXiv 1909.08593).
@@ -12,205 +18,454 @@ reward, "Fine-Tuning Language Models from Human Preferences" (arXiv 1909.08593).
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
-from eto_agents.training.stage import Stage, hash_input
-from eto_agents.training.task_splits import carve_dev, tasks_of
-from eto_envs.errors import EtoError, require
+from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.settings import PPO
+from eto_agents.training import losses
+from eto_agents.training.episodes import Sample, sample_of
+from eto_agents.training.exploration import sampling_policy
+from eto_agents.training.losses import DivergedError
+from eto_agents.training.rows import by_length
+from eto_agents.training.stage import Stage
+from eto_agents.training.states import load_state, save_state
+from eto_agents.training.task_splits import split_dev, tasks_of
+from eto_agents.training.trl import Trained, model_hash
+from eto_envs.errors import DataError, EtoError
 
 if TYPE_CHECKING:
-    from eto_agents.models.checkpoints import Checkpoint
     from eto_agents.policy import Policy
+    from eto_agents.trajectory import Trajectory
+    from eto_envs.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 
 class SamplingMismatchError(EtoError):
     """The tokens' log-probabilities as sampled are not those the model gives them in training."""
 
 
-@dataclass(frozen=True)
-class PPOSettings:
-    """How PPO trains.
+def ppo(model: str | Path, settings: PPO, *, out: Path) -> Trained:
+    """Train a policy by playing.
 
-    Attributes:
-        n_updates: times that episodes are played and learned from.
-        n_episodes: episodes an update.
-        n_epochs: times that an update goes over its episodes.
-        n_minibatches: steps of the optimiser in an epoch.
-        learning_rate: of the model.
-        value_learning_rate: of the value head.
-        clip: how far a token's ratio counts.
-        value_clip: how far a value may move in an update; None does not clip.
-        value_weight: weight of the value loss; the head alone learns from it.
-        kl_weight: what a nat of leaving the SFT policy costs, in the reward; 0 keeps no reference.
-        gamma: discount from token to token.
-        lam: GAE's lambda.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients are scaled down to this norm.
-        tokens_per_batch: the most tokens, padding included, that go through the model at once.
-        lockstep: episodes that are played at once.
-        max_sampling_gap: the most that log-probabilities as sampled and as computed in training
-            may differ on average, in nats a token.
-        save_every: updates between two states a killed run can go on from; 0 saves none.
-        max_new_tokens: the most a turn has.
-        dtype: in what the weights are held.
-        device: such as cpu or cuda:1; by default a GPU if there is one.
-        seed: of tasks, sampling and the order of episodes.
-    """
-
-    n_updates: int = 20
-    n_episodes: int = 64
-    n_epochs: int = 2
-    n_minibatches: int = 4
-    learning_rate: float = 1e-6
-    value_learning_rate: float = 1e-3
-    clip: float = 0.2
-    value_clip: float | None = None
-    value_weight: float = 1.0
-    kl_weight: float = 0.05
-    gamma: float = 1.0
-    lam: float = 0.95
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    tokens_per_batch: int = 16384
-    lockstep: int = 64
-    max_sampling_gap: float = 0.05
-    save_every: int = 5
-    max_new_tokens: int = 512
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ValueError: a value is outside of its range.
-        """
-        for name in ("n_updates", "n_episodes", "n_epochs", "n_minibatches", "clip", "lockstep"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPORun(PPOSettings):
-    """What `ppo` is told, beside how it trains.
-
-    Attributes:
-        env: the Gymnasium id.
-        model: the SFT policy, a checkpoint's folder or name.
-        out: the stage's folder.
-        split: the split to play.
-        dataset: mini, an official name, or a folder with the official files.
-        shaping: reward shapers by name, such as terminal_only or step_cost=0.01.
-        n_tasks: only the first so many tasks of the split.
-        dev_tasks: tasks that are carved from the split and not played, for tuning.
-        dev_seed: which ones.
-        world: whose prompt; by default the environment's own.
-    """
-
-    env: str
-    model: str
-    out: Path
-    split: str = "train"
-    dataset: str | None = None
-    shaping: tuple[str, ...] = ()
-    n_tasks: int | None = None
-    dev_tasks: int = 0
-    dev_seed: int = 0
-    world: str | None = None
-
-    @property
-    def env_args(self) -> dict[str, Any]:
-        """Keyword arguments for the environment."""
-        wanted = {"dataset": self.dataset, "shaping": self.shaping or None}
-        return {name: value for name, value in wanted.items() if value is not None}
-
-
-def ppo(run: PPORun) -> dict[str, Any]:
-    """Train a checkpoint by playing, in a stage's folder; a call that was killed goes on.
-
-    Returns:
-        What ``result.json`` has; of a complete stage what it had.
+    Args:
+        model: the SFT policy, to which the penalty keeps it near: a checkpoint's folder or name.
+        settings: how.
+        out: the folder of the run; the same call on it resumes, and returns at once when it is
+            complete.
 
     Raises:
         DataNotFoundError: no such model.
         DataError: no episode could be learned from.
         DivergedError: the loss is not finite.
-        StageMismatchError: the folder holds a stage with other settings or another model.
-        MissingExtraError: the extra ``train`` is not installed.
+        StageMismatchError: the folder holds a run with other settings or another model.
     """
-    require("accelerate", extra="train")
-    tasks = carve_dev(
-        tasks_of(run.env, run.split, run.env_args)[: run.n_tasks], run.dev_tasks, run.dev_seed
-    ).train
-    inputs = {"model": hash_input(run.model)} if Path(run.model).exists() else {}
-    with Stage(run.out, run, inputs) as stage:
-        if stage.result is not None:
-            return stage.result
-        from eto_agents.training.ppo_trainer import train_ppo
-
-        started_s = time.monotonic()
-
-        def log(update: int, metrics: Mapping[str, float]) -> None:
-            stage.log({"step": update, **metrics})
+    tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
+    tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
+    with Stage(out, settings, model_hash(model)) as stage:
+        result = stage.result
+        if result is None:
+            result = _fit(model, tasks, settings, stage)
+            stage.finish(result)
             if stage.is_writer:
-                shown = {"score": f"{metrics['score']:.3f}", "KL": f"{metrics['kl']:.3g}"}
-                report(run.out.name, update, run.n_updates, "updates", shown)
+                shutil.rmtree(stage.work, ignore_errors=True)
+            else:
+                stage.wait()
+    return Trained(stage.checkpoint, result)
 
+
+def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, stage: Stage) -> dict[str, Any]:
+    started_s = time.monotonic()
+
+    def on_metrics(update: int, metrics: Metrics) -> None:
+        stage.log({"step": update, **metrics})
         if stage.is_writer:
-            report(run.out.name, 0, run.n_updates, "updates")
+            figures = {"score": f"{metrics['score']:.3f}", "KL": f"{metrics['kl']:.3g}"}
+            report(stage.folder.name, update, settings.n_updates, "updates", figures)
 
-        trained = train_ppo(
-            load_checkpoint(run.model, dtype=run.dtype, device=run.device),
-            run.env,
-            tasks,
-            run,
-            stage.work,
-            make_policy=lambda checkpoint: sampling_policy(checkpoint, run),
-            env_args=run.env_args | {"split": run.split},
-            world=run.world,
-            on_metrics=log,
-            on_start=stage.rewind,
-        )
-        if not stage.is_writer:
-            stage.wait()
-            return stage.result or {}
-        save_checkpoint(trained, stage.checkpoint)
-        metrics = stage.metrics()
-        result = {
-            "n_tasks": len(tasks),
-            "n_updates": run.n_updates,
-            "n_episodes": int(sum(m["episodes"] for m in metrics)),
-            "first_score": metrics[0]["score"],
-            "last_score": metrics[-1]["score"],
-            "kl": metrics[-1]["kl"],
-            "wall_s": round(time.monotonic() - started_s, 1),
-        }
-        stage.finish(result)
-        shutil.rmtree(stage.work, ignore_errors=True)
-        return result
-
-
-def sampling_policy(checkpoint: Checkpoint, run: PPORun) -> Policy:
-    """The ReAct agent of a checkpoint at temperature 1, as PPO's ratios need it."""
-    from eto_agents.models.huggingface import HuggingFaceModel
-    from eto_agents.policies.react import ReActPolicy
-
-    return ReActPolicy(
-        HuggingFaceModel.of(checkpoint, max_batch=run.lockstep),
-        prompts=checkpoint.prompts,
-        with_example=checkpoint.with_example,
-        world=run.world,
-        temperature=1.0,
-        max_tokens=run.max_new_tokens,
+    if stage.is_writer:
+        report(stage.folder.name, 0, settings.n_updates, "updates")
+    trained = train_ppo(
+        load_checkpoint(str(model), dtype=settings.dtype, device=settings.device),
+        settings.env,
+        tasks,
+        settings,
+        stage.work,
+        make_policy=lambda checkpoint: sampling_policy(checkpoint, settings),
+        env_args=settings.env_args | {"split": settings.split},
+        world=settings.world,
+        on_metrics=on_metrics,
+        on_start=stage.rewind,
     )
+    if stage.is_writer:
+        save_checkpoint(trained, stage.checkpoint)
+    metrics = stage.metrics()
+    return {
+        "n_tasks": len(tasks),
+        "n_updates": settings.n_updates,
+        "n_episodes": int(sum(m["episodes"] for m in metrics)),
+        "first_score": metrics[0]["score"],
+        "last_score": metrics[-1]["score"],
+        "kl": metrics[-1]["kl"],
+        "wall_s": round(time.monotonic() - started_s, 1),
+    }
+
+
+Metrics = Mapping[str, float]
+MakePolicy = Callable[[Checkpoint], Policy]
+
+
+class Scores(NamedTuple):
+    """What the model says of tokens; (B, T - 1) each, entry t is about token t + 1, 0 off the mask.
+
+    Attributes:
+        log_probs: the tokens' log-probabilities.
+        values: what is still to come before the token, by the value head.
+        entropy: of the distribution the token is drawn from, without gradient.
+    """
+
+    log_probs: Tensor
+    values: Tensor
+    entropy: Tensor
+
+
+class ActorCritic(nn.Module):
+    """A language model and a linear value head on its last features, which it does not change."""
+
+    def __init__(self, model: Any) -> None:
+        """Begin with values of 0."""
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(int(model.config.get_text_config().hidden_size), 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.head.to(model.device)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Scores:
+        """Score the agent's tokens; ids and mask are (B, T), padded on the right.
+
+        No attention mask: attention is causal, so no token can look at what is to its right.
+        """
+        features = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        own = losses.shifted(mask).bool()
+        picked = features[own]  # (N, width): words are only guessed where the agent wrote
+        logits = self.model.get_output_embeddings()(picked).float()
+        everything = logits.log_softmax(dim=-1)
+        written = everything.gather(1, ids[:, 1:][own][:, None])[:, 0]
+        values = self.head(picked.detach().to(self.head.weight.dtype))[:, 0]
+        with torch.no_grad():
+            entropy = -(everything.exp() * everything).sum(dim=-1)
+        empty = torch.zeros(own.shape, device=ids.device)
+        scattered = [empty.masked_scatter(own, x.float()) for x in (written, values, entropy)]
+        return Scores(*scattered)
+
+
+class Batch(NamedTuple):
+    """Episodes side by side, padded on the right; (B, T) and, shifted by one, (B, T - 1).
+
+    Attributes:
+        ids: (B, T).
+        mask: (B, T), the agent's tokens.
+        own: (B, T - 1), the same for log-probabilities.
+        sampled: (B, T - 1), log-probabilities as sampled.
+        rewards: (B, T - 1).
+    """
+
+    ids: Tensor
+    mask: Tensor
+    own: Tensor
+    sampled: Tensor
+    rewards: Tensor
+
+
+@dataclass
+class Part:
+    """Some episodes of an update with all that learning from them needs; (B, T - 1) tensors."""
+
+    batch: Batch
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def train_ppo(  # noqa: PLR0913 (each is one thing that a user decides)
+    checkpoint: Checkpoint,
+    env_id: str,
+    tasks: Sequence[Task],
+    settings: PPO,
+    folder: Path,
+    *,
+    make_policy: MakePolicy,
+    env_args: Mapping[str, Any] | None = None,
+    world: str | None = None,
+    on_metrics: Callable[[int, Metrics], None] = lambda *_: None,
+    on_start: Callable[[int], None] = lambda _: None,
+) -> Checkpoint:
+    """Train a policy by playing.
+
+    Args:
+        checkpoint: the SFT policy, to which the penalty is; its weights change in place.
+        env_id: the Gymnasium id.
+        tasks: what to play, of one split.
+        settings: how.
+        folder: for the states that an interrupted run resumes from.
+        make_policy: the agent of a checkpoint, which samples at temperature 1 and tells what it
+            sampled; called again for every update.
+        env_args: for the environment, ``shaping`` and the ``split`` among them.
+        world: whose prompt the policy is shown; by default the environment's own.
+        on_metrics: called with the update's number and its metrics.
+        on_start: called with the number of updates that an earlier call has made.
+
+    Returns:
+        The trained policy.
+
+    Raises:
+        DataError: no episode could be learned from; says why.
+        SamplingMismatchError: the policy's log-probabilities are not the model's.
+    """
+    accelerator = Accelerator(cpu=checkpoint.model.device.type == "cpu")
+    actor = ActorCritic(checkpoint.model.eval())
+    reference = copy.deepcopy(actor).requires_grad_(False) if settings.kl_weight else None
+    optimizer = _optimizer(actor, settings)
+    on_start(first := load_state(folder / "states", actor, optimizer))
+    actor, optimizer = accelerator.prepare(actor, optimizer)
+    env = make_batch(env_id, make_policy(checkpoint), settings.n_envs, env_args)
+    try:
+        for update in range(first, settings.n_updates):
+            started_s = time.perf_counter()
+            jobs = _choose(tasks, settings, update, accelerator)
+            episodes = list(Rollouts(make_policy(checkpoint), env, jobs))
+            played_s = time.perf_counter() - started_s
+            samples, metrics = _samples(episodes, checkpoint, world)
+            parts, about = _estimate_advantages(
+                actor, reference, samples, checkpoint, settings, accelerator
+            )
+            learned = _learn(actor, optimizer, parts, settings, accelerator, update)
+            took_s = time.perf_counter() - started_s
+            n_tokens = sum(len(sample.ids) for sample in samples)
+            metrics |= {"tokens_per_s": n_tokens / took_s, "play_share": played_s / took_s}
+            on_metrics(update + 1, _together(metrics | about | learned, accelerator))
+            if accelerator.is_main_process and _is_due(update + 1, settings):
+                save_state(folder / "states", _plain(accelerator, actor), optimizer, update + 1)
+    finally:
+        env.close()
+    return dataclasses.replace(checkpoint, model=_plain(accelerator, actor).model.eval())
+
+
+def _is_due(update: int, settings: PPO) -> bool:
+    return bool(settings.save_every) and update % settings.save_every == 0
+
+
+def _together(metrics: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """What all processes tell: counts and speeds summed, the rest averaged."""
+    n = accelerator.num_processes
+    if n == 1:
+        return metrics
+    values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=accelerator.device)
+    sums = accelerator.reduce(values, "sum").tolist()
+    return {k: v if k in _SUMMED else v / n for k, v in zip(metrics, sums, strict=True)}
+
+
+_SUMMED = ("episodes", "episodes_dropped", "tokens", "tokens_per_s")
+
+
+def _optimizer(actor: ActorCritic, settings: PPO) -> Any:
+    return torch.optim.AdamW(
+        [
+            {"params": list(actor.model.parameters()), "lr": settings.learning_rate},
+            {"params": list(actor.head.parameters()), "lr": settings.value_learning_rate},
+        ],
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _plain(accelerator: Accelerator, actor: nn.Module) -> ActorCritic:
+    unwrapped: ActorCritic = accelerator.unwrap_model(actor)
+    return unwrapped
+
+
+def _choose(
+    tasks: Sequence[Task], settings: PPO, update: int, accelerator: Accelerator
+) -> list[Job]:
+    """This process's episodes of an update: tasks in random order, all before any comes again."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + update)
+    order: list[int] = []
+    while len(order) < settings.n_episodes:
+        order += torch.randperm(len(tasks), generator=generator).tolist()
+    mine = range(accelerator.process_index, settings.n_episodes, accelerator.num_processes)
+    # The run's seed of an episode: no two of an update share one, and so no two draw the same.
+    first = (settings.seed * 1_000_003 + update) * settings.n_episodes
+    return [Job(tasks[order[i]], first + i) for i in mine]
+
+
+def _samples(
+    episodes: Sequence[Trajectory], checkpoint: Checkpoint, world: str | None
+) -> tuple[list[Sample], dict[str, float]]:
+    """The episodes that can be learned from, and what is logged of all."""
+    played = [e for e in episodes if e.status in ("completed", "truncated") and e.steps]
+    # A model that did not read the whole conversation wrote under another one than we can rebuild.
+    read = [e for e in played if not any(s.usage.get("dropped_turns") for s in e.steps)]
+    found = [(e, sample_of(e, checkpoint, world=world)) for e in read]
+    whole = [e for e, sample in found if sample is not None]
+    if not whole:
+        faults = sorted({e.error for e in episodes if e.error})[:3]
+        why = faults or "what was sampled is not how the tokenizer writes the same text"
+        raise DataError(f"none of {len(episodes)} episodes can be learned from: {why}")
+    n_steps = sum(len(e.steps) for e in whole)
+    metrics = {
+        "score": sum(e.score for e in whole) / len(whole),
+        "success": sum(e.success for e in whole) / len(whole),
+        "reward": sum(s.reward for e in whole for s in e.steps) / len(whole),
+        "steps": n_steps / len(whole),
+        "invalid_actions": sum(not s.is_valid for e in whole for s in e.steps) / n_steps,
+        "episodes": float(len(whole)),
+        "episodes_dropped": float(len(episodes) - len(whole)),
+    }
+    return [sample for _, sample in found if sample is not None], metrics
+
+
+def _estimate_advantages(
+    actor: nn.Module,
+    reference: nn.Module | None,
+    samples: Sequence[Sample],
+    checkpoint: Checkpoint,
+    settings: PPO,
+    accelerator: Accelerator,
+) -> tuple[list[Part], dict[str, float]]:
+    """Advantages and returns of every token of the agent's, before anything is learned."""
+    parts: list[Part] = []
+    gap = kl = n_tokens = 0.0
+    padding = checkpoint.tokenizer.pad_token_id
+    sizes = [len(sample.ids) for sample in samples]
+    room = min(settings.micro_batch_tokens, -(-sum(sizes) // settings.n_minibatches))
+    for rows in by_length(sizes, room):
+        batch = _batch([samples[i] for i in rows], padding, accelerator.device)
+        with torch.no_grad():
+            scores: Scores = actor(batch.ids, batch.mask)
+            rewards = batch.rewards
+            if reference is not None:
+                leaving = (batch.sampled - reference(batch.ids, batch.mask).log_probs) * batch.own
+                rewards = rewards - settings.kl_weight * leaving
+                kl += float(leaving.sum())
+        gap += float(((scores.log_probs - batch.sampled) * batch.own).abs().sum())
+        n_tokens += float(batch.own.sum())
+        found = losses.gae(
+            rewards, scores.values, batch.own, gamma=settings.gamma, lam=settings.lam
+        )
+        parts.append(Part(batch, scores.values, *found))
+    if gap / n_tokens > settings.max_sampling_gap:
+        raise SamplingMismatchError(
+            f"log-probabilities as sampled and as computed in training differ by "
+            f"{gap / n_tokens:.3g} nats a token: sample at temperature 1 and top_p 1, with the "
+            "chat template and data type that training uses"
+        )
+    _whiten(parts)
+    about = {"sampling_gap": gap / n_tokens, "kl": kl / n_tokens, "tokens": n_tokens}
+    return parts, about | {"explained_variance": _explained(parts)}
+
+
+def _learn(
+    actor: nn.Module,
+    optimizer: Any,
+    parts: Sequence[Part],
+    settings: PPO,
+    accelerator: Accelerator,
+    update: int,
+) -> dict[str, float]:
+    """Some epochs over an update's episodes."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + update)
+    sums: dict[str, float] = {}
+    n_seen = 0.0
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(parts), generator=generator).tolist()
+        n_minibatches = min(settings.n_minibatches, *_gathered(accelerator, len(parts)))
+        for k in range(n_minibatches):
+            minibatch = [parts[i] for i in order[k::n_minibatches]]
+            n_tokens = sum(float(part.batch.own.sum()) for part in minibatch)
+            for i, part in enumerate(minibatch):
+                is_last = i == len(minibatch) - 1  # gradients are shared among processes once
+                with nullcontext() if is_last else accelerator.no_sync(actor):
+                    loss, about = _loss(actor, part, settings)
+                    share = float(part.batch.own.sum())
+                    accelerator.backward(loss * share / n_tokens)
+                for name, value in about.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) * share
+                n_seen += share
+            accelerator.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+    return {name: value / n_seen for name, value in sums.items()}
+
+
+def _loss(actor: nn.Module, part: Part, settings: PPO) -> tuple[Tensor, dict[str, Tensor]]:
+    batch = part.batch
+    scores: Scores = actor(batch.ids, batch.mask)
+    policy = losses.ppo(scores.log_probs, batch.sampled, part.advantages, batch.own, settings.clip)
+    value = losses.value_loss(
+        scores.values, part.values, part.returns, batch.own, settings.value_clip
+    )
+    loss = policy.loss + settings.value_weight * value
+    if not torch.isfinite(loss):
+        raise DivergedError("PPO's loss is not finite: lower the learning rate")
+    return loss, {
+        "policy_loss": policy.loss.detach(),
+        "value_loss": value.detach(),
+        "clip_fraction": policy.clip_fraction,
+        "update_kl": policy.kl,
+        "entropy": losses.masked_mean(scores.entropy, batch.own),
+    }
+
+
+def _gathered(accelerator: Accelerator, number: int) -> list[int]:
+    """A number of every process."""
+    mine = torch.tensor([number], device=accelerator.device)
+    return [int(n) for n in accelerator.gather(mine).tolist()]
+
+
+def _batch(samples: Sequence[Sample], padding: int, device: torch.device) -> Batch:
+    def padded(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> Tensor:
+        longest = max(len(row) for row in rows)
+        filled = [[*row, *[value] * (longest - len(row))] for row in rows]
+        return torch.tensor(filled, dtype=dtype, device=device)
+
+    mask = padded([s.mask for s in samples], 0, torch.long)
+    return Batch(
+        ids=padded([s.ids for s in samples], padding, torch.long),
+        mask=mask,
+        own=losses.shifted(mask).float(),
+        sampled=padded([s.log_probs for s in samples], 0.0, torch.float32)[:, 1:],
+        rewards=padded([s.rewards for s in samples], 0.0, torch.float32)[:, 1:],
+    )
+
+
+def _whiten(parts: Sequence[Part]) -> None:
+    """Advantages of all episodes of the update together to mean 0 and deviation 1."""
+    own = torch.cat([part.advantages[part.batch.own.bool()] for part in parts])
+    mean, deviation = own.mean(), own.std(unbiased=False)
+    for part in parts:
+        # Where nothing was rewarded all are next to 0: what is left is noise, not to be blown up.
+        part.advantages = (part.advantages - mean) / (deviation + 1e-3) * part.batch.own
+
+
+def _explained(parts: Sequence[Part]) -> float:
+    """Share of the returns' variance that the values had foreseen; 1 is all."""
+    own = [part.batch.own.bool() for part in parts]
+    returns = torch.cat([p.returns[o] for p, o in zip(parts, own, strict=True)])
+    values = torch.cat([p.values[o] for p, o in zip(parts, own, strict=True)])
+    variance = float(returns.var(unbiased=False))
+    return 1 - float((returns - values).var(unbiased=False)) / variance if variance else 0.0

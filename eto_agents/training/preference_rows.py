@@ -72,7 +72,7 @@ def encode_pairs(
     pairs: Iterable[Pair | PreferencePair],
     checkpoint: Checkpoint,
     *,
-    max_tokens: int | None = None,
+    max_length: int | None = None,
     too_long: TooLong = "drop",
     world: str | None = None,
 ) -> PreferenceRows:
@@ -81,7 +81,7 @@ def encode_pairs(
     Args:
         pairs: what to encode.
         checkpoint: whose tokenizer, template and prompts.
-        max_tokens: the most a side has, prompt included; at most, and by default, what the model
+        max_length: the most a side has, prompt included; at most, and by default, what the model
             can read.
         too_long: what becomes of a pair with a longer side.
         world: whose prompt; by default the one the trajectories tell.
@@ -94,25 +94,25 @@ def encode_pairs(
     rows: list[PreferenceRow] = []
     n_too_long = 0
     readable = getattr(checkpoint.model.config, "max_position_embeddings", None)
-    max_tokens = min((n for n in (max_tokens, readable) if n is not None), default=None)
+    max_length = min((n for n in (max_length, readable) if n is not None), default=None)
     for pair in pairs:
         if isinstance(pair, Pair):
             row = encode_pair(pair, checkpoint, world=world)
         else:
             row = _encode(pair, checkpoint)
         longest = max(lengths(row))
-        if max_tokens is None or longest <= max_tokens:
+        if max_length is None or longest <= max_length:
             rows.append(row)
         elif too_long == "error":
             raise DataError(
-                f"a pair of task {pair.task_id!r} has {longest} tokens, allowed are {max_tokens}: "
-                "raise max_tokens, or drop such pairs (too_long='drop')"
+                f"a pair of task {pair.task_id!r} has {longest} tokens, allowed are {max_length}: "
+                "raise max_length, or drop such pairs (too_long='drop')"
             )
         else:
             n_too_long += 1
     if not rows:
         raise NoPairsError(
-            f"no pair is left to train on ({n_too_long} have more than {max_tokens} tokens)"
+            f"no pair is left to train on ({n_too_long} have more than {max_length} tokens)"
             if n_too_long
             else "no pair is left to train on: none was given"
         )

@@ -1,166 +1,96 @@
-"""Rejection-sampling fine-tuning (RFT; Yuan et al. 2023), a baseline of the paper's Section 4.1.
+"""Rejection-sampling fine-tuning (RFT; Yuan et al. 2023), a baseline of the paper's section 4.1.
 
-A model trained by SFT plays its training tasks several times; episodes that succeed are added to
-the expert's, each way of doing a task once, and the base model is fine-tuned on both.
+    explored <- play(SFT policy), several episodes of every training task
+    policy   <- SFT(base model, experts and the explored episodes that succeeded)
 
-Differs from the reference: the paper adds "success trajectories" and names no least score. Here an
-episode counts that scores at least `min_score`, by default 1; so in WebShop and ScienceWorld, too,
-whose scores have values between 0 and 1.
+Each way of doing a task counts once. Differs from the reference: the paper adds "success
+trajectories" and names no least score. Here an episode counts that scores at least `min_score`, by
+default 1; so in WebShop and ScienceWorld, too, whose scores have values between 0 and 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eto_agents.collection import read_collection
-from eto_agents.config import SettingsError, record_of, write_json
-from eto_agents.models.checkpoints import load_checkpoint
-from eto_agents.store import RUN_SCHEMA_VERSION
-from eto_agents.training.processes import wait_until
+from eto_agents.settings import RFT
+from eto_agents.training.exploration import explore, policy_of
 from eto_agents.training.rows import EmptyDataError
-from eto_agents.training.sft import SFTSettings, as_told, train_on
+from eto_agents.training.sft import fit, forget_states
 from eto_agents.training.stage import Stage, hash_input
-from eto_agents.training.task_splits import draw, play, tasks_of
-from eto_agents.trajectory import Trajectory
-from eto_envs.errors import require
+from eto_agents.training.task_splits import draw, split_dev, tasks_of
+from eto_agents.training.trl import Trained, fingerprint, model_hash
+
+if TYPE_CHECKING:
+    from eto_agents.trajectory import Trajectory
 
 
-@dataclass(frozen=True)
-class RFTSettings(SFTSettings):
-    """What `rft` is told: all of `SFTSettings`, and how episodes are sampled.
+def rft(
+    model: str | Path,
+    experts: Sequence[Trajectory],
+    settings: RFT,
+    *,
+    explorer: str | Path,
+    out: Path,
+) -> Trained:
+    """Explore, then fine-tune on the expert's trajectories and the agent's successes.
 
-    Attributes:
-        out: the stage's folder.
-        explorer: the checkpoint that plays, such as the one of `eto train sft`.
-        env: environment id.
-        dataset: mini, an official name, or a folder with the official files.
-        split: the split to play.
-        n_samples: episodes of each task.
-        n_tasks: only the first so many tasks.
-        max_tasks: at most so many of these, drawn by the seed; then the experts' trajectories are
-            those of the same tasks. By default all.
-        temperature: at which turns are sampled.
-        min_sampled_score: least final score of an episode that is learnt from.
-        max_turn_tokens: the most tokens of a turn.
-        lockstep: episodes that are played at once.
-    """
-
-    out: Path = Path("runs/rft")
-    explorer: str = ""
-    env: str = "ETO-WebShop-v0"
-    dataset: str | None = None
-    split: str = "train"
-    n_samples: int = 4
-    n_tasks: int | None = None
-    max_tasks: int | None = None
-    temperature: float = 1.0
-    min_sampled_score: float = 1.0
-    max_turn_tokens: int = 128
-    lockstep: int = 64
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            SettingsError: a value is outside of its range.
-        """
-        super().__post_init__()
-        for name in ("n_samples", "temperature", "max_turn_tokens", "lockstep"):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.min_sampled_score <= 1:
-            raise SettingsError(f"min_sampled_score {self.min_sampled_score} is not in [0, 1]")
-
-
-def rft(settings: RFTSettings) -> dict[str, Any]:
-    """Explore, keep what succeeded, fine-tune the base on it and the expert's.
-
-    Returns:
-        What ``result.json`` has.
+    Args:
+        model: what is fine-tuned, as for `eto_agents.training.sft.sft`.
+        experts: the expert's trajectories.
+        settings: how.
+        explorer: the checkpoint that plays, such as SFT's.
+        out: the folder of the run; the same call on it resumes.
 
     Raises:
-        EmptyDataError: no expert trajectories were named, or none was kept.
-        DataNotFoundError: there are none, or no such model.
-        SettingsError: no explorer was named.
-        StageMismatchError: the folder holds another stage.
-        MissingExtraError: the extra ``train`` is not installed.
+        DataNotFoundError: no such model.
+        EmptyDataError: there are no expert trajectories.
+        StageMismatchError: the folder holds another run.
     """
-    require("trl", extra="train")
-    if not settings.data:
-        raise EmptyDataError("no data: name folders of `eto collect`")
-    if not settings.explorer:
-        raise SettingsError("no explorer: name the checkpoint of `eto train sft`")
-    inputs = {str(path): hash_input(path) for path in settings.data}
-    for name in ("explorer", "model"):
-        if Path(getattr(settings, name)).exists():
-            inputs[name] = hash_input(getattr(settings, name))
-    with Stage(settings.out, settings, inputs) as stage:
-        if stage.result is not None:
-            return stage.result
-        collections = [read_collection(p, min_score=settings.min_score) for p in settings.data]
-        expert = [episode for part in collections for episode in part.kept]
-        explored = explore(settings, stage)
-        if settings.max_tasks is not None:
-            drawn = {episode.task_id for episode in explored}
-            expert = [episode for episode in expert if episode.task_id in drawn]
-        kept = successes(explored, expert, settings.min_sampled_score)
-        counts: dict[str, Any] = {
-            "n_expert": len(expert),
-            "n_explored": len(explored),
-            "n_successes": sum(e.score >= settings.min_sampled_score for e in _played(explored)),
-            "n_added": len(kept),
-            "explored_score": _mean([e.score for e in _played(explored)]),
-        }
-        result = train_on([*expert, *kept], settings, stage) | counts
-        stage.finish(result)
-        return result
+    if not experts:
+        raise EmptyDataError("no trajectories to train on: none were kept")
+    inputs = {"experts": fingerprint(experts), **model_hash(model)}
+    if Path(explorer).exists():
+        inputs["explorer"] = hash_input(explorer)
+    with Stage(out, settings, inputs) as stage:
+        result = stage.result
+        if result is None:
+            tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
+            tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
+            explored = explore(
+                lambda: policy_of(explorer, settings, settings.temperature, prompts_of=settings),
+                draw(tasks, settings.max_tasks, f"explore/{settings.seed}"),
+                settings,
+                range(settings.n_samples),
+                out / "explored",
+                {"explorer": inputs.get("explorer", str(explorer))},
+            )
+            if settings.max_tasks is not None:
+                drawn = {episode.task_id for episode in explored}
+                experts = [expert for expert in experts if expert.task_id in drawn]
+            added = successes(explored, experts, settings.min_score)
+            counts = _counts(explored, experts, added, settings.min_score)
+            result = fit(model, [*experts, *added], settings, stage) | counts
+            stage.finish(result)
+            forget_states(stage)
+    return Trained(stage.checkpoint, result)
 
 
-def explore(settings: RFTSettings, stage: Stage) -> list[Trajectory]:
-    """Every task `n_samples` times, in ``explored/``; goes on where it was stopped."""
-    from eto_agents.models.huggingface import HuggingFaceModel
-    from eto_agents.policies.react import ReActPolicy
-
-    folder = stage.folder / "explored"
-    env_args = {} if settings.dataset is None else {"dataset": settings.dataset}
-    tasks = tasks_of(settings.env, settings.split, env_args)[: settings.n_tasks]
-    checkpoint = load_checkpoint(
-        settings.explorer,
-        dtype=settings.dtype,
-        device=settings.device,
-        template=settings.template,
-    )
-    checkpoint = as_told(checkpoint, settings)
-    policy = ReActPolicy(
-        HuggingFaceModel.of(checkpoint, name=settings.explorer, max_batch=settings.lockstep),
-        temperature=settings.temperature,
-        max_tokens=settings.max_turn_tokens,
-        world=settings.world,
-    )
-    if stage.is_writer:
-        write_json(
-            folder / "run.json",
-            {"schema": RUN_SCHEMA_VERSION, "env_id": settings.env, **record_of(settings)},
-        )
-    else:
-        wait_until((folder / "result.json").is_file)
-    episodes = play(
-        policy,
-        settings.env,
-        draw(tasks, settings.max_tasks, f"explore/{settings.seed}"),
-        folder / "episodes.jsonl",
-        split=settings.split,
-        seeds=range(settings.n_samples),
-        lockstep=settings.lockstep,
-        env_args=env_args,
-    )
-    if stage.is_writer:
-        score = _mean([episode.score for episode in _played(episodes)])
-        write_json(folder / "result.json", {"n_episodes": len(episodes), "score": score})
-    return episodes
+def _counts(
+    explored: Sequence[Trajectory],
+    experts: Sequence[Trajectory],
+    added: Sequence[Trajectory],
+    min_score: float,
+) -> dict[str, Any]:
+    scores = [episode.score for episode in _played(explored)]
+    return {
+        "n_expert": len(experts),
+        "n_explored": len(explored),
+        "n_successes": sum(score >= min_score for score in scores),
+        "n_added": len(added),
+        "explored_score": sum(scores) / len(scores) if scores else None,
+    }
 
 
 def successes(
@@ -189,7 +119,3 @@ def _actions(episode: Trajectory) -> tuple[str, ...]:
 
 def _played(episodes: Iterable[Trajectory]) -> list[Trajectory]:
     return [episode for episode in episodes if episode.status in ("completed", "truncated")]
-
-
-def _mean(scores: Sequence[float]) -> float | None:
-    return sum(scores) / len(scores) if scores else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,12 +40,12 @@ class Rows:
     Attributes:
         rows: one for each trajectory that was kept, in their order.
         n_too_long: how many were dropped for their length.
-        max_tokens: the most tokens a row was allowed.
+        max_length: the most tokens a row was allowed.
     """
 
     rows: list[Encoded]
     n_too_long: int
-    max_tokens: int
+    max_length: int
 
     @property
     def n_tokens(self) -> int:
@@ -136,7 +136,7 @@ def build_rows(
     trajectories: Sequence[Trajectory],
     checkpoint: Checkpoint,
     *,
-    max_tokens: int = 4096,
+    max_length: int = 4096,
     too_long: TooLong = "drop",
     world: str | None = None,
 ) -> Rows:
@@ -145,19 +145,19 @@ def build_rows(
     Args:
         trajectories: the episodes.
         checkpoint: the model that will be trained.
-        max_tokens: the most a row may have, at most what the model can read.
+        max_length: the most a row may have, at most what the model can read.
         too_long: drop and count longer rows, or raise.
         world: see `encode_trajectory`.
 
     Raises:
         EmptyDataError: no row is left.
         DataError: a row is too long and `too_long` is ``"error"``.
-        ValueError: `max_tokens` is not positive.
+        ValueError: `max_length` is not positive.
         UnknownNameError: see `encode_trajectory`.
     """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be positive, got {max_tokens}")
-    limit = min(max_tokens, getattr(checkpoint.model.config, "max_position_embeddings", max_tokens))
+    if max_length < 1:
+        raise ValueError(f"max_length must be positive, got {max_length}")
+    limit = min(max_length, getattr(checkpoint.model.config, "max_position_embeddings", max_length))
     rows, longest = [], 0
     for n_done, trajectory in enumerate(trajectories):
         report("tokenising", n_done, len(trajectories), "trajectories")
@@ -192,3 +192,21 @@ def _sampled_ids(trajectory: Trajectory, n: int, checkpoint: Checkpoint) -> Sequ
     if max(ids, default=0) >= len(tokenizer) or tokenizer.decode(ids) != step.text:
         return None
     return step.token_ids
+
+
+def by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Positions in batches, short sequences first.
+
+    Args:
+        lengths: tokens of each sequence.
+        max_tokens: the most tokens of a batch, padding included; a sequence that is longer by
+            itself is a batch of its own.
+    """
+    batch: list[int] = []
+    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[position] * (len(batch) + 1) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch

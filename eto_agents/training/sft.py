@@ -1,194 +1,128 @@
-"""Behaviour cloning: supervised fine-tuning on expert trajectories, the paper's Section 3.1.
+"""Supervised fine-tuning (behaviour cloning) on expert trajectories: ETO's section 3.1.
 
-Defaults are the paper's (Section 4.1): 3 epochs, batches of 64, learning rate 1e-5 with 3 %
-warm-up and a cosine, AdamW, the loss on the agent's tokens. The stage (`training.stage`)
-goes on after a kill and ends with the same weights as an undisturbed run. The loop itself is
-TRL's (`eto_agents.training.trainer`).
+    policy <- argmax over the experts' trajectories of the log-likelihood of the agent's tokens
+
+Defaults are the paper's (section 4.1): 3 epochs, batches of 64, learning rate 1e-5 with 3 % warm-up
+and a cosine, AdamW, the loss on the agent's tokens alone. The loop is TRL's `SFTTrainer`; rows come
+tokenised with labels (`eto_agents.training.rows`), so TRL's own chat templates and masks play no
+part. What is the project's own: a loss with a weight for the environment's tokens, batches by
+tokens, and the order of the rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from eto_agents.collection import read_collection
-from eto_agents.config import SettingsError
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from eto_agents.training.processes import gathered_weights
-from eto_agents.training.rows import EmptyDataError, Rows, TooLong, build_rows, texts_of
-from eto_agents.training.stage import Stage, hash_input
-from eto_agents.trajectory import Trajectory
-from eto_envs.errors import require
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from eto_agents.console import report
+from eto_agents.models.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    without_bars,
+)
+from eto_agents.settings import SFT, SettingsError
+from eto_agents.training.cpu_head import use_cpu_head
+from eto_agents.training.processes import gathered_weights, n_processes
+from eto_agents.training.rows import EmptyDataError, Rows, build_rows, texts_of
+from eto_agents.training.stage import Stage
+from eto_agents.training.trl import (
+    Trained,
+    common_arguments,
+    fingerprint,
+    lora_config,
+    model_hash,
+    newest_state,
+    step_of,
+)
+from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
-    from eto_agents.training.trainer import RowTrainer
+    from eto_agents.trajectory import Trajectory
 
-Schedule = Literal["cosine", "linear", "constant_with_warmup", "warmup_stable_decay"]
+logger = logging.getLogger(__name__)
 
 TINY: Final = "tiny"
-"""A model's name that means: make one (`eto_agents.models.tiny`) from the data."""
+"""A model's name that means: make one (`eto_agents.models.tiny`) from the trajectories."""
 
 
-@dataclass(frozen=True)
-class SFTSettings:
-    """What `sft` is told.
+def sft(model: str | Path, experts: Sequence[Trajectory], settings: SFT, *, out: Path) -> Trained:
+    """Fine-tune a model on trajectories.
 
-    Attributes:
-        data: folders of `eto collect` or `eto eval`, or files of trajectories.
-        out: the stage's folder.
-        model: what is trained: a checkpoint's folder or name, "tiny" or "tiny:SIZE".
-        epochs: how often every trajectory is seen.
-        batch_size: trajectories of an optimizer step, over all processes.
-        micro_batch_size: trajectories computed at once by a process.
-        tokens_per_step: if not 0, an optimizer step takes as many trajectories of like length as
-            have at most so many tokens with their padding, and `batch_size` does not count: long
-            and short ones then weigh by their tokens. For one process.
-        world_weight: of the loss on a token of the world's, in [0, 1]; the agent's have 1. A
-            model made from nothing has to learn to read before it can learn what to answer.
-        learning_rate: the highest.
-        schedule: how the learning rate falls after the warm-up; "warmup_stable_decay" holds it
-            until the last three tenths of the steps and then falls in a line.
-        warmup: share of the steps in which it rises.
-        optimizer: "muon+adamw" is for tiny models.
-        weight_decay: of AdamW and Muon.
-        adam_beta2: of AdamW.
-        max_gradient_norm: longer gradients are shortened to it.
-        max_tokens: the most tokens of a trajectory.
-        too_long: drop longer ones and count them, or stop.
-        min_score: least final score of a trajectory; by default what its collection states.
-        lora_rank: rank of LoRA adapters; 0 trains all weights.
-        lora_alpha: their scale; by default twice the rank.
-        template: chat template; by default the model's.
-        prompts: own, published, brief or a TOML file; by default the model's.
-        with_example: whether the worked example is shown; by default as the model says.
-        world: whose prompt; by default the environment's own.
-        vocab_size: of a tiny model, item codes not counted.
-        dtype: in what the weights are held.
-        device: such as cpu or cuda:1; by default a GPU if there is one.
-        activation_checkpointing: compute activations twice to save memory.
-        seed: of the order of trajectories and of new weights.
-        save_every: steps between what a resumed run can start from; 0 for never.
-        log_every: steps between logs.
-        report_to: tensorboard, wandb or others that transformers knows.
-    """
-
-    data: tuple[Path, ...] = ()
-    out: Path = Path("runs/sft")
-    model: str = TINY
-    epochs: float = 3.0
-    batch_size: int = 64
-    micro_batch_size: int = 8
-    tokens_per_step: int = 0
-    world_weight: float = 0.0
-    learning_rate: float = 1e-5
-    schedule: Schedule = "cosine"
-    warmup: float = 0.03
-    optimizer: Literal["adamw", "muon+adamw"] = "adamw"
-    weight_decay: float = 0.0
-    adam_beta2: float = 0.999
-    max_gradient_norm: float = 1.0
-    max_tokens: int = 4096
-    too_long: TooLong = "drop"
-    min_score: float | None = None
-    lora_rank: int = 0
-    lora_alpha: int | None = None
-    template: str | None = None
-    prompts: str | None = None
-    with_example: bool | None = None
-    world: str | None = None
-    vocab_size: int = 2000
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
-    activation_checkpointing: bool = False
-    seed: int = 0
-    save_every: int = 100
-    log_every: int = 10
-    report_to: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            SettingsError: a value is outside of its range.
-        """
-        for name in ("epochs", "batch_size", "micro_batch_size", "learning_rate", "log_every"):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "lora_rank", "save_every", "tokens_per_step"):
-            if not getattr(self, name) >= 0:
-                raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.world_weight <= 1:
-            raise SettingsError(f"world_weight must be in [0, 1], got {self.world_weight}")
-        if not 0 <= self.warmup < 1:
-            raise SettingsError(f"warmup must be in [0, 1), got {self.warmup}")
-        if self.batch_size % min(self.batch_size, self.micro_batch_size):
-            raise SettingsError(
-                f"batch_size {self.batch_size} must be a multiple of micro_batch_size "
-                f"{self.micro_batch_size}"
-            )
-
-
-def sft(settings: SFTSettings) -> dict[str, Any]:
-    """Train on the trajectories of `settings.data`.
-
-    Returns:
-        What ``result.json`` has; of a complete stage what it had.
+    Args:
+        model: a checkpoint's folder or name; "tiny" or "tiny:SIZE" makes a new one.
+        experts: what is imitated.
+        settings: how.
+        out: the folder of the run; the same call on it resumes, and returns at once when it is
+            complete.
 
     Raises:
-        DataNotFoundError: there are no trajectories, or no such model.
-        EmptyDataError: none is to be trained on.
-        StageMismatchError: the folder holds another stage.
-        MissingExtraError: the extra ``train`` is not installed.
+        DataNotFoundError: no such model.
+        EmptyDataError: there is nothing to train on.
+        DataError: the loss became infinite or not a number.
+        StageMismatchError: the folder holds a run with other settings, trajectories or model.
     """
-    require("trl", extra="train")
-    if not settings.data:
-        raise EmptyDataError("no data: name folders of `eto collect`")
-    inputs = {str(path): hash_input(path) for path in settings.data}
-    if Path(settings.model).exists():
-        inputs["model"] = hash_input(settings.model)
-    with Stage(settings.out, settings, inputs) as stage:
-        if stage.result is not None:
-            return stage.result
-        collections = [read_collection(p, min_score=settings.min_score) for p in settings.data]
-        trajectories = [episode for part in collections for episode in part.kept]
-        return train_on(trajectories, settings, stage)
+    if not experts:
+        raise EmptyDataError("no trajectories to train on: none were kept")
+    inputs = {"experts": fingerprint(experts), **model_hash(model)}
+    with Stage(out, settings, inputs) as stage:
+        result = stage.result
+        if result is None:
+            result = fit(model, experts, settings, stage)
+            stage.finish(result)
+            forget_states(stage)
+    return Trained(stage.checkpoint, result)
 
 
-def train_on(
-    trajectories: Sequence[Trajectory], settings: SFTSettings, stage: Stage
+def fit(
+    model: str | Path, trajectories: Sequence[Trajectory], settings: SFT, stage: Stage
 ) -> dict[str, Any]:
-    """The rest of a stage whose trajectories have been chosen; see `sft`."""
-    from eto_agents.training.trainer import forget_work, train
-
+    """Train and save the checkpoint in a claimed folder, which the caller completes."""
     start_s = time.monotonic()
-    checkpoint = open_model(trajectories, settings)
+    checkpoint = open_model(model, trajectories, settings)
     rows = build_rows(
         trajectories,
         checkpoint,
-        max_tokens=settings.max_tokens,
+        max_length=settings.max_length,
         too_long=settings.too_long,
         world=settings.world,
     )
-    trainer = train(checkpoint, rows, settings, stage)
+    trainer = RowTrainer(checkpoint, rows, settings, stage)
+    state = newest_state(stage.work)
+    if state is not None:
+        logger.info("resuming from %s", state.name)
+    stage.rewind(step_of(state))
+    with without_bars():
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
     _save(trainer, checkpoint, stage)
-    result = _result(trainer, rows, stage) | {"wall_s": round(time.monotonic() - start_s, 1)}
-    stage.finish(result)
-    forget_work(stage)
-    return result
+    return _result(trainer, rows, stage) | {"wall_s": round(time.monotonic() - start_s, 1)}
 
 
-def open_model(trajectories: Sequence[Trajectory], settings: SFTSettings) -> Checkpoint:
+def forget_states(stage: Stage) -> None:
+    """Delete the trainer's own states once the folder is complete."""
+    if stage.is_writer:
+        shutil.rmtree(stage.work, ignore_errors=True)
+
+
+def open_model(model: str | Path, trajectories: Sequence[Trajectory], settings: SFT) -> Checkpoint:
     """The model that is trained: a named one, or a new tiny one.
 
     Raises:
         EmptyDataError: a tiny one is to be made of no trajectories.
     """
-    kind, _, size = settings.model.partition(":")
-    if kind == TINY and not Path(settings.model).exists():
+    kind, _, size = str(model).partition(":")
+    if kind == TINY and not Path(model).exists():
         from eto_agents.models.tiny import make_tiny
 
         if not trajectories:
@@ -206,19 +140,311 @@ def open_model(trajectories: Sequence[Trajectory], settings: SFTSettings) -> Che
             made.model.to(settings.device)
     else:
         made = load_checkpoint(
-            settings.model,
+            str(model),
             dtype=settings.dtype,
             device=settings.device,
             template=settings.template,
         )
-    return as_told(made, settings)
+    return with_prompts(made, settings)
 
 
-def as_told(checkpoint: Checkpoint, settings: SFTSettings) -> Checkpoint:
-    """The checkpoint with the prompts that the settings name, if they name any."""
+def with_prompts(checkpoint: Checkpoint, settings: SFT) -> Checkpoint:
+    """The checkpoint with the prompts that the settings name, if any."""
     chosen = {"prompts": settings.prompts, "with_example": settings.with_example}
     given = {name: value for name, value in chosen.items() if value is not None}
     return dataclasses.replace(checkpoint, **given)  # type: ignore[arg-type]
+
+
+class RowTrainer(SFTTrainer):  # type: ignore[misc]
+    """Trains on rows; logs to the stage."""
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        rows: Rows,
+        settings: SFT,
+        stage: Stage,
+    ) -> None:
+        """Set the trainer up; nothing is trained yet."""
+        from datasets import Dataset
+
+        self._lengths = [len(row.ids) for row in rows.rows]
+        self._settings = settings
+        self._batches = _batches_of(self._lengths, settings)
+        columns = {
+            "input_ids": [row.ids for row in rows.rows],
+            "labels": [_labels(*row) for row in rows.rows],
+        }
+        model = checkpoint.model
+        super().__init__(
+            model=model,
+            args=_arguments(settings, stage.work, model, self._n_steps_per_epoch),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=checkpoint.tokenizer,
+            peft_config=lora_config(settings.lora_rank, settings.lora_alpha),
+        )
+        use_cpu_head(self.model)
+        for shown in (PrinterCallback, ProgressCallback):
+            self.remove_callback(shown)
+        self.add_callback(_StageLog(stage))
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: the stage's files say what was done."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **named: Any) -> Any:
+        """TRL's loss, or with a weight for the world's tokens ours."""
+        if not self._settings.world_weight:
+            return super().compute_loss(model, inputs, *args, **named)
+        return self._loss_on_all(model, inputs, *args, **named)
+
+    def _loss_on_all(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Negative log-likelihood of the agent's tokens and, weighted, the world's, per agent's."""
+        ids = inputs["input_ids"]
+        is_agent = inputs.pop("labels") != -100
+        labels = ids.masked_fill(inputs["attention_mask"] == 0, -100)
+        outputs = model(**inputs, labels=labels, fused_lm_head=True)
+        if not hasattr(outputs, "log_probs"):
+            raise SettingsError("world_weight needs TRL 1.15, and so Python 3.11, on this device")
+        is_agent = is_agent[:, 1:]
+        weights = torch.where(is_agent, 1.0, self._settings.world_weight)
+        n_agent = is_agent.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = -(outputs.log_probs * weights).sum() / torch.as_tensor(n_agent).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # as TRL does: DDP averages gradients
+        counts = torch.stack([(outputs.is_top1 & is_agent).sum(), is_agent.sum()])
+        n_right, n_all = self.accelerator.gather_for_metrics(counts[None]).sum(0).tolist()
+        self._metrics["train"]["mean_token_accuracy"].append(n_right / max(n_all, 1))
+        return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW, or with Muon for the matrices inside of the layers."""
+        if self.optimizer is None and self._settings.optimizer == "muon+adamw":
+            from eto_agents.training.muon import MuonAdamW
+
+            trained: Any = model or self.model
+            self.optimizer = MuonAdamW(
+                trained.named_parameters(),
+                learning_rate=self._settings.learning_rate,
+                weight_decay=self._settings.weight_decay,
+            )
+        return super().create_optimizer(model)
+
+    @property
+    def _n_steps_per_epoch(self) -> int:
+        if self._batches is not None:
+            return len(self._batches)
+        return math.ceil(len(self._lengths) / self._settings.batch_size)
+
+    def get_train_dataloader(self) -> Any:
+        """Batches by tokens, or TRL's."""
+        if self._batches is None:
+            return super().get_train_dataloader()
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator
+        )
+        return self.accelerator.prepare(loader)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
+        n_rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        n_rows *= self.args.world_size
+        return LengthGrouped(self._lengths, n_rows, self._settings.seed)
+
+
+class LengthGrouped(torch.utils.data.Sampler[int]):
+    """Shuffled rows with those of one optimizer step alike in length, so that little is padding.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows of an optimizer step.
+        seed: decides, with the epoch, the order.
+    """
+
+    GROUP = 16
+    """Steps among whose rows those of like length are brought together."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        """Take the lengths; the epoch is 0."""
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """All rows, once."""
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; called by the data loader."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        """Positions of the rows."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        size = self._batch_size
+        steps = []
+        for start in range(0, len(order), size * self.GROUP):
+            group = order[start : start + size * self.GROUP]
+            group.sort(key=lambda row: -self._lengths[row])
+            steps += [group[i : i + size] for i in range(0, len(group), size)]
+        whole = [step for step in steps if len(step) == size]
+        for i in torch.randperm(len(whole), generator=generator).tolist():
+            yield from whole[i]
+        for step in steps:  # what is left over comes last, or steps would not begin with batches
+            if len(step) < size:
+                yield from step
+
+
+class TokenBatches(torch.utils.data.Sampler[list[int]]):
+    """Rows of like length that have a number of tokens together; others in each epoch.
+
+    Every epoch has as many batches, so that a step's number tells its epoch.
+
+    Args:
+        lengths: tokens of each row.
+        n_tokens: the most of a batch, padding included; a longer row is a batch of its own.
+        seed: decides, with the epoch, which rows are together, and the order.
+        n_epochs: how many there will be.
+    """
+
+    GROUP = 256
+    """Rows, drawn at random, among which those of like length are brought together."""
+
+    def __init__(self, lengths: Sequence[int], n_tokens: int, seed: int, n_epochs: int) -> None:
+        """Count the batches; the epoch is 0."""
+        self._lengths = lengths
+        self._n_tokens = n_tokens
+        self._seed = seed
+        self._epoch = 0
+        self._n_batches = max(len(self._put_together(epoch)) for epoch in range(n_epochs))
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return self._n_batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the rows that are together, and the order; called by the data loader."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Positions of the rows of each batch."""
+        batches = self._put_together(self._epoch)
+        while len(batches) < self._n_batches:  # a few of the largest in two
+            batches.sort(key=len)
+            largest = batches.pop()
+            batches += [largest[::2], largest[1::2]]
+        order = torch.randperm(len(batches), generator=self._generator(self._epoch, 1))
+        for i in order.tolist():
+            yield batches[i]
+
+    def _put_together(self, epoch: int) -> list[list[int]]:
+        batches: list[list[int]] = []
+        order = torch.randperm(len(self._lengths), generator=self._generator(epoch, 0)).tolist()
+        for start in range(0, len(order), self.GROUP):
+            batch: list[int] = []
+            for row in sorted(order[start : start + self.GROUP], key=self._lengths.__getitem__):
+                if batch and self._lengths[row] * (len(batch) + 1) > self._n_tokens:
+                    batches.append(batch)
+                    batch = []
+                batch.append(row)
+            batches.append(batch)
+        return batches
+
+    def _generator(self, epoch: int, part: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._seed * 1_000_003 + 2 * epoch + part)
+
+
+def _batches_of(lengths: Sequence[int], settings: SFT) -> TokenBatches | None:
+    if not settings.batch_tokens:
+        return None
+    if n_processes() > 1:
+        raise SettingsError("batch_tokens is for one process: give batch_size instead")
+    n_epochs = math.ceil(settings.epochs)
+    return TokenBatches(lengths, settings.batch_tokens, settings.seed, n_epochs)
+
+
+class _StageLog(TrainerCallback):  # type: ignore[misc]
+    """Writes what the trainer logs to the stage, and shows how far it is."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._figures: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._start_s = time.monotonic()
+        self._show(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._show(state)
+
+    def _show(self, state: Any) -> None:
+        if self._stage.is_writer:
+            name = self._stage.folder.name
+            report(name, state.global_step, state.max_steps, "steps", self._figures)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not abs(loss) < float("inf"):
+            raise DataError(f"the loss is {loss} at step {state.global_step}: lower learning_rate")
+        names = {
+            "loss": "loss",
+            "mean_token_accuracy": "token_accuracy",
+            "entropy": "entropy",
+            "grad_norm": "gradient_norm",
+            "learning_rate": "learning_rate",
+        }
+        figures = {name: float(logs[key]) for key, name in names.items() if key in logs}
+        wall_s = round(time.monotonic() - self._start_s, 2)
+        self._stage.log(
+            {"step": state.global_step, "epoch": state.epoch, **figures, "wall_s": wall_s}
+        )
+        self._figures = {"loss": f"{loss:.4f}", "epoch": f"{state.epoch:.2f}"}
+
+
+def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
+    return [token if is_agent else -100 for token, is_agent in zip(ids, mask, strict=True)]
+
+
+_DECAY_SHARE = 0.3  # of the steps, of the schedule that first holds the learning rate
+
+
+def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) -> SFTConfig:
+    n = n_processes()
+    rows_at_once = min(settings.micro_batch_size, settings.batch_size // n)
+    n_micro, rest = divmod(settings.batch_size, max(1, rows_at_once) * n)
+    if rest or rows_at_once < 1:
+        raise SettingsError(
+            f"batch_size {settings.batch_size} must be a multiple of micro_batch_size "
+            f"{rows_at_once} times {n} processes"
+        )
+    n_steps = math.ceil(settings.epochs * n_steps_per_epoch)
+    decay = {"num_decay_steps": math.ceil(_DECAY_SHARE * n_steps), "decay_type": "linear"}
+    return SFTConfig(
+        **common_arguments(settings, work, model, SFTConfig),
+        per_device_train_batch_size=rows_at_once,
+        gradient_accumulation_steps=1 if settings.batch_tokens else n_micro,
+        lr_scheduler_kwargs=decay if settings.lr_schedule == "warmup_stable_decay" else None,
+        warmup_steps=settings.warmup_ratio,  # below 1, it is a share of all steps
+        adam_beta2=settings.adam_beta2,
+        save_total_limit=2,
+        logging_steps=settings.log_every,
+        logging_first_step=True,
+        report_to=list(settings.report_to) or "none",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+    )
 
 
 def _save(trainer: RowTrainer, checkpoint: Checkpoint, stage: Stage) -> None:

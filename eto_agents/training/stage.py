@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from eto_agents.config import read_json, record_of, write_json
+from eto_agents.settings import read_json, record_of, write_json
 from eto_agents.training.processes import is_main_process, wait_until
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 from eto_envs.files import sha256_of, write_whole

@@ -1,6 +1,6 @@
 """Parts of a task set to train on: a development split out of train, and playing for exploration.
 
-Everything that is tuned (a learning rate, which iteration to keep) is tuned on tasks carved from
+Everything that is tuned (a learning rate, which iteration to keep) is tuned on tasks split off
 train; the splits ``seen`` and ``unseen`` are for one evaluation at the end. Reports with intervals
 are `eto_agents.evaluation`'s part.
 """
@@ -8,7 +8,7 @@ are `eto_agents.evaluation`'s part.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.tasks import Task
 
 
-class Carved(NamedTuple):
+class SplitTasks(NamedTuple):
     """Train in two parts that have no task in common.
 
     Attributes:
@@ -36,7 +36,7 @@ class Carved(NamedTuple):
     dev: list[Task]
 
 
-def carve_dev(tasks: Iterable[Task], n: int, seed: int = 0) -> Carved:
+def split_dev(tasks: Iterable[Task], n: int, seed: int = 0) -> SplitTasks:
     """Take `n` tasks out of train.
 
     Which ones depends on the tasks' ids and the seed, not on their order: those whose hash of seed
@@ -52,10 +52,10 @@ def carve_dev(tasks: Iterable[Task], n: int, seed: int = 0) -> Carved:
     """
     unique = list({task.id: task for task in reversed(list(tasks))}.values())[::-1]
     if not 0 <= n < max(len(unique), 1):
-        raise ValueError(f"a dev split of {n} cannot be carved from {len(unique)} tasks")
+        raise ValueError(f"a dev split of {n} cannot be split off {len(unique)} tasks")
     dev = draw(unique, n, f"dev/{seed}")
     taken = {task.id for task in dev}
-    return Carved([task for task in unique if task.id not in taken], dev)
+    return SplitTasks([task for task in unique if task.id not in taken], dev)
 
 
 def draw(tasks: Sequence[Task], n: int | None, key: str) -> list[Task]:
@@ -88,27 +88,27 @@ def tasks_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None)
 
 
 def play(
-    policy: Policy,
+    make_policy: Callable[[], Policy],
     env_id: str,
     tasks: Sequence[Task],
     file: Path,
     *,
     split: str,
     seeds: Sequence[int] = (0,),
-    lockstep: int = 64,
+    n_envs: int = 64,
     env_args: Mapping[str, Any] | None = None,
 ) -> list[Trajectory]:
-    """Play tasks, many at once; a call that was killed goes on.
+    """Play tasks, many at once; a call that was interrupted resumes.
 
     Args:
-        policy: the agent.
+        make_policy: makes the agent; called only if there is something to play.
         env_id: the Gymnasium id.
         tasks: tasks of `split`.
         file: where episodes are kept, as they end. Of several processes only the main one plays;
             the others, which have waited for it, read.
         split: its name.
         seeds: every task is played once for each.
-        lockstep: episodes that run at once.
+        n_envs: episodes that are played at once.
         env_args: further arguments for the environment.
 
     Returns:
@@ -129,11 +129,11 @@ def play(
         with TrajectoryStore(file) as store:
             play_into(
                 store,
-                policy,
+                make_policy(),
                 env_id,
                 waiting,
                 split=split,
-                batch_size=lockstep,
+                batch_size=n_envs,
                 env_args=env_args or {},
                 on_end=on_end,
             )

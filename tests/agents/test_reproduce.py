@@ -14,7 +14,7 @@ import pytest
 import tyro
 
 from eto_agents.cli import main
-from eto_agents.config import SettingsError
+from eto_agents.settings import SettingsError
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.published import load_published
 from eto_agents.evaluation.statistics import Estimate

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from eto_agents.config import read_json
+from eto_agents.settings import read_json
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eto_agents.config import SettingsError
+from eto_agents.settings import SettingsError
 from eto_agents.training.rft import RFTSettings, successes
 from tests.agents.training.episodes import episode
 

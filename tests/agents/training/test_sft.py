@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from eto_agents.collection import read_collection
-from eto_agents.config import SettingsError
+from eto_agents.settings import SettingsError
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 
 if importlib.util.find_spec("trl") is None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from eto_agents.config import (
+from eto_agents.settings import (
     SettingsError,
     overlay,
     read_json,

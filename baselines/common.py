@@ -1,0 +1,80 @@
+"""What the methods' scripts share: a smoke test's start, an evaluation's row, the published row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from eto_agents.collect import collect
+from eto_agents.evaluation.harness import evaluate
+from eto_agents.evaluation.published import load_published
+from eto_agents.settings import SFT
+from eto_agents.training.sft import sft
+from eto_agents.trajectory import Trajectory
+
+SHOP: Final = "ETO-WebShop-v0"
+TINY: Final = "tiny:nano"
+SMOKE_PLAY: Final[Mapping[str, Any]] = {
+    **{"env": SHOP, "dataset": "mini", "n_tasks": 8, "n_envs": 8, "max_new_tokens": 16},
+}
+"""Settings of a method that plays, in a smoke test."""
+SMOKE_SFT: Final = SFT(
+    epochs=4,
+    batch_size=4,
+    micro_batch_size=4,
+    learning_rate=3e-3,
+    vocab_size=800,
+    log_every=2,
+    device="cpu",
+)
+"""Settings of SFT, in a smoke test."""
+
+
+class Start(NamedTuple):
+    """What the methods after SFT begin with.
+
+    Attributes:
+        experts: trajectories of an expert.
+        policy: the checkpoint of a model that SFT has trained on them.
+    """
+
+    experts: list[Trajectory]
+    policy: Path
+
+
+def smoke_start(out: Path) -> Start:
+    """The embedded shop's expert on 12 tasks, and the smallest model trained on them."""
+    args = {"dataset": "mini"}
+    played = collect(
+        "expert", SHOP, out=out / "experts", thoughts="brief", n_tasks=12, env_args=args
+    )
+    return Start(played.kept, sft(TINY, played.kept, SMOKE_SFT, out=out / "sft").checkpoint)
+
+
+def score(
+    policy: Any,
+    env: str,
+    splits: Sequence[str],
+    out: Path,
+    *,
+    dataset: str | None = None,
+    n_tasks: int | None = None,
+) -> str:
+    """Evaluate a policy; its mean rewards x 100, such as ``seen 63.1 [60.0, 66.2]``."""
+    env_args = {} if dataset is None else {"dataset": dataset}
+    results = evaluate(policy, env, splits, out=out, env_args=env_args, n_tasks=n_tasks)
+    cells = []
+    for name, split in results.splits.items():
+        mean, low, high = (x if x is None else f"{100 * x:.1f}" for x in split.reward)
+        cells.append(f"{name} {mean}" + (f" [{low}, {high}]" if low and high else ""))
+    return ", ".join(cells)
+
+
+def published(method: str, model: str = "Llama-2-7B-Chat") -> str:
+    """The paper's rewards of a method, by column."""
+    wanted = (method, "eto", "reward", model)
+    for row in load_published().rows:
+        if (row.method, row.source, row.metric, row.model) == wanted:
+            return f"published, {method} of {model}: {row.values}"
+    return f"published, {method} of {model}: not in the paper"

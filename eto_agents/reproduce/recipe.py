@@ -1,0 +1,384 @@
+"""Recipes: what a reproduction trains, on what and with which numbers, all of it in one TOML file.
+
+A recipe has a section for each training method (``[sft]``, ``[dpo]`` …) that holds for every world,
+and under ``[worlds.NAME]`` what a world has of its own, with sections of the same names that take
+precedence. A setting of the command line, ``sft.epochs=3`` or ``alfworld.sft.epochs=3``, takes
+precedence over both. A file that begins with ``like = "cpu"`` has what that recipe has but for its
+own keys. Sections are read into the methods' own dataclasses (`eto_agents.settings`), so names,
+defaults and checks are the same everywhere. Running a recipe is `eto_agents.reproduce.run`'s part.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from eto_agents.policies.thoughts.narrator import Style
+from eto_agents.settings import (
+    DPO,
+    ETO,
+    GRPO,
+    PPO,
+    RFT,
+    SFT,
+    Dtype,
+    SettingsError,
+    overlay,
+    read_toml_file,
+)
+from eto_envs.errors import DataNotFoundError, UnknownNameError
+
+METHODS: Final[Mapping[str, str]] = {
+    "base": "untuned",
+    "sft": "SFT",
+    "sft-more": "SFT-more",
+    "best-of-n": "Best-of-N",
+    "rft": "RFT",
+    "ppo": "PPO",
+    "grpo": "GRPO",
+    "eto": "ETO",
+}
+"""The rows of the table and their labels, in the table's order."""
+
+_DERIVED: Final = frozenset(
+    {
+        *("seed", "env", "dataset", "split", "n_tasks", "n_envs", "max_new_tokens"),
+        *("device", "dtype", "template", "prompts", "with_example", "world", "vocab_size"),
+        *("report_to", "dpo"),
+    }
+)
+"""Settings of methods that follow from other sections, such as ``[model]`` and ``[expert]``."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Where is played.
+
+    Attributes:
+        env: environment id.
+        dataset: mini, an official name, or a folder with the official files.
+        prompt: whose prompt; by default the one of the environment's world.
+        n_rounds: how many times as many train tasks a mini dataset gets as it has. Those of a
+            further round are in rooms of their own (ALFWorld), or ask in other words for other
+            options of the same products (WebShop). Seen and unseen stay as they are.
+    """
+
+    env: str = ""
+    dataset: str = "auto"
+    prompt: str | None = None
+    n_rounds: int = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained, and how it is prompted.
+
+    Attributes:
+        name: a checkpoint's folder or name, or "tiny:SIZE" for a new one.
+        vocab_size: of a tiny model's tokenizer, item codes not counted.
+        template: chat template; by default the model's.
+        prompts: own, published, brief or a TOML file; by default the model's.
+        with_example: whether the prompt has the worked example; by default as the model says.
+        dtype: data type of the weights.
+        device: such as cpu or cuda:1; by default a GPU if there is one.
+        n_envs: episodes that are played at once.
+        max_new_tokens: the most tokens of a reply.
+        rft_begins_with: what RFT fine-tunes: the model that SFT began with, as in the paper, or
+            SFT's own, which spares a model trained from scratch from learning everything twice.
+    """
+
+    name: str = "tiny:small"
+    vocab_size: int = 2000
+    template: str | None = None
+    prompts: str | None = None
+    with_example: bool | None = None
+    dtype: Dtype = "auto"
+    device: str | None = None
+    n_envs: int = 64
+    max_new_tokens: int = 512
+    rft_begins_with: Literal["base", "sft"] = "base"
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether it is made, not read."""
+        return self.name.partition(":")[0] == "tiny" and not Path(self.name).exists()
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Whose trajectories are imitated.
+
+    Attributes:
+        policy: a policy's name.
+        policy_args: its keyword arguments, such as how often a flawed person leaves out a step.
+        thoughts: the words its actions get.
+        n_tasks: only the first this many tasks of train, for experts and exploration alike.
+        n_samples: trajectories of each task.
+        min_score: the least final score of a trajectory to learn from.
+    """
+
+    policy: str = "expert"
+    policy_args: Mapping[str, Any] = field(default_factory=dict)
+    thoughts: Style = "full"
+    n_tasks: int | None = None
+    n_samples: int = 1
+    min_score: float = 0.7
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """Best-of-N over the SFT model.
+
+    Attributes:
+        n: episodes of each task; the one with the best reward counts.
+        temperature: at which they are sampled.
+    """
+
+    n: int = 10
+    temperature: float = 0.7
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What fills the table.
+
+    Attributes:
+        splits: the splits that are played.
+        n_tasks: only the first this many tasks of each.
+    """
+
+    splits: tuple[str, ...] = ("seen", "unseen")
+    n_tasks: int | None = None
+
+
+@dataclass(frozen=True)
+class WorldRecipe:
+    """All settings of one world; see the sections' classes.
+
+    Attributes:
+        measured: seconds that each method took when the recipe was last measured, from which the
+            time left is estimated.
+    """
+
+    name: str
+    world: World
+    model: Model
+    expert: Expert
+    sft: SFT
+    sft_more: SFT
+    best_of_n: BestOf
+    rft: RFT
+    ppo: PPO
+    grpo: GRPO
+    eto: ETO
+    evaluation: Evaluation
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A reproduction.
+
+    Attributes:
+        name: the file's.
+        about: one line.
+        methods: rows of the table, out of `METHODS`.
+        seeds: everything is done once for each.
+        n_processes: worlds and seeds that run at once.
+        n_threads: of each process; 0 leaves it to torch.
+        worlds: settings by world.
+    """
+
+    name: str
+    about: str = ""
+    methods: tuple[str, ...] = tuple(method for method in METHODS if method != "grpo")
+    seeds: tuple[int, ...] = (0,)
+    n_processes: int = 1
+    n_threads: int = 0
+    worlds: Mapping[str, WorldRecipe] = field(default_factory=dict)
+
+    def narrowed(
+        self, worlds: Sequence[str] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()
+    ) -> Recipe:
+        """The same recipe with only some worlds, methods or seeds; empty leaves all.
+
+        Raises:
+            UnknownNameError: no such world in the recipe, or no such method.
+        """
+        for world in worlds:
+            if world not in self.worlds:
+                raise UnknownNameError(f"world in recipe {self.name!r}:", world, self.worlds)
+        for method in methods:
+            if method not in METHODS:
+                raise UnknownNameError("method", method, METHODS)
+        return dataclasses.replace(
+            self,
+            worlds={w: self.worlds[w] for w in dict.fromkeys(worlds or self.worlds)},
+            methods=tuple(m for m in METHODS if m in (methods or self.methods)),
+            seeds=tuple(dict.fromkeys(seeds or self.seeds)),
+        )
+
+
+def built_in_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    names = (f.name for f in (files("eto_agents") / "recipes").iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe by name, or from a TOML file.
+
+    Args:
+        name: one of `built_in_recipes`, or a file's path.
+        changes: settings that take precedence, by ``section.key`` or ``world.section.key``.
+
+    Raises:
+        UnknownNameError: no such recipe, world, section or setting.
+        DataNotFoundError: no such file.
+        CorruptDataError: the file is not TOML.
+        SettingsError: a value is of the wrong type or out of range.
+    """
+    path = Path(name) if name.endswith(".toml") else _built_in(name)
+    record = read_toml_file(path)
+    if "like" in record:
+        record = _over(read_toml_file(_built_in(str(record.pop("like")))), record)
+    return parse_recipe(path.stem, record, changes or {})
+
+
+def _over(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `more` over those of `record`, section by section."""
+    both = dict(record)
+    for key, value in more.items():
+        is_section = isinstance(value, dict) and key in both
+        both[key] = _over(both[key], value) if is_section else value
+    return both
+
+
+def _built_in(name: str) -> Path:
+    if name not in built_in_recipes():
+        raise UnknownNameError("recipe", name, built_in_recipes(), "Or give a TOML file's path.")
+    return Path(str(files("eto_agents") / "recipes" / f"{name}.toml"))
+
+
+def parse_recipe(name: str, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
+    """A recipe from a file's values and the changes to them; see `read_recipe`."""
+    shared = copy.deepcopy(dict(record))
+    worlds = shared.pop("worlds", {})
+    if not isinstance(worlds, dict) or not worlds:
+        raise DataNotFoundError(f"recipe {name!r} has no world: add a section [worlds.webshop]")
+    own = {key: shared.pop(key) for key in list(shared) if key in _OWN_KEYS}
+    parts: dict[str, dict[str, Any]] = {}
+    for world, values in worlds.items():
+        sections = {k: dict(v) for k, v in values.items() if isinstance(v, dict)}
+        sections["world"] = {k: v for k, v in values.items() if not isinstance(v, dict)}
+        parts[world] = _merged(_merged({}, shared, name), sections, name)
+    for key, value in sorted(changes.items(), key=lambda item: item[0].count(".")):
+        first, _, rest = key.partition(".")
+        if not rest and key in _OWN_KEYS:
+            own[key] = value
+        elif rest:
+            _change(parts, first, rest, value)
+        else:
+            raise UnknownNameError("setting", key, _OWN_KEYS, "Others are section.key=value.")
+    recipe = overlay(Recipe(name), own, f"recipe {name!r}")
+    read = {world: _world_recipe(world, part, f"recipe {name!r}") for world, part in parts.items()}
+    return dataclasses.replace(recipe, worlds=read).narrowed(methods=recipe.methods)
+
+
+_OWN_KEYS: Final = ("about", "methods", "seeds", "n_processes", "n_threads")
+_SECTIONS: Final = (
+    *("world", "model", "expert", "sft", "sft_more", "best_of_n", "rft", "ppo", "grpo"),
+    *("eto", "dpo", "evaluation", "measured"),
+)
+
+
+def _merged(
+    base: Mapping[str, Any], more: Mapping[str, Any], source: str
+) -> dict[str, dict[str, Any]]:
+    """Sections with the keys of `more` over those of `base`."""
+    for section, values in more.items():
+        if section not in _SECTIONS or not isinstance(values, dict):
+            raise UnknownNameError(f"section in recipe {source!r}:", section, _SECTIONS)
+    return {
+        section: {**base.get(section, {}), **more.get(section, {})}
+        for section in dict.fromkeys([*base, *more])
+    }
+
+
+def _change(parts: dict[str, dict[str, Any]], first: str, rest: str, value: Any) -> None:
+    """Set ``section.key`` in all worlds, or ``world.section.key`` in one."""
+    section, dot, key = rest.partition(".")
+    chosen, section, key = (
+        ([parts[first]], section, key)
+        if first in parts and dot
+        else ([*parts.values()], first, rest)
+    )
+    if section not in _SECTIONS:
+        raise UnknownNameError("section or world", section, (*_SECTIONS, *parts))
+    for part in chosen:
+        part.setdefault(section, {})[key] = value
+
+
+Section = TypeVar("Section")
+
+
+def _world_recipe(name: str, part: Mapping[str, Mapping[str, Any]], source: str) -> WorldRecipe:
+    def read(section: str, default: Section, derived: frozenset[str] = frozenset()) -> Section:
+        values = part.get(section, {})
+        where = f"{source} [{name}.{section}]"
+        known = [f.name for f in dataclasses.fields(default) if f.name not in derived]  # type: ignore[arg-type]
+        for key in values:
+            if key.replace("-", "_") not in known:
+                raise UnknownNameError(f"setting in {where}:", key, known)
+        try:
+            return overlay(default, values, where)
+        except SettingsError as error:
+            if str(error).startswith(source):
+                raise
+            raise SettingsError(f"{where}: {error}") from error  # a range, checked by the class
+
+    world = read("world", World())
+    _check_world(world, f"{source} [worlds.{name}]")
+    sft = read("sft", SFT(save_every=0), _DERIVED)
+    inherited = {f.name: getattr(sft, f.name) for f in dataclasses.fields(sft)}
+    dpo = read("dpo", DPO(), _DERIVED)
+    not_tuned = _DERIVED | {"dev_tasks", "dev_seed"}
+    return WorldRecipe(
+        name=name,
+        world=world,
+        model=read("model", Model()),
+        expert=read("expert", Expert()),
+        sft=sft,
+        sft_more=read("sft_more", sft, _DERIVED | {"epochs", "batch_size"}),
+        best_of_n=read("best_of_n", BestOf()),
+        rft=read("rft", RFT(**inherited), not_tuned),
+        ppo=read("ppo", PPO(), not_tuned),
+        grpo=read("grpo", GRPO(), not_tuned),
+        eto=read("eto", ETO(dpo=dpo), _DERIVED),
+        evaluation=read("evaluation", Evaluation()),
+        measured=_measured(part.get("measured", {}), f"{source} [{name}.measured]"),
+    )
+
+
+def _check_world(world: World, where: str) -> None:
+    if not world.env:
+        raise SettingsError(f"{where}: env is missing, such as ETO-WebShop-v0")
+    if world.n_rounds < 1:
+        raise SettingsError(f"{where}: n_rounds must be at least 1")
+    if world.n_rounds != 1 and (world.dataset != "mini" or "ScienceWorld" in world.env):
+        raise SettingsError(f"{where}: n_rounds is for a mini dataset")
+
+
+def _measured(values: Mapping[str, Any], where: str) -> dict[str, float]:
+    known = ("expert", *METHODS)
+    for key, value in values.items():
+        if key not in known:
+            raise UnknownNameError(f"method in {where}:", key, known)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise SettingsError(f"{where}: {key} must be seconds, got {value!r}")
+    return {key: float(value) for key, value in values.items()}

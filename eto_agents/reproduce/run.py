@@ -1,0 +1,682 @@
+"""All methods of a recipe in one world under one seed, in order: what `eto reproduce` does.
+
+`run` is the order, a function for each method, and `METHODS` of `eto_agents.reproduce.recipe` their
+labels. Every step has a folder of its own, so that the same call resumes. In a run's folder::
+
+    expert/ demonstrations/ base/ sft/ sft-more/ rft/ ppo/ grpo/ eto/    training
+    runs/{base,sft,sft-more,best-of-n,rft,ppo,grpo,eto-1,eto-2,…}/       evaluations
+    outcome.json                                                         which run is which row
+
+SFT-more is the control without which RFT and ETO get credit for mere training: the SFT model is
+trained on the experts' trajectories for as many further updates as ETO's DPO made, with two
+trajectories in the place of a pair. Where ETO may keep its best iteration on the dev tasks, SFT
+among them, the control has the same choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from eto_agents.best_of_n import BestOfN
+from eto_agents.collect import collect
+from eto_agents.console import Report, log, relayed
+from eto_agents.evaluation.harness import evaluate
+from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.policy import load_policy
+from eto_agents.reproduce.recipe import METHODS, BestOf, Recipe, WorldRecipe
+from eto_agents.settings import ETO, SFT, read_json, write_json
+from eto_agents.store import TrajectoryStore
+from eto_agents.training.eto import Iteration, best_of, eto
+from eto_agents.training.exploration import explore, policy_of
+from eto_agents.training.grpo import grpo
+from eto_agents.training.losses import DivergedError
+from eto_agents.training.pairs import NoPairsError, with_steps
+from eto_agents.training.ppo import SamplingMismatchError, ppo
+from eto_agents.training.rft import rft
+from eto_agents.training.sft import open_model, sft
+from eto_agents.training.stage import Stage, StageMismatchError, hash_input
+from eto_agents.training.task_splits import mean_score, split_dev, tasks_of
+from eto_agents.training.trl import model_hash
+from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
+
+if TYPE_CHECKING:
+    from eto_agents.training.trl import Trained
+    from eto_agents.trajectory import Trajectory
+
+FILE = "outcome.json"
+Facts = dict[str, Any]
+_S = TypeVar("_S", bound=SFT)
+
+
+class Event(NamedTuple):
+    """What a run reports.
+
+    Attributes:
+        run: such as ``"webshop seed 0"``.
+        method: the label of the method that is running or has ended.
+        n_done: methods that have ended.
+        n_planned: methods there are.
+        text: where it is, or what it came to.
+        wall_s: seconds it took, None while it runs.
+        left_s: seconds that the whole run will still take, None if the recipe has no measured
+            durations to tell it from.
+    """
+
+    run: str
+    method: str
+    n_done: int
+    n_planned: int
+    text: str = ""
+    wall_s: float | None = None
+    left_s: float | None = None
+
+
+Watch = Callable[[Event], None]
+
+
+@dataclass
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        world: its name.
+        seed: its seed.
+        folder: its folder.
+        rows: evaluation's name by method; a method without one has a note.
+        notes: what a reader must know, by method.
+        facts: what every method said, with the seconds that all calls have spent on it.
+    """
+
+    world: str
+    seed: int
+    folder: Path
+    rows: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Facts] = field(default_factory=dict)
+
+    def run(self, method: str) -> Path | None:
+        """The evaluation that fills a method's row."""
+        name = self.rows.get(method)
+        return None if name is None else self.folder / "runs" / name
+
+    def save(self) -> None:
+        """Write ``outcome.json``."""
+        record = {"world": self.world, "seed": self.seed, "rows": self.rows}
+        write_json(self.folder / FILE, record | {"notes": self.notes, "facts": self.facts})
+
+    @classmethod
+    def load(cls, folder: Path) -> Outcome:
+        """Read ``outcome.json``.
+
+        Raises:
+            DataNotFoundError: there is none.
+            CorruptDataError: it is damaged.
+        """
+        if not (folder / FILE).is_file():
+            raise DataNotFoundError(f"{folder} has no {FILE}: run `eto reproduce` first")
+        record = read_json(folder / FILE)
+        rest = (record[name] for name in ("rows", "notes", "facts"))
+        return cls(record["world"], record["seed"], folder, *rest)
+
+
+def run_folder(out: Path, world: str, seed: int) -> Path:
+    """Where a run is, below the reproduction's folder."""
+    return out / world / f"seed-{seed}"
+
+
+class WorldRun:
+    """One world under one seed: its settings and the steps that methods share.
+
+    Attributes:
+        recipe: what is done in this world.
+        seed: of weights, orders and sampling.
+        folder: of the run; a larger mini dataset lies beside the runs of a world.
+        sft_checkpoint: where SFT leaves its model.
+    """
+
+    def __init__(self, recipe: WorldRecipe, seed: int, folder: Path) -> None:
+        """Do nothing yet."""
+        self.recipe = recipe
+        self.seed = seed
+        self.folder = folder
+        self.sft_checkpoint = folder / "sft" / "checkpoint"
+
+    @functools.cached_property
+    def dataset(self) -> str:
+        """What is trained on: the recipe's, or a mini dataset with further train tasks."""
+        world = self.recipe.world
+        if world.n_rounds == 1:
+            return world.dataset
+        import filelock
+
+        from eto_envs.alfworld.mini import write_mini
+        from eto_envs.webshop.mini import build_mini_bundle
+
+        path = self.folder.parent / f"mini-{world.n_rounds}-rounds"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make = build_mini_bundle if "WebShop" in world.env else write_mini
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                log(f"making {world.n_rounds} rounds of train tasks")
+                make(path, world.n_rounds)
+        return str(path)
+
+    def tuned(self, settings: _S) -> _S:
+        """Settings of SFT or RFT with what follows from the other sections."""
+        model = self.recipe.model
+        return dataclasses.replace(
+            settings,
+            template=model.template,
+            prompts=model.prompts,
+            with_example=model.with_example,
+            world=self.recipe.world.prompt,
+            vocab_size=model.vocab_size,
+            dtype=model.dtype,
+            device=model.device,
+            seed=self.seed,
+        )
+
+    def playing(self, settings: Any, **more: Any) -> Any:
+        """Settings of a method that plays with what follows from the other sections."""
+        return dataclasses.replace(
+            settings,
+            env=self.recipe.world.env,
+            dataset=self.dataset,
+            n_tasks=self.recipe.expert.n_tasks,
+            n_envs=self.recipe.model.n_envs,
+            max_new_tokens=self.recipe.model.max_new_tokens,
+            world=self.recipe.world.prompt,
+            seed=self.seed,
+            **more,
+        )
+
+    def on_policy(self, settings: Any) -> Any:
+        """PPO's or GRPO's settings with what follows from the other sections."""
+        return self.playing(
+            settings,
+            dev_tasks=self.recipe.eto.dev_tasks,
+            dev_seed=self.recipe.eto.dev_seed,
+            dtype=self.recipe.model.dtype,
+            device=self.recipe.model.device,
+        )
+
+    def eto_settings(self) -> ETO:
+        """ETO's settings with what follows from the other sections."""
+        model = self.recipe.model
+        dpo = dataclasses.replace(
+            self.recipe.eto.dpo, dtype=model.dtype, device=model.device, seed=self.seed
+        )
+        settings: ETO = self.playing(self.recipe.eto, dpo=dpo)
+        return settings
+
+    @functools.cached_property
+    def demonstrations(self) -> list[Trajectory]:
+        """The experts' trajectories that are learnt from; none is of a dev task."""
+        recipe = self.recipe
+        decisive = _Demonstrated(self.dataset, recipe)
+        folder = self.folder / "demonstrations"
+        with Stage(folder, decisive.record(), {"seed": str(self.seed)}) as stage:
+            if stage.result is None:
+                log(f"{recipe.expert.policy} plays")
+                first = self.seed * recipe.expert.n_samples
+                played = collect(
+                    load_policy(recipe.expert.policy, **recipe.expert.policy_args),
+                    recipe.world.env,
+                    out=self.folder / "expert",
+                    thoughts=recipe.expert.thoughts,
+                    min_score=recipe.expert.min_score,
+                    seeds=range(first, first + recipe.expert.n_samples),
+                    batch_size=recipe.model.n_envs,
+                    n_tasks=recipe.expert.n_tasks,
+                    env_args={"dataset": self.dataset},
+                )
+                dev = {task.id for task in self.dev_tasks()}
+                chosen = [_until_idle(e) for e in played.kept if e.task_id not in dev]
+                _write(folder / "episodes.jsonl", chosen)
+                stage.finish(
+                    {
+                        "n_played": len(played.scores),
+                        "n_dropped": sum(played.dropped.values()),
+                        "n_kept": len(chosen),
+                        "score": math.fsum(played.scores) / max(len(played.scores), 1),
+                    }
+                )
+        return list(TrajectoryStore(folder / "episodes.jsonl").read())
+
+    def dev_tasks(self) -> list[Any]:
+        """The tasks that are split off train to choose on."""
+        settings = self.recipe.eto
+        tasks = tasks_of(self.recipe.world.env, "train", {"dataset": self.dataset})
+        tasks = tasks[: self.recipe.expert.n_tasks]
+        return split_dev(tasks, settings.dev_tasks, settings.dev_seed).dev
+
+    @functools.cached_property
+    def base(self) -> str:
+        """The model before training: a new tiny one, or the one that is named."""
+        model = self.recipe.model
+        if not model.is_tiny:
+            return model.name
+        record = {**dataclasses.asdict(model), "prompt": self.recipe.world.prompt}
+        data = self.demonstrations
+        inputs = {"data": hash_input(self.folder / "demonstrations"), "seed": str(self.seed)}
+        with Stage(self.folder / "base", record, inputs) as stage:
+            if stage.result is None:
+                made = open_model(model.name, data, self.tuned(self.recipe.sft))
+                save_checkpoint(made, stage.checkpoint)
+                n_parameters = sum(p.numel() for p in made.model.parameters())
+                stage.finish({"n_parameters": n_parameters, "vocabulary": len(made.tokenizer)})
+        return str(stage.checkpoint)
+
+    def evaluate(
+        self, name: str, checkpoint: str | Path, best_of_n: BestOf | None = None
+    ) -> dict[str, float]:
+        """Play the splits of the table, greedily or as Best-of-N, in ``runs/NAME``.
+
+        Returns:
+            The mean reward in [0, 1] by split.
+        """
+        recipe = self.recipe
+        record = {
+            "world": dataclasses.asdict(recipe.world),
+            "model": dataclasses.asdict(recipe.model),
+            "evaluation": dataclasses.asdict(recipe.evaluation),
+            "best_of_n": None if best_of_n is None else dataclasses.asdict(best_of_n),
+        }
+        inputs = model_hash(checkpoint) or {"model": str(checkpoint)}
+        with Stage(self.folder / "runs" / name, record, inputs) as stage:
+            if stage.result is None:
+                policy: Any = policy_of(
+                    checkpoint,
+                    self.on_policy(recipe.ppo),
+                    0.0 if best_of_n is None else best_of_n.temperature,
+                    prompts_of=self.tuned(recipe.sft),
+                )
+                results = evaluate(
+                    policy if best_of_n is None else BestOfN(policy, best_of_n.n),
+                    recipe.world.env,
+                    recipe.evaluation.splits,
+                    out=stage.folder,
+                    batch_size=recipe.model.n_envs,
+                    n_tasks=recipe.evaluation.n_tasks,
+                    # The splits of the table are the dataset's own, whatever was trained on.
+                    env_args={"dataset": recipe.world.dataset},
+                    agent_errors="zero",
+                )
+                stage.finish({s: r.reward.mean for s, r in results.splits.items()})
+            return dict(stage.result or {})
+
+    def run_folder(self, name: str) -> Path:
+        """Where `evaluate` keeps a run."""
+        return self.folder / "runs" / name
+
+    def sft(self) -> Trained:
+        """Behaviour cloning."""
+        model, settings = self.base, self.tuned(self.recipe.sft)
+        return sft(model, self.demonstrations, settings, out=self.folder / "sft")
+
+    def eto(self, settings: ETO | None = None, name: str = "eto", start: str = "") -> Learned:
+        """ETO with an evaluation of every iteration in ``runs/NAME-NUMBER``.
+
+        Args:
+            settings: other ones than `eto_settings` gives.
+            name: of its folder and the evaluations.
+            start: the policy to begin with; by default SFT's.
+        """
+        settings = settings or self.eto_settings()
+        done: list[Iteration] = []
+        note = ""
+        model, out = start or self.sft_checkpoint, self.folder / name
+        alone = settings.pairs in ("self", "success")
+        try:
+            for iteration in eto(model, [] if alone else self.demonstrations, settings, out=out):
+                done.append(iteration)
+                if iteration.number:
+                    self.evaluate(f"{name}-{iteration.number}", iteration.model)
+        except NoPairsError as error:
+            if not done:
+                raise
+            note = f"stopped after {len(done) - 1}: {error}" if len(done) > 1 else str(error)
+        return Learned(done, best_of(done, settings), note)
+
+
+class Learned(NamedTuple):
+    """What ETO came to.
+
+    Attributes:
+        iterations: that were completed, the start first.
+        best: the one that counts.
+        note: why there are fewer than were planned; empty if there are not.
+    """
+
+    iterations: list[Iteration]
+    best: Iteration
+    note: str
+
+    @property
+    def n_updates(self) -> int:
+        """Updates that DPO made in all iterations."""
+        return sum(int(i.learning.get("n_updates", 0)) for i in self.iterations)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the pairs, each once, of all iterations."""
+        return sum(int(i.learning.get("n_tokens", 0)) for i in self.iterations)
+
+
+# The methods. Each trains, evaluates and fills its row of the outcome; what it returns is shown.
+
+
+def _base(run: WorldRun, outcome: Outcome) -> Facts:
+    return _row(run, outcome, "base", run.base)
+
+
+def _sft(run: WorldRun, outcome: Outcome) -> Facts:
+    trained = run.sft()
+    return _learning(trained.result) | _row(run, outcome, "sft", trained.checkpoint)
+
+
+def _best_of_n(run: WorldRun, outcome: Outcome) -> Facts:
+    settings = run.recipe.best_of_n
+    outcome.rows["best-of-n"] = "best-of-n"
+    outcome.notes["best-of-n"] = (
+        f"N = {settings.n} at temperature {settings.temperature:g}, chosen by the true reward"
+    )
+    return run.evaluate("best-of-n", run.sft_checkpoint, settings)
+
+
+def _rft(run: WorldRun, outcome: Outcome) -> Facts:
+    begins_with_sft = run.recipe.model.rft_begins_with == "sft"
+    model = run.sft_checkpoint if begins_with_sft else run.base
+    settings = run.playing(run.tuned(run.recipe.rft))
+    out = run.folder / "rft"
+    trained = rft(model, run.demonstrations, settings, explorer=run.sft_checkpoint, out=out)
+    facts = {name: trained.result[name] for name in ("n_successes", "n_added")}
+    return facts | _learning(trained.result) | _row(run, outcome, "rft", trained.checkpoint)
+
+
+def _ppo(run: WorldRun, outcome: Outcome) -> Facts:
+    trained = ppo(run.sft_checkpoint, run.on_policy(run.recipe.ppo), out=run.folder / "ppo")
+    facts = {name: trained.result[name] for name in ("n_updates", "n_episodes", "kl")}
+    return facts | _row(run, outcome, "ppo", trained.checkpoint)
+
+
+def _grpo(run: WorldRun, outcome: Outcome) -> Facts:
+    trained = grpo(run.sft_checkpoint, run.on_policy(run.recipe.grpo), out=run.folder / "grpo")
+    facts = {name: trained.result[name] for name in ("n_updates", "n_episodes")}
+    return facts | _row(run, outcome, "grpo", trained.checkpoint)
+
+
+def _eto(run: WorldRun, outcome: Outcome) -> Facts:
+    learned = run.eto()
+    if learned.note:
+        outcome.notes["eto"] = learned.note
+    if len(learned.iterations) < 2:
+        return {"n_updates": 0}
+    best = learned.best.number
+    outcome.rows["eto"] = f"eto-{best}" if best else "sft"
+    if not best:
+        outcome.notes["eto"] = "no iteration was better than SFT on the dev tasks"
+    pairs = [i.counts.get("pairs", 0) for i in learned.iterations[1:]]
+    facts = {"pairs": pairs, "n_updates": learned.n_updates, "n_tokens": learned.n_tokens}
+    return facts | {"best": best} | _scores(run.run_folder(outcome.rows["eto"]))
+
+
+def _sft_more(run: WorldRun, outcome: Outcome) -> Facts:
+    """The control: as many more updates on the experts' trajectories as ETO made on pairs."""
+    n_updates = outcome.facts["ETO"]["n_updates"]
+    if not n_updates:
+        outcome.notes["sft-more"] = "ETO made no update, so there is nothing to match"
+        return {"n_updates": 0}
+    settings = run.recipe.eto
+    batch_size = 2 * settings.dpo.batch_size
+    n_batches = math.ceil(
+        read_json(run.folder / "sft" / "result.json")["n_trajectories"] / batch_size
+    )
+    sft_more = run.tuned(run.recipe.sft_more)
+    sft_more = dataclasses.replace(
+        sft_more,
+        # Half an update less, so that rounding up cannot give one more.
+        epochs=(n_updates - 0.5) / n_batches,
+        batch_size=batch_size,
+        micro_batch_size=math.gcd(batch_size, min(batch_size, sft_more.micro_batch_size)),
+    )
+    out = run.folder / "sft-more"
+    trained = sft(run.sft_checkpoint, run.demonstrations, sft_more, out=out)
+    result = trained.result
+    n_seen = round(result["n_steps"] / n_batches * result["n_tokens"])
+    n_pair_tokens = round(outcome.facts["ETO"]["n_tokens"] * settings.dpo.epochs)
+    outcome.notes["sft-more"] = (
+        f"{result['n_steps']} further updates on experts' trajectories ({n_seen:,} tokens) for "
+        f"ETO's {n_updates} on pairs ({n_pair_tokens:,} tokens)"
+    )
+    checkpoint, facts = trained.checkpoint, _learning(result)
+    if settings.keep_best:
+        scores = [_dev_score(run, name) for name in (run.sft_checkpoint, checkpoint)]
+        facts |= {"dev_sft": scores[0], "dev": scores[1]}
+        checkpoint = checkpoint if scores[1] > scores[0] else run.sft_checkpoint
+    return facts | _row(run, outcome, "sft-more", checkpoint)
+
+
+_METHODS: Final[Mapping[str, Callable[[WorldRun, Outcome], Facts]]] = {
+    "base": _base,
+    "sft": _sft,
+    "best-of-n": _best_of_n,
+    "rft": _rft,
+    "ppo": _ppo,
+    "grpo": _grpo,
+    "eto": _eto,
+    "sft-more": _sft_more,
+}
+"""In the order in which they need each other."""
+
+
+def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda _: None) -> Outcome:
+    """Train and evaluate a recipe's methods in one world under one seed.
+
+    Args:
+        recipe: what and how.
+        world: one of its worlds.
+        seed: one seed.
+        out: the reproduction's folder; the same call on it resumes.
+        watch: called with what happens.
+    """
+    wanted = {*recipe.methods, *(["eto"] if "sft-more" in recipe.methods else [])}
+    wanted |= {"sft"} if wanted - {"base"} else set()
+    methods = [method for method in _METHODS if method in wanted]
+    folder = run_folder(out, world, seed)
+    world_run, outcome = WorldRun(recipe.worlds[world], seed, folder), Outcome(world, seed, folder)
+    steps = _Steps(outcome, methods, recipe.worlds[world].measured, watch)
+    with relayed(steps.relay):
+        with steps.step("expert", "expert") as facts:
+            world_run.demonstrations  # noqa: B018 (they are made when they are first asked for)
+            facts |= read_json(folder / "demonstrations" / "result.json")
+        for method in methods:
+            with steps.step(method, METHODS[method]) as facts:
+                try:
+                    facts |= _METHODS[method](world_run, outcome)
+                except (StageMismatchError, DataNotFoundError, CorruptDataError):
+                    raise  # something is wrong with the folder, not with the method
+                except (DataError, DivergedError, SamplingMismatchError) as error:
+                    if method in ("base", "sft"):
+                        raise
+                    # A method that cannot learn from what it sees leaves its row empty.
+                    outcome.notes[method] = f"no result: {error}"
+                    facts |= {"failed": str(error)} | ({"n_updates": 0} if method == "eto" else {})
+            outcome.save()
+    return outcome
+
+
+def _row(run: WorldRun, outcome: Outcome, method: str, checkpoint: str | Path) -> Facts:
+    outcome.rows[method] = method
+    return run.evaluate(method, checkpoint)
+
+
+def _scores(folder: Path) -> Facts:
+    return read_json(folder / "result.json")
+
+
+def _learning(result: Mapping[str, Any]) -> Facts:
+    names = ("n_trajectories", "n_tokens", "n_steps", "first_loss", "last_loss")
+    return {name: result[name] for name in names}
+
+
+def _dev_score(run: WorldRun, checkpoint: Path) -> float:
+    """Mean score of greedy episodes on the dev tasks."""
+    settings = run.eto_settings()
+    episodes = explore(
+        lambda: policy_of(checkpoint, settings, 0.0),
+        run.dev_tasks(),
+        settings,
+        range(1),
+        run.folder / "sft-more" / f"dev-{checkpoint.parent.name}",
+        model_hash(checkpoint),
+        temperature=0.0,
+    )
+    return mean_score(episodes)
+
+
+class _Demonstrated(NamedTuple):
+    """What decides the demonstrations."""
+
+    dataset: str
+    recipe: WorldRecipe
+
+    def record(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {
+            "world": dataclasses.asdict(self.recipe.world),
+            "expert": dataclasses.asdict(self.recipe.expert),
+            "dataset": self.dataset,
+            "dev_tasks": self.recipe.eto.dev_tasks,
+            "dev_seed": self.recipe.eto.dev_seed,
+        }
+
+
+def _until_idle(episode: Trajectory) -> Trajectory:
+    """A failure without what repeats its last action: an expert that idles thinks it is done."""
+    actions = [step.action for step in episode.steps]
+    if episode.success or actions[-2:-1] != actions[-1:]:
+        return episode
+    while actions[-2:-1] == actions[-1:]:
+        actions.pop()
+    return with_steps(episode, episode.steps[: len(actions)])
+
+
+def _write(file: Path, episodes: list[Trajectory]) -> None:
+    file.unlink(missing_ok=True)  # an interrupted call may have left some of them
+    with TrajectoryStore(file) as store:
+        for episode in episodes:
+            store.append(episode)
+
+
+class Estimate:
+    """How long a run still takes, from how long its methods took when the recipe was measured.
+
+    The machine's speed is what the stages done so far say of it; a stage that was done before (in
+    an earlier call) says nothing.
+    """
+
+    def __init__(
+        self,
+        measured_s: Mapping[str, float],
+        stages: Sequence[str],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the measured seconds by stage, and the stages that are planned, in order."""
+        self._measured_s = measured_s
+        self._waiting = list(stages)
+        self._now = now
+        self._stage = ""
+        self._spent_s = self._expected_s = 0.0
+
+    def begin(self, stage: str) -> None:
+        """A stage begins."""
+        self._stage, self._started_s = stage, self._now()
+        self._waiting.remove(stage)
+
+    def end(self) -> None:
+        """It has ended."""
+        spent_s, expected_s = self._now() - self._started_s, self._measured_s.get(self._stage, 0.0)
+        if spent_s > 0.05 * expected_s:  # else it was read from its folder
+            self._spent_s += spent_s
+            self._expected_s += expected_s
+        self._stage = ""
+
+    def seconds(self) -> float | None:
+        """Seconds to the end of the last stage; None if some stage was never measured."""
+        stages = [*self._waiting, *([self._stage] if self._stage else [])]
+        if not all(stage in self._measured_s for stage in stages):
+            return None
+        slowness = self._spent_s / self._expected_s if self._expected_s else 1.0
+        waiting_s = slowness * sum(self._measured_s[stage] for stage in self._waiting)
+        if not self._stage:
+            return waiting_s
+        current_s = slowness * self._measured_s[self._stage] - (self._now() - self._started_s)
+        return waiting_s + max(0.0, current_s)
+
+
+class _Steps:
+    """Times a run's methods and tells who watches where it is."""
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        methods: Sequence[str],
+        measured_s: Mapping[str, float],
+        watch: Watch,
+    ) -> None:
+        self._outcome = outcome
+        self._watch = watch
+        self._title = f"{outcome.world} seed {outcome.seed}"
+        known = (outcome.folder / FILE).is_file()
+        self._earlier = Outcome.load(outcome.folder).facts if known else {}
+        self._left = Estimate(measured_s, ["expert", *methods])
+        self._n_planned, self._n_done = len(methods) + 1, 0
+        self._label = ""
+        self._last_s = 0.0
+
+    @contextlib.contextmanager
+    def step(self, method: str, label: str) -> Iterator[Facts]:
+        """Run a method inside; what it says goes into the dict."""
+        self._label = label
+        self._left.begin(method)
+        self._tell("")
+        started_s = time.monotonic()
+        facts: Facts = {}
+        yield facts
+        wall_s = time.monotonic() - started_s
+        self._left.end()
+        self._n_done += 1
+        spent_s = wall_s + self._earlier.get(label, {}).get("wall_s", 0.0)
+        self._outcome.facts[label] = facts | {"wall_s": round(spent_s, 1)}
+        self._tell(_shown(facts), wall_s)
+
+    def relay(self, report: Report) -> None:
+        """Pass on what a method reports, at most once a second."""
+        now_s = time.monotonic()
+        if report.text or now_s - self._last_s >= 1.0:
+            self._last_s = now_s
+            self._tell(report.text or report.line())
+
+    def _tell(self, text: str, wall_s: float | None = None) -> None:
+        where = (self._title, self._label, self._n_done, self._n_planned)
+        self._watch(Event(*where, text, wall_s, self._left.seconds()))
+
+
+def _shown(facts: Facts) -> str:
+    """Such as ``n_steps 300, last_loss 0.41, seen 45.0``; scores x 100."""
+    shown = []
+    for name, value in facts.items():
+        if isinstance(value, float):
+            is_score = name in ("seen", "unseen", "score", "train")
+            value = f"{100 * value:.1f}" if is_score else f"{value:.3g}"
+        shown.append(f"{name} {value}")
+    return ", ".join(shown)

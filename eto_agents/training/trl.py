@@ -1,0 +1,127 @@
+"""What SFT, DPO and GRPO share because TRL trains them: arguments, resuming, LoRA, the result.
+
+TRL's trainers are those of `transformers` with losses of their own. A run that is interrupted
+resumes from the newest state that was written to its end, and ends with the same weights as an
+undisturbed one: the order of the data is a function of seed and epoch alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from eto_agents.preference import PreferencePair
+from eto_agents.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from eto_agents.settings import FineTuning
+    from eto_agents.training.pairs import Pair
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The latest of a trainer's own checkpoints that was written to its end."""
+    states = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
+    # It is the last file that is written, so the others are there if it can be read whole.
+    whole = [path for path in states if (path / "trainer_state.json").read_text().endswith("}\n")]
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(state: Path | None) -> int:
+    """The step at which a state was written; 0 for none."""
+    return 0 if state is None else int(state.name.partition("-")[2])
+
+
+def common_arguments(settings: FineTuning, work: Path, model: Any, config: Any) -> dict[str, Any]:
+    """Arguments that SFT's and DPO's `config` class have in common.
+
+    Args:
+        settings: of the training.
+        work: where the trainer keeps its states.
+        model: what is trained; where it lies and its data type decide on half precision.
+        config: TRL's class, whose release decides on one argument's name.
+    """
+    weight = next(model.parameters())
+    on_gpu = weight.is_cuda
+    return {
+        "output_dir": str(work),
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.lr_schedule,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "max_length": None,  # what is too long was dropped before: nothing is cut here
+        # Computes in bfloat16 with weights in single precision.
+        "bf16": on_gpu and weight.dtype == torch.float32 and torch.cuda.is_bf16_supported(),
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "seed": settings.seed,
+        "save_strategy": "steps" if settings.save_every else "no",
+        "save_steps": settings.save_every or 1,
+        "disable_tqdm": True,
+        **_checkpointing(settings.activation_checkpointing, config),
+    }
+
+
+def _checkpointing(wanted: bool, config: Any) -> dict[str, Any]:
+    """The argument under the name that this release of transformers has for it."""
+    if "activation_checkpointing" in config.__dataclass_fields__:
+        return {"activation_checkpointing": wanted, "gradient_checkpointing": None}
+    return {"gradient_checkpointing": wanted}
+
+
+def lora_config(rank: int, alpha: int | None = None) -> Any:
+    """PEFT's settings of an adapter on all linear layers; None for rank 0."""
+    if not rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def merged(model: Any) -> Any:
+    """The model with its LoRA adapter, if it has one, merged into the weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+class Trained(NamedTuple):
+    """What a training method leaves.
+
+    Attributes:
+        checkpoint: the folder of the trained model.
+        result: what ``result.json`` has: counts, last losses and the like.
+    """
+
+    checkpoint: Path
+    result: dict[str, Any]
+
+
+def fingerprint(data: Iterable[Trajectory | Pair | PreferencePair]) -> str:
+    """SHA-256 of trajectories or pairs, by which a folder knows what it was trained on."""
+    digest = hashlib.sha256()
+    for item in data:
+        if isinstance(item, Trajectory):
+            parts = [item.to_json()]
+        elif isinstance(item, PreferencePair):
+            parts = [str(sorted(dataclasses.asdict(item).items()))]
+        else:
+            parts = [item.chosen.to_json(), item.rejected.to_json(), str(item.n_shared)]
+        digest.update("\n".join([*parts, ""]).encode())
+    return digest.hexdigest()
+
+
+def model_hash(model: str | Path) -> Mapping[str, str]:
+    """The input ``model`` of a stage: the hash of a folder; a name on the hub has none."""
+    from eto_agents.training.stage import hash_input
+
+    return {"model": hash_input(model)} if Path(model).exists() else {}
