@@ -7,9 +7,9 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -138,6 +138,79 @@ def layer_breaches(module: Module) -> Iterator[str]:
             yield f"{module.name}:{line} imports {name}, which is not below it"
 
 
+def import_graph(modules: Mapping[str, Module]) -> dict[str, set[str]]:
+    """For each module the modules it imports, wherever in it; imports for types alone left out."""
+    graph = {}
+    for name, module in modules.items():
+        found = set()
+        for _, target in imported(without_type_checking(module)):
+            while target and target not in modules:
+                target = target.rpartition(".")[0]
+            found.add(target)
+        graph[name] = found - {name, ""}
+    return graph
+
+
+def without_type_checking(module: Module) -> Module:
+    class Strip(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> Any:
+            return node.orelse if "TYPE_CHECKING" in ast.dump(node.test) else node
+
+    tree = Strip().visit(ast.parse(module.source))
+    return module._replace(tree=tree)
+
+
+def circles(modules: Mapping[str, Module]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others (Tarjan's algorithm)."""
+    graph = import_graph(modules)
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for target in sorted(graph[name]):
+            if target not in index:
+                visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], index[target])
+        if low[name] == index[name]:
+            group = [stack.pop()]
+            while group[-1] != name:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in graph:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def baseline_uses_command_line(module: Module) -> Iterator[str]:
+    if module.name.partition(".")[0] == "baselines":
+        for line, name in imported(module):
+            if f"{name}.".startswith("eto_agents.cli."):
+                yield f"{module.name}:{line} imports {name}: the command line is no library"
+
+
+METHODS = {"sft", "rft", "dpo", "ppo", "grpo", "eto"}
+BUILDS_ON = {("eto", "dpo"), ("rft", "sft")}
+
+
+def method_imports_method(module: Module) -> Iterator[str]:
+    package, _, own = module.name.rpartition(".")
+    if package == "eto_agents.training" and own in METHODS:
+        for line, name in imported(module):
+            other = name.removeprefix("eto_agents.training.").partition(".")[0]
+            is_method = name.startswith("eto_agents.training.") and other in METHODS - {own}
+            if is_method and (own, other) not in BUILDS_ON:
+                yield f"{module.name}:{line} imports the method {other}"
+
+
 def full_names(module: Module) -> Iterator[tuple[int, str]]:
     """Line and full name of every name that is used, imported names spelt out."""
     known = {}
@@ -200,7 +273,30 @@ def code_from_data(module: Module) -> Iterator[str]:
                 yield f"{module.name}:{node.value.lineno} has allow_pickle={allowed}"
 
 
-RULES = (layer_breaches, global_randomness, prints, code_from_data)
+RULES = (
+    layer_breaches,
+    baseline_uses_command_line,
+    method_imports_method,
+    global_randomness,
+    prints,
+    code_from_data,
+)
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(MODULES) == []
+
+
+def test_circles_are_found_wherever_they_hide() -> None:
+    def modules(**sources: str) -> dict[str, Module]:
+        return {name: parse(name, source) for name, source in sources.items()}
+
+    assert circles(modules(a="import b", b="import a")) == [["a", "b"]]
+    hidden = modules(a="import b", b="import c", c="def f():\n    from a import x")
+    assert circles(hidden) == [["a", "b", "c"]]
+    types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a"
+    assert circles(modules(a="import b", b=types)) == []
+    assert circles(modules(a="import b\nimport c", b="import c", c="")) == []
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -218,6 +314,10 @@ def test_no_module_breaks_a_rule(rule: Callable[[Module], Iterator[str]]) -> Non
         (layer_breaches, "eto_envs.vector", "from .wrappers import ShapeReward"),
         (layer_breaches, "eto_agents.training.sft", "import eto_agents.evaluation.harness"),
         (layer_breaches, "eto_envs.brand_new", ""),
+        (baseline_uses_command_line, "baselines.eto", "from eto_agents.cli import train"),
+        (baseline_uses_command_line, "baselines.eto", "def f():\n    import eto_agents.cli.train"),
+        (method_imports_method, "eto_agents.training.ppo", "from eto_agents.training import dpo"),
+        (method_imports_method, "eto_agents.training.sft", "import eto_agents.training.eto"),
         (global_randomness, "eto_envs.core", "import random\nrandom.seed(1)"),
         (global_randomness, "eto_envs.core", "import random as r\nx = r.choice"),
         (global_randomness, "eto_envs.core", "from random import shuffle\nshuffle([])"),
@@ -243,6 +343,10 @@ def test_rules_find_what_breaks_them(
         (layer_breaches, "eto_envs.webshop.env", "from eto_envs.webshop import engine"),
         (layer_breaches, "eto_envs.webshop.env", "from eto_envs.errors import DataError"),
         (layer_breaches, "eto_agents.cli.data", "from eto_envs import data"),
+        (baseline_uses_command_line, "baselines.eto", "import eto_agents.training.eto"),
+        (baseline_uses_command_line, "eto_agents.cli.train", "from eto_agents.cli import data"),
+        (method_imports_method, "eto_agents.training.eto", "import eto_agents.training.dpo"),
+        (method_imports_method, "eto_agents.training.rft", "import eto_agents.training.sft"),
         (global_randomness, "eto_envs.core", "import random\nrandom.Random(1).choice([1])"),
         (global_randomness, "eto_envs.core", "import numpy as np\nnp.random.default_rng(0)"),
         (global_randomness, "eto_envs.core", "def f(random):\n    random.seed(1)"),
