@@ -24,7 +24,7 @@ LAYERS = (
     ("eto_agents.reproduce",),
     ("eto_agents.collect",),
     ("eto_agents.training", "eto_agents.evaluation"),
-    ("eto_agents.best_of_n", "eto_agents.distributed", "eto_agents.episodes"),
+    ("eto_agents.best_of_n", "eto_agents.episodes"),
     ("eto_agents.rollout",),
     ("eto_agents.policies",),
     ("eto_agents.models",),
