@@ -38,7 +38,19 @@ class SettingsError(EtoError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation:
+class Settings:
+    """What all settings have in common: each class checks its own ranges, then its parents'."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            SettingsError: a value is out of range, or settings contradict each other.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation(Settings):
     """How weights are updated; shared by all training methods.
 
     Attributes:
@@ -67,6 +79,7 @@ class Optimisation:
         Raises:
             SettingsError: a value is out of range.
         """
+        super().__post_init__()
         _check(
             self, positive=("epochs", "learning_rate"), not_negative=("weight_decay", "save_every")
         )
@@ -103,7 +116,7 @@ class FineTuning(Optimisation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Playing:
+class Playing(Settings):
     """How an agent plays while it is trained.
 
     Attributes:
@@ -129,11 +142,8 @@ class Playing:
     world: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            SettingsError: a value is out of range.
-        """
+        """Check the ranges."""
+        super().__post_init__()
         _check(self, positive=("n_envs", "max_new_tokens"), not_negative=("dev_tasks",))
 
     @property
@@ -212,8 +222,7 @@ class RFT(Playing, SFT):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        Playing.__post_init__(self)
-        SFT.__post_init__(self)
+        super().__post_init__()
         _check(self, positive=("n_samples",), not_negative=("temperature",))
         if not 0 <= self.min_score <= 1:
             raise SettingsError(f"min_score must be in [0, 1], got {self.min_score}")
@@ -272,8 +281,7 @@ class _OnPolicy(Playing, Optimisation):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        Playing.__post_init__(self)
-        Optimisation.__post_init__(self)
+        super().__post_init__()
         _check(self, positive=("n_updates", "n_episodes", "clip"), not_negative=("kl_weight",))
 
 
