@@ -217,7 +217,7 @@ class RFT(Playing, SFT):
         n_samples: episodes of each task.
         max_tasks: at most this many tasks, drawn by the seed; then the expert's trajectories are
             those of the same tasks. By default all.
-        temperature: at which replies are sampled.
+        temperature: at which replies are sampled, above 0.
         min_score: the least final score of a sampled episode to learn from, in [0, 1].
     """
 
@@ -229,7 +229,8 @@ class RFT(Playing, SFT):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        _check(self, positive=("n_samples",), not_negative=("temperature",))
+        # At temperature 0 all episodes of a task would be alike.
+        _check(self, positive=("n_samples", "temperature"))
         if not 0 <= self.min_score <= 1:
             raise SettingsError(f"min_score must be in [0, 1], got {self.min_score}")
 

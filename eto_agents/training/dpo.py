@@ -377,10 +377,11 @@ def _config(
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if settings.nll_weight:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
-    arguments = common_arguments(settings, states, model, DPOConfig) | {
+    n_steps = n_updates(len(data.rows), settings)
+    arguments = common_arguments(settings, states, model, DPOConfig, n_steps) | {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": settings.batch_size // (micro * n_processes()),
-        "warmup_steps": int(settings.warmup_ratio * n_updates(len(data.rows), settings)),
+        "warmup_steps": int(settings.warmup_ratio * n_steps),
         "beta": settings.beta,
         "precompute_ref_log_probs": True,
         "logging_steps": 1,

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -124,7 +124,7 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, run: RunFolder
 
 
 Metrics = Mapping[str, float]
-MakePolicy = Callable[[Checkpoint], Policy]
+MakePolicy: TypeAlias = "Callable[[Checkpoint], Policy]"
 
 
 class Scores(NamedTuple):

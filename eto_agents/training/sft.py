@@ -406,9 +406,6 @@ def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
     return [token if is_agent else -100 for token, is_agent in zip(ids, mask, strict=True)]
 
 
-_DECAY_SHARE = 0.3  # of the steps, of the schedule that first holds the learning rate
-
-
 def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) -> SFTConfig:
     n = n_processes()
     rows_at_once = min(settings.micro_batch_size, settings.batch_size // n)
@@ -419,12 +416,10 @@ def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) ->
             f"{rows_at_once} times {n} processes"
         )
     n_steps = math.ceil(settings.epochs * n_steps_per_epoch)
-    decay = {"num_decay_steps": math.ceil(_DECAY_SHARE * n_steps), "decay_type": "linear"}
     return SFTConfig(
-        **common_arguments(settings, work, model, SFTConfig),
+        **common_arguments(settings, work, model, SFTConfig, n_steps),
         per_device_train_batch_size=rows_at_once,
         gradient_accumulation_steps=1 if settings.batch_tokens else n_micro,
-        lr_scheduler_kwargs=decay if settings.lr_schedule == "warmup_stable_decay" else None,
         warmup_steps=settings.warmup_ratio,  # below 1, it is a share of all steps
         adam_beta2=settings.adam_beta2,
         save_total_limit=2,

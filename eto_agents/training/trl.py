@@ -7,8 +7,9 @@ undisturbed one: the order of the data is a function of seed and epoch alone.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
@@ -30,7 +31,13 @@ def step_of(state: Path | None) -> int:
     return 0 if state is None else int(state.name.partition("-")[2])
 
 
-def common_arguments(settings: FineTuning, work: Path, model: Any, config: Any) -> dict[str, Any]:
+DECAY_SHARE: Final = 0.3
+"""Share of the steps in which "warmup_stable_decay" lets the learning rate fall."""
+
+
+def common_arguments(
+    settings: FineTuning, work: Path, model: Any, config: Any, n_steps: int
+) -> dict[str, Any]:
     """Arguments that SFT's and DPO's `config` class have in common.
 
     Args:
@@ -38,7 +45,9 @@ def common_arguments(settings: FineTuning, work: Path, model: Any, config: Any) 
         work: where the trainer keeps its states.
         model: what is trained; where it lies and its data type decide on half precision.
         config: TRL's class, whose release decides on one argument's name.
+        n_steps: optimiser steps of the whole training.
     """
+    decay = {"num_decay_steps": math.ceil(DECAY_SHARE * n_steps), "decay_type": "linear"}
     weight = next(model.parameters())
     on_gpu = weight.is_cuda
     return {
@@ -46,6 +55,7 @@ def common_arguments(settings: FineTuning, work: Path, model: Any, config: Any) 
         "num_train_epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.lr_schedule,
+        "lr_scheduler_kwargs": decay if settings.lr_schedule == "warmup_stable_decay" else None,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "max_length": None,  # what is too long was dropped before: nothing is cut here
