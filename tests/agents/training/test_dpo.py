@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from eto_agents.training.stage import StageMismatchError
 
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.preference import read_pairs, write_pairs
@@ -34,7 +35,6 @@ from eto_agents.training.preference_rows import (
     encode_pairs,
     lengths,
 )
-from eto_agents.training.stage import StageMismatchError
 from eto_envs.errors import DataError
 from tests.agents.training.worlds import DOORS, WORLD, episode, undecided
 

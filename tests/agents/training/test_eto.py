@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eto_agents.training.stage import StageMismatchError
 
 from eto_agents.console import relayed
 from eto_agents.models.checkpoints import save_checkpoint
@@ -16,7 +17,6 @@ from eto_agents.store import TrajectoryStore
 from eto_agents.training.dpo import DPOSettings
 from eto_agents.training.eto import ETOSettings, Exploration, eto
 from eto_agents.training.pairs import NoPairsError
-from eto_agents.training.stage import StageMismatchError
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import DataError
 from tests.agents.training.worlds import BANDIT, WORLD, episode, undecided

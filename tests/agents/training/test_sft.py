@@ -21,11 +21,11 @@ if importlib.util.find_spec("trl") is None:
     pytest.skip("the extra train is not installed", allow_module_level=True)
 
 import torch
+from eto_agents.training.stage import StageMismatchError
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.training.rows import EmptyDataError, build_rows
 from eto_agents.training.sft import SFTSettings, open_model, sft
-from eto_agents.training.stage import StageMismatchError
 from tests.agents.training.episodes import episode, nano, write
 
 pytestmark = [
