@@ -36,7 +36,12 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    without_bars,
+)
 from eto_agents.settings import DPO, SettingsError
 from eto_agents.training.cpu_head import use_cpu_head, use_own_head
 from eto_agents.training.losses import DivergedError
@@ -101,8 +106,6 @@ def dpo(
             stage.finish(result)
             if stage.is_writer:
                 shutil.rmtree(stage.work, ignore_errors=True)
-            else:
-                stage.wait()
     return Trained(stage.checkpoint, result)
 
 
@@ -129,11 +132,14 @@ def _fit(
 
     if stage.is_writer:
         report(stage.folder.name, 0, n_planned, "updates")
-    fitted = train_dpo(
-        checkpoint, data, settings, stage.work, on_metrics=on_metrics, on_start=stage.rewind
-    )
-    if stage.is_writer:
-        save_checkpoint(fitted.checkpoint, stage.checkpoint, weights=fitted.weights)
+    with without_bars():
+        fitted = train_dpo(
+            checkpoint, data, settings, stage.work, on_metrics=on_metrics, on_start=stage.rewind
+        )
+    if not stage.is_writer:
+        stage.wait()
+        return stage.result or {}
+    save_checkpoint(fitted.checkpoint, stage.checkpoint, weights=fitted.weights)
     return _result(stage, data, settings) | {"wall_s": round(time.monotonic() - started_s, 1)}
 
 

@@ -84,8 +84,6 @@ def ppo(model: str | Path, settings: PPO, *, out: Path) -> Trained:
             stage.finish(result)
             if stage.is_writer:
                 shutil.rmtree(stage.work, ignore_errors=True)
-            else:
-                stage.wait()
     return Trained(stage.checkpoint, result)
 
 
@@ -112,8 +110,10 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, stage: Stage) 
         on_metrics=on_metrics,
         on_start=stage.rewind,
     )
-    if stage.is_writer:
-        save_checkpoint(trained, stage.checkpoint)
+    if not stage.is_writer:
+        stage.wait()
+        return stage.result or {}
+    save_checkpoint(trained, stage.checkpoint)
     metrics = stage.metrics()
     return {
         "n_tasks": len(tasks),
