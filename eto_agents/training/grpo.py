@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,14 +100,15 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     with without_bars():
-        trainer = GRPOTrainer(
-            model=checkpoint.model,
-            reward_funcs=lambda score, **_: score,
-            args=_config(settings, stage.work, checkpoint.model.device.type == "cpu"),
-            train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
-            processing_class=checkpoint.tokenizer,
-            rollout_func=rollout,
-        )
+        with _readable(checkpoint.model):
+            trainer = GRPOTrainer(
+                model=checkpoint.model,
+                reward_funcs=lambda score, **_: score,
+                args=_config(settings, stage.work, checkpoint.model.device.type == "cpu"),
+                train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
+                processing_class=checkpoint.tokenizer,
+                rollout_func=rollout,
+            )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_StageLog(stage, settings))
         state = newest_state(stage.work)
@@ -125,6 +128,27 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
         "last_score": metrics[-1]["score"],
         "wall_s": round(time.monotonic() - started_s, 1),
     }
+
+
+@contextmanager
+def _readable(model: Any) -> Iterator[None]:
+    """Let TRL, which reads the reference policy from where the model was read, find all of it.
+
+    An adapter that was merged, or a model that `load_checkpoint` has converted, is not there.
+    """
+    config = model.config
+    name = config._name_or_path
+    path = Path(name)
+    if (path / "config.json").is_file() or (not path.exists() and name.count("/") == 1):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        config._name_or_path = folder
+        try:
+            yield
+        finally:
+            config._name_or_path = name
 
 
 class _StageLog(TrainerCallback):  # type: ignore[misc]

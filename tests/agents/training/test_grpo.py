@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts
-from eto_agents.settings import GRPO, SettingsError
+from eto_agents.settings import GRPO, SFT, SettingsError
 from eto_agents.training.grpo import grpo
+from eto_agents.training.sft import sft
 from eto_agents.training.stage import Stage, StageMismatchError
 from eto_envs.errors import DataError
 from tests.agents.training.test_ppo import greedy_score
-from tests.agents.training.worlds import BANDIT, DOORS, WORLD, undecided
+from tests.agents.training.worlds import BANDIT, DOORS, WORLD, episode, undecided
 
 pytestmark = [
     pytest.mark.torch,
@@ -114,6 +115,19 @@ def test_an_update_plays_once_whatever_its_epochs(
     _, result = grpo(start, replace(QUICK, n_updates=2, epochs=3), out=tmp_path)
     assert len(seeds) == len(set(seeds)) == 2 * 16 == result["n_episodes"]
     assert [record["step"] for record in metrics(tmp_path)] == [1, 2]
+
+
+def test_the_penalty_is_to_the_policy_it_begins_with(start: Path, tmp_path: Path) -> None:
+    how = SFT(lora_rank=2, epochs=4, batch_size=1, learning_rate=1e-2, device="cpu", save_every=0)
+    adapter = sft(start, [episode("b")], how, out=tmp_path / "sft").checkpoint
+    assert (adapter / "adapter_config.json").is_file()
+    gaps = {}
+    for name, model in (("plain", start), ("adapter", adapter)):
+        grpo(model, replace(QUICK, n_updates=2, kl_weight=0.1), out=tmp_path / name)
+        gaps[name] = [record["kl"] for record in metrics(tmp_path / name)]
+    # An adapter's base would differ from the policy at once.
+    assert [gap[0] for gap in gaps.values()] == pytest.approx([0, 0], abs=1e-6)
+    assert gaps["plain"][1] > 1e-5  # after a step
 
 
 def test_an_update_needs_a_task_for_each_group(start: Path, tmp_path: Path) -> None:
