@@ -14,7 +14,7 @@ import pytest
 from eto_agents.console import relayed
 from eto_agents.models.checkpoints import save_checkpoint
 from eto_agents.preference import read_pairs
-from eto_agents.runs import RunMismatchError
+from eto_agents.runs import RunFolder, RunMismatchError
 from eto_agents.settings import DPO, ETO, SettingsError
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.eto import Iteration, best_of, eto
