@@ -68,7 +68,8 @@ def _plan(recipe: Recipe, options: Options) -> str:
             for step in recipe.steps:
                 measured = world.measured.get(step)
                 took = "–" if measured is None else clock(measured)
-                lines.append(f"| {step} | {folder / step} | {_READS[step]} | {took} |")
+                where = folder / "runs" / step if step == "best-of-n" else folder / step
+                lines.append(f"| {step} | {where} | {_READS[step]} | {took} |")
     return "\n".join(lines)
 
 

@@ -321,12 +321,14 @@ def _merged(
     base: Mapping[str, Any], more: Mapping[str, Any], source: str
 ) -> dict[str, dict[str, Any]]:
     """Sections with the keys of `more` over those of `base`."""
+    known: tuple[str, ...]
     for section, values in more.items():
         if section not in _SECTIONS:
-            kind, known = "section", (*_SECTIONS, "worlds")
-            if not isinstance(values, dict):
-                kind, known = "setting", ("like", *_OWN_KEYS)
-            raise UnknownNameError(f"{kind} in recipe {source!r}:", section, known)
+            if isinstance(values, dict):
+                known = (*_SECTIONS, "worlds")
+                raise UnknownNameError(f"section in recipe {source!r}:", section, known)
+            known = ("like", *_OWN_KEYS)
+            raise UnknownNameError(f"setting in recipe {source!r}:", section, known)
         if not isinstance(values, dict):
             raise SettingsError(f"recipe {source!r}: {section} must be a section, got {values!r}")
     return {

@@ -171,7 +171,7 @@ def test_mistakes_in_files_are_named(text: str, error: type[Exception], message:
 def test_recipes_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="no recipe 'cpus'; did you mean 'cpu'"):
         read_recipe("cpus")
-    with pytest.raises(UnknownNameError, match="no recipe 'xyz'; there are 5: '1gpu', .* TOML"):
+    with pytest.raises(UnknownNameError, match=r"no recipe 'xyz'; there are 5: '1gpu', .* TOML"):
         read_recipe("xyz")
     with pytest.raises(DataNotFoundError, match=r"nothing\.toml"):
         read_recipe("nothing.toml")
