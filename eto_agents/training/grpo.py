@@ -10,7 +10,6 @@ calls `rollout_func` experimental.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,13 +22,12 @@ from trl import GRPOConfig, GRPOTrainer
 from eto_agents.console import report
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.runs import RunFolder, once
 from eto_agents.settings import GRPO
 from eto_agents.training.cpu_head import use_own_head
 from eto_agents.training.episodes import sample_of
-from eto_agents.training.exploration import sampling_policy
-from eto_agents.training.stage import Stage
 from eto_agents.training.task_splits import split_dev, tasks_of
-from eto_agents.training.trl import Trained, model_hash, newest_state, step_of
+from eto_agents.training.trl import Trained, newest_state, step_of
 
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
@@ -47,20 +45,24 @@ def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
 
     Raises:
         DataNotFoundError: no such model.
-        StageMismatchError: the folder holds a run with other settings or another model.
+        RunMismatchError: the folder holds a run with other settings or another model.
     """
     tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
     tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
-    with Stage(out, settings, model_hash(model)) as stage:
-        result = stage.result
-        if result is None:
-            result = _fit(model, tasks, settings, stage)
-            stage.finish(result)
-            shutil.rmtree(stage.work, ignore_errors=True)
-    return Trained(stage.checkpoint, result)
+    run = once(
+        out,
+        lambda run: _fit(model, tasks, settings, run),
+        kind="grpo",
+        settings=settings,
+        everywhere=True,
+        model=model,
+    )
+    return Trained.of(run)
 
 
-def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage) -> dict[str, Any]:
+def _fit(
+    model: str | Path, tasks: Sequence[Task], settings: GRPO, run: RunFolder
+) -> dict[str, Any]:
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
     by_id = {task.id: task for task in tasks}
@@ -68,7 +70,7 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
     def rollout(task_ids: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
         # No two episodes of a run share a seed, whether it was interrupted or not.
         first = (settings.seed * 1_000_003 + trainer.state.global_step) * settings.n_episodes
-        policy = sampling_policy(checkpoint, settings)
+        policy = checkpoint.policy(settings, temperature=1.0)
         jobs = [Job(by_id[task_id], first + i) for i, task_id in enumerate(task_ids)]
         env_args = settings.env_args | {"split": settings.split}
         env = make_batch(settings.env, policy, settings.n_envs, env_args)
@@ -82,19 +84,19 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
     trainer = GRPOTrainer(
         model=checkpoint.model,
         reward_funcs=lambda score, **_: score,
-        args=_config(settings, stage.work, checkpoint.model.device.type == "cpu"),
+        args=_config(settings, run.work, checkpoint.model.device.type == "cpu"),
         train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
         processing_class=checkpoint.tokenizer,
         rollout_func=rollout,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_StageLog(stage, settings.n_updates))
-    state = newest_state(stage.work)
-    stage.rewind(step_of(state))
+    trainer.add_callback(_RunLog(run, settings.n_updates))
+    state = newest_state(run.work)
+    run.rewind(step_of(state))
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
     use_own_head(checkpoint.model)
-    save_checkpoint(checkpoint, stage.checkpoint)
-    metrics = stage.metrics()
+    save_checkpoint(checkpoint, run.checkpoint)
+    metrics = run.metrics()
     return {
         "n_tasks": len(tasks),
         "n_updates": settings.n_updates,
@@ -105,11 +107,11 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
     }
 
 
-class _StageLog(TrainerCallback):  # type: ignore[misc]
+class _RunLog(TrainerCallback):  # type: ignore[misc]
     """Writes what the trainer logs to the folder, and reports it."""
 
-    def __init__(self, stage: Stage, n_updates: int) -> None:
-        self._stage = stage
+    def __init__(self, run: RunFolder, n_updates: int) -> None:
+        self._run = run
         self._n_updates = n_updates
 
     def on_log(
@@ -119,9 +121,9 @@ class _StageLog(TrainerCallback):  # type: ignore[misc]
             return
         numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
         score = numbers.pop("reward")  # the mean score of the episodes
-        self._stage.log({"step": state.global_step, "score": score, **numbers})
+        self._run.log({"step": state.global_step, "score": score, **numbers})
         figures = {"score": f"{score:.3f}"}
-        name = self._stage.folder.name
+        name = self._run.folder.name
         report(name, state.global_step, self._n_updates, "updates", figures)
 
 
