@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ if importlib.util.find_spec("trl") is None:
 
 from eto_agents.reproduce.run import Estimate, Event, Outcome, WorldRun, run, run_folder
 from eto_agents.reproduce.tables import markdown, table_of
-from eto_agents.training.stage import StageMismatchError
+from eto_agents.runs import RunMismatchError
 
 
 def trains(test: Any) -> Any:
@@ -195,15 +196,15 @@ def test_a_whole_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "<!-- eto replay -->" in (out / "replay/webshop-seed-0.html").read_text()
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint/*.safetensors")}
-    (outcome.folder / "runs" / "rft" / "result.json").unlink()  # as if killed at the very end
+    (outcome.folder / "runs" / "rft" / "results.json").unlink()  # as if killed at the very end
     main([*command, "--quiet"])
-    assert (outcome.folder / "runs" / "rft" / "result.json").is_file()
+    assert (outcome.folder / "runs" / "rft" / "results.json").is_file()
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(before) == 7  # base, SFT, SFT-more, RFT, PPO, GRPO, ETO
     assert table == json.loads((out / "table.json").read_text())
 
     changed = read_recipe("smoke", {"sft.epochs": 6})
-    with pytest.raises(StageMismatchError, match="epochs 5"):
+    with pytest.raises(RunMismatchError, match="epochs 5"):
         run(changed, "webshop", 0, out)
 
 
@@ -271,16 +272,18 @@ def test_eto_learns_from_episodes_that_were_played_by_other_means(tmp_path: Path
     recipe = read_recipe("smoke").worlds["webshop"]
     world_run = WorldRun(recipe, 0, run_folder(tmp_path, "webshop", 0))
     world_run.sft()
-    explored = world_run.folder / "eto" / "iteration-1" / "explore"
     evaluate(
         "expert",
         recipe.world.env,
         ("train",),
         seeds=[2, 3],  # two samples a task: (1000 * seed + iteration) * 2 and the one after it
-        out=explored,
+        out=tmp_path / "elsewhere",
         n_tasks=8,
         env_args={"dataset": world_run.dataset},
     )
+    explored = world_run.folder / "eto" / "iteration-1" / "explore"
+    explored.mkdir(parents=True)
+    shutil.copy(tmp_path / "elsewhere" / "episodes.jsonl", explored)
     learned = world_run.eto()
     assert [iteration.number for iteration in learned.iterations] == [0]
     # The expert ties with itself.
