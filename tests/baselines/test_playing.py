@@ -14,7 +14,13 @@ from tests.baselines.scripts import ROOT, row_of, run
 
 WITHOUT_TORCH = """
 import runpy, sys
-sys.modules.update({name: None for name in ("torch", "transformers", "trl", "accelerate")})
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "trl", "accelerate"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
 sys.path.insert(0, "baselines")
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
