@@ -19,7 +19,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -241,11 +241,7 @@ class RunFolder:
                 f"{self.folder} holds another run: its kind is {before.kind!r}, this one's is "
                 f"{ours.kind!r}; choose another folder"
             )
-        changed = [
-            f"{name} {before.settings.get(name)!r} (now {ours.settings.get(name)!r})"
-            for name in sorted({*before.settings, *ours.settings} - _RUN_ONLY)
-            if before.settings.get(name) != ours.settings.get(name)
-        ]
+        changed = list(_differences(before.settings, ours.settings))
         if changed:
             raise RunMismatchError(
                 f"{self.folder} was begun with other settings: {', '.join(changed)}. Choose "
@@ -267,6 +263,16 @@ class RunFolder:
         return sorted(name for name in names if before.get(name) != now.get(name))
 
 
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Such as ``dpo.beta 0.1 (now 0.5)`` for every setting with another value."""
+    for name in sorted({*before, *now} - _RUN_ONLY):
+        was, is_now = before.get(name), now.get(name)
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            yield from (f"{name}.{inner}" for inner in _differences(was, is_now))
+        elif was != is_now:
+            yield f"{name} {was!r} (now {is_now!r})"
+
+
 EPISODES: Final = "episodes"
 """The kind of evaluations, collections and imports, which all are episodes of one policy."""
 
@@ -279,8 +285,9 @@ def episodes_folder(
     policy: str,
     policy_provenance: Mapping[str, Any],
     task_sets: Mapping[str, str],
+    may_grow: bool = True,
 ) -> RunFolder:
-    """The folder of a run that plays, to which further splits may be added.
+    """The folder of a run that plays.
 
     Args:
         folder: the folder.
@@ -289,6 +296,7 @@ def episodes_folder(
         policy: the policy's name.
         policy_provenance: what the policy's decisions depend on.
         task_sets: SHA-256 of the task sets by split.
+        may_grow: whether further splits may be added later.
     """
     settings = {
         "env_id": env_id,
@@ -296,7 +304,7 @@ def episodes_folder(
         "policy": policy,
         "policy_provenance": dict(policy_provenance),
     }
-    return RunFolder(folder, settings, task_sets, kind=EPISODES, may_grow=True)
+    return RunFolder(folder, settings, task_sets, kind=EPISODES, may_grow=may_grow)
 
 
 def once(
@@ -353,7 +361,7 @@ def hash_input(source: str | Path | Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for item in source:
         value = dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item  # type: ignore[arg-type]
-        digest.update((json.dumps(value, default=str) + "\n").encode("utf-8", "surrogatepass"))
+        digest.update((json.dumps(value, default=str) + "\n").encode())
     return digest.hexdigest()
 
 

@@ -70,6 +70,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
         policy="human",
         policy_provenance={},
         task_sets={tasks.split: tasks.sha256},
+        may_grow=False,
     )
     with run, TrajectoryStore(run.episodes) as store:
         trips = Trips(

@@ -35,7 +35,12 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    without_bars,
+)
 from eto_agents.processes import gathered_weights, n_processes
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import DPO, SettingsError
@@ -97,7 +102,7 @@ def dpo(
         settings=settings,
         everywhere=True,
         pairs=pairs,
-        model=model,
+        model=str(model),
     )
     return Trained.of(run)
 
@@ -125,11 +130,14 @@ def _fit(
 
     if run.is_writer:
         report(run.folder.name, 0, n_planned, "updates")
-    fitted = train_dpo(
-        checkpoint, data, settings, run.work, on_metrics=on_metrics, on_start=run.rewind
-    )
-    if run.is_writer:
-        save_checkpoint(fitted.checkpoint, run.checkpoint, weights=fitted.weights)
+    with without_bars():
+        fitted = train_dpo(
+            checkpoint, data, settings, run.work, on_metrics=on_metrics, on_start=run.rewind
+        )
+    if not run.is_writer:
+        run.wait()
+        return run.result or {}
+    save_checkpoint(fitted.checkpoint, run.checkpoint, weights=fitted.weights)
     return _result(run, data, settings) | {"wall_s": round(time.monotonic() - started_s, 1)}
 
 
@@ -186,7 +194,7 @@ def train_dpo(
         settings=settings,
         folder=folder,
         on_metrics=on_metrics,
-        model=model,
+        model=str(model),
         args=_config(model, data, settings, states, trainer_args or {}),
         processing_class=checkpoint.tokenizer,
         data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),

@@ -81,7 +81,7 @@ def ppo(model: str | Path, settings: PPO, *, out: Path) -> Trained:
         kind="ppo",
         settings=settings,
         everywhere=True,
-        model=model,
+        model=str(model),
     )
     return Trained.of(run)
 
@@ -109,8 +109,10 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, run: RunFolder
         on_metrics=on_metrics,
         on_start=run.rewind,
     )
-    if run.is_writer:
-        save_checkpoint(trained, run.checkpoint)
+    if not run.is_writer:
+        run.wait()
+        return run.result or {}
+    save_checkpoint(trained, run.checkpoint)
     metrics = run.metrics()
     return {
         "n_tasks": len(tasks),
