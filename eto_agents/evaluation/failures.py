@@ -22,37 +22,36 @@ N_STALE: Final = 5
 
 def rules() -> dict[str, tuple[str, str]]:
     """Label and rule of each kind, in order of precedence: an episode's first is the main one."""
-    return {
-        "env_error": (
-            "environment error",
-            "The world failed, retries included; not the agent's doing.",
-        ),
-        "agent_error": ("agent error", "The agent raised, took too long or gave no usable action."),
-        **{kind: rule for world in all_worlds() for kind, rule in world.failure_rules.items()},
-        "task_failed": (
-            "task failed",
-            "The world ended the task without success, before the limit.",
-        ),
-        "loop": (
-            "loop",
-            f"The same action was given at least {N_REPEATS} times after the same observation.",
-        ),
-        "format_errors": (
-            "format error",
-            "The agent wrote at least one text without an action in it.",
-        ),
-        "invalid_actions": (
-            "invalid actions",
-            "The world did not accept at least one action. It is the main kind only where half of all "
-            "actions were not accepted, or where no other rule holds.",
-        ),
-        "gave_up": (
-            "gave up",
-            f"The last {N_STALE} steps or more brought no higher score and no observation that had "
-            "not been seen before; in WebShop also: the limit came and nothing was bought.",
-        ),
-        "limit": ("hit the limit", "The step limit ended the episode before the task did."),
-    }
+    special = {kind: rule for world in all_worlds() for kind, rule in world.failure_rules.items()}
+    return {**_ERRORS, **special, **_RULES}
+
+
+_ERRORS: Final = {
+    "env_error": (
+        "environment error",
+        "The world failed, retries included; not the agent's doing.",
+    ),
+    "agent_error": ("agent error", "The agent raised, took too long or gave no usable action."),
+}
+_RULES: Final = {
+    "task_failed": ("task failed", "The world ended the task without success, before the limit."),
+    "loop": (
+        "loop",
+        f"The same action was given at least {N_REPEATS} times after the same observation.",
+    ),
+    "format_errors": ("format error", "The agent wrote at least one text without an action in it."),
+    "invalid_actions": (
+        "invalid actions",
+        "The world did not accept at least one action. It is the main kind only where half of all "
+        "actions were not accepted, or where no other rule holds.",
+    ),
+    "gave_up": (
+        "gave up",
+        f"The last {N_STALE} steps or more brought no higher score and no observation that had "
+        "not been seen before; in WebShop also: the limit came and nothing was bought.",
+    ),
+    "limit": ("hit the limit", "The step limit ended the episode before the task did."),
+}
 
 
 def failures(trajectory: Trajectory) -> list[Failure]:

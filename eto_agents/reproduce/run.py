@@ -477,14 +477,14 @@ def _sft_more(run: WorldRun, outcome: Outcome) -> Facts:
 _METHODS: Final[Mapping[str, Callable[[WorldRun, Outcome], Facts]]] = {
     "base": _base,
     "sft": _sft,
+    "sft-more": _sft_more,
     "best-of-n": _best_of_n,
     "rft": _rft,
     "ppo": _ppo,
     "grpo": _grpo,
     "eto": _eto,
-    "sft-more": _sft_more,
 }
-"""In the order in which they need each other."""
+"""What runs each method; `Recipe.steps` has them in the order in which they need each other."""
 
 
 def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda _: None) -> Outcome:
@@ -497,9 +497,7 @@ def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda 
         out: the reproduction's folder; the same call on it resumes.
         watch: called with what happens.
     """
-    wanted = {*recipe.methods, *(["eto"] if "sft-more" in recipe.methods else [])}
-    wanted |= {"sft"} if wanted - {"base"} else set()
-    methods = [method for method in _METHODS if method in wanted]
+    methods = recipe.steps[1:]
     folder = run_folder(out, world, seed)
     world_run, outcome = WorldRun(recipe.worlds[world], seed, folder), Outcome(world, seed, folder)
     steps = _Steps(outcome, methods, recipe.worlds[world].measured, watch)
