@@ -21,7 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from eto_envs.errors import CorruptDataError, DataNotFoundError, EtoError, UnknownNameError
+from eto_envs.errors import (
+    CorruptDataError,
+    DataError,
+    DataNotFoundError,
+    EtoError,
+    UnknownNameError,
+)
 from eto_envs.files import write_whole
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -478,12 +484,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote.
 
     Raises:
-        CorruptDataError: it is not a JSON object.
+        CorruptDataError: it is not a JSON object; names the line.
+        DataError: it cannot be read.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not JSON ({error})") from error
+    except json.JSONDecodeError as error:
+        raise CorruptDataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"{path} is not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
     if not isinstance(record, dict):
         raise CorruptDataError(f"{path} is not a JSON object")
     return record

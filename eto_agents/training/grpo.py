@@ -11,7 +11,6 @@ calls `rollout_func` experimental.
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,15 +29,14 @@ from eto_agents.models.checkpoints import (
     save_checkpoint,
     without_bars,
 )
+from eto_agents.processes import n_processes
 from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.runs import RunFolder, once
 from eto_agents.settings import GRPO, SettingsError
 from eto_agents.training.cpu_head import use_own_head
 from eto_agents.training.episodes import sample_of
-from eto_agents.training.exploration import sampling_policy
-from eto_agents.training.processes import n_processes
-from eto_agents.training.stage import Stage
 from eto_agents.training.task_splits import split_dev, tasks_of
-from eto_agents.training.trl import Trained, model_hash, newest_state, step_of
+from eto_agents.training.trl import Trained, newest_state, step_of
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
     Raises:
         DataNotFoundError: no such model.
         DataError: there are fewer tasks than an update plays.
-        StageMismatchError: the folder holds a run with other settings or another model.
+        RunMismatchError: the folder holds a run with other settings or another model.
     """
     tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
     tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
@@ -68,17 +66,20 @@ def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
             f"an update plays {n_groups} tasks {settings.n_samples} times each, and there are "
             f"{len(tasks)}: lower n_episodes, or raise n_samples"
         )
-    with Stage(out, settings, model_hash(model)) as stage:
-        result = stage.result
-        if result is None:
-            result = _fit(model, tasks, settings, stage)
-            stage.finish(result)
-            if stage.is_writer:
-                shutil.rmtree(stage.work, ignore_errors=True)
-    return Trained(stage.checkpoint, result)
+    run = once(
+        out,
+        lambda run: _fit(model, tasks, settings, run),
+        kind="grpo",
+        settings=settings,
+        everywhere=True,
+        model=model,
+    )
+    return Trained.of(run)
 
 
-def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage) -> dict[str, Any]:
+def _fit(
+    model: str | Path, tasks: Sequence[Task], settings: GRPO, run: RunFolder
+) -> dict[str, Any]:
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
     by_id = {task.id: task for task in tasks}
@@ -88,7 +89,7 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
         update = trainer.state.global_step // settings.epochs
         first = (settings.seed * 1_000_003 + update) * settings.n_episodes
         first += trainer.accelerator.process_index * len(task_ids)
-        policy = sampling_policy(checkpoint, settings)
+        policy = checkpoint.policy(settings, temperature=1.0)
         jobs = [Job(by_id[task_id], first + i) for i, task_id in enumerate(task_ids)]
         env_args = settings.env_args | {"split": settings.split}
         env = make_batch(settings.env, policy, settings.n_envs, env_args)
@@ -104,22 +105,22 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
             trainer = GRPOTrainer(
                 model=checkpoint.model,
                 reward_funcs=lambda score, **_: score,
-                args=_config(settings, stage.work, checkpoint.model.device.type == "cpu"),
+                args=_config(settings, run.work, checkpoint.model.device.type == "cpu"),
                 train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
                 processing_class=checkpoint.tokenizer,
                 rollout_func=rollout,
             )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_StageLog(stage, settings))
-        state = newest_state(stage.work)
-        stage.rewind(step_of(state) // settings.epochs)
+        trainer.add_callback(_RunLog(run, settings))
+        state = newest_state(run.work)
+        run.rewind(step_of(state) // settings.epochs)
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    if not stage.is_writer:
-        stage.wait()
-        return stage.result or {}
+    if not run.is_writer:
+        run.wait()
+        return run.result or {}
     use_own_head(checkpoint.model)
-    save_checkpoint(checkpoint, stage.checkpoint)
-    metrics = stage.metrics()
+    save_checkpoint(checkpoint, run.checkpoint)
+    metrics = run.metrics()
     return {
         "n_tasks": len(tasks),
         "n_updates": settings.n_updates,
@@ -151,11 +152,11 @@ def _readable(model: Any) -> Iterator[None]:
             config._name_or_path = name
 
 
-class _StageLog(TrainerCallback):  # type: ignore[misc]
+class _RunLog(TrainerCallback):  # type: ignore[misc]
     """Writes what the trainer logs of an update's first step to the folder, and reports it."""
 
-    def __init__(self, stage: Stage, settings: GRPO) -> None:
-        self._stage = stage
+    def __init__(self, run: RunFolder, settings: GRPO) -> None:
+        self._run = run
         self._settings = settings
 
     def on_log(
@@ -166,10 +167,10 @@ class _StageLog(TrainerCallback):  # type: ignore[misc]
         numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
         score = numbers.pop("reward")  # the mean score of the episodes
         update = math.ceil(state.global_step / self._settings.epochs)
-        self._stage.log({"step": update, "score": score, **numbers})
-        if self._stage.is_writer:
+        self._run.log({"step": update, "score": score, **numbers})
+        if self._run.is_writer:
             figures = {"score": f"{score:.3f}"}
-            report(self._stage.folder.name, update, self._settings.n_updates, "updates", figures)
+            report(self._run.folder.name, update, self._settings.n_updates, "updates", figures)
 
 
 def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:

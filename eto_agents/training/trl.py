@@ -7,21 +7,15 @@ undisturbed one: the order of the data is a function of seed and epoch alone.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import math
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
-from eto_agents.preference import PreferencePair
-from eto_agents.trajectory import Trajectory
-
 if TYPE_CHECKING:
+    from eto_agents.runs import RunFolder
     from eto_agents.settings import FineTuning
-    from eto_agents.training.pairs import Pair
 
 
 def newest_state(folder: Path) -> Path | None:
@@ -115,23 +109,7 @@ class Trained(NamedTuple):
     checkpoint: Path
     result: dict[str, Any]
 
-
-def fingerprint(data: Iterable[Trajectory | Pair | PreferencePair]) -> str:
-    """SHA-256 of trajectories or pairs, by which a folder knows what it was trained on."""
-    digest = hashlib.sha256()
-    for item in data:
-        if isinstance(item, Trajectory):
-            parts = [item.to_json()]
-        elif isinstance(item, PreferencePair):
-            parts = [str(sorted(dataclasses.asdict(item).items()))]
-        else:
-            parts = [item.chosen.to_json(), item.rejected.to_json(), str(item.n_shared)]
-        digest.update("\n".join([*parts, ""]).encode())
-    return digest.hexdigest()
-
-
-def model_hash(model: str | Path) -> Mapping[str, str]:
-    """The input ``model`` of a stage: the hash of a folder; a name on the hub has none."""
-    from eto_agents.training.stage import hash_input
-
-    return {"model": hash_input(model)} if Path(model).exists() else {}
+    @classmethod
+    def of(cls, run: RunFolder) -> Trained:
+        """What a complete run has."""
+        return cls(run.checkpoint, run.result or {})

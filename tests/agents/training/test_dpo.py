@@ -14,6 +14,7 @@ import torch
 
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.preference import read_pairs, write_pairs
+from eto_agents.runs import RunMismatchError
 from eto_agents.settings import DPO
 from eto_agents.training.dpo import (
     LikeLengths,
@@ -34,7 +35,6 @@ from eto_agents.training.preference_rows import (
     encode_pairs,
     lengths,
 )
-from eto_agents.training.stage import StageMismatchError
 from eto_envs.errors import DataError
 from tests.agents.training.worlds import DOORS, WORLD, episode, undecided
 
@@ -346,12 +346,12 @@ def test_a_run_is_done_once_and_knows_its_pairs(start: Path, tmp_path: Path) -> 
     log = (tmp_path / "dpo" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in log]
     assert steps[:2] == [1, 2]
-    with pytest.raises(StageMismatchError, match="pairs"):
+    with pytest.raises(RunMismatchError, match="pairs"):
         dpo(start, some_pairs(4), QUICK, out=tmp_path / "dpo")
-    with pytest.raises(StageMismatchError, match=r"beta 0\.1 \(now 0\.2\)"):
+    with pytest.raises(RunMismatchError, match=r"beta 0\.1 \(now 0\.2\)"):
         dpo(start, pairs, replace(QUICK, beta=0.2), out=tmp_path / "dpo")
     save_checkpoint(after, tmp_path / "other")
-    with pytest.raises(StageMismatchError, match="model"):
+    with pytest.raises(RunMismatchError, match="model"):
         dpo(tmp_path / "other", pairs, QUICK, out=tmp_path / "dpo")
 
 

@@ -14,11 +14,11 @@ import pytest
 from eto_agents.console import relayed
 from eto_agents.models.checkpoints import save_checkpoint
 from eto_agents.preference import read_pairs
+from eto_agents.runs import RunMismatchError
 from eto_agents.settings import DPO, ETO, SettingsError
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.eto import Iteration, best_of, eto
 from eto_agents.training.pairs import NoPairsError
-from eto_agents.training.stage import Stage, StageMismatchError
 from eto_envs.errors import DataError
 from tests.agents.training.worlds import BANDIT, WORLD, episode, undecided
 
@@ -115,15 +115,15 @@ def test_a_killed_run_resumes_in_its_stage_and_step(
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     undisturbed = list(eto(start, EXPERTS, QUICK, out=whole))
-    log = Stage.log
+    log = RunFolder.log
 
-    def kill(stage: Stage, record: Mapping[str, Any]) -> None:
-        log(stage, record)
+    def kill(run: RunFolder, record: Mapping[str, Any]) -> None:
+        log(run, record)
         if record["step"] == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Stage, "log", kill)
+        patched.setattr(RunFolder, "log", kill)
         with pytest.raises(KeyboardInterrupt):
             list(eto(start, EXPERTS, QUICK, out=cut))
     names = ("explore/episodes.jsonl", "pairs/pairs.jsonl", "pairs/result.json")
@@ -148,12 +148,12 @@ def test_a_killed_run_resumes_in_its_stage_and_step(
 
 def test_changed_data_under_a_resumed_run_are_refused(start: Path, tmp_path: Path) -> None:
     list(eto(start, EXPERTS, QUICK, out=tmp_path))
-    with pytest.raises(StageMismatchError, match="other inputs"):
+    with pytest.raises(RunMismatchError, match="other inputs"):
         list(eto(start, [episode("b", task_id="t7")], QUICK, out=tmp_path))
     longer = [episode("ab", task_id=e.task_id, score=1.0) for e in EXPERTS]
-    with pytest.raises(StageMismatchError, match="other inputs: experts"):
+    with pytest.raises(RunMismatchError, match="other inputs: experts"):
         list(eto(start, longer, QUICK, out=tmp_path))
-    with pytest.raises(StageMismatchError, match="temperature"):
+    with pytest.raises(RunMismatchError, match="temperature"):
         list(eto(start, EXPERTS, replace(QUICK, temperature=0.5), out=tmp_path))
 
 

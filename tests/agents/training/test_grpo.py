@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts
+from eto_agents.runs import RunMismatchError
 from eto_agents.settings import GRPO, SFT, SettingsError
 from eto_agents.training.grpo import grpo
 from eto_agents.training.sft import sft
-from eto_agents.training.stage import Stage, StageMismatchError
 from eto_envs.errors import DataError
 from tests.agents.training.test_ppo import greedy_score
 from tests.agents.training.worlds import BANDIT, DOORS, WORLD, episode, undecided
@@ -67,9 +67,9 @@ def test_a_run_is_done_once_and_knows_its_start(start: Path, tmp_path: Path) -> 
     written = (trained / "model.safetensors").stat().st_mtime_ns
     assert grpo(start, settings, out=tmp_path / "out") == (trained, result)
     assert (trained / "model.safetensors").stat().st_mtime_ns == written
-    with pytest.raises(StageMismatchError, match=r"clip 0\.2 \(now 0\.1\)"):
+    with pytest.raises(RunMismatchError, match=r"clip 0\.2 \(now 0\.1\)"):
         grpo(start, replace(settings, clip=0.1), out=tmp_path / "out")
-    with pytest.raises(StageMismatchError, match="model"):
+    with pytest.raises(RunMismatchError, match="model"):
         grpo(trained, settings, out=tmp_path / "out")
 
 
@@ -79,15 +79,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 ) -> None:
     settings = replace(QUICK, save_every=2, epochs=epochs, kl_weight=0.1)
     whole = grpo(start, settings, out=tmp_path / "whole")
-    log = Stage.log
+    log = RunFolder.log
 
-    def stop(stage: Stage, record: Mapping[str, Any]) -> None:
-        log(stage, record)
+    def stop(run: RunFolder, record: Mapping[str, Any]) -> None:
+        log(run, record)
         if record["step"] == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Stage, "log", stop)
+        patched.setattr(RunFolder, "log", stop)
         with pytest.raises(KeyboardInterrupt):
             grpo(start, settings, out=tmp_path / "cut")
     assert [record["step"] for record in metrics(tmp_path / "cut")] == [1, 2, 3]

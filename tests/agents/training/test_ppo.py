@@ -12,11 +12,11 @@ import torch
 
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts, jobs_of, make_batch
+from eto_agents.runs import RunMismatchError
 from eto_agents.settings import PPO, SettingsError
 from eto_agents.training import losses
 from eto_agents.training.episodes import sample_of, turns_of
 from eto_agents.training.ppo import ActorCritic, SamplingMismatchError, ppo, train_ppo
-from eto_agents.training.stage import StageMismatchError
 from eto_agents.training.states import load_state, save_state
 from eto_agents.training.task_splits import tasks_of
 from eto_agents.trajectory import Trajectory
@@ -238,9 +238,9 @@ def test_a_run_is_done_once_and_knows_its_start(bandit: Checkpoint, tmp_path: Pa
     assert (trained / "model.safetensors").stat().st_mtime_ns == written
     assert load_checkpoint(str(trained), device="cpu").template == "plain"
     assert not (tmp_path / "ppo" / "work").exists()
-    with pytest.raises(StageMismatchError, match=r"clip 0\.2 \(now 0\.1\)"):
+    with pytest.raises(RunMismatchError, match=r"clip 0\.2 \(now 0\.1\)"):
         ppo(tmp_path / "start", dataclasses.replace(settings, clip=0.1), out=tmp_path / "ppo")
-    with pytest.raises(StageMismatchError, match="model"):
+    with pytest.raises(RunMismatchError, match="model"):
         ppo(trained, settings, out=tmp_path / "ppo")
 
 

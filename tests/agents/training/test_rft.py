@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.runs import RunMismatchError
 from eto_agents.settings import RFT
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.rft import rft, successes
 from eto_agents.training.rows import EmptyDataError
-from eto_agents.training.stage import Stage, StageMismatchError
 from eto_agents.training.task_splits import split_dev, tasks_of
 from eto_agents.training.trl import Trained
 from eto_agents.trajectory import Trajectory
@@ -113,16 +113,16 @@ def test_a_run_that_was_interrupted_resumes(
     settings = replace(QUICK, save_every=1)
     experts = [letters("b", task_id="t0")]
     whole = rft(start, experts, settings, explorer=start, out=tmp_path / "whole")
-    log = Stage.log
+    log = RunFolder.log
 
-    def stop(stage: Stage, record: Mapping[str, Any]) -> None:
-        log(stage, record)
+    def stop(run: RunFolder, record: Mapping[str, Any]) -> None:
+        log(run, record)
         if record["step"] == 3:
             raise KeyboardInterrupt
 
     out = tmp_path / "cut"
     with monkeypatch.context() as patched:
-        patched.setattr(Stage, "log", stop)
+        patched.setattr(RunFolder, "log", stop)
         with pytest.raises(KeyboardInterrupt):
             rft(start, experts, settings, explorer=start, out=out)
     assert not (out / "result.json").exists()  # explored, but not trained
@@ -137,10 +137,10 @@ def test_a_run_that_was_interrupted_resumes(
 def test_other_experts_and_explorers_need_another_folder(start: Path, tmp_path: Path) -> None:
     experts = [letters("b", task_id="t0")]
     rft(start, experts, QUICK, explorer=start, out=tmp_path / "out")
-    with pytest.raises(StageMismatchError, match="other inputs: experts"):
+    with pytest.raises(RunMismatchError, match="other inputs: experts"):
         rft(start, [letters("b", task_id="t1")], QUICK, explorer=start, out=tmp_path / "out")
     save_checkpoint(undecided(tmp_path, n_steps=1), tmp_path / "other")
-    with pytest.raises(StageMismatchError, match="other inputs: explorer"):
+    with pytest.raises(RunMismatchError, match="other inputs: explorer"):
         rft(start, experts, QUICK, explorer=tmp_path / "other", out=tmp_path / "out")
     with pytest.raises(EmptyDataError, match="no trajectories to train on"):
         rft(start, [], QUICK, explorer=start, out=tmp_path / "empty")

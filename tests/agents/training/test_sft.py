@@ -23,9 +23,9 @@ if importlib.util.find_spec("trl") is None:
 import torch
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.runs import RunMismatchError
 from eto_agents.training.rows import EmptyDataError, build_rows
 from eto_agents.training.sft import TokenBatches, open_model, sft
-from eto_agents.training.stage import StageMismatchError
 from tests.agents.training.episodes import episode, nano, write
 
 pytestmark = [
@@ -186,12 +186,12 @@ def test_other_data_settings_and_models_need_another_folder(tmp_path: Path) -> N
     save_checkpoint(nano(EXPERTS), tmp_path / "model")
     once, out = replace(QUICK, epochs=1), tmp_path / "out"
     sft(tmp_path / "model", EXPERTS, once, out=out)
-    with pytest.raises(StageMismatchError, match="epochs"):
+    with pytest.raises(RunMismatchError, match="epochs"):
         sft(tmp_path / "model", EXPERTS, QUICK, out=out)
-    with pytest.raises(StageMismatchError, match="other inputs: experts"):
+    with pytest.raises(RunMismatchError, match="other inputs: experts"):
         sft(tmp_path / "model", [episode(99)], once, out=out)
     save_checkpoint(nano(EXPERTS[:1]), tmp_path / "model")
-    with pytest.raises(StageMismatchError, match="other inputs: model"):
+    with pytest.raises(RunMismatchError, match="other inputs: model"):
         sft(tmp_path / "model", EXPERTS, once, out=out)
 
 
