@@ -8,118 +8,123 @@ from typing import Any
 
 import pytest
 
-from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
-from eto_agents.policies.simple import ExpertPolicy
-from eto_agents.settings import DPO, ETO, RFT, Playing, read_json
-from eto_agents.training.exploration import explore, policy_of, sampling_policy
-from eto_agents.training.stage import StageMismatchError
+from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.runs import RunMismatchError
+from eto_agents.settings import DPO, ETO, RFT, read_json
+from eto_agents.training import exploration
+from eto_agents.training.exploration import explore, open_checkpoint
 from eto_agents.training.task_splits import tasks_of
 from eto_agents.trajectory import Trajectory
 from tests.agents.training.worlds import BANDIT, WORLD, undecided
-from tests.toy import CORRIDOR
 
 pytestmark = pytest.mark.torch
 
-WALK = Playing(env=CORRIDOR, n_envs=4)
+QUICK = ETO(
+    env=BANDIT, world=WORLD, temperature=1.0, max_new_tokens=6, n_envs=8, dpo=DPO(device="cpu")
+)
+TASKS = tasks_of(BANDIT, "train")[:3]
 
 
-class Walks:
-    """Counts how many agents were made."""
-
-    def __init__(self) -> None:
-        self.n_made = 0
-
-    def __call__(self) -> ExpertPolicy:
-        self.n_made += 1
-        return ExpertPolicy()
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that says a and b alike, on disk."""
+    folder = tmp_path_factory.mktemp("exploration")
+    save_checkpoint(undecided(folder), folder / "model")
+    return folder / "model"
 
 
-def go(folder: Path, make: Any, settings: Playing = WALK, **changes: Any) -> list[Trajectory]:
-    given: dict[str, Any] = {
-        "tasks": tasks_of(CORRIDOR, "train")[:3],
-        "seeds": (0, 1),
-        "inputs": {"model": "a"},
-    }
-    return explore(make, settings=settings, folder=folder, **given | changes)
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that are loaded to play."""
+    names: list[str] = []
+
+    def spy(model: str | Path, settings: Any) -> Any:
+        names.append(str(model))
+        return open_checkpoint(model, settings)
+
+    monkeypatch.setattr(exploration, "open_checkpoint", spy)
+    return names
 
 
-def test_a_complete_folder_is_read_and_makes_no_agent(tmp_path: Path) -> None:
-    make = Walks()
-    episodes = go(tmp_path, make)
+def go(start: Path, folder: Path, settings: ETO = QUICK, **changes: Any) -> list[Trajectory]:
+    given: dict[str, Any] = {"model": start, "tasks": TASKS, "seeds": (0, 1)}
+    return explore(settings=settings, folder=folder, **given | changes)
+
+
+def test_a_complete_folder_is_read_and_loads_no_model(
+    start: Path, tmp_path: Path, loaded: list[str]
+) -> None:
+    episodes = go(start, tmp_path)
     assert [(e.task_id, e.seed) for e in episodes] == [
-        (f"room{n}", seed) for seed in (0, 1) for n in (2, 3, 4)
+        (task.id, seed) for seed in (0, 1) for task in TASKS
     ]
-    assert read_json(tmp_path / "result.json") == {"n_episodes": 6, "score": 1.0}
-    assert make.n_made == 1
-    assert go(tmp_path, make) == episodes
-    assert make.n_made == 1
+    mean = sum(e.score for e in episodes) / 6
+    assert read_json(tmp_path / "result.json") == {
+        "n_episodes": 6, "score": pytest.approx(mean),
+    }  # fmt: skip
+    assert loaded == [str(start)]
+    assert go(start, tmp_path) == episodes
+    assert loaded == [str(start)]
 
 
-def test_an_interrupted_exploration_plays_the_rest(tmp_path: Path) -> None:
-    class Stops(ExpertPolicy):
-        n_actions = 0
-
-        def act(self, *given: Any) -> Any:
-            Stops.n_actions += 1
-            if Stops.n_actions > 2 + 3 + 4:  # in the fourth episode
-                raise KeyboardInterrupt
-            return super().act(*given)
-
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, Stops, replace(WALK, n_envs=1))
-    assert not (tmp_path / "result.json").exists()
-    before = (tmp_path / "episodes.jsonl").read_bytes()
-    assert before.count(b'"completed"') == 3
-    episodes = go(tmp_path, Walks())
-    assert (tmp_path / "episodes.jsonl").read_bytes().startswith(before)
-    assert [e.score for e in episodes] == [1.0] * 6
+def test_an_interrupted_exploration_plays_the_rest(
+    start: Path, tmp_path: Path, loaded: list[str]
+) -> None:
+    whole = go(start, tmp_path / "whole")
+    one_by_one = replace(QUICK, n_envs=1)
+    cut = tmp_path / "cut"
+    go(start, cut, one_by_one)
+    (cut / "result.json").unlink()
+    lines = (cut / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    before = b"".join([*lines[:4], lines[4][:100]])  # in the middle of a line
+    (cut / "episodes.jsonl").write_bytes(before)
+    loaded.clear()
+    again = go(start, cut, one_by_one)
+    assert loaded == [str(start)]
+    assert (cut / "episodes.jsonl").read_bytes().startswith(b"".join(lines[:4]))
+    assert (cut / "result.json").is_file()
+    for episode, other in zip(again, whole, strict=True):
+        assert episode.key == other.key
+        assert [s.action for s in episode.steps] == [s.action for s in other.steps]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"inputs": {"model": "b"}}, "other inputs: model"),
-        ({"tasks": tasks_of(CORRIDOR, "train")[:2]}, "other inputs: tasks"),
+        ({"tasks": TASKS[:2]}, "other inputs: tasks"),
         ({"seeds": (0, 2)}, "seeds"),
         ({"temperature": 0.5}, r"temperature 1\.0 \(now 0\.5\)"),
-        ({"settings": replace(WALK, max_new_tokens=8)}, "max_new_tokens"),
-        ({"settings": replace(WALK, dataset="mini")}, "env_args"),
+        ({"settings": replace(QUICK, temperature=0.0)}, r"temperature 1\.0 \(now 0\.0\)"),
+        ({"settings": replace(QUICK, max_new_tokens=8)}, "max_new_tokens"),
+        ({"settings": replace(QUICK, dataset="mini")}, "env_args"),
+        ({"settings": replace(QUICK, split="seen")}, "split"),
     ],
 )
 def test_other_episodes_need_another_folder(
-    changes: dict[str, Any], message: str, tmp_path: Path
+    changes: dict[str, Any], message: str, start: Path, tmp_path: Path
 ) -> None:
-    go(tmp_path, Walks())
-    with pytest.raises(StageMismatchError, match=message):
-        go(tmp_path, Walks(), **changes)
+    go(start, tmp_path)
+    with pytest.raises(RunMismatchError, match=message):
+        go(start, tmp_path, **changes)
 
 
-def test_how_many_are_played_at_once_decides_nothing(tmp_path: Path) -> None:
-    episodes = go(tmp_path, Walks())
-    assert go(tmp_path, Walks(), replace(WALK, n_envs=1)) == episodes
-
-
-def test_an_agent_has_the_sampling_of_the_settings(tmp_path: Path) -> None:
+def test_another_model_needs_another_folder(start: Path, tmp_path: Path) -> None:
+    go(start, tmp_path / "explored")
     save_checkpoint(undecided(tmp_path, n_steps=1), tmp_path / "model")
-    checkpoint = load_checkpoint(str(tmp_path / "model"), device="cpu")
-    settings = ETO(env=BANDIT, world=WORLD, max_new_tokens=7, dpo=DPO(device="cpu"))
-    for policy, temperature in (
-        (policy_of(tmp_path / "model", settings, 0.3), 0.3),
-        (policy_of(tmp_path / "model", settings, 0.0), 0.0),
-        (sampling_policy(checkpoint, settings), 1.0),
-    ):
-        assert policy.sampling.temperature == temperature
-        assert policy.sampling.max_tokens == 7
+    with pytest.raises(RunMismatchError, match="other inputs: model"):
+        go(tmp_path / "model", tmp_path / "explored")
 
 
-def test_an_explorer_can_be_shown_other_prompts_than_its_own(tmp_path: Path) -> None:
-    save_checkpoint(undecided(tmp_path, n_steps=1), tmp_path / "model")
+def test_how_many_are_played_at_once_decides_nothing(start: Path, tmp_path: Path) -> None:
+    episodes = go(start, tmp_path)
+    assert go(start, tmp_path, replace(QUICK, n_envs=1)) == episodes
+
+
+def test_rft_can_show_its_explorer_other_prompts(start: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text(f'world = "{WORLD}"\ninstruction = "Other letters."\n')
-    settings = RFT(env=BANDIT, world=WORLD, prompts=str(other), with_example=True, device="cpu")
-    own = policy_of(tmp_path / "model", settings, 1.0).provenance
-    shown = policy_of(tmp_path / "model", settings, 1.0, prompts_of=settings).provenance
-    assert own["prompt_sha256"] != shown["prompt_sha256"]
-    assert (own["with_example"], shown["with_example"]) == (False, True)
-    silent = replace(settings, prompts=None, with_example=None)
-    assert policy_of(tmp_path / "model", silent, 1.0, prompts_of=silent).provenance == own
+    settings = RFT(env=BANDIT, world=WORLD, device="cpu")
+    own = open_checkpoint(start, settings)
+    assert (own.prompts, own.with_example) == (open_checkpoint(start, QUICK).prompts, False)
+    changed = open_checkpoint(start, replace(settings, prompts=str(other), with_example=True))
+    assert (changed.prompts, changed.with_example) == (str(other), True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts
-from eto_agents.runs import RunMismatchError
+from eto_agents.runs import RunFolder, RunMismatchError
 from eto_agents.settings import GRPO, SFT, SettingsError
 from eto_agents.training.grpo import grpo
 from eto_agents.training.sft import sft
