@@ -102,7 +102,7 @@ def dpo(
         settings=settings,
         everywhere=True,
         pairs=pairs,
-        model=model,
+        model=str(model),
     )
     return Trained.of(run)
 
@@ -193,7 +193,7 @@ def train_dpo(
         settings=settings,
         folder=folder,
         on_metrics=on_metrics,
-        model=model,
+        model=str(model),
         args=_config(model, data, settings, states, trainer_args or {}),
         processing_class=checkpoint.tokenizer,
         data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),

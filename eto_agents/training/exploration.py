@@ -70,7 +70,7 @@ def explore(
         return {"n_episodes": len(episodes), "score": mean_score(episodes)}
 
     ids = [task.id for task in tasks]
-    once(folder, make, kind="exploration", settings=decisive, model=model, tasks=ids)
+    once(folder, make, kind="exploration", settings=decisive, model=str(model), tasks=ids)
     return play_all()  # all are there, so that this reads them in their order
 
 

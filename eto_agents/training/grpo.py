@@ -72,7 +72,7 @@ def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
         kind="grpo",
         settings=settings,
         everywhere=True,
-        model=model,
+        model=str(model),
     )
     return Trained.of(run)
 

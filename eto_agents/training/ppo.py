@@ -81,7 +81,7 @@ def ppo(model: str | Path, settings: PPO, *, out: Path) -> Trained:
         kind="ppo",
         settings=settings,
         everywhere=True,
-        model=model,
+        model=str(model),
     )
     return Trained.of(run)
 

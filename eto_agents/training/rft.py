@@ -73,8 +73,8 @@ def rft(
         settings=settings,
         everywhere=True,
         experts=experts,
-        model=model,
-        explorer=explorer,
+        model=str(model),
+        explorer=str(explorer),
     )
     return Trained.of(run)
 

@@ -79,7 +79,7 @@ def sft(model: str | Path, experts: Sequence[Trajectory], settings: SFT, *, out:
         settings=settings,
         everywhere=True,
         experts=experts,
-        model=model,
+        model=str(model),
     )
     return Trained.of(run)
 
