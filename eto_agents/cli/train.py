@@ -222,8 +222,10 @@ def _experts(
 def _evaluate(
     model: str, settings: ETO, splits: Sequence[str], n_tasks: int | None, folder: Path
 ) -> dict[str, float]:
-    """Mean rewards by split, greedily."""
-    if not splits:
+    """Mean rewards by split, greedily; of several processes only the main one plays."""
+    from eto_agents.processes import is_main_process
+
+    if not splits or not is_main_process():
         return {}
     from eto_agents.evaluation.harness import evaluate
     from eto_agents.models.checkpoints import load_checkpoint

@@ -135,8 +135,7 @@ def _fit(
             checkpoint, data, settings, run.work, on_metrics=on_metrics, on_start=run.rewind
         )
     if not run.is_writer:
-        run.wait()
-        return run.result or {}
+        return {}
     save_checkpoint(fitted.checkpoint, run.checkpoint, weights=fitted.weights)
     return _result(run, data, settings) | {"wall_s": round(time.monotonic() - started_s, 1)}
 
@@ -194,7 +193,7 @@ def train_dpo(
         settings=settings,
         folder=folder,
         on_metrics=on_metrics,
-        model=str(model),
+        model=model,
         args=_config(model, data, settings, states, trainer_args or {}),
         processing_class=checkpoint.tokenizer,
         data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),

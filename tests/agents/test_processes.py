@@ -44,8 +44,8 @@ def losses(stage: Path) -> list[float]:
     return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
 
 
-def test_sft_and_eto(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    data, start = tmp_path / "data", tmp_path / "of-1" / "sft" / "checkpoint"
     eto("collect", *WEBSHOP, "--policy", "expert", "--n-tasks", 16, "--out", data, "--quiet")
     for n in (1, 2):
         out = tmp_path / f"of-{n}"
@@ -56,20 +56,20 @@ def test_sft_and_eto(tmp_path: Path) -> None:
             *("--optimizer", "muon+adamw", "--quiet"),
             processes=n,
         )
-        loop = ("--iterations", 1, "--dev-tasks", 2, "--n-tasks", 16, "--explore.temperature", 1)
-        dpo = ("--dpo.learning-rate", 1e-3, "--dpo.batch-size", 4, "--dpo.n-epochs", 1)
+        loop = ("--iterations", 1, "--dev-tasks", 2, "--n-tasks", 16, "--temperature", 1)
+        dpo = ("--dpo.learning-rate", 1e-3, "--dpo.batch-size", 4, "--dpo.epochs", 1)
         eto(
-            *("train", "eto", *WEBSHOP, "--data", data, "--out", out / "eto"),
-            *("--model", tmp_path / "of-1" / "sft" / "checkpoint", *loop, *dpo),
-            *("--explore.max-new-tokens", 24, "--splits", "--quiet"),
+            *("train", "eto", *WEBSHOP, "--data", data, "--out", out / "eto", "--model", start),
+            *(*loop, *dpo, "--max-new-tokens", 24, "--quiet"),
+            *("--splits", "seen", "--n-eval-tasks", 2),
             processes=n,
         )
-        eto(
-            *("train", "ppo", *WEBSHOP, "--model", tmp_path / "of-1" / "sft" / "checkpoint"),
-            *("--n-tasks", 8, "--n-updates", 1, "--n-episodes", 8, "--n-minibatches", 1),
-            *("--max-new-tokens", 24, "--out", out / "ppo"),
-            processes=n,
-        )
+        play = ("--n-tasks", 8, "--n-updates", 1, "--n-episodes", 8, "--max-new-tokens", 24)
+        for method, more in (("ppo", ("--n-minibatches", 1)), ("grpo", ("--n-samples", 4))):
+            eto(
+                *("train", method, *WEBSHOP, "--model", start, "--out", out / method, *play, *more),
+                processes=n,
+            )
     assert same_weights(tmp_path / "of-1" / "sft", tmp_path / "of-2" / "sft")
     first = Path("eto", "iteration-1")
     files = [tmp_path / f"of-{n}" / first / "pairs" / "pairs.jsonl" for n in (1, 2)]
@@ -78,6 +78,13 @@ def test_sft_and_eto(tmp_path: Path) -> None:
     one, other = (losses(tmp_path / f"of-{n}" / first / "dpo")[:-1] for n in (1, 2))
     assert len(one) > 1
     assert one == pytest.approx(other, abs=1e-4)
-    played = [read_json(tmp_path / f"of-{n}" / "ppo" / "result.json") for n in (1, 2)]
-    for name in ("n_episodes", "first_score"):  # the same episodes, half of them in each process
-        assert played[0][name] == pytest.approx(played[1][name], abs=1e-6)
+    for n in (1, 2):
+        evaluation = tmp_path / f"of-{n}" / first / "evaluation"
+        assert len((evaluation / "episodes.jsonl").read_text().splitlines()) == 2
+    for method in ("ppo", "grpo"):
+        # The same episodes, half of them in each process.
+        played = [read_json(tmp_path / f"of-{n}" / method / "result.json") for n in (1, 2)]
+        for name in ("n_episodes", "first_score"):
+            assert played[0][name] == pytest.approx(played[1][name], abs=1e-6)
+    assert same_weights(tmp_path / "of-1" / "grpo", tmp_path / "of-2" / "grpo")
+    assert not same_weights(tmp_path / "of-1" / "grpo", tmp_path / "of-1" / "sft")
