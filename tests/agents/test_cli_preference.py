@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from eto_agents.cli.preference import iteration_table
 
 from eto_agents.cli import main
-from eto_agents.cli.preference import iteration_table
 from eto_agents.models.checkpoints import save_checkpoint
 from eto_agents.preference import PreferencePair, write_pairs
 from eto_agents.training.eto import Iteration, Outcome

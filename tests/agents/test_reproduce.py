@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 import tyro
+from eto_agents.reproduce.runs import Event, Outcome, run_track, track_folder
+from eto_agents.reproduce.settings import Told
+from eto_agents.reproduce.tiers import METHODS, Costs, Tier, built_in_tiers, parse_tier, read_tier
+from eto_agents.reproduce.tracks import Track
 
 from eto_agents.cli import main
-from eto_agents.settings import SettingsError
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.published import load_published
 from eto_agents.evaluation.statistics import Estimate
 from eto_agents.reproduce import plans
-from eto_agents.reproduce.runs import Event, Outcome, run_track, track_folder
-from eto_agents.reproduce.settings import Told
 from eto_agents.reproduce.tables import (
     Entry,
     Table,
@@ -30,8 +31,7 @@ from eto_agents.reproduce.tables import (
     published_rows,
     table_of,
 )
-from eto_agents.reproduce.tiers import METHODS, Costs, Tier, built_in_tiers, parse_tier, read_tier
-from eto_agents.reproduce.tracks import Track
+from eto_agents.settings import SettingsError
 from eto_agents.training.eto import ETOSettings
 from eto_agents.training.sft import SFTSettings
 from eto_agents.training.stage import StageMismatchError

@@ -10,6 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from eto_agents.training.dpo_trainer import (
+    LikeLengths,
+    TrajectoryCollator,
+    TrajectoryDPOTrainer,
+    _config,
+    _micro_batch,
+    train_dpo,
+)
 
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.preference import read_pairs, write_pairs
@@ -21,14 +29,6 @@ from eto_agents.training.dpo import (
     WrongReferenceError,
     dpo,
     n_updates,
-)
-from eto_agents.training.dpo_trainer import (
-    LikeLengths,
-    TrajectoryCollator,
-    TrajectoryDPOTrainer,
-    _config,
-    _micro_batch,
-    train_dpo,
 )
 from eto_agents.training.pairs import NoPairsError, Pair, step_pairs
 from eto_agents.training.preference_rows import (

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from eto_agents.training.ppo_trainer import ActorCritic, train_ppo
 
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts, jobs_of, make_batch
 from eto_agents.training import losses
 from eto_agents.training.episodes import sample_of, turns_of
 from eto_agents.training.ppo import PPORun, PPOSettings, SamplingMismatchError, ppo
-from eto_agents.training.ppo_trainer import ActorCritic, train_ppo
 from eto_agents.training.states import load_state, save_state
 from eto_agents.training.task_splits import tasks_of
 from eto_agents.trajectory import Trajectory
