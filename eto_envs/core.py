@@ -249,6 +249,13 @@ class TextEnv(gym.Env[str, str]):
             self.render()
         return self._observation, _own(info)
 
+    def send(self, action: str) -> None:
+        """Announce the action that the next `step` will get.
+
+        Whoever steps several environments announces all actions first, so that worlds simulated
+        in another process can work in parallel. Here it does nothing.
+        """
+
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Do one action.
 

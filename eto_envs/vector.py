@@ -33,6 +33,9 @@ _RESET_OPTIONS = ("split", "task", "tasks", "reset_mask")
 class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
     """`num_envs` text environments stepped one after another.
 
+    Every action is announced (`TextEnv.send`) before the first is carried out, so that worlds with
+    a simulator of their own work on them in parallel.
+
     Observations are tuples of `num_envs` `str`, rewards float64 and ends bool arrays of shape
     ``(num_envs,)``, infos Gymnasium's dict of arrays with ``_key`` masks.
 
@@ -147,6 +150,9 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         """
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
+        for env, action in zip(self.envs, actions, strict=True):
+            if isinstance(action, str):
+                env.send(action)
         rewards = np.zeros(self.num_envs, np.float64)
         infos: dict[str, Any] = {}
         begun_anew: list[int] = []

@@ -16,9 +16,9 @@ from eto_envs.scienceworld.bridge import TIMEOUT_S
 from eto_envs.scienceworld.expert import remaining_plan
 from eto_envs.scienceworld.installed import find_java, simulator_sha256
 from eto_envs.scienceworld.tasks import Splits, find_splits, make_task_sets, simplifications_of
-from eto_envs.scienceworld.vector import ScienceWorldVectorEnv
 from eto_envs.scienceworld.world import NO_SUCH_ACTION, Outcome, Setup, World, describe
 from eto_envs.tasks import Task, TaskSets
+from eto_envs.vector import TextVectorEnv
 
 MAX_TICKS = 200
 """ETO's `envStepLimit`: more ticks of the simulator's clock end an episode (strict reference)."""
@@ -153,7 +153,7 @@ class ScienceWorldEnv(TextEnv):
         return _task_sets(find_splits(dataset), simplification, find_java(java))
 
     def send(self, action: str) -> None:
-        """Begin an action that `step` is about to be given, so that several work side by side."""
+        """Let the simulator start on the action that the next `step` will get."""
         if not self._ended and self._task is not None and not self._is_missing(action):
             self._world.send(action)
 
@@ -215,9 +215,9 @@ class ScienceWorldEnv(TextEnv):
         self._state = state
 
 
-def make_vector_env(**kwargs: Any) -> ScienceWorldVectorEnv:
-    """The vector entry point: `ScienceWorldVectorEnv` of `ScienceWorldEnv`."""
-    return ScienceWorldVectorEnv(ScienceWorldEnv, **kwargs)
+def make_vector_env(**kwargs: Any) -> TextVectorEnv:
+    """The vector entry point: `TextVectorEnv` of `ScienceWorldEnv`."""
+    return TextVectorEnv(ScienceWorldEnv, **kwargs)
 
 
 @functools.lru_cache(maxsize=16)

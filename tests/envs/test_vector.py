@@ -96,6 +96,23 @@ def test_groups_share_their_kth_task(mode: AutoresetMode) -> None:
     assert played[0][:3] != played[3][:3]
 
 
+def test_actions_are_announced_before_the_first_is_carried_out() -> None:
+    log: list[str] = []
+
+    class Announced(CorridorEnv):
+        def send(self, action: str) -> None:
+            log.append(f"send {action}")
+
+        def _advance(self, action: str) -> Any:
+            log.append(f"step {action}")
+            return super()._advance(action)
+
+    env = TextVectorEnv(Announced, 3, autoreset_mode=AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    env.step(("east", None, "west"))
+    assert log == ["send east", "send west", "step east", "step west"]
+
+
 def test_tasks_option() -> None:
     env = TextVectorEnv(CorridorEnv, 4, group_size=2)
     ids = ["room3", "room4", "room5", "room6"]
