@@ -22,9 +22,9 @@ from common import SMOKE_PLAY, published, score, smoke_start
 
 from eto_agents.collection import read_collection
 from eto_agents.console import Display
+from eto_agents.models.checkpoints import load_checkpoint
 from eto_agents.settings import DPO, ETO
 from eto_agents.training.eto import eto
-from eto_agents.training.exploration import policy_of
 
 SMOKE = DPO(learning_rate=1e-4, epochs=1, batch_size=4, nll_weight=0.3, device="cpu")
 
@@ -61,7 +61,7 @@ def main(args: Args) -> None:
         else:
             experts = read_collection(args.experts).kept
         for iteration in eto(policy, experts, settings, out=args.out / "eto"):
-            player = policy_of(iteration.model, settings, temperature=0.0)
+            player = load_checkpoint(iteration.model).policy(settings)
             folder = args.out / "evaluation" / str(iteration.number)
             row = score(player, settings.env, args.splits, folder,
                         dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip

@@ -19,8 +19,8 @@ import tyro
 from common import SMOKE_PLAY, published, score, smoke_start
 
 from eto_agents.console import Display
+from eto_agents.models.checkpoints import load_checkpoint
 from eto_agents.settings import GRPO
-from eto_agents.training.exploration import policy_of
 from eto_agents.training.grpo import grpo
 
 
@@ -57,7 +57,7 @@ def main(args: Args) -> None:
             f"{found['n_episodes']} episodes in {found['n_updates']} updates: "
             f"mean score {found['first_score']:.3f} to {found['last_score']:.3f}"
         )
-        player = policy_of(trained.checkpoint, settings, temperature=0.0)
+        player = load_checkpoint(trained.checkpoint).policy(settings)
         row = score(player, settings.env, args.splits, args.out / "evaluation",
                     dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
         print(f"GRPO: {row}")

@@ -22,8 +22,8 @@ from common import SMOKE_PLAY, SMOKE_SFT, TINY, published, score, smoke_start
 
 from eto_agents.collection import read_collection
 from eto_agents.console import Display
+from eto_agents.models.checkpoints import load_checkpoint
 from eto_agents.settings import RFT
-from eto_agents.training.exploration import policy_of
 from eto_agents.training.rft import rft
 
 
@@ -66,7 +66,7 @@ def main(args: Args) -> None:
         found = trained.result
         print(f"{found['n_successes']} of {found['n_explored']} episodes succeeded, "
               f"{found['n_added']} were added to {found['n_expert']}")  # fmt: skip
-        player = policy_of(trained.checkpoint, settings, temperature=0.0)
+        player = load_checkpoint(trained.checkpoint).policy(settings)
         row = score(player, settings.env, args.splits, args.out / "evaluation",
                     dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
         print(f"RFT: {row}")

@@ -20,8 +20,8 @@ from common import SHOP, SMOKE_SFT, TINY, published, score
 
 from eto_agents.collect import collect
 from eto_agents.console import Display
+from eto_agents.models.checkpoints import load_checkpoint
 from eto_agents.settings import SFT, Playing
-from eto_agents.training.exploration import policy_of
 from eto_agents.training.sft import sft
 
 
@@ -70,7 +70,7 @@ def main(args: Args) -> None:
         print(f"{losses} in {found['n_steps']} steps")
         if args.play:
             play = Playing(env=args.env, dataset=args.dataset, max_new_tokens=64)
-            policy = policy_of(trained.checkpoint, play, temperature=0.0)
+            policy = load_checkpoint(trained.checkpoint).policy(play)
             row = score(policy, args.env, args.splits, args.out / "evaluation",
                         dataset=args.dataset, n_tasks=args.n_tasks)  # fmt: skip
             print(f"SFT: {row}")

@@ -22,11 +22,10 @@ from eto_agents.reproduce.all import open_runs
 from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.run import WorldRun
 from eto_agents.reproduce.tables import Entry, build_table, markdown, published_rows
-from eto_agents.training.exploration import explore, policy_of
+from eto_agents.training.exploration import explore
 from eto_agents.training.rft import successes
 from eto_agents.training.sft import sft
 from eto_agents.training.task_splits import tasks_of
-from eto_agents.training.trl import model_hash
 
 READ = 1000  # episodes at random that a tiny model reads, at most
 PUBLISHED = ("untuned", "RFT without SFT", "ETO without SFT", "RFT and ETO without SFT")
@@ -81,14 +80,9 @@ def untuned(run: WorldRun) -> str:
 def rft_alone(run: WorldRun, start: str) -> str | None:
     """RFT on the agent's successes alone; None if there are none."""
     settings = run.playing(run.tuned(run.recipe.rft))
-    explored = explore(
-        lambda: policy_of(start, settings, settings.temperature, prompts_of=settings),
-        tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks],
-        settings,
-        range(settings.n_samples),
-        run.folder / "alone" / "explored",
-        model_hash(start),
-    )
+    tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
+    folder = run.folder / "alone" / "explored"
+    explored = explore(start, tasks, settings, folder, seeds=range(settings.n_samples))
     kept = successes(explored, (), settings.min_score)
     if not kept:
         return None

@@ -7,18 +7,15 @@ experts (Section 4.1) are people, GPT-4 and search, and what scored too low was 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eto_agents.collection import Collection, check_min_score, read_collection
-from eto_agents.console import Episodes, Progress
+from eto_agents.console import Progress
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.policies.narrated import NarratedPolicy
 from eto_agents.policies.thoughts.narrator import Style
-from eto_envs.errors import CorruptDataError
-from eto_envs.files import write_whole
 
 MIN_SCORE = 0.7  # below it the paper leaves WebShop's demonstrations out
 
@@ -62,34 +59,17 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
         DataError: `out` holds another run.
     """
     check_min_score(min_score)
-    folder = Path(out)
-    show = progress or Episodes()
-
-    def follow(now: Progress) -> None:
-        if now.trajectory is None:  # the run has been claimed and nothing is played yet
-            _state(folder / "run.json", min_score)
-        show(now)
-
     evaluate(
         NarratedPolicy(policy, style=thoughts),
         env_id,
         splits,
         seeds=seeds,
-        out=folder,
+        out=out,
         batch_size=batch_size,
         n_tasks=n_tasks,
         env_args=env_args,
         action_timeout_s=action_timeout_s,
-        progress=follow,
+        facts={"min_score": min_score},
+        progress=progress,
     )
-    return read_collection(folder)
-
-
-def _state(path: Path, min_score: float) -> None:
-    """Write the least score into a run's description."""
-    try:
-        record = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CorruptDataError(f"{path} is damaged ({error!r})") from error
-    text = json.dumps(record | {"min_score": min_score}, indent=2) + "\n"
-    write_whole(path, text.encode())
+    return read_collection(out)

@@ -7,11 +7,11 @@ by the `min_score` that `run.json` states. Playing the episodes is `eto_agents.c
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from eto_agents.runs import read_record
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
@@ -78,13 +78,11 @@ def stated_min_score(folder: Path) -> float:
     Raises:
         CorruptDataError: ``run.json`` is damaged.
     """
-    path = folder / "run.json"
-    if not path.is_file():
-        return 0.0
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8")).get("min_score", 0.0))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CorruptDataError(f"{path} is damaged ({error!r})") from error
+    record = read_record(folder)
+    stated = 0.0 if record is None else record.facts.get("min_score", 0.0)
+    if not isinstance(stated, int | float):
+        raise CorruptDataError(f"{folder / 'run.json'} is damaged: min_score is {stated!r}")
+    return float(stated)
 
 
 def check_min_score(min_score: float) -> None:

@@ -21,7 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from eto_envs.errors import CorruptDataError, DataNotFoundError, EtoError, UnknownNameError
+from eto_envs.errors import (
+    CorruptDataError,
+    DataError,
+    DataNotFoundError,
+    EtoError,
+    UnknownNameError,
+)
 from eto_envs.files import write_whole
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -211,7 +217,7 @@ class RFT(Playing, SFT):
         n_samples: episodes of each task.
         max_tasks: at most this many tasks, drawn by the seed; then the expert's trajectories are
             those of the same tasks. By default all.
-        temperature: at which replies are sampled.
+        temperature: at which replies are sampled, above 0.
         min_score: the least final score of a sampled episode to learn from, in [0, 1].
     """
 
@@ -223,7 +229,8 @@ class RFT(Playing, SFT):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        _check(self, positive=("n_samples",), not_negative=("temperature",))
+        # At temperature 0 all episodes of a task would be alike.
+        _check(self, positive=("n_samples", "temperature"))
         if not 0 <= self.min_score <= 1:
             raise SettingsError(f"min_score must be in [0, 1], got {self.min_score}")
 
@@ -477,12 +484,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote.
 
     Raises:
-        CorruptDataError: it is not a JSON object.
+        CorruptDataError: it is not a JSON object; names the line.
+        DataError: it cannot be read.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not JSON ({error})") from error
+    except json.JSONDecodeError as error:
+        raise CorruptDataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"{path} is not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
     if not isinstance(record, dict):
         raise CorruptDataError(f"{path} is not a JSON object")
     return record

@@ -8,28 +8,14 @@ again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from eto_agents.trajectory import EpisodeKey, Trajectory, check_schema
+from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError
 
-RUN_SCHEMA_VERSION = 2
-"""Version of ``run.json``, the description of a run's folder."""
-
 logger = logging.getLogger(__name__)
-
-
-def check_run_schema(path: Path, record: Mapping[str, Any]) -> None:
-    """Refuse a ``run.json`` of another schema version; the first one did not state its version.
-
-    Raises:
-        CorruptDataError: the version is another one.
-    """
-    version = record.get("schema", 1 if "panels" in record else RUN_SCHEMA_VERSION)
-    check_schema(str(path), version, RUN_SCHEMA_VERSION)
 
 
 class TrajectoryStore:

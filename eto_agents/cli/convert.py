@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tyro.conf import Positional
 
-from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
+from eto_envs.errors import DataError, UnknownNameError
 
 if TYPE_CHECKING:
     from eto_agents.formats.chats import Chat
@@ -131,15 +130,11 @@ def _read_pairs(source: Path) -> list[PreferencePair]:
 def _stated_prompts(source: Path) -> str:
     """The prompts that a run was played with, if it was a model's and they have a name."""
     from eto_agents.react.prompts import SOURCES
+    from eto_agents.runs import read_record
 
-    path = (source if source.is_dir() else source.parent) / "run.json"
-    if not path.is_file():
-        return "own"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        stated = record.get("policy_provenance", {}).get("prompts", "own")
-    except (ValueError, AttributeError) as error:
-        raise CorruptDataError(f"{path} is damaged ({error!r})") from error
+    record = read_record(source if source.is_dir() else source.parent)
+    provenance = {} if record is None else record.settings.get("policy_provenance", {})
+    stated = provenance.get("prompts", "own")
     if stated not in SOURCES:
         raise UnknownNameError("name for the prompts of", source, (), "Give --prompts FILE.")
     return str(stated)

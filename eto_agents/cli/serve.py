@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from eto_envs.errors import CorruptDataError, DataError, UnknownNameError, require
+from eto_envs.errors import UnknownNameError, require
 
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
@@ -50,6 +49,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
         pictures: show the products' own pictures, which the browser gets from other servers.
     """
     _check(port, max_steps)
+    from eto_agents.runs import episodes_folder
     from eto_agents.store import TrajectoryStore
     from eto_envs.webshop.datasets import find_bundle
     from eto_envs.webshop.engine import WebShopEngine
@@ -63,8 +63,16 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     tasks = task_set(shop, split)
     folder = out or Path("runs/webshop-human")
     env_args = {"dataset": shop.dataset, "goals": goals, "show_attrs": show_attrs}
-    with TrajectoryStore(folder / "episodes.jsonl") as store:
-        _claim(folder, tasks, env_args | {"max_steps": max_steps})
+    run = episodes_folder(
+        folder,
+        env_id=ENV_ID,
+        env_args=env_args | {"max_steps": max_steps},
+        policy="human",
+        policy_provenance={},
+        task_sets={tasks.split: tasks.sha256},
+        may_grow=False,
+    )
+    with run, TrajectoryStore(run.episodes) as store:
         trips = Trips(
             engine,
             tasks,
@@ -108,7 +116,7 @@ def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Pa
         sys.stdout.flush()
         serve(app, listener)
     except KeyboardInterrupt:
-        sys.stdout.write("stopped; the same command goes on\n")
+        sys.stdout.write("stopped; rerun the command to resume\n")
     finally:
         listener.close()
 
@@ -153,35 +161,6 @@ def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajecto
         success=score >= 1.0,
         wall_s=before_s - trip.started_s,
     )
-
-
-def _claim(folder: Path, tasks: TaskSet, env_args: dict[str, Any]) -> None:
-    """Write down what is played here, or check that the folder holds the same."""
-    from eto_agents.store import RUN_SCHEMA_VERSION, check_run_schema
-    from eto_envs.files import write_whole
-
-    path = folder / "run.json"
-    ours = {
-        "schema": RUN_SCHEMA_VERSION,
-        "env_id": ENV_ID,
-        "env_args": env_args,
-        "policy": "human",
-        "policy_provenance": {},
-        "task_sets": {tasks.split: tasks.sha256},
-    }
-    if path.exists():
-        try:
-            theirs = dict(json.loads(path.read_text(encoding="utf-8")))
-            check_run_schema(path, theirs)
-        except (ValueError, TypeError) as error:
-            raise CorruptDataError(f"{path} is damaged ({error!r})") from error
-        for key, value in ours.items():
-            if theirs.get(key) != value:
-                raise DataError(
-                    f"{folder} holds another run: its {key} is {theirs.get(key)!r}, this one's is "
-                    f"{value!r}; choose another folder with --out"
-                )
-    write_whole(path, (json.dumps(ours, indent=2) + "\n").encode())
 
 
 def _is_loopback(host: str) -> bool:

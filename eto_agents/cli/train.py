@@ -223,10 +223,11 @@ def _evaluate(
     if not splits:
         return {}
     from eto_agents.evaluation.harness import evaluate
-    from eto_agents.training.exploration import policy_of
+    from eto_agents.models.checkpoints import load_checkpoint
 
+    checkpoint = load_checkpoint(model, dtype=settings.dpo.dtype, device=settings.dpo.device)
     results = evaluate(
-        policy_of(model, settings, 0.0),
+        checkpoint.policy(settings),
         settings.env,
         splits,
         out=folder,

@@ -1,14 +1,13 @@
 """`evaluate`: one way to score every agent, resumable and with its provenance.
 
 A run is a folder: `run.json` (what is being run), `episodes.jsonl` (every episode, appended as it
-ends), `results.json` and `report.md` (written at the end). The same call on the same folder goes
-on where it was killed.
+ends), `results.json` and `report.md` (written at the end). The same call on the same folder
+resumes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,9 +30,10 @@ from eto_agents.evaluation.results import (
 )
 from eto_agents.policy import Policy, as_policy
 from eto_agents.rollout import Job, jobs_of
-from eto_agents.store import RUN_SCHEMA_VERSION, TrajectoryStore, check_run_schema
+from eto_agents.runs import episodes_folder
+from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import EpisodeKey, Trajectory
-from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
+from eto_envs.errors import UnknownNameError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
 
@@ -51,6 +51,7 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
     agent_errors: AgentErrors = "exclude",
     retry_agent_errors: bool = False,
     action_timeout_s: float | None = None,
+    facts: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Results:
     """Play every task of the splits and average the final scores.
@@ -70,6 +71,7 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
             ``"zero"`` counts them as 0.
         retry_agent_errors: play episodes again that ended as `agent_error` in an earlier run.
         action_timeout_s: an agent that takes longer to answer has failed; None waits for ever.
+        facts: what ``run.json`` is to state besides, such as a collection's least score.
         progress: called for every episode that ends; by default it is shown by the open
             `eto_agents.console.Display`, if there is one.
 
@@ -94,6 +96,7 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
             agent_errors=agent_errors,
             final=FINAL[:2] if retry_agent_errors else FINAL,
             action_timeout_s=action_timeout_s,
+            facts=dict(facts or {}),
             report_progress=progress or Episodes(),
         )
         return run.play(splits, seeds, n_tasks)
@@ -111,6 +114,7 @@ class _Run:
     agent_errors: AgentErrors
     final: tuple[str, ...]
     action_timeout_s: float | None
+    facts: dict[str, Any]
     report_progress: Callable[[Progress], None]
 
     def __post_init__(self) -> None:
@@ -122,13 +126,22 @@ class _Run:
         # All task sets are opened first: a misspelt name fails before hours of work, not after.
         task_sets = {split: self._task_set(split) for split in splits}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        with TrajectoryStore(self.out / "episodes.jsonl") as store:
-            self._remove_unfinished_files()
+        folder = episodes_folder(
+            self.out,
+            env_id=self.env_id,
+            env_args=self.env_args,
+            policy=self.policy_name,
+            policy_provenance=getattr(self.policy, "provenance", {}),
+            task_sets={split: tasks.sha256 for split, tasks in task_sets.items()},
+        )
+        with folder as run, TrajectoryStore(run.episodes) as store:
             jobs = {
                 split: jobs_of(_first(n_tasks, tasks), seeds, self.n_samples)
                 for split, tasks in task_sets.items()
             }
-            self._claim(task_sets, {split: len(own) for split, own in jobs.items()})
+            # What is planned is no part of the claim: more seeds or tasks may join a run.
+            planned = {split: len(own) for split, own in jobs.items()}
+            run.state(n_planned=run.record.facts.get("n_planned", {}) | planned, **self.facts)
             done = store.latest()
             results = {
                 split: self._play_split(tasks, jobs[split], store, done)
@@ -167,46 +180,6 @@ class _Run:
         finally:
             env.close()
         return tasks
-
-    def _remove_unfinished_files(self) -> None:
-        """What a process left that was killed while it wrote; nobody else writes here now."""
-        for name in ("run.json", "results.json", "report.md"):
-            for path in self.out.glob(f".{name}.*"):
-                path.unlink(missing_ok=True)
-
-    def _claim(self, task_sets: Mapping[str, TaskSet], planned: Mapping[str, int]) -> None:
-        """Write down what runs here, or check that the folder holds the same run."""
-        path = self.out / "run.json"
-        ours = {
-            "schema": RUN_SCHEMA_VERSION,
-            "env_id": self.env_id,
-            "env_args": json.loads(json.dumps(self.env_args)),
-            "policy": self.policy_name,
-            "policy_provenance": json.loads(json.dumps(getattr(self.policy, "provenance", {}))),
-        }
-        hashes = {split: tasks.sha256 for split, tasks in task_sets.items()}
-        if path.exists():
-            try:
-                theirs = dict(json.loads(path.read_text(encoding="utf-8")))
-                check_run_schema(path, theirs)
-                known = dict(theirs["task_sets"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise CorruptDataError(f"{path} is damaged ({error!r})") from error
-            pairs = [(key, theirs.get(key), value) for key, value in ours.items()]
-            pairs += [
-                (f"task set {s!r}", known.get(s, value), value) for s, value in hashes.items()
-            ]
-            for key, before, now in pairs:
-                if before != now:
-                    raise DataError(
-                        f"{self.out} holds another run: its {key} is {before!r}, this one's is "
-                        f"{now!r}; choose another folder"
-                    )
-            hashes = known | hashes
-            planned = {**theirs.get("n_planned", {}), **planned}
-        # What is planned is no part of the claim: more seeds or tasks may join a run.
-        text = json.dumps(ours | {"task_sets": hashes, "n_planned": planned}, indent=2) + "\n"
-        write_whole(path, text.encode())
 
     def _play_split(
         self,

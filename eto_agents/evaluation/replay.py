@@ -121,7 +121,10 @@ def _run_record(run: Run, label: str) -> dict[str, Any]:
         "n_planned": run.n_planned,
         "is_finished": run.is_finished,
         "has_unfinished_line": run.has_unfinished_line,
-        "provenance": json.dumps(run.record.get("policy_provenance", {}), ensure_ascii=False),
+        "provenance": json.dumps(
+            run.record.settings.get("policy_provenance", {}) if run.record else {},
+            ensure_ascii=False,
+        ),
     }
 
 

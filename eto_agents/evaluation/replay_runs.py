@@ -6,7 +6,6 @@ that has just begun, a collection, or an episode log alone will do. Nothing here
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eto_agents.evaluation.runs import named
-from eto_agents.store import TrajectoryStore, check_run_schema
+from eto_agents.runs import EPISODES, RunRecord, read_record
+from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
@@ -29,7 +29,7 @@ class Run:
     Attributes:
         folder: where it is.
         label: its name on the page.
-        record: what `run.json` says; empty if there is none.
+        record: what `run.json` says; None if there is none.
         n_planned: episodes there will be; None if the run does not say.
         episodes: the last record of every episode, in the order of the log.
         is_finished: the run wrote its results.
@@ -38,7 +38,7 @@ class Run:
 
     folder: Path
     label: str
-    record: Mapping[str, Any]
+    record: RunRecord | None
     n_planned: int | None
     episodes: Sequence[Trajectory]
     is_finished: bool
@@ -64,7 +64,7 @@ def read_run(folder: str | Path, label: str = "") -> Run:
             f"no run at {path}: {log} is not there; `eto eval --out {path}` makes one"
         )
     try:
-        record = _read_record(log.parent / "run.json") if path.is_dir() else {}
+        record = read_record(path) if path.is_dir() else None
         ends_whole = _ends_with_newline(log)
         latest = {trajectory.key: trajectory for trajectory in _checked(log, record)}
     except OSError as error:
@@ -92,7 +92,7 @@ def read_runs(names: Iterable[str | Path]) -> list[Run]:
     return [read_run(*named(str(name))) for name in names]
 
 
-def _checked(log: Path, record: Mapping[str, Any]) -> Iterator[Trajectory]:
+def _checked(log: Path, record: RunRecord | None) -> Iterator[Trajectory]:
     """The log's trajectories, each one fit to be shown."""
     number = 0
     try:
@@ -142,11 +142,12 @@ def _problem(t: Trajectory) -> str:
     return next(iter(problems), "")
 
 
-def _stranger(t: Trajectory, record: Mapping[str, Any]) -> str:
+def _stranger(t: Trajectory, record: RunRecord | None) -> str:
     """Why the episode is none of the run that `run.json` describes; empty if it is one."""
-    task_sets = record.get("task_sets")
-    expected = {"env_id": record.get("env_id"), "policy": record.get("policy")}
-    expected["tasks_sha256"] = task_sets.get(t.split) if isinstance(task_sets, dict) else None
+    if record is None or record.kind != EPISODES:
+        return ""
+    expected = {name: record.settings.get(name) for name in ("env_id", "policy")}
+    expected["tasks_sha256"] = record.inputs.get(t.split)
     for name, value in expected.items():
         if value is not None and value != getattr(t, name):
             return (
@@ -176,22 +177,8 @@ def _ends_with_newline(log: Path) -> bool:
         return file.read() in (b"", b"\n")
 
 
-def _read_record(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        line = getattr(error, "lineno", 1)
-        raise CorruptDataError(f"{path}, line {line}: damaged ({error})") from error
-    if not isinstance(record, dict):
-        raise CorruptDataError(f"{path}, line 1: not a JSON object")
-    check_run_schema(path, record)
-    return record
-
-
-def _n_planned(record: Mapping[str, Any]) -> int | None:
-    planned = record.get("n_planned")
+def _n_planned(record: RunRecord | None) -> int | None:
+    planned = None if record is None else record.facts.get("n_planned")
     if not isinstance(planned, dict) or not all(isinstance(n, int) for n in planned.values()):
         return None
     return sum(planned.values())

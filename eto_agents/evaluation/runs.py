@@ -17,7 +17,8 @@ from typing import Any, cast
 
 from eto_agents.evaluation.results import AgentErrors, Results, SplitResult, n_tokens, summarise
 from eto_agents.evaluation.samples import by_task_and_seed, chosen
-from eto_agents.store import TrajectoryStore, check_run_schema
+from eto_agents.runs import EPISODES, RunRecord, read_record
+from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
@@ -150,31 +151,34 @@ def read_run(folder: Path, label: str = "") -> Run:
         CorruptDataError: a file is damaged; names the file and the line.
         DataError: a file cannot be read.
     """
-    if not (folder / "run.json").exists():
+    record = read_record(folder)
+    if record is None or record.kind != EPISODES:
+        fault = "it has no run.json" if record is None else f"its kind is {record.kind!r}"
         raise DataNotFoundError(
-            f"{folder} is no run: it has no run.json; name a folder that `eto eval --out` wrote"
+            f"{folder} is no evaluation: {fault}; name a folder that `eto eval --out` wrote"
         )
-    record = _read_json(folder / "run.json")
-    shape = {"env_id": str, "env_args": dict, "policy": str, "task_sets": dict}
-    check_run_schema(folder / "run.json", record)
-    for key, kind in shape.items():
-        if not isinstance(record.get(key), kind):
+    for key, kind in {"env_id": str, "env_args": dict, "policy": str}.items():
+        if not isinstance(record.settings.get(key), kind):
             raise CorruptDataError(f"{folder / 'run.json'} is damaged: no usable {key!r}")
+    settings = record.settings
     results = Results.load(folder) if (folder / "results.json").exists() else None
     episodes = _read_episodes(folder / "episodes.jsonl", record)
     if not episodes:
         raise DataNotFoundError(
             f"{folder} is an empty run: no episode has ended yet; "
-            f"run or continue `eto eval --env {record['env_id']} --out {folder}`"
+            f"run or continue `eto eval --env {settings['env_id']} --out {folder}`"
         )
-    splits = [_split_run(split, record, results, episodes) for split in record["task_sets"]]
+    splits = [_split_run(split, record, results, episodes) for split in record.inputs]
     return Run(
-        label=label or record["policy"],
+        label=label or settings["policy"],
         folder=folder,
-        policy=record["policy"],
+        policy=settings["policy"],
         is_finished=results is not None,
         splits=tuple(split_run for split_run in splits if split_run.samples),
-        provenance={"policy": record.get("policy_provenance", {}), "env_args": record["env_args"]}
+        provenance={
+            "policy": settings.get("policy_provenance", {}),
+            "env_args": settings["env_args"],
+        }
         | (results.provenance if results else {}),
     )
 
@@ -203,10 +207,10 @@ def read_runs(names: Sequence[str]) -> list[Run]:
 
 
 def _split_run(
-    split: str, record: Mapping[str, Any], results: Results | None, episodes: Sequence[Trajectory]
+    split: str, record: RunRecord, results: Results | None, episodes: Sequence[Trajectory]
 ) -> SplitRun:
     found = tuple(e for e in episodes if e.split == split)
-    planned = record.get("n_planned")
+    planned = record.facts.get("n_planned")
     n_planned = planned.get(split) if isinstance(planned, dict) else None
     agent_errors = "exclude"
     if results is not None and split in results.splits:
@@ -215,32 +219,18 @@ def _split_run(
         n_planned = n_planned or planned_then
         agent_errors = results.provenance.get("agent_errors", "exclude")
     return SplitRun(
-        env_id=record["env_id"],
+        env_id=record.settings["env_id"],
         dataset=found[0].dataset if found else "",
         split=split,
-        sha256=str(record["task_sets"][split]),
-        max_steps=record["env_args"].get("max_steps"),
+        sha256=record.inputs[split],
+        max_steps=record.settings["env_args"].get("max_steps"),
         n_planned=n_planned,
         agent_errors=cast(AgentErrors, agent_errors),
         samples=found,
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise CorruptDataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise CorruptDataError(f"{path} is not UTF-8 text ({error.reason})") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    if not isinstance(record, dict):
-        raise CorruptDataError(f"{path} is damaged: not a JSON object")
-    return record
-
-
-def _read_episodes(path: Path, record: Mapping[str, Any]) -> list[Trajectory]:
+def _read_episodes(path: Path, record: RunRecord) -> list[Trajectory]:
     """The last record of each episode; every line is checked against `run.json`."""
     latest: dict[EpisodeKey, Trajectory] = {}
     number = 0
@@ -256,7 +246,7 @@ def _read_episodes(path: Path, record: Mapping[str, Any]) -> list[Trajectory]:
     return list(latest.values())
 
 
-def _problems(episode: Trajectory, record: Mapping[str, Any]) -> Iterator[str]:
+def _problems(episode: Trajectory, record: RunRecord) -> Iterator[str]:
     """Why a line cannot be an episode of the run that `run.json` describes."""
     for step, score in enumerate([*(s.score for s in episode.steps), episode.score], start=1):
         is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
@@ -264,9 +254,9 @@ def _problems(episode: Trajectory, record: Mapping[str, Any]) -> Iterator[str]:
             where = "final score" if step > len(episode.steps) else f"score after step {step}"
             yield f"the {where} of task {episode.task_id!r} is {score!r}, not within [0, 1]"
     expected = {
-        "env_id": record["env_id"],
-        "policy": record["policy"],
-        "tasks_sha256": record["task_sets"].get(episode.split),
+        "env_id": record.settings["env_id"],
+        "policy": record.settings["policy"],
+        "tasks_sha256": record.inputs.get(episode.split),
     }
     for key, value in expected.items():
         found = getattr(episode, key)

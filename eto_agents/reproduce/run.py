@@ -29,22 +29,22 @@ from eto_agents.best_of_n import BestOfN
 from eto_agents.collect import collect
 from eto_agents.console import Report, log, relayed
 from eto_agents.evaluation.harness import evaluate
-from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.evaluation.results import Results
+from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
 from eto_agents.policy import load_policy
 from eto_agents.reproduce.recipe import METHODS, BestOf, Recipe, WorldRecipe
+from eto_agents.runs import RunFolder, RunMismatchError, once
 from eto_agents.settings import ETO, SFT, read_json, write_json
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.eto import Iteration, best_of, eto
-from eto_agents.training.exploration import explore, policy_of
+from eto_agents.training.exploration import explore
 from eto_agents.training.grpo import grpo
 from eto_agents.training.losses import DivergedError
 from eto_agents.training.pairs import NoPairsError, with_steps
 from eto_agents.training.ppo import SamplingMismatchError, ppo
 from eto_agents.training.rft import rft
 from eto_agents.training.sft import open_model, sft
-from eto_agents.training.stage import Stage, StageMismatchError, hash_input
 from eto_agents.training.task_splits import mean_score, split_dev, tasks_of
-from eto_agents.training.trl import model_hash
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
 if TYPE_CHECKING:
@@ -221,35 +221,41 @@ class WorldRun:
     def demonstrations(self) -> list[Trajectory]:
         """The experts' trajectories that are learnt from; none is of a dev task."""
         recipe = self.recipe
-        decisive = _Demonstrated(self.dataset, recipe)
-        folder = self.folder / "demonstrations"
-        with Stage(folder, decisive.record(), {"seed": str(self.seed)}) as stage:
-            if stage.result is None:
-                log(f"{recipe.expert.policy} plays")
-                first = self.seed * recipe.expert.n_samples
-                played = collect(
-                    load_policy(recipe.expert.policy, **recipe.expert.policy_args),
-                    recipe.world.env,
-                    out=self.folder / "expert",
-                    thoughts=recipe.expert.thoughts,
-                    min_score=recipe.expert.min_score,
-                    seeds=range(first, first + recipe.expert.n_samples),
-                    batch_size=recipe.model.n_envs,
-                    n_tasks=recipe.expert.n_tasks,
-                    env_args={"dataset": self.dataset},
-                )
-                dev = {task.id for task in self.dev_tasks()}
-                chosen = [_until_idle(e) for e in played.kept if e.task_id not in dev]
-                _write(folder / "episodes.jsonl", chosen)
-                stage.finish(
-                    {
-                        "n_played": len(played.scores),
-                        "n_dropped": sum(played.dropped.values()),
-                        "n_kept": len(chosen),
-                        "score": math.fsum(played.scores) / max(len(played.scores), 1),
-                    }
-                )
-        return list(TrajectoryStore(folder / "episodes.jsonl").read())
+        decisive = {
+            "world": dataclasses.asdict(recipe.world),
+            "expert": dataclasses.asdict(recipe.expert),
+            "dataset": self.dataset,
+            "dev_tasks": recipe.eto.dev_tasks,
+            "dev_seed": recipe.eto.dev_seed,
+            "seed": self.seed,
+        }
+
+        def make(run: RunFolder) -> Facts:
+            log(f"{recipe.expert.policy} plays")
+            first = self.seed * recipe.expert.n_samples
+            played = collect(
+                load_policy(recipe.expert.policy, **recipe.expert.policy_args),
+                recipe.world.env,
+                out=self.folder / "expert",
+                thoughts=recipe.expert.thoughts,
+                min_score=recipe.expert.min_score,
+                seeds=range(first, first + recipe.expert.n_samples),
+                batch_size=recipe.model.n_envs,
+                n_tasks=recipe.expert.n_tasks,
+                env_args={"dataset": self.dataset},
+            )
+            dev = {task.id for task in self.dev_tasks()}
+            chosen = [_until_idle(e) for e in played.kept if e.task_id not in dev]
+            _write(run.episodes, chosen)
+            return {
+                "n_played": len(played.scores),
+                "n_dropped": sum(played.dropped.values()),
+                "n_kept": len(chosen),
+                "score": math.fsum(played.scores) / max(len(played.scores), 1),
+            }
+
+        run = once(self.folder / "demonstrations", make, kind="demonstrations", settings=decisive)
+        return list(TrajectoryStore(run.episodes).read())
 
     def dev_tasks(self) -> list[Any]:
         """The tasks that are split off train to choose on."""
@@ -265,15 +271,23 @@ class WorldRun:
         if not model.is_tiny:
             return model.name
         record = {**dataclasses.asdict(model), "prompt": self.recipe.world.prompt}
-        data = self.demonstrations
-        inputs = {"data": hash_input(self.folder / "demonstrations"), "seed": str(self.seed)}
-        with Stage(self.folder / "base", record, inputs) as stage:
-            if stage.result is None:
-                made = open_model(model.name, data, self.tuned(self.recipe.sft))
-                save_checkpoint(made, stage.checkpoint)
-                n_parameters = sum(p.numel() for p in made.model.parameters())
-                stage.finish({"n_parameters": n_parameters, "vocabulary": len(made.tokenizer)})
-        return str(stage.checkpoint)
+        record["seed"] = self.seed
+        demonstrations = self.demonstrations
+
+        def make(run: RunFolder) -> Facts:
+            made = open_model(model.name, demonstrations, self.tuned(self.recipe.sft))
+            save_checkpoint(made, run.checkpoint)
+            n_parameters = sum(p.numel() for p in made.model.parameters())
+            return {"n_parameters": n_parameters, "vocabulary": len(made.tokenizer)}
+
+        run = once(
+            self.folder / "base",
+            make,
+            kind="base",
+            settings=record,
+            demonstrations=self.folder / "demonstrations",
+        )
+        return str(run.checkpoint)
 
     def evaluate(
         self, name: str, checkpoint: str | Path, best_of_n: BestOf | None = None
@@ -284,34 +298,31 @@ class WorldRun:
             The mean reward in [0, 1] by split.
         """
         recipe = self.recipe
-        record = {
-            "world": dataclasses.asdict(recipe.world),
-            "model": dataclasses.asdict(recipe.model),
-            "evaluation": dataclasses.asdict(recipe.evaluation),
-            "best_of_n": None if best_of_n is None else dataclasses.asdict(best_of_n),
-        }
-        inputs = model_hash(checkpoint) or {"model": str(checkpoint)}
-        with Stage(self.folder / "runs" / name, record, inputs) as stage:
-            if stage.result is None:
-                policy: Any = policy_of(
-                    checkpoint,
-                    self.on_policy(recipe.ppo),
-                    0.0 if best_of_n is None else best_of_n.temperature,
-                    prompts_of=self.tuned(recipe.sft),
-                )
-                results = evaluate(
-                    policy if best_of_n is None else BestOfN(policy, best_of_n.n),
-                    recipe.world.env,
-                    recipe.evaluation.splits,
-                    out=stage.folder,
-                    batch_size=recipe.model.n_envs,
-                    n_tasks=recipe.evaluation.n_tasks,
-                    # The splits of the table are the dataset's own, whatever was trained on.
-                    env_args={"dataset": recipe.world.dataset},
-                    agent_errors="zero",
-                )
-                stage.finish({s: r.reward.mean for s, r in results.splits.items()})
-            return dict(stage.result or {})
+        model, settings = recipe.model, self.tuned(recipe.sft)
+        loaded = load_checkpoint(
+            str(checkpoint),
+            dtype=model.dtype,
+            device=model.device,
+            template=settings.template,
+            prompts=settings.prompts,
+            with_example=settings.with_example,
+        )
+        policy = loaded.policy(
+            self.playing(recipe.eto),
+            temperature=0.0 if best_of_n is None else best_of_n.temperature,
+        )
+        results = evaluate(
+            policy if best_of_n is None else BestOfN(policy, best_of_n.n),
+            recipe.world.env,
+            recipe.evaluation.splits,
+            out=self.run_folder(name),
+            batch_size=model.n_envs,
+            n_tasks=recipe.evaluation.n_tasks,
+            # The splits of the table are the dataset's own, whatever was trained on.
+            env_args={"dataset": recipe.world.dataset},
+            agent_errors="zero",
+        )
+        return {split: result.reward.mean for split, result in results.splits.items()}
 
     def run_folder(self, name: str) -> Path:
         """Where `evaluate` keeps a run."""
@@ -502,7 +513,7 @@ def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda 
             with steps.step(method, METHODS[method]) as facts:
                 try:
                     facts |= _METHODS[method](world_run, outcome)
-                except (StageMismatchError, DataNotFoundError, CorruptDataError):
+                except (RunMismatchError, DataNotFoundError, CorruptDataError):
                     raise  # something is wrong with the folder, not with the method
                 except (DataError, DivergedError, SamplingMismatchError) as error:
                     if method in ("base", "sft"):
@@ -520,7 +531,8 @@ def _row(run: WorldRun, outcome: Outcome, method: str, checkpoint: str | Path) -
 
 
 def _scores(folder: Path) -> Facts:
-    return read_json(folder / "result.json")
+    splits = Results.load(folder).splits
+    return {split: result.reward.mean for split, result in splits.items()}
 
 
 def _learning(result: Mapping[str, Any]) -> Facts:
@@ -530,34 +542,9 @@ def _learning(result: Mapping[str, Any]) -> Facts:
 
 def _dev_score(run: WorldRun, checkpoint: Path) -> float:
     """Mean score of greedy episodes on the dev tasks."""
-    settings = run.eto_settings()
-    episodes = explore(
-        lambda: policy_of(checkpoint, settings, 0.0),
-        run.dev_tasks(),
-        settings,
-        range(1),
-        run.folder / "sft-more" / f"dev-{checkpoint.parent.name}",
-        model_hash(checkpoint),
-        temperature=0.0,
-    )
-    return mean_score(episodes)
-
-
-class _Demonstrated(NamedTuple):
-    """What decides the demonstrations."""
-
-    dataset: str
-    recipe: WorldRecipe
-
-    def record(self) -> dict[str, Any]:
-        """As JSON-able values."""
-        return {
-            "world": dataclasses.asdict(self.recipe.world),
-            "expert": dataclasses.asdict(self.recipe.expert),
-            "dataset": self.dataset,
-            "dev_tasks": self.recipe.eto.dev_tasks,
-            "dev_seed": self.recipe.eto.dev_seed,
-        }
+    folder = run.folder / "sft-more" / f"dev-{checkpoint.parent.name}"
+    tasks, settings = run.dev_tasks(), run.eto_settings()
+    return mean_score(explore(checkpoint, tasks, settings, folder, temperature=0.0))
 
 
 def _until_idle(episode: Trajectory) -> Trajectory:

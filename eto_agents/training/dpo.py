@@ -21,7 +21,6 @@ import dataclasses
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,14 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    without_bars,
+)
+from eto_agents.processes import gathered_weights, n_processes
+from eto_agents.runs import RunFolder, once
 from eto_agents.settings import DPO, SettingsError
 from eto_agents.training.cpu_head import use_cpu_head, use_own_head
 from eto_agents.training.losses import DivergedError
@@ -47,16 +53,12 @@ from eto_agents.training.preference_rows import (
     encode_pairs,
     lengths,
 )
-from eto_agents.training.processes import gathered_weights, n_processes
 from eto_agents.training.rows import by_length
-from eto_agents.training.stage import Stage
 from eto_agents.training.trl import (
     Trained,
     common_arguments,
-    fingerprint,
     lora_config,
     merged,
-    model_hash,
     newest_state,
     step_of,
 )
@@ -91,23 +93,22 @@ def dpo(
     Raises:
         NoPairsError: nothing is left to train on.
         DivergedError: the loss is not finite; the batch was saved.
-        StageMismatchError: the folder holds a run with other settings, pairs or model.
+        RunMismatchError: the folder holds a run with other settings, pairs or model.
     """
-    inputs = {"pairs": fingerprint(pairs), **model_hash(model)}
-    with Stage(out, settings, inputs) as stage:
-        result = stage.result
-        if result is None:
-            result = _fit(model, pairs, settings, stage)
-            stage.finish(result)
-            if stage.is_writer:
-                shutil.rmtree(stage.work, ignore_errors=True)
-            else:
-                stage.wait()
-    return Trained(stage.checkpoint, result)
+    run = once(
+        out,
+        lambda run: _fit(model, pairs, settings, run),
+        kind="dpo",
+        settings=settings,
+        everywhere=True,
+        pairs=pairs,
+        model=str(model),
+    )
+    return Trained.of(run)
 
 
 def _fit(
-    model: str | Path, pairs: Sequence[Pair | PreferencePair], settings: DPO, stage: Stage
+    model: str | Path, pairs: Sequence[Pair | PreferencePair], settings: DPO, run: RunFolder
 ) -> dict[str, Any]:
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
@@ -121,20 +122,23 @@ def _fit(
     n_planned = n_updates(len(data.rows), settings)
 
     def on_metrics(update: int, metrics: Metrics) -> None:
-        stage.log({"step": update, **metrics})
-        if stage.is_writer:
+        run.log({"step": update, **metrics})
+        if run.is_writer:
             names = {"loss": "loss", "accuracy": "rewards/accuracies"}
             figures = {k: f"{metrics[v]:.3f}" for k, v in names.items() if v in metrics}
-            report(stage.folder.name, update, n_planned, "updates", figures)
+            report(run.folder.name, update, n_planned, "updates", figures)
 
-    if stage.is_writer:
-        report(stage.folder.name, 0, n_planned, "updates")
-    fitted = train_dpo(
-        checkpoint, data, settings, stage.work, on_metrics=on_metrics, on_start=stage.rewind
-    )
-    if stage.is_writer:
-        save_checkpoint(fitted.checkpoint, stage.checkpoint, weights=fitted.weights)
-    return _result(stage, data, settings) | {"wall_s": round(time.monotonic() - started_s, 1)}
+    if run.is_writer:
+        report(run.folder.name, 0, n_planned, "updates")
+    with without_bars():
+        fitted = train_dpo(
+            checkpoint, data, settings, run.work, on_metrics=on_metrics, on_start=run.rewind
+        )
+    if not run.is_writer:
+        run.wait()
+        return run.result or {}
+    save_checkpoint(fitted.checkpoint, run.checkpoint, weights=fitted.weights)
+    return _result(run, data, settings) | {"wall_s": round(time.monotonic() - started_s, 1)}
 
 
 def n_updates(n_pairs: int, settings: DPO) -> int:
@@ -190,7 +194,7 @@ def train_dpo(
         settings=settings,
         folder=folder,
         on_metrics=on_metrics,
-        model=model,
+        model=str(model),
         args=_config(model, data, settings, states, trainer_args or {}),
         processing_class=checkpoint.tokenizer,
         data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),
@@ -283,7 +287,7 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: the stage's files say what was done."""
+        """Write none: the run's files say what was done."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset  # it is tokens already
@@ -381,10 +385,11 @@ def _config(
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if settings.nll_weight:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
-    arguments = common_arguments(settings, states, model, DPOConfig) | {
+    n_steps = n_updates(len(data.rows), settings)
+    arguments = common_arguments(settings, states, model, DPOConfig, n_steps) | {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": settings.batch_size // (micro * n_processes()),
-        "warmup_steps": int(settings.warmup_ratio * n_updates(len(data.rows), settings)),
+        "warmup_steps": int(settings.warmup_ratio * n_steps),
         "beta": settings.beta,
         "precompute_ref_log_probs": True,
         "logging_steps": 1,
@@ -403,8 +408,8 @@ def _micro_batch(settings: DPO, longest: int, n: int) -> int:
     return max(d for d in range(1, share + 1) if share % d == 0 and d <= room)
 
 
-def _result(stage: Stage, data: PreferenceRows, settings: DPO) -> dict[str, Any]:
-    last = [m for m in stage.metrics() if "rewards/accuracies" in m][-1:] or [{}]
+def _result(run: RunFolder, data: PreferenceRows, settings: DPO) -> dict[str, Any]:
+    last = [m for m in run.metrics() if "rewards/accuracies" in m][-1:] or [{}]
     return {
         "n_pairs": len(data.rows),
         "n_too_long": data.n_too_long,

@@ -20,24 +20,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eto_agents.console import log
 from eto_agents.models.base import Sampling
-from eto_agents.models.checkpoints import load_checkpoint
 from eto_agents.preference import write_pairs
+from eto_agents.processes import is_main_process
+from eto_agents.runs import RunFolder, once
 from eto_agents.settings import ETO, write_json
 from eto_agents.training.dpo import dpo
-from eto_agents.training.exploration import explore, policy_of
+from eto_agents.training.exploration import explore, open_checkpoint
 from eto_agents.training.pairs import Pairs, self_pairs, step_pairs, trajectory_pairs
 from eto_agents.training.preference_rows import as_preference
-from eto_agents.training.processes import is_main_process
-from eto_agents.training.stage import Stage
 from eto_agents.training.task_splits import SplitTasks, draw, mean_score, split_dev, tasks_of
 from eto_agents.training.teacher_forcing import own_steps
-from eto_agents.training.trl import fingerprint, model_hash
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
@@ -82,11 +79,11 @@ def eto(
     Raises:
         DataError: no expert trajectory is of a task that is explored.
         NoPairsError: nothing is left to prefer; says what became of the episodes.
-        StageMismatchError: a step's folder was begun with other settings or other data.
+        RunMismatchError: a step's folder was begun with other settings or other data.
         DivergedError: the loss is not finite; the batch was saved.
     """
     tasks, experts = _tasks_and_experts(settings, experts)
-    done = [Iteration(0, str(model), None, {}, _score_dev(model, tasks.dev, settings, out, 0), {})]
+    done = [_iteration(0, model, tasks, settings, out)]
     yield done[0]
     for number in range(1, settings.iterations + 1):
         folder = out / f"iteration-{number}"
@@ -95,9 +92,13 @@ def eto(
         pairs = _pair(model, experts, explored, drawn, settings, folder / "pairs", number)
         trained = dpo(model, pairs.pairs, _dpo_settings(settings, number), out=folder / "dpo")
         model = trained.checkpoint
-        score = mean_score(explored) if explored else None
-        dev = _score_dev(model, tasks.dev, settings, out, number)
-        done.append(Iteration(number, str(model), score, pairs.counts, dev, trained.result))
+        done.append(
+            _iteration(number, model, tasks, settings, out)._replace(
+                explored=mean_score(explored) if explored else None,
+                counts=pairs.counts,
+                learning=trained.result,
+            )
+        )
         if is_main_process():
             write_json(out / "iterations.json", {"iterations": [i._asdict() for i in done]})
         yield done[-1]
@@ -137,33 +138,18 @@ def _explore(
     if not (folder / "result.json").is_file():
         log(f"iteration {number}: exploring {len(tasks)} tasks")
     first = (settings.seed * 1000 + number) * settings.n_samples
-    return explore(
-        lambda: policy_of(model, settings, settings.temperature),
-        tasks,
-        settings,
-        range(first, first + settings.n_samples),
-        folder,
-        model_hash(model),
-    )
+    return explore(model, tasks, settings, folder, seeds=range(first, first + settings.n_samples))
 
 
-def _score_dev(
-    model: str | Path, tasks: Sequence[Task], settings: ETO, out: Path, number: int
-) -> float | None:
-    """Mean score of greedy episodes on the dev tasks; None if there are none."""
-    if not tasks:
-        return None
-    folder = out / f"iteration-{number}" / "dev"
-    episodes = explore(
-        lambda: policy_of(model, settings, 0.0),
-        tasks,
-        settings,
-        range(1),
-        folder,
-        model_hash(model),
-        temperature=0.0,
-    )
-    return mean_score(episodes)
+def _iteration(
+    number: int, model: str | Path, tasks: SplitTasks, settings: ETO, out: Path
+) -> Iteration:
+    """An iteration's policy with its mean score of greedy episodes on the dev tasks."""
+    dev = None
+    if tasks.dev:
+        folder = out / f"iteration-{number}" / "dev"
+        dev = mean_score(explore(model, tasks.dev, settings, folder, temperature=0.0))
+    return Iteration(number, str(model), explored=None, counts={}, dev=dev, learning={})
 
 
 def _dpo_settings(settings: ETO, number: int) -> Any:
@@ -171,16 +157,6 @@ def _dpo_settings(settings: ETO, number: int) -> Any:
     later = {"beta": settings.later_beta, "learning_rate": settings.later_learning_rate}
     given = {name: value for name, value in later.items() if value is not None and number > 1}
     return dataclasses.replace(settings.dpo, world=settings.world, **given)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class _Paired:
-    """What decides the pairs of an iteration."""
-
-    pairs: str
-    cut: str
-    extra_rounds: int
-    max_pairs_per_task: int | None
 
 
 def _pair(
@@ -193,24 +169,29 @@ def _pair(
     number: int,
 ) -> Pairs:
     """The pairs of an iteration, written down as the chats that are compared."""
-    decisive = _Paired(
-        settings.pairs, settings.cut, settings.extra_rounds, settings.max_pairs_per_task
-    )
     drawn = {task.id for task in tasks}
     shown = [expert for expert in experts if expert.task_id in drawn]
-    inputs = {"experts": fingerprint(shown), "explored": fingerprint(explored)}
-    with Stage(folder, decisive, inputs) as stage:
-        stage.wait()
+    names = ("pairs", "cut", "extra_rounds", "max_pairs_per_task")
+    pairs = Pairs([], {})
+
+    def make(run: RunFolder) -> dict[str, int]:
+        nonlocal pairs
         pairs = _compare(model, shown, explored, settings, folder, number).check()
-        if stage.result is None:
-            log(f"iteration {number}: {pairs.counts}")
-            checkpoint = load_checkpoint(
-                str(model), dtype=settings.dpo.dtype, device=settings.dpo.device
-            )
-            chats = (as_preference(p, checkpoint, world=settings.world) for p in pairs.pairs)
-            write_pairs(folder / "pairs.jsonl", chats)
-            stage.finish(pairs.counts)
-    return pairs
+        log(f"iteration {number}: {pairs.counts}")
+        checkpoint = open_checkpoint(model, settings)
+        chats = (as_preference(p, checkpoint, world=settings.world) for p in pairs.pairs)
+        write_pairs(run.folder / "pairs.jsonl", chats)
+        return pairs.counts
+
+    once(
+        folder,
+        make,
+        kind="pairs",
+        settings={name: getattr(settings, name) for name in names},
+        experts=shown,
+        explored=explored,
+    )
+    return pairs if pairs.pairs else _compare(model, shown, explored, settings, folder, number)
 
 
 def _compare(
@@ -235,13 +216,11 @@ def _compare(
             experts, explored, cut=settings.cut, extra_rounds=settings.extra_rounds
         )
     if settings.pairs in ("step", "mixture"):
-        checkpoint = load_checkpoint(
-            str(model), dtype=settings.dpo.dtype, device=settings.dpo.device
-        )
+        checkpoint = open_checkpoint(model, settings)
         # One trajectory a task, the first.
         one_each = list({e.task_id: e for e in reversed(experts)}.values())[::-1]
         steps = own_steps(
-            policy_of(model, settings, settings.temperature).model,
+            checkpoint.chat_model(settings.n_envs),
             checkpoint,
             one_each,
             Sampling(settings.temperature, max_tokens=settings.max_new_tokens),

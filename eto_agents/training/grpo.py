@@ -2,7 +2,7 @@
 
     repeat: episodes  <- play(policy), n_samples episodes of each of some tasks (a group)
             advantage <- an episode's score less its group's mean, the same for all of its tokens
-            policy    <- the clipped surrogate with a KL penalty to the SFT policy
+            policy    <- `epochs` steps of the clipped surrogate with a KL penalty to the SFT policy
 
 DeepSeekMath, arXiv 2402.03300. The environment's tokens are read and not learned from. TRL (1.16)
 calls `rollout_func` experimental.
@@ -10,9 +10,11 @@ calls `rollout_func` experimental.
 
 from __future__ import annotations
 
-import shutil
+import math
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +23,21 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    without_bars,
+)
+from eto_agents.processes import n_processes
 from eto_agents.rollout import Job, Rollouts, make_batch
-from eto_agents.settings import GRPO
+from eto_agents.runs import RunFolder, once
+from eto_agents.settings import GRPO, SettingsError
 from eto_agents.training.cpu_head import use_own_head
 from eto_agents.training.episodes import sample_of
-from eto_agents.training.exploration import sampling_policy
-from eto_agents.training.stage import Stage
 from eto_agents.training.task_splits import split_dev, tasks_of
-from eto_agents.training.trl import Trained, model_hash, newest_state, step_of
+from eto_agents.training.trl import Trained, newest_state, step_of
+from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
@@ -47,28 +55,41 @@ def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
 
     Raises:
         DataNotFoundError: no such model.
-        StageMismatchError: the folder holds a run with other settings or another model.
+        DataError: there are fewer tasks than an update plays.
+        RunMismatchError: the folder holds a run with other settings or another model.
     """
     tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
     tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
-    with Stage(out, settings, model_hash(model)) as stage:
-        result = stage.result
-        if result is None:
-            result = _fit(model, tasks, settings, stage)
-            stage.finish(result)
-            shutil.rmtree(stage.work, ignore_errors=True)
-    return Trained(stage.checkpoint, result)
+    n_groups = settings.n_episodes // settings.n_samples
+    if len(tasks) < n_groups:
+        raise DataError(
+            f"an update plays {n_groups} tasks {settings.n_samples} times each, and there are "
+            f"{len(tasks)}: lower n_episodes, or raise n_samples"
+        )
+    run = once(
+        out,
+        lambda run: _fit(model, tasks, settings, run),
+        kind="grpo",
+        settings=settings,
+        everywhere=True,
+        model=str(model),
+    )
+    return Trained.of(run)
 
 
-def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage) -> dict[str, Any]:
+def _fit(
+    model: str | Path, tasks: Sequence[Task], settings: GRPO, run: RunFolder
+) -> dict[str, Any]:
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
     by_id = {task.id: task for task in tasks}
 
     def rollout(task_ids: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
         # No two episodes of a run share a seed, whether it was interrupted or not.
-        first = (settings.seed * 1_000_003 + trainer.state.global_step) * settings.n_episodes
-        policy = sampling_policy(checkpoint, settings)
+        update = trainer.state.global_step // settings.epochs
+        first = (settings.seed * 1_000_003 + update) * settings.n_episodes
+        first += trainer.accelerator.process_index * len(task_ids)
+        policy = checkpoint.policy(settings, temperature=1.0)
         jobs = [Job(by_id[task_id], first + i) for i, task_id in enumerate(task_ids)]
         env_args = settings.env_args | {"split": settings.split}
         env = make_batch(settings.env, policy, settings.n_envs, env_args)
@@ -79,22 +100,27 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
         rows = [_row(played[job.seed], checkpoint, settings.world) for job in jobs]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    trainer = GRPOTrainer(
-        model=checkpoint.model,
-        reward_funcs=lambda score, **_: score,
-        args=_config(settings, stage.work, checkpoint.model.device.type == "cpu"),
-        train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
-        processing_class=checkpoint.tokenizer,
-        rollout_func=rollout,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_StageLog(stage, settings.n_updates))
-    state = newest_state(stage.work)
-    stage.rewind(step_of(state))
-    trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    with without_bars():
+        with _readable(checkpoint.model):
+            trainer = GRPOTrainer(
+                model=checkpoint.model,
+                reward_funcs=lambda score, **_: score,
+                args=_config(settings, run.work, checkpoint.model.device.type == "cpu"),
+                train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
+                processing_class=checkpoint.tokenizer,
+                rollout_func=rollout,
+            )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_RunLog(run, settings))
+        state = newest_state(run.work)
+        run.rewind(step_of(state) // settings.epochs)
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    if not run.is_writer:
+        run.wait()
+        return run.result or {}
     use_own_head(checkpoint.model)
-    save_checkpoint(checkpoint, stage.checkpoint)
-    metrics = stage.metrics()
+    save_checkpoint(checkpoint, run.checkpoint)
+    metrics = run.metrics()
     return {
         "n_tasks": len(tasks),
         "n_updates": settings.n_updates,
@@ -105,12 +131,33 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: GRPO, stage: Stage)
     }
 
 
-class _StageLog(TrainerCallback):  # type: ignore[misc]
-    """Writes what the trainer logs to the folder, and reports it."""
+@contextmanager
+def _readable(model: Any) -> Iterator[None]:
+    """Let TRL, which reads the reference policy from where the model was read, find all of it.
 
-    def __init__(self, stage: Stage, n_updates: int) -> None:
-        self._stage = stage
-        self._n_updates = n_updates
+    An adapter that was merged, or a model that `load_checkpoint` has converted, is not there.
+    """
+    config = model.config
+    name = config._name_or_path
+    path = Path(name)
+    if (path / "config.json").is_file() or (not path.exists() and name.count("/") == 1):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        config._name_or_path = folder
+        try:
+            yield
+        finally:
+            config._name_or_path = name
+
+
+class _RunLog(TrainerCallback):  # type: ignore[misc]
+    """Writes what the trainer logs of an update's first step to the folder, and reports it."""
+
+    def __init__(self, run: RunFolder, settings: GRPO) -> None:
+        self._run = run
+        self._settings = settings
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
@@ -119,17 +166,23 @@ class _StageLog(TrainerCallback):  # type: ignore[misc]
             return
         numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
         score = numbers.pop("reward")  # the mean score of the episodes
-        self._stage.log({"step": state.global_step, "score": score, **numbers})
-        figures = {"score": f"{score:.3f}"}
-        name = self._stage.folder.name
-        report(name, state.global_step, self._n_updates, "updates", figures)
+        update = math.ceil(state.global_step / self._settings.epochs)
+        self._run.log({"step": update, "score": score, **numbers})
+        if self._run.is_writer:
+            figures = {"score": f"{score:.3f}"}
+            report(self._run.folder.name, update, self._settings.n_updates, "updates", figures)
 
 
 def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
+    share, rest = divmod(settings.n_episodes, n_processes())
+    if rest:
+        raise SettingsError(
+            f"n_episodes {settings.n_episodes} cannot be shared by {n_processes()} processes"
+        )
     return GRPOConfig(
         output_dir=str(work),
-        max_steps=settings.n_updates,
-        per_device_train_batch_size=settings.n_episodes,
+        max_steps=settings.n_updates * settings.epochs,  # steps of the optimiser
+        per_device_train_batch_size=share,
         num_generations=settings.n_samples,
         num_iterations=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -141,7 +194,7 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
         bf16=False,
         logging_steps=1,
         save_strategy="steps" if settings.save_every else "no",
-        save_steps=settings.save_every or 1,
+        save_steps=settings.save_every * settings.epochs or 1,
         save_total_limit=1,
         report_to=[],
         disable_tqdm=True,

@@ -21,13 +21,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -36,16 +35,15 @@ from torch import Tensor, nn
 from eto_agents.console import report
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.runs import RunFolder, once
 from eto_agents.settings import PPO
 from eto_agents.training import losses
 from eto_agents.training.episodes import Sample, sample_of
-from eto_agents.training.exploration import sampling_policy
 from eto_agents.training.losses import DivergedError
 from eto_agents.training.rows import by_length
-from eto_agents.training.stage import Stage
 from eto_agents.training.states import load_state, save_state
 from eto_agents.training.task_splits import split_dev, tasks_of
-from eto_agents.training.trl import Trained, model_hash
+from eto_agents.training.trl import Trained
 from eto_envs.errors import DataError, EtoError
 
 if TYPE_CHECKING:
@@ -73,48 +71,49 @@ def ppo(model: str | Path, settings: PPO, *, out: Path) -> Trained:
         DataNotFoundError: no such model.
         DataError: no episode could be learned from.
         DivergedError: the loss is not finite.
-        StageMismatchError: the folder holds a run with other settings or another model.
+        RunMismatchError: the folder holds a run with other settings or another model.
     """
     tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
     tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
-    with Stage(out, settings, model_hash(model)) as stage:
-        result = stage.result
-        if result is None:
-            result = _fit(model, tasks, settings, stage)
-            stage.finish(result)
-            if stage.is_writer:
-                shutil.rmtree(stage.work, ignore_errors=True)
-            else:
-                stage.wait()
-    return Trained(stage.checkpoint, result)
+    run = once(
+        out,
+        lambda run: _fit(model, tasks, settings, run),
+        kind="ppo",
+        settings=settings,
+        everywhere=True,
+        model=str(model),
+    )
+    return Trained.of(run)
 
 
-def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, stage: Stage) -> dict[str, Any]:
+def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, run: RunFolder) -> dict[str, Any]:
     started_s = time.monotonic()
 
     def on_metrics(update: int, metrics: Metrics) -> None:
-        stage.log({"step": update, **metrics})
-        if stage.is_writer:
+        run.log({"step": update, **metrics})
+        if run.is_writer:
             figures = {"score": f"{metrics['score']:.3f}", "KL": f"{metrics['kl']:.3g}"}
-            report(stage.folder.name, update, settings.n_updates, "updates", figures)
+            report(run.folder.name, update, settings.n_updates, "updates", figures)
 
-    if stage.is_writer:
-        report(stage.folder.name, 0, settings.n_updates, "updates")
+    if run.is_writer:
+        report(run.folder.name, 0, settings.n_updates, "updates")
     trained = train_ppo(
         load_checkpoint(str(model), dtype=settings.dtype, device=settings.device),
         settings.env,
         tasks,
         settings,
-        stage.work,
-        make_policy=lambda checkpoint: sampling_policy(checkpoint, settings),
+        run.work,
+        make_policy=lambda checkpoint: checkpoint.policy(settings, temperature=1.0),
         env_args=settings.env_args | {"split": settings.split},
         world=settings.world,
         on_metrics=on_metrics,
-        on_start=stage.rewind,
+        on_start=run.rewind,
     )
-    if stage.is_writer:
-        save_checkpoint(trained, stage.checkpoint)
-    metrics = stage.metrics()
+    if not run.is_writer:
+        run.wait()
+        return run.result or {}
+    save_checkpoint(trained, run.checkpoint)
+    metrics = run.metrics()
     return {
         "n_tasks": len(tasks),
         "n_updates": settings.n_updates,
@@ -127,7 +126,7 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, stage: Stage) 
 
 
 Metrics = Mapping[str, float]
-MakePolicy = Callable[[Checkpoint], Policy]
+MakePolicy: TypeAlias = "Callable[[Checkpoint], Policy]"
 
 
 class Scores(NamedTuple):

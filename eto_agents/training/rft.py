@@ -14,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eto_agents.runs import RunFolder, once
 from eto_agents.settings import RFT
-from eto_agents.training.exploration import explore, policy_of
+from eto_agents.training.exploration import explore
 from eto_agents.training.rows import EmptyDataError
-from eto_agents.training.sft import fit, forget_states
-from eto_agents.training.stage import Stage, hash_input
+from eto_agents.training.sft import fit
 from eto_agents.training.task_splits import draw, split_dev, tasks_of
-from eto_agents.training.trl import Trained, fingerprint, model_hash
+from eto_agents.training.trl import Trained
 
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
@@ -46,35 +46,37 @@ def rft(
     Raises:
         DataNotFoundError: no such model.
         EmptyDataError: there are no expert trajectories.
-        StageMismatchError: the folder holds another run.
+        RunMismatchError: the folder holds another run.
     """
     if not experts:
         raise EmptyDataError("no trajectories to train on: none were kept")
-    inputs = {"experts": fingerprint(experts), **model_hash(model)}
-    if Path(explorer).exists():
-        inputs["explorer"] = hash_input(explorer)
-    with Stage(out, settings, inputs) as stage:
-        result = stage.result
-        if result is None:
-            tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
-            tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
-            explored = explore(
-                lambda: policy_of(explorer, settings, settings.temperature, prompts_of=settings),
-                draw(tasks, settings.max_tasks, f"explore/{settings.seed}"),
-                settings,
-                range(settings.n_samples),
-                out / "explored",
-                {"explorer": inputs.get("explorer", str(explorer))},
-            )
-            if settings.max_tasks is not None:
-                drawn = {episode.task_id for episode in explored}
-                experts = [expert for expert in experts if expert.task_id in drawn]
-            added = successes(explored, experts, settings.min_score)
-            counts = _counts(explored, experts, added, settings.min_score)
-            result = fit(model, [*experts, *added], settings, stage) | counts
-            stage.finish(result)
-            forget_states(stage)
-    return Trained(stage.checkpoint, result)
+
+    def make(run: RunFolder) -> dict[str, Any]:
+        tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
+        tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
+        tasks = draw(tasks, settings.max_tasks, f"explore/{settings.seed}")
+        explored = explore(
+            explorer, tasks, settings, out / "explored", seeds=range(settings.n_samples)
+        )
+        imitated = list(experts)
+        if settings.max_tasks is not None:
+            drawn = {task.id for task in tasks}
+            imitated = [expert for expert in experts if expert.task_id in drawn]
+        added = successes(explored, imitated, settings.min_score)
+        counts = _counts(explored, imitated, added, settings.min_score)
+        return fit(model, [*imitated, *added], settings, run) | counts
+
+    run = once(
+        out,
+        make,
+        kind="rft",
+        settings=settings,
+        everywhere=True,
+        experts=experts,
+        model=str(model),
+        explorer=str(explorer),
+    )
+    return Trained.of(run)
 
 
 def _counts(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,17 +31,15 @@ from eto_agents.models.checkpoints import (
     save_checkpoint,
     without_bars,
 )
+from eto_agents.processes import gathered_weights, n_processes
+from eto_agents.runs import RunFolder, once
 from eto_agents.settings import SFT, SettingsError
 from eto_agents.training.cpu_head import use_cpu_head
-from eto_agents.training.processes import gathered_weights, n_processes
 from eto_agents.training.rows import EmptyDataError, Rows, build_rows, texts_of
-from eto_agents.training.stage import Stage
 from eto_agents.training.trl import (
     Trained,
     common_arguments,
-    fingerprint,
     lora_config,
-    model_hash,
     newest_state,
     step_of,
 )
@@ -71,22 +68,24 @@ def sft(model: str | Path, experts: Sequence[Trajectory], settings: SFT, *, out:
         DataNotFoundError: no such model.
         EmptyDataError: there is nothing to train on.
         DataError: the loss became infinite or not a number.
-        StageMismatchError: the folder holds a run with other settings, trajectories or model.
+        RunMismatchError: the folder holds a run with other settings, trajectories or model.
     """
     if not experts:
         raise EmptyDataError("no trajectories to train on: none were kept")
-    inputs = {"experts": fingerprint(experts), **model_hash(model)}
-    with Stage(out, settings, inputs) as stage:
-        result = stage.result
-        if result is None:
-            result = fit(model, experts, settings, stage)
-            stage.finish(result)
-            forget_states(stage)
-    return Trained(stage.checkpoint, result)
+    run = once(
+        out,
+        lambda run: fit(model, experts, settings, run),
+        kind="sft",
+        settings=settings,
+        everywhere=True,
+        experts=experts,
+        model=str(model),
+    )
+    return Trained.of(run)
 
 
 def fit(
-    model: str | Path, trajectories: Sequence[Trajectory], settings: SFT, stage: Stage
+    model: str | Path, trajectories: Sequence[Trajectory], settings: SFT, run: RunFolder
 ) -> dict[str, Any]:
     """Train and save the checkpoint in a claimed folder, which the caller completes."""
     start_s = time.monotonic()
@@ -98,21 +97,15 @@ def fit(
         too_long=settings.too_long,
         world=settings.world,
     )
-    trainer = RowTrainer(checkpoint, rows, settings, stage)
-    state = newest_state(stage.work)
+    trainer = RowTrainer(checkpoint, rows, settings, run)
+    state = newest_state(run.work)
     if state is not None:
         logger.info("resuming from %s", state.name)
-    stage.rewind(step_of(state))
+    run.rewind(step_of(state))
     with without_bars():
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    _save(trainer, checkpoint, stage)
-    return _result(trainer, rows, stage) | {"wall_s": round(time.monotonic() - start_s, 1)}
-
-
-def forget_states(stage: Stage) -> None:
-    """Delete the trainer's own states once the folder is complete."""
-    if stage.is_writer:
-        shutil.rmtree(stage.work, ignore_errors=True)
+    _save(trainer, checkpoint, run)
+    return _result(trainer, rows, run) | {"wall_s": round(time.monotonic() - start_s, 1)}
 
 
 def open_model(model: str | Path, trajectories: Sequence[Trajectory], settings: SFT) -> Checkpoint:
@@ -138,25 +131,21 @@ def open_model(model: str | Path, trajectories: Sequence[Trajectory], settings: 
         )
         if settings.device is not None:
             made.model.to(settings.device)
-    else:
-        made = load_checkpoint(
-            str(model),
-            dtype=settings.dtype,
-            device=settings.device,
-            template=settings.template,
-        )
-    return with_prompts(made, settings)
-
-
-def with_prompts(checkpoint: Checkpoint, settings: SFT) -> Checkpoint:
-    """The checkpoint with the prompts that the settings name, if any."""
-    chosen = {"prompts": settings.prompts, "with_example": settings.with_example}
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return dataclasses.replace(checkpoint, **given)  # type: ignore[arg-type]
+        if settings.with_example is not None:
+            made = dataclasses.replace(made, with_example=settings.with_example)
+        return made
+    return load_checkpoint(
+        str(model),
+        dtype=settings.dtype,
+        device=settings.device,
+        template=settings.template,
+        prompts=settings.prompts,
+        with_example=settings.with_example,
+    )
 
 
 class RowTrainer(SFTTrainer):  # type: ignore[misc]
-    """Trains on rows; logs to the stage."""
+    """Trains on rows; logs to the run."""
 
     optimizer: Any
 
@@ -165,7 +154,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         checkpoint: Checkpoint,
         rows: Rows,
         settings: SFT,
-        stage: Stage,
+        run: RunFolder,
     ) -> None:
         """Set the trainer up; nothing is trained yet."""
         from datasets import Dataset
@@ -180,7 +169,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         model = checkpoint.model
         super().__init__(
             model=model,
-            args=_arguments(settings, stage.work, model, self._n_steps_per_epoch),
+            args=_arguments(settings, run.work, model, self._n_steps_per_epoch),
             train_dataset=Dataset.from_dict(columns),
             processing_class=checkpoint.tokenizer,
             peft_config=lora_config(settings.lora_rank, settings.lora_alpha),
@@ -188,10 +177,10 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         use_cpu_head(self.model)
         for shown in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown)
-        self.add_callback(_StageLog(stage))
+        self.add_callback(_RunLog(run))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: the stage's files say what was done."""
+        """Write none: the run's files say what was done."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **named: Any) -> Any:
         """TRL's loss, or with a weight for the world's tokens ours."""
@@ -371,11 +360,11 @@ def _batches_of(lengths: Sequence[int], settings: SFT) -> TokenBatches | None:
     return TokenBatches(lengths, settings.batch_tokens, settings.seed, n_epochs)
 
 
-class _StageLog(TrainerCallback):  # type: ignore[misc]
-    """Writes what the trainer logs to the stage, and shows how far it is."""
+class _RunLog(TrainerCallback):  # type: ignore[misc]
+    """Writes what the trainer logs to the run, and shows how far it is."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
         self._figures: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -386,8 +375,8 @@ class _StageLog(TrainerCallback):  # type: ignore[misc]
         self._show(state)
 
     def _show(self, state: Any) -> None:
-        if self._stage.is_writer:
-            name = self._stage.folder.name
+        if self._run.is_writer:
+            name = self._run.folder.name
             report(name, state.global_step, state.max_steps, "steps", self._figures)
 
     def on_log(
@@ -407,7 +396,7 @@ class _StageLog(TrainerCallback):  # type: ignore[misc]
         }
         figures = {name: float(logs[key]) for key, name in names.items() if key in logs}
         wall_s = round(time.monotonic() - self._start_s, 2)
-        self._stage.log(
+        self._run.log(
             {"step": state.global_step, "epoch": state.epoch, **figures, "wall_s": wall_s}
         )
         self._figures = {"loss": f"{loss:.4f}", "epoch": f"{state.epoch:.2f}"}
@@ -415,9 +404,6 @@ class _StageLog(TrainerCallback):  # type: ignore[misc]
 
 def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
     return [token if is_agent else -100 for token, is_agent in zip(ids, mask, strict=True)]
-
-
-_DECAY_SHARE = 0.3  # of the steps, of the schedule that first holds the learning rate
 
 
 def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) -> SFTConfig:
@@ -430,12 +416,10 @@ def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) ->
             f"{rows_at_once} times {n} processes"
         )
     n_steps = math.ceil(settings.epochs * n_steps_per_epoch)
-    decay = {"num_decay_steps": math.ceil(_DECAY_SHARE * n_steps), "decay_type": "linear"}
     return SFTConfig(
-        **common_arguments(settings, work, model, SFTConfig),
+        **common_arguments(settings, work, model, SFTConfig, n_steps),
         per_device_train_batch_size=rows_at_once,
         gradient_accumulation_steps=1 if settings.batch_tokens else n_micro,
-        lr_scheduler_kwargs=decay if settings.lr_schedule == "warmup_stable_decay" else None,
         warmup_steps=settings.warmup_ratio,  # below 1, it is a share of all steps
         adam_beta2=settings.adam_beta2,
         save_total_limit=2,
@@ -447,17 +431,17 @@ def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) ->
     )
 
 
-def _save(trainer: RowTrainer, checkpoint: Checkpoint, stage: Stage) -> None:
+def _save(trainer: RowTrainer, checkpoint: Checkpoint, run: RunFolder) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = gathered_weights(trainer)
-    if stage.is_writer:
+    if run.is_writer:
         trained = dataclasses.replace(checkpoint, model=model)
-        save_checkpoint(trained, stage.checkpoint, weights=weights)
+        save_checkpoint(trained, run.checkpoint, weights=weights)
     trainer.accelerator.wait_for_everyone()
 
 
-def _result(trainer: RowTrainer, rows: Rows, stage: Stage) -> dict[str, Any]:
-    losses = [record["loss"] for record in stage.metrics()]
+def _result(trainer: RowTrainer, rows: Rows, run: RunFolder) -> dict[str, Any]:
+    losses = [record["loss"] for record in run.metrics()]
     model: Any = trainer.model
     parameters = list(model.parameters())
     return {

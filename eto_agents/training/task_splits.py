@@ -17,9 +17,9 @@ import gymnasium as gym
 from eto_agents.console import Episodes, Progress
 from eto_agents.episodes import play_into, sort_out
 from eto_agents.policy import Policy
+from eto_agents.processes import is_main_process
 from eto_agents.rollout import jobs_of
 from eto_agents.store import TrajectoryStore
-from eto_agents.training.processes import is_main_process
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.tasks import Task
 

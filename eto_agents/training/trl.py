@@ -7,20 +7,15 @@ undisturbed one: the order of the data is a function of seed and epoch alone.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Iterable, Mapping
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
-from eto_agents.preference import PreferencePair
-from eto_agents.trajectory import Trajectory
-
 if TYPE_CHECKING:
+    from eto_agents.runs import RunFolder
     from eto_agents.settings import FineTuning
-    from eto_agents.training.pairs import Pair
 
 
 def newest_state(folder: Path) -> Path | None:
@@ -36,7 +31,13 @@ def step_of(state: Path | None) -> int:
     return 0 if state is None else int(state.name.partition("-")[2])
 
 
-def common_arguments(settings: FineTuning, work: Path, model: Any, config: Any) -> dict[str, Any]:
+DECAY_SHARE: Final = 0.3
+"""Share of the steps in which "warmup_stable_decay" lets the learning rate fall."""
+
+
+def common_arguments(
+    settings: FineTuning, work: Path, model: Any, config: Any, n_steps: int
+) -> dict[str, Any]:
     """Arguments that SFT's and DPO's `config` class have in common.
 
     Args:
@@ -44,7 +45,9 @@ def common_arguments(settings: FineTuning, work: Path, model: Any, config: Any) 
         work: where the trainer keeps its states.
         model: what is trained; where it lies and its data type decide on half precision.
         config: TRL's class, whose release decides on one argument's name.
+        n_steps: optimiser steps of the whole training.
     """
+    decay = {"num_decay_steps": math.ceil(DECAY_SHARE * n_steps), "decay_type": "linear"}
     weight = next(model.parameters())
     on_gpu = weight.is_cuda
     return {
@@ -52,6 +55,7 @@ def common_arguments(settings: FineTuning, work: Path, model: Any, config: Any) 
         "num_train_epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.lr_schedule,
+        "lr_scheduler_kwargs": decay if settings.lr_schedule == "warmup_stable_decay" else None,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "max_length": None,  # what is too long was dropped before: nothing is cut here
@@ -105,23 +109,7 @@ class Trained(NamedTuple):
     checkpoint: Path
     result: dict[str, Any]
 
-
-def fingerprint(data: Iterable[Trajectory | Pair | PreferencePair]) -> str:
-    """SHA-256 of trajectories or pairs, by which a folder knows what it was trained on."""
-    digest = hashlib.sha256()
-    for item in data:
-        if isinstance(item, Trajectory):
-            parts = [item.to_json()]
-        elif isinstance(item, PreferencePair):
-            parts = [str(sorted(dataclasses.asdict(item).items()))]
-        else:
-            parts = [item.chosen.to_json(), item.rejected.to_json(), str(item.n_shared)]
-        digest.update("\n".join([*parts, ""]).encode())
-    return digest.hexdigest()
-
-
-def model_hash(model: str | Path) -> Mapping[str, str]:
-    """The input ``model`` of a stage: the hash of a folder; a name on the hub has none."""
-    from eto_agents.training.stage import hash_input
-
-    return {"model": hash_input(model)} if Path(model).exists() else {}
+    @classmethod
+    def of(cls, run: RunFolder) -> Trained:
+        """What a complete run has."""
+        return cls(run.checkpoint, run.result or {})

@@ -10,6 +10,7 @@ import pytest
 from eto_agents.cli import main
 from eto_agents.collection import read_collection
 from eto_agents.preference import read_pairs, write_pairs
+from eto_agents.runs import RunRecord
 from tests.agents.formats.test_preference import PAIRS
 
 
@@ -35,7 +36,10 @@ def test_collect_prints_what_it_kept(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert lines[1:3] == ["  3 left out: below min_score", "  score 0.0 to 0.1      3 episodes"]
     assert lines[-1] == f"written to {out}"
     assert "train: 3/3 episodes" in captured.err
-    assert json.loads((out / "run.json").read_text())["policy_provenance"]["thoughts"] == "brief"
+    assert (
+        json.loads((out / "run.json").read_text())["settings"]["policy_provenance"]["thoughts"]
+        == "brief"
+    )
     with pytest.raises(SystemExit) as stop:
         eto("export", "messages", out, tmp_path / "x.jsonl")
     assert stop.value.code == 1
@@ -103,11 +107,12 @@ def test_prompts_of_a_run_are_taken_from_it(
     run = tmp_path / "run"
     run.mkdir()
     (run / "episodes.jsonl").write_text((collection / "episodes.jsonl").read_text())
-    (run / "run.json").write_text(json.dumps({"policy_provenance": {"prompts": "brief"}}))
+    settings = {"policy_provenance": {"prompts": "brief"}}
+    RunRecord("episodes", settings, {}).save(run)
     eto("export", "messages", run, tmp_path / "x.jsonl")
     first = json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])
     assert first["messages"][0]["content"].startswith("WebShop. Actions:")
-    (run / "run.json").write_text(json.dumps({"policy_provenance": {"prompts": "file"}}))
+    RunRecord("episodes", {"policy_provenance": {"prompts": "file"}}, {}).save(run)
     with pytest.raises(SystemExit):
         eto("export", "messages", run, tmp_path / "x.jsonl")
     assert "Give --prompts FILE" in capsys.readouterr().err

@@ -37,7 +37,10 @@ def test_what_scores_too_low_stays_in_the_log_only(tmp_path: Path) -> None:
     assert [t.task_id for t in got.kept] == ["room2", "room3", "room4"]
     assert sorted(got.scores) == [0.5, 0.6, 0.75, 1.0, 1.0]
     assert got.dropped == {"below min_score": 2}
-    assert json.loads((tmp_path / "run.json").read_text())["min_score"] == 0.7
+    assert json.loads((tmp_path / "run.json").read_text())["facts"] == {
+        "n_planned": {"train": 5},
+        "min_score": 0.7,
+    }
     assert len(list(TrajectoryStore(tmp_path / "episodes.jsonl").read())) == 5
     assert [s.text for s in got.kept[0].steps] == ["Action: east"] * 2
     assert describe(got) == [
@@ -80,7 +83,7 @@ def test_a_stopped_collection_goes_on(tmp_path: Path) -> None:
         return {t.task_id: [step.text for step in t.steps] for t in collection.kept}
 
     assert texts(parts) == texts(whole)
-    with pytest.raises(DataError, match="holds another run"):
+    with pytest.raises(DataError, match=r"policy_provenance.thoughts 'brief' \(now 'none'\)"):
         collect("expert", "ETO-ALFWorld-v0", out=tmp_path / "parts", n_tasks=12, env_args=MINI)
 
 
@@ -96,7 +99,9 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"min_score 1\.5.*from 0 to 1"):
         collect(Walker, tests.toy.CORRIDOR, out=tmp_path, min_score=1.5)
     collect(Walker, tests.toy.CORRIDOR, out=tmp_path, n_tasks=1)
-    for text in ("{", "[]", '{"min_score": "high"}'):
+    record = json.loads((tmp_path / "run.json").read_text())
+    high = json.dumps(record | {"facts": {"min_score": "high"}})
+    for text, message in (("{", "not JSON"), ("[]", "not a JSON object"), (high, "'high'")):
         (tmp_path / "run.json").write_text(text)
-        with pytest.raises(CorruptDataError, match=r"run\.json is damaged"):
+        with pytest.raises(CorruptDataError, match=rf"run\.json.* {message}"):
             read_collection(tmp_path)

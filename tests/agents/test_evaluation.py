@@ -72,21 +72,21 @@ def test_an_interrupted_run_keeps_its_episodes(tmp_path: Path) -> None:
 
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(DataError, match="its policy is 'random', this one's is 'expert'"):
+    with pytest.raises(DataError, match=r"policy 'random' \(now 'expert'\)"):
         run(tmp_path, "expert")
     with pytest.raises(DataError, match="env_args"):
         run(tmp_path, env_args={"max_steps": 3})
     evaluate("random", CORRIDOR, ("unseen",), out=tmp_path)  # another split joins
     record = json.loads((tmp_path / "run.json").read_text())
-    record["task_sets"]["train"] = "another"
+    record["inputs"]["train"] = "another"
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="task set 'train' is 'another'"):
+    with pytest.raises(DataError, match="other inputs: train changed"):
         run(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps({"panels": record["task_sets"]}))
-    with pytest.raises(CorruptDataError, match=r"run\.json has schema 1"):
+    (tmp_path / "run.json").write_text(json.dumps({"panels": record["inputs"]}))
+    with pytest.raises(DataError, match="made by an early version"):
         run(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(CorruptDataError, match="damaged"):
+    with pytest.raises(CorruptDataError, match=r"run\.json, line 1"):
         run(tmp_path)
 
 

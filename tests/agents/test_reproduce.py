@@ -31,10 +31,10 @@ from eto_agents.reproduce.tables import (
     published_rows,
     table_of,
 )
+from eto_agents.runs import RunMismatchError
 from eto_agents.settings import SettingsError
 from eto_agents.training.eto import ETOSettings
 from eto_agents.training.sft import SFTSettings
-from eto_agents.training.stage import StageMismatchError
 from eto_envs.errors import DataError, DataNotFoundError, UnknownNameError
 from tests.agents.evaluation.made_runs import made_run, scores_of
 
@@ -338,7 +338,7 @@ def test_a_whole_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert table == json.loads((out / "table.json").read_text())
 
     changed = read_tier("smoke", {"sft.epochs": 6})
-    with pytest.raises(StageMismatchError, match="epochs 5"):
+    with pytest.raises(RunMismatchError, match="epochs 5"):
         run_track(changed, "webshop", 0, out, lambda event: None)
 
 

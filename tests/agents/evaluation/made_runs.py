@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eto_agents.store import RUN_SCHEMA_VERSION, TrajectoryStore
+from eto_agents.runs import episodes_folder
+from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Trajectory
 from tests.agents.test_trajectory import episode
 
@@ -35,20 +35,17 @@ def made_run(
     kinds: Sequence[str] = ("",),
 ) -> Path:
     """Write a run: split to task to the scores of its seeds."""
-    record = {
-        "env_id": env_id,
-        "env_args": dict(env_args or {}),
-        "policy": policy,
-        "policy_provenance": {"model": model},
-        "schema": RUN_SCHEMA_VERSION,
-        "task_sets": {split: tasks_hash + split for split in scores},
-        "n_planned": dict(
-            n_planned or {s: sum(map(len, tasks.values())) for s, tasks in scores.items()}
-        ),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(record, indent=2))
-    with TrajectoryStore(folder / "episodes.jsonl") as store:
+    run = episodes_folder(
+        folder,
+        env_id=env_id,
+        env_args=env_args or {},
+        policy=policy,
+        policy_provenance={"model": model},
+        task_sets={split: tasks_hash + split for split in scores},
+    )
+    counts = {split: sum(map(len, tasks.values())) for split, tasks in scores.items()}
+    with run, TrajectoryStore(run.episodes) as store:
+        run.state(n_planned=dict(n_planned or counts))
         for split, tasks in scores.items():
             for number, (task, found) in enumerate(tasks.items()):
                 for seed, score in enumerate(found):

@@ -210,7 +210,9 @@ def test_scores_are_carried_forward(tmp_path: Path) -> None:
 def test_the_command_on_real_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for policy in ("random", "expert"):
         evaluate(policy, CORRIDOR, ("seen",), seeds=(0, 1), out=tmp_path / policy)
-    assert json.loads((tmp_path / "expert/run.json").read_text())["n_planned"] == {"seen": 10}
+    assert json.loads((tmp_path / "expert/run.json").read_text())["facts"] == {
+        "n_planned": {"seen": 10}
+    }
     arguments = ["report", str(tmp_path / "expert"), str(tmp_path / "random")]
     main([*arguments, "--against", "random", "--out", str(tmp_path / "out")])
     assert "report.html" in capsys.readouterr().out

@@ -181,7 +181,7 @@ def test_other_task_sets_are_not_put_side_by_side(run: Path, tmp_path: Path) -> 
 
     rewrite(tmp_path / "other", change)
     record = json.loads((tmp_path / "other" / "run.json").read_text())
-    record["task_sets"] = {"seen": "0" * 64}
+    record["inputs"] = {"seen": "0" * 64}
     (tmp_path / "other" / "run.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match="different task sets"):
         write_replay([run, tmp_path / "other"], tmp_path / "page.html")

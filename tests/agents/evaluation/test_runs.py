@@ -33,7 +33,7 @@ def test_a_run_that_goes_on_is_not_whole(tmp_path: Path) -> None:
     (split_run,) = read_run(folder).splits
     assert (len(split_run.episodes), split_run.is_whole) == (2, False)
     record = json.loads((folder / "run.json").read_text())
-    del record["n_planned"]  # a run of an older version
+    del record["facts"]["n_planned"]  # an import does not plan
     (folder / "run.json").write_text(json.dumps(record))
     (split_run,) = read_run(folder).splits
     assert (split_run.n_planned, split_run.is_whole) == (None, False)
@@ -60,6 +60,12 @@ def edit_line(number: int, key: str, value: object) -> Callable[[Path], None]:
         path.write_text("\n".join(lines) + "\n")
 
     return edit
+
+
+def edit_settings(folder: Path) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    record["settings"]["env_id"] = 3
+    (folder / "run.json").write_text(json.dumps(record))
 
 
 def edit_step_score(folder: Path) -> None:
@@ -104,8 +110,9 @@ def make_a_folder_of(name: str) -> Callable[[Path], None]:
         (make_a_folder_of("episodes.jsonl"), DataError, "episodes.jsonl"),
         (make_a_folder_of("run.json"), DataError, "run.json"),
         (write("run.json", b'{\n "env_id": '), CorruptDataError, r"run.json, line 2"),
-        (write("run.json", b"[]"), CorruptDataError, "run.json is damaged"),
-        (write("run.json", b'{"env_id": 3}'), CorruptDataError, "run.json is damaged.*env_id"),
+        (write("run.json", b"[]"), CorruptDataError, "run.json is not a JSON object"),
+        (write("run.json", b'{"env_id": 3}'), DataError, "made by an early version"),
+        (edit_settings, CorruptDataError, "run.json is damaged.*env_id"),
         (write("run.json", b"\xff"), CorruptDataError, "run.json is not UTF-8"),
         (write("results.json", b"{"), CorruptDataError, "results.json"),
         (write("results.json", b'{"schema": 9}'), CorruptDataError, "results.json.*schema 9"),
@@ -125,15 +132,15 @@ def test_a_run_of_schema_1_is_refused(tmp_path: Path, name: str) -> None:
     folder = made_run(tmp_path / "a", {"seen": scores_of(0.5)})
     Results("ETO-ALFWorld-v0", "mini", "agent", {}).save(folder / "results.json")
     old = (folder / name).read_text().replace("tasks_sha256", "panel_sha256")
-    old = old.replace('"task_sets"', '"panels"').replace('"schema": 2', '"schema": 1')
-    if name == "run.json":  # whose first version did not say so
-        old = old.replace('"schema": 1,', "")
+    old = old.replace('"schema": 2', '"schema": 1').replace('"schema": 3', '"schema": 1')
     (folder / name).write_text(old)
-    with pytest.raises(CorruptDataError, match=rf"{name}.* has schema 1, .* reads schema 2"):
-        read_run(folder)
+    message = rf"{name}.* has schema 1, .* reads schema 2"
     if name == "run.json":
-        with pytest.raises(CorruptDataError, match=r"run\.json has schema 1"):
+        message = "was made by version .* of eto-gym, whose folders"
+        with pytest.raises(DataError, match=message):
             replay_runs.read_run(folder)
+    with pytest.raises(DataError, match=message):
+        read_run(folder)
 
 
 def test_folders_and_names(tmp_path: Path) -> None:
@@ -145,7 +152,7 @@ def test_folders_and_names(tmp_path: Path) -> None:
         read_runs([str(folder), f"mine={folder}"])
     with pytest.raises(DataNotFoundError, match=r"no run\.json"):
         read_runs([str(tmp_path)])
-    with pytest.raises(DataNotFoundError, match="nowhere is no run"):
+    with pytest.raises(DataNotFoundError, match="nowhere is no evaluation"):
         read_runs([str(tmp_path / "nowhere")])
 
 

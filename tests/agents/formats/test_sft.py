@@ -219,7 +219,7 @@ def test_the_published_forms_of_the_others(tmp_path: Path) -> None:
     assert [s.is_valid for s in one.steps] == [False, True]
     assert (two.task_id, two.kind, two.goal) == ("melt/27", "melt", "Your task is to melt ice.")
     assert (one.score, two.score) == (1.0, 1.0)
-    imported = json.loads((tmp_path / "run/run.json").read_text())["imported"]
+    imported = json.loads((tmp_path / "run/run.json").read_text())["facts"]["imported"]
     assert (imported["n_without_score"], imported["score_if_unknown"]) == (2, 1.0)
     assert not (tmp_path / "run/prompt.toml").exists()  # they are of two worlds
 

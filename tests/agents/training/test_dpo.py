@@ -5,31 +5,29 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from eto_agents.training.dpo_trainer import (
-    LikeLengths,
-    TrajectoryCollator,
-    TrajectoryDPOTrainer,
-    _config,
-    _micro_batch,
-    train_dpo,
-)
 
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.preference import read_pairs, write_pairs
-from eto_agents.training import losses
+from eto_agents.runs import RunMismatchError
+from eto_agents.settings import DPO
 from eto_agents.training.dpo import (
-    DivergedError,
-    DPORun,
-    DPOSettings,
+    LikeLengths,
+    TrajectoryCollator,
+    TrajectoryDPOTrainer,
     WrongReferenceError,
+    _config,
+    _micro_batch,
     dpo,
     n_updates,
+    train_dpo,
 )
+from eto_agents.training.losses import DivergedError
 from eto_agents.training.pairs import NoPairsError, Pair, step_pairs
 from eto_agents.training.preference_rows import (
     PreferenceRows,
@@ -37,7 +35,6 @@ from eto_agents.training.preference_rows import (
     encode_pairs,
     lengths,
 )
-from eto_agents.training.stage import StageMismatchError
 from eto_envs.errors import DataError
 from tests.agents.training.worlds import DOORS, WORLD, episode, undecided
 
@@ -46,9 +43,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 
-QUICK = DPOSettings(
-    learning_rate=1e-3, n_epochs=1, batch_size=4, save_every=0, warmup_share=0, device="cpu"
-)
+QUICK = DPO(learning_rate=1e-3, epochs=1, batch_size=4, save_every=0, warmup_ratio=0, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +92,7 @@ def mean(values: list[float]) -> float:
 
 
 def train(
-    checkpoint: Checkpoint, data: PreferenceRows, settings: DPOSettings, folder: Path
+    checkpoint: Checkpoint, data: PreferenceRows, settings: DPO, folder: Path
 ) -> tuple[Checkpoint, list[Mapping[str, float]]]:
     log: list[Mapping[str, float]] = []
     trained, _ = train_dpo(
@@ -137,13 +132,13 @@ def test_a_file_of_pairs_gives_the_same_rows(checkpoint: Checkpoint, tmp_path: P
 def test_too_long_pairs_are_dropped_and_counted_or_an_error(checkpoint: Checkpoint) -> None:
     pairs = some_pairs(4)
     longest = sorted(max(lengths(row)) for row in rows_of(checkpoint, pairs).rows)
-    kept = rows_of(checkpoint, pairs, max_tokens=longest[0])
+    kept = rows_of(checkpoint, pairs, max_length=longest[0])
     assert len(kept.rows) + kept.n_too_long == 4
     assert kept.n_too_long == sum(n > longest[0] for n in longest)
-    with pytest.raises(DataError, match="raise max_tokens, or drop"):
-        rows_of(checkpoint, pairs, max_tokens=3, too_long="error")
+    with pytest.raises(DataError, match="raise max_length, or drop"):
+        rows_of(checkpoint, pairs, max_length=3, too_long="error")
     with pytest.raises(NoPairsError, match="4 have more than 3 tokens"):
-        rows_of(checkpoint, pairs, max_tokens=3)
+        rows_of(checkpoint, pairs, max_length=3)
     with pytest.raises(NoPairsError, match="none was given"):
         rows_of(checkpoint, [])
 
@@ -170,41 +165,42 @@ def test_log_probs_and_loss_are_those_by_hand(
     checkpoint: Checkpoint, tmp_path: Path, nll_weight: float
 ) -> None:
     data = rows_of(checkpoint, some_pairs(4))
-    settings = DPOSettings(
-        learning_rate=1e-3, n_epochs=2, batch_size=4, save_every=0, warmup_share=0,
-        nll_weight=nll_weight, schedule="constant_with_warmup",
+    settings = DPO(
+        learning_rate=1e-3, epochs=2, batch_size=4, save_every=0, warmup_ratio=0,
+        nll_weight=nll_weight, lr_schedule="constant_with_warmup",
     )  # fmt: skip
     before = by_hand(checkpoint, data)
-    once, log = train(copy.deepcopy(checkpoint), data, DPOSettings(
-        learning_rate=1e-3, n_epochs=1, batch_size=4, save_every=0, warmup_share=0,
-        nll_weight=nll_weight, schedule="constant_with_warmup",
-    ), tmp_path / "once")  # fmt: skip
+    once, log = train(
+        copy.deepcopy(checkpoint), data, replace(settings, epochs=1), tmp_path / "once"
+    )
     for side, rows in before.items():
         assert log[0][f"logps/{side}"] == pytest.approx(mean([sum(r) for r in rows]), abs=1e-4)
     nll = -mean([x for row in before["chosen"] for x in row])
     assert log[0]["loss"] == pytest.approx(math.log(2) + nll_weight * nll, abs=1e-4)
     # The second update's loss, from the policy after the first.
     after = by_hand(once, data)
-    sums = [
-        torch.tensor([sum(r) for r in table[side]], dtype=torch.float64)
-        for table in (after, before)
+    rewards = {
+        side: [
+            0.1 * (sum(now) - sum(then))
+            for now, then in zip(after[side], before[side], strict=True)
+        ]
         for side in ("chosen", "rejected")
-    ]
-    expected = losses.dpo(*sums, beta=0.1)
+    }
+    margins = [c - r for c, r in zip(rewards["chosen"], rewards["rejected"], strict=True)]
+    preference = mean([-math.log(1 / (1 + math.exp(-margin))) for margin in margins])
     nll = -mean([x for row in after["chosen"] for x in row])
     _, log = train(checkpoint, data, settings, tmp_path / "twice")
-    loss = float(expected.losses.mean()) + nll_weight * nll
-    assert log[1]["loss"] == pytest.approx(loss, abs=1e-4)
-    assert log[1]["rewards/chosen"] == pytest.approx(
-        float(expected.chosen_rewards.mean()), abs=1e-4
-    )
+    assert log[1]["loss"] == pytest.approx(preference + nll_weight * nll, abs=1e-4)
+    for side, by_pair in rewards.items():
+        assert log[1][f"rewards/{side}"] == pytest.approx(mean(by_pair), abs=1e-4)
+    assert log[1]["rewards/margins"] == pytest.approx(mean(margins), abs=1e-4)
     assert log[1]["chosen_drop_nats"] == pytest.approx(-log[1]["rewards/chosen"] / 0.1, abs=1e-4)
 
 
 def test_parts_of_a_batch_give_what_the_batch_gives(checkpoint: Checkpoint, tmp_path: Path) -> None:
     data = rows_of(checkpoint, some_pairs())
     whole, _ = train(copy.deepcopy(checkpoint), data, QUICK, tmp_path / "whole")
-    parts = DPOSettings(**vars(QUICK) | {"tokens_per_batch": 80})
+    parts = replace(QUICK, micro_batch_tokens=80)
     assert _micro_batch(parts, max(max(lengths(row)) for row in data.rows), 1) == 1
     split, _ = train(checkpoint, data, parts, tmp_path / "split")
     for one, other in zip(whole.model.parameters(), split.model.parameters(), strict=True):
@@ -215,7 +211,7 @@ def test_the_chosen_becomes_likelier_than_the_rejected(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     data = rows_of(checkpoint, [Pair(episode("bb", DOORS), episode("aa", DOORS))] * 8)
-    settings = DPOSettings(**vars(QUICK) | {"n_epochs": 4})
+    settings = replace(QUICK, epochs=4)
     before, trained = by_hand(checkpoint, data), train(checkpoint, data, settings, tmp_path)
     after = by_hand(trained[0], data)
     gaps = [sum(t["chosen"][0]) - sum(t["rejected"][0]) for t in (before, after)]
@@ -240,7 +236,7 @@ def test_lora_is_merged_before_and_after(checkpoint: Checkpoint, tmp_path: Path)
     )
     data = rows_of(checkpoint, some_pairs(4))
     expected = by_hand(adapted, data)["chosen"]
-    settings = DPOSettings(**vars(QUICK) | {"lora_rank": 2})
+    settings = replace(QUICK, lora_rank=2)
     trained, log = train(adapted, data, settings, tmp_path)
     # The reference is the tuned model and not its base.
     assert log[0]["rewards/chosen"] == pytest.approx(0, abs=1e-5)
@@ -257,7 +253,7 @@ def test_a_falling_chosen_side_sets_the_alarm_off(
     # The sides are all but alike, so pushing one down takes the other along.
     pairs = [Pair(episode("ab", DOORS), episode("aa", DOORS))] * 4
     data = rows_of(checkpoint, pairs)
-    settings = DPOSettings(**vars(QUICK) | {"learning_rate": 3e-2, "n_epochs": 8, "alarm_nats": 1})
+    settings = replace(QUICK, learning_rate=3e-2, epochs=8, alarm_nats=1)
     with caplog.at_level(logging.WARNING):
         _, log = train(checkpoint, data, settings, tmp_path)
     assert max(metrics["chosen_drop_nats"] for metrics in log) > 1
@@ -300,7 +296,7 @@ def test_a_reference_that_is_not_the_start_is_refused(
 
 def test_a_killed_run_ends_with_the_same_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:
     data = rows_of(checkpoint, some_pairs(12))
-    settings = DPOSettings(**vars(QUICK) | {"n_epochs": 2, "save_every": 2})
+    settings = replace(QUICK, epochs=2, save_every=2)
     whole, _ = train(copy.deepcopy(checkpoint), data, settings, tmp_path / "whole")
 
     def kill(update: int, _: Mapping[str, float]) -> None:
@@ -330,35 +326,56 @@ def test_the_order_of_pairs_is_random_between_updates_alone() -> None:
             assert window == sorted(window)
 
 
-def test_a_stage_is_done_once_and_knows_its_pairs(start: Path, tmp_path: Path) -> None:
+def test_a_run_is_done_once_and_knows_its_pairs(start: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(start), device="cpu")
-    file = tmp_path / "pairs.jsonl"
-    write_pairs(file, (as_preference(p, checkpoint, world=WORLD) for p in some_pairs()))
-    run = DPORun(pairs=file, model=str(start), out=tmp_path / "dpo", **vars(QUICK))
-    result = dpo(run)
+    pairs = some_pairs()
+    trained, result = dpo(start, pairs, QUICK, out=tmp_path / "dpo")
+    assert trained == tmp_path / "dpo" / "checkpoint"
     assert (result["n_pairs"], result["n_too_long"], result["n_updates"]) == (8, 0, 2)
-    assert dpo(run) == result  # the second call reads, it does not train
-    trained = load_checkpoint(str(tmp_path / "dpo" / "checkpoint"), device="cpu")
-    assert trained.prompts == checkpoint.prompts
+    assert not (tmp_path / "dpo" / "work").exists()
+    written = (trained / "model.safetensors").stat().st_mtime_ns
+    # The second call reads, it does not train.
+    assert dpo(start, pairs, QUICK, out=tmp_path / "dpo") == (trained, result)
+    assert (trained / "model.safetensors").stat().st_mtime_ns == written
+    after = load_checkpoint(str(trained), device="cpu")
+    assert after.prompts == checkpoint.prompts
     assert not all(
         torch.equal(a, b)
-        for a, b in zip(trained.model.parameters(), checkpoint.model.parameters(), strict=True)
+        for a, b in zip(after.model.parameters(), checkpoint.model.parameters(), strict=True)
     )
     log = (tmp_path / "dpo" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in log]
     assert steps[:2] == [1, 2]
-    write_pairs(file, (as_preference(p, checkpoint, world=WORLD) for p in some_pairs(4)))
-    with pytest.raises(StageMismatchError, match="pairs"):
-        dpo(run)
+    with pytest.raises(RunMismatchError, match="pairs"):
+        dpo(start, some_pairs(4), QUICK, out=tmp_path / "dpo")
+    with pytest.raises(RunMismatchError, match=r"beta 0\.1 \(now 0\.2\)"):
+        dpo(start, pairs, replace(QUICK, beta=0.2), out=tmp_path / "dpo")
+    save_checkpoint(after, tmp_path / "other")
+    with pytest.raises(RunMismatchError, match="model"):
+        dpo(tmp_path / "other", pairs, QUICK, out=tmp_path / "dpo")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("beta", 0), ("batch_size", 0), ("nll_weight", -1), ("warmup_share", 1)]
-)
-def test_settings_are_checked(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=name):
-        DPOSettings(**{name: value})  # type: ignore[arg-type]
+def test_pairs_of_a_file_train_like_those_they_were_written_from(
+    start: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    pairs = some_pairs(4)
+    write_pairs(tmp_path / "pairs", (as_preference(p, checkpoint, world=WORLD) for p in pairs))
+    of_file = dpo(start, list(read_pairs(tmp_path / "pairs")), QUICK, out=tmp_path / "file")
+    direct = dpo(start, pairs, QUICK, out=tmp_path / "direct")
+    assert of_file.result["rows_sha256"] == direct.result["rows_sha256"]
+    name = "model.safetensors"
+    assert (of_file.checkpoint / name).read_bytes() == (direct.checkpoint / name).read_bytes()
+
+
+def test_the_learning_rate_can_be_held_before_it_falls(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    data = rows_of(checkpoint, some_pairs(8))
+    settings = replace(QUICK, epochs=5, lr_schedule="warmup_stable_decay", warmup_ratio=0.1)
+    _, log = train(checkpoint, data, settings, tmp_path)
+    rates = [metrics["learning_rate"] / settings.learning_rate for metrics in log]
+    assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
 
 
 def test_n_updates_counts_the_last_batch_too() -> None:
-    assert n_updates(33, DPOSettings(batch_size=32, n_epochs=3)) == 6
+    assert n_updates(33, DPO(batch_size=32, epochs=3)) == 6

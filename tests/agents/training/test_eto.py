@@ -1,9 +1,11 @@
+"""ETO: the loop explores, pairs and learns; it resumes, and refuses what does not fit."""
+
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,11 @@ import pytest
 from eto_agents.console import relayed
 from eto_agents.models.checkpoints import save_checkpoint
 from eto_agents.preference import read_pairs
+from eto_agents.runs import RunFolder, RunMismatchError
+from eto_agents.settings import DPO, ETO, SettingsError
 from eto_agents.store import TrajectoryStore
-from eto_agents.training.dpo import DPOSettings
-from eto_agents.training.eto import ETOSettings, Exploration, eto
+from eto_agents.training.eto import Iteration, best_of, eto
 from eto_agents.training.pairs import NoPairsError
-from eto_agents.training.stage import StageMismatchError
-from eto_agents.trajectory import Trajectory
 from eto_envs.errors import DataError
 from tests.agents.training.worlds import BANDIT, WORLD, episode, undecided
 
@@ -26,42 +27,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 
-LEARN = DPOSettings(
-    learning_rate=1e-3, n_epochs=4, batch_size=4, save_every=2, nll_weight=0.3, device="cpu"
-)
-PLAY = Exploration(samples=3, temperature=1.0, max_new_tokens=6, lockstep=16)
+LEARN = DPO(learning_rate=1e-3, epochs=4, batch_size=4, save_every=2, nll_weight=0.3, device="cpu")
+QUICK = ETO(
+    env=BANDIT, world=WORLD, iterations=1, n_samples=3, temperature=1.0, max_new_tokens=6,
+    n_envs=16, dpo=LEARN,
+)  # fmt: skip
+EXPERTS = [episode("b", task_id=f"t{i}") for i in range(6)]  # of six of eight tasks
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that says a and b alike, and the expert's episodes of six of eight tasks."""
+    """A checkpoint that says a and b alike, on disk."""
     folder = tmp_path_factory.mktemp("eto")
     save_checkpoint(undecided(folder), folder / "model")
-    return folder
-
-
-def write_experts(folder: Path, episodes: list[Trajectory] | None = None) -> Path:
-    with TrajectoryStore(folder / "episodes.jsonl") as store:
-        for played in episodes or [episode("b", task_id=f"t{i}") for i in range(6)]:
-            store.append(played)
-    return folder
-
-
-def settings_for(start: Path, folder: Path, **changes: Any) -> ETOSettings:
-    data = folder / "data"
-    if not data.exists():
-        write_experts(data)
-    fields: dict[str, Any] = {
-        "env": BANDIT,
-        "data": (data,),
-        "model": str(start / "model"),
-        "out": folder / "run",
-        "iterations": 1,
-        "explore": PLAY,
-        "dpo": LEARN,
-        "world": WORLD,
-    }
-    return ETOSettings(**fields | changes)
+    return folder / "model"
 
 
 def logged(lines: list[str]) -> contextlib.AbstractContextManager[None]:
@@ -73,150 +52,162 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def test_the_loop_explores_pairs_learns_and_is_scored(start: Path, tmp_path: Path) -> None:
-    asked: list[tuple[Path, Path]] = []
-
-    def evaluate(checkpoint: Path, folder: Path) -> Mapping[str, float]:
-        asked.append((checkpoint, folder))
-        return {"seen": 0.25 * len(asked)}
-
-    settings = settings_for(start, tmp_path, iterations=2, dev_tasks=2)
+def test_the_loop_explores_pairs_and_learns(start: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, iterations=2, dev_tasks=2)
     lines: list[str] = []
     with logged(lines):
-        outcome = eto(settings, evaluate=evaluate)
-    run = settings.out
-    assert [i.number for i in outcome.iterations] == [0, 1, 2]
-    assert [i.scores["seen"] for i in outcome.iterations] == [0.25, 0.5, 0.75]
-    assert outcome.checkpoint == str(run / "iteration-2" / "dpo" / "checkpoint")
-    assert [folder for _, folder in asked] == [
-        run / f"iteration-{i}" / "evaluation" for i in range(3)
-    ]
-    first = outcome.iterations[1]
+        done = list(eto(start, EXPERTS, settings, out=tmp_path))
+    assert [i.number for i in done] == [0, 1, 2]
+    assert [i.model for i in done] == [
+        str(start), *(str(tmp_path / f"iteration-{i}" / "dpo" / "checkpoint") for i in (1, 2)),
+    ]  # fmt: skip
+    assert best_of(done, settings) is done[2]
+    first = done[1]
     # The agent says a half of the time: that loses. It says b otherwise, as the expert does.
     assert first.counts["lose"] > 0
-    assert first.counts["pairs"] == len(list(read_pairs(run / "iteration-1/pairs/pairs.jsonl")))
+    pairs = list(read_pairs(tmp_path / "iteration-1/pairs/pairs.jsonl"))
+    assert first.counts["pairs"] == len(pairs)
     assert first.learning["accuracy"] is not None
     # It has learned not to.
-    assert outcome.iterations[2].explored > first.explored  # type: ignore[operator]
-    explored = list(TrajectoryStore(run / "iteration-1/explore/episodes.jsonl").read())
+    assert done[2].explored > first.explored  # type: ignore[operator]
+    explored = list(TrajectoryStore(tmp_path / "iteration-1/explore/episodes.jsonl").read())
     known = {f"t{i}" for i in range(6)}
-    dev = {e.task_id for e in TrajectoryStore(run / "iteration-1/dev/episodes.jsonl").read()}
+    dev = {e.task_id for e in TrajectoryStore(tmp_path / "iteration-1/dev/episodes.jsonl").read()}
     assert len(dev) == 2
     assert {e.task_id for e in explored} == known - dev  # tasks with an expert, dev left out
     assert len({e.seed for e in explored}) == 3
-    table = read(run / "iterations.json")["iterations"]
-    assert [row["dev"] for row in table] == [i.dev for i in outcome.iterations]
+    assert {pair.task_id for pair in pairs} <= known - dev
+    table = read(tmp_path / "iterations.json")["iterations"]
+    assert table == [json.loads(json.dumps(i._asdict())) for i in done]
     assert any("exploring" in line for line in lines)
     # A second call plays and trains nothing.
     lines.clear()
     with logged(lines):
-        assert eto(settings).checkpoint == outcome.checkpoint
+        assert list(eto(start, EXPERTS, settings, out=tmp_path)) == done
     assert lines == []
 
 
+def test_an_iteration_is_there_once_it_has_learned(start: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, iterations=2)
+    loop = eto(start, EXPERTS, settings, out=tmp_path)
+    assert next(loop) == Iteration(0, str(start), None, {}, None, {})
+    assert not tmp_path.joinpath("iteration-1").exists()
+    first = next(loop)
+    assert Path(first.model).is_dir()
+    assert len(read(tmp_path / "iterations.json")["iterations"]) == 2
+    assert not tmp_path.joinpath("iteration-2").exists()  # nothing runs ahead of the caller
+
+
 @pytest.mark.parametrize("kind", ["trajectory", "step"])
-def test_an_iteration_learns_from_so_many_tasks(kind: str, start: Path, tmp_path: Path) -> None:
-    play = dataclasses.replace(PLAY, samples=1, max_tasks=4)
-    settings = settings_for(start, tmp_path, pairs=kind, explore=play)
-    folder = settings.out / "iteration-1"
+def test_an_iteration_learns_from_max_tasks(kind: Any, start: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, pairs=kind, n_samples=1, max_tasks=4)
     with contextlib.suppress(NoPairsError):  # it may have said b everywhere
-        eto(settings)
+        list(eto(start, EXPERTS, settings, out=tmp_path))
     names = {"trajectory": "explore/episodes.jsonl", "step": "pairs/own_steps.jsonl"}
-    played = folder / names[kind]
+    played = tmp_path / "iteration-1" / names[kind]
     tasks = [e.task_id for e in TrajectoryStore(played).read()]
     assert len(tasks) == 4
     assert set(tasks) < {f"t{i}" for i in range(6)}
 
 
-def test_a_killed_run_goes_on_in_its_stage_and_step(
+def test_a_killed_run_resumes_in_its_stage_and_step(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_agents.training.stage import Stage
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    undisturbed = list(eto(start, EXPERTS, QUICK, out=whole))
+    log = RunFolder.log
 
-    whole = settings_for(start, tmp_path)
-    kept = eto(whole)
-    cut = dataclasses.replace(whole, out=tmp_path / "cut")
-    log = Stage.log
-
-    def kill(stage: Stage, record: Mapping[str, Any]) -> None:
-        log(stage, record)
+    def kill(run: RunFolder, record: Mapping[str, Any]) -> None:
+        log(run, record)
         if record["step"] == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Stage, "log", kill)
+        patched.setattr(RunFolder, "log", kill)
         with pytest.raises(KeyboardInterrupt):
-            eto(cut)
-    before = (cut.out / "iteration-1/explore/episodes.jsonl").read_bytes()
+            list(eto(start, EXPERTS, QUICK, out=cut))
+    names = ("explore/episodes.jsonl", "pairs/pairs.jsonl", "pairs/result.json")
+    before = [(cut / "iteration-1" / name).read_bytes() for name in names]
     lines: list[str] = []
     with logged(lines):
-        again = eto(cut)
-    assert lines == [f"iteration 1: DPO on {again.iterations[1].counts['pairs']} pairs"]
-    assert (cut.out / "iteration-1/explore/episodes.jsonl").read_bytes() == before
+        again = list(eto(start, EXPERTS, QUICK, out=cut))
+    assert lines == []  # neither explored nor paired again
+    assert [(cut / "iteration-1" / name).read_bytes() for name in names] == before
     weights = [
         (folder / "iteration-1/dpo/checkpoint/model.safetensors").read_bytes()
-        for folder in (whole.out, cut.out)
+        for folder in (whole, cut)
     ]
     assert weights[0] == weights[1]
-    assert again.iterations[1].counts == kept.iterations[1].counts
+    assert again[1].counts == undisturbed[1].counts
     steps = [
         json.loads(line)["step"]
-        for line in (cut.out / "iteration-1/dpo/metrics.jsonl").read_text().splitlines()
+        for line in (cut / "iteration-1/dpo/metrics.jsonl").read_text().splitlines()
     ]
     assert steps == sorted(steps)  # what was done again is logged once
 
 
-def test_changed_data_under_a_resumed_run_is_refused(start: Path, tmp_path: Path) -> None:
-    settings = settings_for(start, tmp_path)
-    eto(settings)
-    write_experts(tmp_path / "data", [episode("b", task_id="t7")])
-    with pytest.raises(StageMismatchError, match="other inputs"):
-        eto(settings)
+def test_changed_data_under_a_resumed_run_are_refused(start: Path, tmp_path: Path) -> None:
+    list(eto(start, EXPERTS, QUICK, out=tmp_path))
+    with pytest.raises(RunMismatchError, match="other inputs"):
+        list(eto(start, [episode("b", task_id="t7")], QUICK, out=tmp_path))
+    longer = [episode("ab", task_id=e.task_id, score=1.0) for e in EXPERTS]
+    with pytest.raises(RunMismatchError, match="other inputs: experts"):
+        list(eto(start, longer, QUICK, out=tmp_path))
+    with pytest.raises(RunMismatchError, match="temperature"):
+        list(eto(start, EXPERTS, replace(QUICK, temperature=0.5), out=tmp_path))
 
 
 def test_no_pairs_left_is_a_clear_error(start: Path, tmp_path: Path) -> None:
-    # Too short a turn for an action, so the agent scores 0; and so has the expert.
-    mute = Exploration(max_new_tokens=1)
-    data = write_experts(tmp_path / "data", [episode("a", score=0.0)])
+    # Too short a reply for an action, so the agent scores 0; and so has the expert.
+    mute = replace(QUICK, n_samples=1, temperature=0.0, max_new_tokens=1)
     with pytest.raises(NoPairsError, match=r"no pair is left to train on \(tie 1\): explore more"):
-        eto(settings_for(start, tmp_path, data=(data,), explore=mute))
+        list(eto(start, [episode("a", score=0.0)], mute, out=tmp_path))
 
 
 def test_experts_of_other_tasks_are_an_error(start: Path, tmp_path: Path) -> None:
-    data = write_experts(tmp_path / "data", [episode("b", task_id="elsewhere")])
+    elsewhere = [episode("b", task_id="elsewhere")]
     with pytest.raises(DataError, match="none of 1 expert trajectories is of a task of 'train'"):
-        eto(settings_for(start, tmp_path, data=(data,)))
+        next(eto(start, elsewhere, QUICK, out=tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["step", "mixture", "self", "success"])
 def test_every_kind_of_pairs_trains(start: Path, tmp_path: Path, kind: Any) -> None:
-    settings = settings_for(start, tmp_path, pairs=kind, dpo=dataclasses.replace(LEARN, n_epochs=1))
-    counts = eto(settings).iterations[1].counts
-    assert counts["pairs"] > 0
+    settings = replace(QUICK, pairs=kind, dpo=replace(LEARN, epochs=1))
+    _, first = eto(start, EXPERTS, settings, out=tmp_path)
+    assert first.counts["pairs"] > 0
     if kind in ("step", "mixture"):
-        assert counts["step_pairs"] + counts.get("same_actions", 0) == 6
-    assert (settings.out / "iteration-1" / "explore").exists() == (kind != "step")
+        assert first.counts["step_pairs"] + first.counts.get("same_actions", 0) == 6
+    assert (tmp_path / "iteration-1" / "explore").exists() == (kind != "step")
 
 
-def test_the_best_on_dev_is_kept(start: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["self", "success"])
+def test_the_agents_own_pairs_need_no_expert(start: Path, tmp_path: Path, kind: Any) -> None:
+    settings = replace(QUICK, pairs=kind, dpo=replace(LEARN, epochs=1))
+    _, first = eto(start, [], settings, out=tmp_path)
+    assert first.counts["pairs"] > 0
+    explored = TrajectoryStore(tmp_path / "iteration-1/explore/episodes.jsonl").read()
+    assert len({e.task_id for e in explored}) == 8
+
+
+def test_the_best_on_dev_is_the_result(start: Path, tmp_path: Path) -> None:
     # The wrong way round: the "expert" says a and is believed to have scored best.
-    data = write_experts(
-        tmp_path / "data", [episode("a", task_id=f"t{i}", score=1.5) for i in range(8)]
-    )
-    settings = settings_for(start, tmp_path, data=(data,), dev_tasks=3, keep_best=True)
-    outcome = eto(settings)
-    devs = [i.dev for i in outcome.iterations]
-    assert outcome.best == devs.index(max(devs))  # type: ignore[type-var]
-    assert outcome.checkpoint == outcome.iterations[outcome.best].checkpoint
+    wrong = [episode("a", task_id=f"t{i}", score=1.5) for i in range(8)]
+    settings = replace(QUICK, dev_tasks=3, keep_best=True)
+    done = list(eto(start, wrong, settings, out=tmp_path))
+    devs = [i.dev for i in done]
+    best = best_of(done, settings)
+    assert best.number == devs.index(max(devs))  # type: ignore[type-var]
+    assert best is done[best.number]
+    worse = [done[0]._replace(dev=0.8), done[1]._replace(dev=0.3)]
+    assert best_of(worse, settings) is worse[0]
+    assert best_of(worse, replace(settings, keep_best=False)) is worse[1]
 
 
 def test_later_iterations_have_their_own_beta(start: Path, tmp_path: Path) -> None:
-    settings = settings_for(
-        start, tmp_path, iterations=2, later_beta=0.5, later_learning_rate=1e-4, pairs="step"
-    )
-    eto(settings)
-    told = [read(settings.out / f"iteration-{i}/dpo/config.json") for i in (1, 2)]
-    assert [(c["beta"], c["learning_rate"]) for c in told] == [(0.1, 1e-3), (0.5, 1e-4)]
+    settings = replace(QUICK, iterations=2, later_beta=0.5, later_learning_rate=1e-4, pairs="step")
+    list(eto(start, EXPERTS, settings, out=tmp_path))
+    configs = [read(tmp_path / f"iteration-{i}/dpo/config.json") for i in (1, 2)]
+    assert [(c["beta"], c["learning_rate"]) for c in configs] == [(0.1, 1e-3), (0.5, 1e-4)]
 
 
 @pytest.mark.parametrize(
@@ -224,12 +215,10 @@ def test_later_iterations_have_their_own_beta(start: Path, tmp_path: Path) -> No
     [
         ({"keep_best": True}, "needs dev_tasks"),
         ({"iterations": -1}, "at least 0"),
-        ({"pairs": "self", "explore": Exploration()}, "explore.samples of 2 or more"),
-        ({"explore": Exploration(samples=2)}, "all alike at explore.temperature 0"),
+        ({"pairs": "self", "n_samples": 1}, "n_samples of 2 or more"),
+        ({"temperature": 0.0}, "all alike at temperature 0"),
     ],
 )
-def test_settings_that_contradict_each_other(
-    start: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        settings_for(start, tmp_path, **changes)
+def test_settings_that_contradict_each_other(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        replace(QUICK, **changes)

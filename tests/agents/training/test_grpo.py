@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
-from eto_agents.training.grpo import GRPORun, grpo
+from eto_agents.rollout import Rollouts
+from eto_agents.runs import RunFolder, RunMismatchError
+from eto_agents.settings import GRPO, SFT, SettingsError
+from eto_agents.training.grpo import grpo
+from eto_agents.training.sft import sft
+from eto_envs.errors import DataError
 from tests.agents.training.test_ppo import greedy_score
-from tests.agents.training.worlds import BANDIT, DOORS, WORLD, undecided
+from tests.agents.training.worlds import BANDIT, DOORS, WORLD, episode, undecided
 
 pytestmark = [
     pytest.mark.torch,
@@ -16,26 +27,117 @@ pytestmark = [
 ]
 
 
+QUICK = GRPO(
+    env=BANDIT, world=WORLD, n_updates=4, n_episodes=16, n_samples=8, learning_rate=1e-3,
+    kl_weight=0.0, max_new_tokens=8, save_every=0, device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that says a and b alike, on disk."""
+    folder = tmp_path_factory.mktemp("grpo")
+    save_checkpoint(undecided(folder), folder / "start")
+    return folder / "start"
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("env_id", [BANDIT, DOORS])
 def test_the_best_end_is_found(env_id: str, tmp_path: Path) -> None:
     save_checkpoint(undecided(tmp_path, env_id), tmp_path / "start")
     assert greedy_score(load_checkpoint(str(tmp_path / "start"), device="cpu"), env_id) < 1
-    run = GRPORun(
-        env=env_id,
-        model=str(tmp_path / "start"),
-        out=tmp_path / "out",
-        n_updates=12,
-        n_episodes=16,
-        n_samples=8,
-        n_epochs=1,
-        learning_rate=1e-3,
-        kl_weight=0.0,
-        world=WORLD,
-        max_new_tokens=8,
-        device="cpu",
-    )
-    log = grpo(run)
-    assert len(log) == 12
-    assert log[-1]["reward"] > log[0]["reward"]
-    trained = load_checkpoint(str(run.out / "checkpoint"), device="cpu")
-    assert greedy_score(trained, env_id) == 1.0
+    settings = replace(QUICK, env=env_id, n_updates=12)
+    trained, result = grpo(tmp_path / "start", settings, out=tmp_path / "out")
+    log = metrics(tmp_path / "out")
+    assert [record["step"] for record in log] == list(range(1, 13))
+    assert log[-1]["score"] > log[0]["score"]
+    assert (result["first_score"], result["last_score"]) == (log[0]["score"], log[-1]["score"])
+    assert greedy_score(load_checkpoint(str(trained), device="cpu"), env_id) == 1.0
+
+
+def test_a_run_is_done_once_and_knows_its_start(start: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, n_updates=1, dev_tasks=2)
+    trained, result = grpo(start, settings, out=tmp_path / "out")
+    assert trained == tmp_path / "out" / "checkpoint"
+    assert (result["n_tasks"], result["n_updates"], result["n_episodes"]) == (6, 1, 16)
+    assert not (tmp_path / "out" / "work").exists()
+    written = (trained / "model.safetensors").stat().st_mtime_ns
+    assert grpo(start, settings, out=tmp_path / "out") == (trained, result)
+    assert (trained / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(RunMismatchError, match=r"clip 0\.2 \(now 0\.1\)"):
+        grpo(start, replace(settings, clip=0.1), out=tmp_path / "out")
+    with pytest.raises(RunMismatchError, match="model"):
+        grpo(trained, settings, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_interrupted_run_ends_with_the_same_weights(
+    epochs: int, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(QUICK, save_every=2, epochs=epochs, kl_weight=0.1)
+    whole = grpo(start, settings, out=tmp_path / "whole")
+    log = RunFolder.log
+
+    def stop(run: RunFolder, record: Mapping[str, Any]) -> None:
+        log(run, record)
+        if record["step"] == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            grpo(start, settings, out=tmp_path / "cut")
+    assert [record["step"] for record in metrics(tmp_path / "cut")] == [1, 2, 3]
+    again = grpo(start, settings, out=tmp_path / "cut")
+    scores = [[m["step"], m["score"]] for m in metrics(tmp_path / "cut")]
+    assert scores == [[m["step"], m["score"]] for m in metrics(tmp_path / "whole")]
+    assert len(scores) == 4
+    assert again.result | {"wall_s": 0} == whole.result | {"wall_s": 0}
+    one, other = (load_file(t.checkpoint / "model.safetensors") for t in (whole, again))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_an_update_plays_once_whatever_its_epochs(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    class Spy(Rollouts):
+        def __init__(self, policy: Any, env: Any, jobs: Any) -> None:
+            seeds.extend(job.seed for job in jobs)
+            super().__init__(policy, env, jobs)
+
+    monkeypatch.setattr("eto_agents.training.grpo.Rollouts", Spy)
+    _, result = grpo(start, replace(QUICK, n_updates=2, epochs=3), out=tmp_path)
+    assert len(seeds) == len(set(seeds)) == 2 * 16 == result["n_episodes"]
+    assert [record["step"] for record in metrics(tmp_path)] == [1, 2]
+
+
+def test_the_penalty_is_to_the_policy_it_begins_with(start: Path, tmp_path: Path) -> None:
+    how = SFT(lora_rank=2, epochs=4, batch_size=1, learning_rate=1e-2, device="cpu", save_every=0)
+    adapter = sft(start, [episode("b")], how, out=tmp_path / "sft").checkpoint
+    assert (adapter / "adapter_config.json").is_file()
+    gaps = {}
+    for name, model in (("plain", start), ("adapter", adapter)):
+        grpo(model, replace(QUICK, n_updates=2, kl_weight=0.1), out=tmp_path / name)
+        gaps[name] = [record["kl"] for record in metrics(tmp_path / name)]
+    # An adapter's base would differ from the policy at once.
+    assert [gap[0] for gap in gaps.values()] == pytest.approx([0, 0], abs=1e-6)
+    assert gaps["plain"][1] > 1e-5  # after a step
+
+
+def test_an_update_needs_a_task_for_each_group(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"plays 2 tasks 8 times each, and there are 1: lower"):
+        grpo(start, replace(QUICK, n_tasks=1), out=tmp_path / "out")
+
+
+def test_episodes_must_be_shared_evenly(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eto_agents.training.grpo.n_processes", lambda: 3)
+    with pytest.raises(SettingsError, match="n_episodes 16 cannot be shared by 3 processes"):
+        grpo(start, QUICK, out=tmp_path / "out")

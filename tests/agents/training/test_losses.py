@@ -10,73 +10,20 @@ from eto_agents.training import losses
 pytestmark = pytest.mark.torch
 
 
-def random_case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (3, 7, 5), ids and mask (3, 7), in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(3, 7, 5, generator=generator, dtype=torch.float64)
-    ids = torch.randint(0, 5, (3, 7), generator=generator)
-    mask = torch.tensor([[0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 1, 1]])
-    return logits, ids, mask
+def test_a_mask_lines_up_with_log_probs() -> None:
+    mask = torch.tensor([[0, 0, 1, 1, 0], [1, 0, 0, 0, 1]])
+    assert losses.shifted(mask).tolist() == [[0, 1, 1, 0], [0, 0, 0, 1]]
 
 
-def by_hand(logits: torch.Tensor, ids: torch.Tensor) -> list[list[float]]:
-    rows = []
-    for row, tokens in zip(logits.tolist(), ids.tolist(), strict=True):
-        rows.append(
-            [
-                row[t][tokens[t + 1]] - math.log(sum(math.exp(x) for x in row[t]))
-                for t in range(len(tokens) - 1)
-            ]
-        )
-    return rows
-
-
-def test_token_log_probs_are_those_of_the_next_token() -> None:
-    logits, ids, _ = random_case()
-    found = losses.token_log_probs(logits, ids)
-    assert found.dtype == torch.float64
-    assert torch.allclose(found, torch.tensor(by_hand(logits, ids), dtype=torch.float64))
-
-
-def test_half_precision_logits_are_summed_in_single() -> None:
-    logits, ids, _ = random_case()
-    assert losses.token_log_probs(logits.bfloat16(), ids).dtype == torch.float32
-
-
-def test_nll_counts_the_agents_tokens_alone() -> None:
-    logits, ids, mask = random_case()
-    rows = by_hand(logits, ids)
-    own = [rows[i][t] for i in range(3) for t in range(6) if mask[i, t + 1]]
-    found = losses.nll(losses.token_log_probs(logits, ids), losses.shifted(mask))
-    assert found.item() == pytest.approx(-sum(own) / len(own), abs=1e-12)
+def test_a_mean_counts_the_agents_tokens_alone() -> None:
+    values = torch.tensor([[1.0, 2.0, 50.0], [70.0, 6.0, 90.0]])
+    mask = torch.tensor([[1, 1, 0], [0, 1, 0]])
+    assert losses.masked_mean(values, mask).item() == pytest.approx(3.0)
 
 
 def test_an_empty_mask_is_an_error() -> None:
     with pytest.raises(ValueError, match="no token of the agent's own"):
-        losses.nll(torch.zeros(1, 2), torch.zeros(1, 2))
-
-
-@pytest.mark.parametrize("beta", [0.1, 0.5])
-def test_dpo_is_the_sigmoid_loss(beta: float) -> None:
-    chosen, rejected = [-3.0, -10.0], [-4.0, -2.0]
-    reference_chosen, reference_rejected = [-3.5, -9.0], [-4.5, -5.0]
-    expected = []
-    for c, r, rc, rr in zip(chosen, rejected, reference_chosen, reference_rejected, strict=True):
-        margin = beta * ((c - rc) - (r - rr))
-        expected.append(-math.log(1 / (1 + math.exp(-margin))))
-    tensors = [
-        torch.tensor(x, dtype=torch.float64)
-        for x in (chosen, rejected, reference_chosen, reference_rejected)
-    ]
-    found = losses.dpo(*tensors, beta=beta)
-    assert found.losses.tolist() == pytest.approx(expected, abs=1e-12)
-    assert found.chosen_rewards.tolist() == pytest.approx([beta * 0.5, -beta])
-    assert found.rejected_rewards.tolist() == pytest.approx([beta * 0.5, beta * 3])
-
-
-def test_dpo_of_the_reference_itself_is_log_two() -> None:
-    z = torch.tensor([-5.0, -7.0])
-    assert losses.dpo(z, z, z, z, 0.1).losses.tolist() == pytest.approx([math.log(2)] * 2)
+        losses.masked_mean(torch.zeros(1, 2), torch.zeros(1, 2))
 
 
 def plain_gae(

@@ -2,31 +2,42 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from eto_agents.training.ppo_trainer import ActorCritic, train_ppo
 
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts, jobs_of, make_batch
+from eto_agents.runs import RunMismatchError
+from eto_agents.settings import PPO, SettingsError
 from eto_agents.training import losses
 from eto_agents.training.episodes import sample_of, turns_of
-from eto_agents.training.ppo import PPORun, PPOSettings, SamplingMismatchError, ppo
+from eto_agents.training.ppo import ActorCritic, SamplingMismatchError, ppo, train_ppo
 from eto_agents.training.states import load_state, save_state
 from eto_agents.training.task_splits import tasks_of
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import CorruptDataError, DataError
-from tests.agents.training.worlds import BANDIT, DOORS, WORLD, WORTH, episode, play, undecided
+from tests.agents.training.worlds import (
+    BANDIT,
+    DOORS,
+    WORLD,
+    WORTH,
+    episode,
+    play,
+    token_log_probs,
+    undecided,
+)
 
 pytestmark = pytest.mark.torch
 
-QUICK = PPOSettings(
-    n_updates=4, n_episodes=16, n_epochs=2, n_minibatches=2, learning_rate=5e-4,
-    value_learning_rate=1e-2, kl_weight=0.02, lockstep=16, save_every=0, max_new_tokens=6,
-    device="cpu",
+QUICK = PPO(
+    env=BANDIT, world=WORLD, n_updates=4, n_episodes=16, epochs=2, n_minibatches=2,
+    learning_rate=5e-4, value_learning_rate=1e-2, kl_weight=0.02, n_envs=16, save_every=0,
+    max_new_tokens=6, device="cpu",
 )  # fmt: skip
 
 
@@ -50,7 +61,7 @@ def copied(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def train(
-    checkpoint: Checkpoint, env_id: str, settings: PPOSettings, folder: Path, **arguments: Any
+    checkpoint: Checkpoint, env_id: str, settings: PPO, folder: Path, **arguments: Any
 ) -> tuple[Checkpoint, list[Mapping[str, float]]]:
     log: list[Mapping[str, float]] = []
     trained = train_ppo(
@@ -120,7 +131,7 @@ def test_the_value_head_leaves_the_model_alone(bandit: Checkpoint) -> None:
     assert all(p.grad is None or not p.grad.any() for p in actor.model.parameters())
     assert actor.head.weight.grad is not None
     assert actor.head.weight.grad.any()
-    full = losses.token_log_probs(actor.model(input_ids=ids).logits, ids)
+    full = token_log_probs(actor.model, ids)
     assert torch.allclose(scores.log_probs, full * losses.shifted(mask), atol=1e-5)
 
 
@@ -133,7 +144,7 @@ def test_padding_changes_nothing(bandit: Checkpoint) -> None:
 
 
 def test_the_bandit_is_solved(bandit: Checkpoint, tmp_path: Path) -> None:
-    settings = dataclasses.replace(QUICK, n_updates=10, n_episodes=48, n_epochs=3)
+    settings = dataclasses.replace(QUICK, n_updates=10, n_episodes=48, epochs=3)
     trained, log = train(copied(bandit), BANDIT, settings, tmp_path)
     assert log[0]["score"] < 0.8
     assert log[-1]["score"] > 0.9
@@ -143,7 +154,7 @@ def test_the_bandit_is_solved(bandit: Checkpoint, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_second_step_is_learned_through_the_first(doors: Checkpoint, tmp_path: Path) -> None:
-    settings = dataclasses.replace(QUICK, n_updates=14, n_episodes=64, n_epochs=3)
+    settings = dataclasses.replace(QUICK, n_updates=14, n_episodes=64, epochs=3)
     trained, log = train(copied(doors), DOORS, settings, tmp_path)
     assert log[0]["score"] < 0.65  # both doors alike
     assert log[-1]["score"] > 0.85  # better than the best end behind the first door
@@ -160,7 +171,7 @@ def test_shaped_rewards_are_what_is_learned_from(bandit: Checkpoint, tmp_path: P
 
 def test_the_penalty_keeps_the_policy_near(bandit: Checkpoint, tmp_path: Path) -> None:
     # The best policy under a penalty w says b with odds exp((1.0 - 0.2) / w): 60 % at w = 2.
-    settings = dataclasses.replace(QUICK, n_updates=8, n_episodes=48, n_epochs=3, kl_weight=2.0)
+    settings = dataclasses.replace(QUICK, n_updates=8, n_episodes=48, epochs=3, kl_weight=2.0)
     _, log = train(copied(bandit), BANDIT, settings, tmp_path)
     assert sum(metrics["score"] for metrics in log[-3:]) / 3 < 0.8
 
@@ -216,20 +227,33 @@ def test_a_damaged_state_is_refused(bandit: Checkpoint, tmp_path: Path) -> None:
         load_state(tmp_path, actor, optimizer)
 
 
-def test_a_stage_is_done_once(bandit: Checkpoint, tmp_path: Path) -> None:
+def test_a_run_is_done_once_and_knows_its_start(bandit: Checkpoint, tmp_path: Path) -> None:
     save_checkpoint(bandit, tmp_path / "start")
-    run = PPORun(
-        env=BANDIT, model=str(tmp_path / "start"), out=tmp_path / "ppo", world=WORLD, dev_tasks=2,
-        **vars(QUICK),
-    )  # fmt: skip
-    result = ppo(run)
+    settings = dataclasses.replace(QUICK, dev_tasks=2)
+    trained, result = ppo(tmp_path / "start", settings, out=tmp_path / "ppo")
+    assert trained == tmp_path / "ppo" / "checkpoint"
     assert (result["n_tasks"], result["n_updates"], result["n_episodes"]) == (6, 4, 64)
-    assert ppo(run) == result
-    assert load_checkpoint(str(tmp_path / "ppo" / "checkpoint"), device="cpu").template == "plain"
+    written = (trained / "model.safetensors").stat().st_mtime_ns
+    assert ppo(tmp_path / "start", settings, out=tmp_path / "ppo") == (trained, result)
+    assert (trained / "model.safetensors").stat().st_mtime_ns == written
+    assert load_checkpoint(str(trained), device="cpu").template == "plain"
     assert not (tmp_path / "ppo" / "work").exists()
+    with pytest.raises(RunMismatchError, match=r"clip 0\.2 \(now 0\.1\)"):
+        ppo(tmp_path / "start", dataclasses.replace(settings, clip=0.1), out=tmp_path / "ppo")
+    with pytest.raises(RunMismatchError, match="model"):
+        ppo(trained, settings, out=tmp_path / "ppo")
+
+
+def test_shaping_and_n_tasks_are_those_of_the_settings(bandit: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(bandit, tmp_path / "start")
+    settings = dataclasses.replace(QUICK, n_updates=1, n_tasks=3, shaping=("step_cost=0.5",))
+    _, result = ppo(tmp_path / "start", settings, out=tmp_path / "ppo")
+    assert result["n_tasks"] == 3
+    (record,) = map(json.loads, (tmp_path / "ppo" / "metrics.jsonl").read_text().splitlines())
+    assert record["reward"] == pytest.approx(record["score"] - 0.5 * record["steps"])
 
 
 @pytest.mark.parametrize(("name", "value"), [("n_updates", 0), ("gamma", 1.5), ("clip", 0)])
 def test_settings_are_checked(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=name):
-        PPOSettings(**{name: value})  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=name):
+        PPO(**{name: value})  # type: ignore[arg-type]

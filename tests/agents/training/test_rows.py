@@ -14,7 +14,13 @@ if importlib.util.find_spec("transformers") is None:
 
 from eto_agents.react.chat import encode
 from eto_agents.react.prompts import load_prompts
-from eto_agents.training.rows import EmptyDataError, build_rows, encode_trajectory, texts_of
+from eto_agents.training.rows import (
+    EmptyDataError,
+    build_rows,
+    by_length,
+    encode_trajectory,
+    texts_of,
+)
 from tests.agents.training.episodes import episode, nano
 
 pytestmark = pytest.mark.torch
@@ -75,17 +81,17 @@ def test_sampled_tokens_are_kept_where_they_are_this_tokenizers() -> None:
 def test_long_rows_are_counted_or_an_error_never_cut() -> None:
     n_tokens = len(encode_trajectory(EPISODES[0], NANO).ids)
     longer = episode(0, n_steps=5)
-    rows = build_rows([*EPISODES, longer], NANO, max_tokens=n_tokens + 5)
+    rows = build_rows([*EPISODES, longer], NANO, max_length=n_tokens + 5)
     assert (len(rows.rows), rows.n_too_long) == (3, 1)
     assert rows.n_tokens == sum(len(row.ids) for row in rows.rows)
     with pytest.raises(DataError, match=f"{n_tokens + 5} are allowed"):
-        build_rows([*EPISODES, longer], NANO, max_tokens=n_tokens + 5, too_long="error")
+        build_rows([*EPISODES, longer], NANO, max_length=n_tokens + 5, too_long="error")
     with pytest.raises(EmptyDataError, match="all 1 have more than 9 tokens"):
-        build_rows([longer], NANO, max_tokens=9)
+        build_rows([longer], NANO, max_length=9)
     with pytest.raises(EmptyDataError, match="none were kept"):
         build_rows([], NANO)
     with pytest.raises(ValueError, match="must be positive"):
-        build_rows(EPISODES, NANO, max_tokens=0)
+        build_rows(EPISODES, NANO, max_length=0)
 
 
 def test_the_hash_follows_ids_and_masks() -> None:
@@ -108,3 +114,13 @@ def test_texts_are_those_of_the_chats() -> None:
     texts = texts_of(EPISODES[:1])
     assert texts[-1] == EPISODES[0].steps[-1].text
     assert texts[2] == EPISODES[0].initial_observation
+
+
+def test_sequences_of_similar_length_are_together_and_none_is_lost() -> None:
+    lengths = [9, 2, 30, 3, 2, 8, 3]
+    batches = list(by_length(lengths, 10))
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert [[lengths[i] for i in batch] for batch in batches] == [[2, 2, 3], [3], [8], [9], [30]]
+    assert all(max(lengths[i] for i in b) * len(b) <= 10 or len(b) == 1 for b in batches)
+    assert list(by_length(lengths, 10**6)) == [[1, 4, 3, 6, 5, 0, 2]]
+    assert list(by_length([], 10)) == []

@@ -1,4 +1,4 @@
-"""SFT: it learns, goes on after a kill to the bit, and says what it cannot do."""
+"""SFT: it learns, resumes to the bit, and says what it cannot do."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from eto_agents.collection import read_collection
-from eto_agents.settings import SettingsError
-from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_agents.settings import SFT, SettingsError
+from eto_agents.trajectory import Trajectory
+from eto_envs.errors import DataNotFoundError
 
 if importlib.util.find_spec("trl") is None:
     pytest.skip("the extra train is not installed", allow_module_level=True)
@@ -23,9 +23,9 @@ if importlib.util.find_spec("trl") is None:
 import torch
 
 from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.runs import RunMismatchError
 from eto_agents.training.rows import EmptyDataError, build_rows
-from eto_agents.training.sft import SFTSettings, open_model, sft
-from eto_agents.training.stage import StageMismatchError
+from eto_agents.training.sft import TokenBatches, open_model, sft
 from tests.agents.training.episodes import episode, nano, write
 
 pytestmark = [
@@ -44,22 +44,17 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(n_threads)
 
 
-@pytest.fixture
-def told(tmp_path: Path) -> SFTSettings:
-    data = write(tmp_path / "data", [episode(n, n_steps=1 + n % 3) for n in range(8)])
-    return SFTSettings(
-        data=(data,),
-        out=tmp_path / "out",
-        model="tiny:nano",
-        vocab_size=400,
-        epochs=5,
-        batch_size=4,
-        micro_batch_size=2,
-        learning_rate=3e-3,
-        save_every=3,
-        log_every=2,
-        device="cpu",
-    )
+EXPERTS: list[Trajectory] = [episode(n, n_steps=1 + n % 3) for n in range(8)]
+QUICK = SFT(
+    vocab_size=400,
+    epochs=5,
+    batch_size=4,
+    micro_batch_size=2,
+    learning_rate=3e-3,
+    save_every=3,
+    log_every=2,
+    device="cpu",
+)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -67,100 +62,103 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_a_stage_learns_and_keeps_what_it_promises(told: SFTSettings) -> None:
-    result = sft(told)
+def test_a_run_learns_and_is_complete(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    trained, result = sft("tiny:nano", EXPERTS, QUICK, out=out)
+    assert trained == out / "checkpoint"
     assert result["n_steps"] == 10
     assert result["n_trajectories"] == 8
     assert 0 < result["n_trained_tokens"] < result["n_tokens"]
     assert result["last_loss"] < result["first_loss"] - 1
     names = {"config.json", "inputs.json", "metrics.jsonl", "result.json", "checkpoint"}
-    assert {file.name for file in told.out.iterdir() if file.name[0] != "."} == names
-    records = [json.loads(line) for line in (told.out / "metrics.jsonl").read_text().splitlines()]
+    assert {file.name for file in out.iterdir() if file.name[0] != "."} == names
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 4, 6, 8, 10]
     assert records[-1]["learning_rate"] < records[2]["learning_rate"] <= 3e-3
-    read = load_checkpoint(str(told.out / "checkpoint"), device="cpu")
+    read = load_checkpoint(str(trained), device="cpu")
     assert (read.template, read.prompts, read.with_example) == ("plain", "brief", False)
-    before = (told.out / "checkpoint" / "model.safetensors").stat().st_mtime_ns
-    assert sft(told) == result  # complete: nothing is trained again
-    assert (told.out / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    again = sft("tiny:nano", EXPERTS, QUICK, out=out)
+    assert again == (trained, result)  # complete: nothing is trained again
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
 
 
 KILL = """
-import os, signal, sys, torch
+import os, signal, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from eto_agents.training import sft as stage, trainer
-class Killed(trainer.RowTrainer):
+from eto_agents.settings import SFT, SettingsError
+from eto_agents.store import TrajectoryStore
+from eto_agents.training import sft
+class Killed(sft.RowTrainer):
     def training_step(self, *arguments, **named):
         if self.state.global_step == {step}:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().training_step(*arguments, **named)
-trainer.RowTrainer = Killed
-stage.sft({settings})
+sft.RowTrainer = Killed
+experts = list(TrajectoryStore(Path({experts!r})).read())
+sft.sft("tiny:nano", experts, {settings!r}, out=Path({out!r}))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": "muon+adamw", "tokens_per_step": 150, "world_weight": 0.2}],
+    [{}, {"optimizer": "muon+adamw", "batch_tokens": 150, "world_weight": 0.2}],
     ids=["paper", "tiny"],
 )
-def test_a_killed_run_ends_with_the_same_weights(
-    told: SFTSettings, tmp_path: Path, changes: Any
-) -> None:
-    told = replace(told, **changes)
-    undisturbed = sft(replace(told, out=tmp_path / "undisturbed"))
-    text = repr(told).replace("PosixPath", "Path").replace("SFTSettings", "stage.SFTSettings")
+def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, changes: Any) -> None:
+    settings = replace(QUICK, **changes)
+    whole = sft("tiny:nano", EXPERTS, settings, out=tmp_path / "undisturbed")
+    out = tmp_path / "out"
+    experts = str(write(tmp_path / "data", EXPERTS) / "episodes.jsonl")
     for step in (4, 8):  # in the middle of an epoch, between two saved states; and once more
-        program = KILL.format(step=step, settings=text)
+        program = KILL.format(step=step, experts=experts, settings=settings, out=str(out))
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
         assert done.returncode == -9, done.stderr.decode()
-        assert not (told.out / "result.json").exists()
-    resumed = sft(told)
+        assert not (out / "result.json").exists()
+    resumed = sft("tiny:nano", EXPERTS, settings, out=out)
     differing = {"wall_s"}
-    assert {k: v for k, v in resumed.items() if k not in differing} == {
-        k: v for k, v in undisturbed.items() if k not in differing
+    assert {k: v for k, v in resumed.result.items() if k not in differing} == {
+        k: v for k, v in whole.result.items() if k not in differing
     }
-    one, other = weights(told.out / "checkpoint"), weights(tmp_path / "undisturbed" / "checkpoint")
+    one, other = weights(resumed.checkpoint), weights(whole.checkpoint)
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_lora_trains_an_adapter_of_a_checkpoint(told: SFTSettings, tmp_path: Path) -> None:
+def test_lora_trains_an_adapter_of_a_checkpoint(tmp_path: Path) -> None:
     base = tmp_path / "base"
     save_checkpoint(nano([episode(n) for n in range(3)]), base)
     before = weights(base)
-    result = sft(replace(told, model=str(base), lora_rank=4, learning_rate=1e-2))
+    settings = replace(QUICK, lora_rank=4, learning_rate=1e-2)
+    trained, result = sft(base, EXPERTS, settings, out=tmp_path / "out")
     assert 0 < result["n_trained_parameters"] < 0.5 * result["n_parameters"]
-    files = {file.name for file in (told.out / "checkpoint").iterdir()}
+    files = {file.name for file in trained.iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "eto.json"} <= files
     assert "model.safetensors" not in files
-    after = weights(told.out / "checkpoint")
+    after = weights(trained)
     assert after.keys() == before.keys()
     assert any(not torch.equal(after[name], before[name]) for name in after)
     assert all(torch.equal(weights(base)[name], before[name]) for name in before)
 
 
-def test_micro_batches_do_not_change_what_is_learnt(told: SFTSettings, tmp_path: Path) -> None:
+def test_micro_batches_do_not_change_what_is_learnt(tmp_path: Path) -> None:
     trained = []
     for n in (1, 4):
+        settings = replace(QUICK, micro_batch_size=n, epochs=1, save_every=0)
         out = tmp_path / f"micro-{n}"
-        sft(replace(told, micro_batch_size=n, out=out, epochs=1, save_every=0))
-        trained.append(weights(out / "checkpoint"))
+        trained.append(weights(sft("tiny:nano", EXPERTS, settings, out=out).checkpoint))
     assert all(torch.allclose(v, trained[1][k], atol=1e-4) for k, v in trained[0].items())
 
 
-def test_the_worlds_tokens_have_the_weight_that_is_asked_for(
-    told: SFTSettings, tmp_path: Path
-) -> None:
+def test_the_environments_tokens_have_the_weight_of_the_settings(tmp_path: Path) -> None:
     """One step from the same weights; the loss before it is known by hand."""
-    once = replace(told, epochs=1, batch_size=8, micro_batch_size=2, save_every=0)
-    episodes = list(read_collection(told.data[0]).kept)
-    made = open_model(episodes, once)
+    once = replace(QUICK, epochs=1, batch_size=8, micro_batch_size=2, save_every=0)
+    made = open_model("tiny:nano", EXPERTS, once)
     agent = world = 0.0
     n_agent = 0
-    for ids, mask in build_rows(episodes, made, world=once.world).rows:
+    for ids, mask in build_rows(EXPERTS, made).rows:
         with torch.no_grad():
             logits = made.model(torch.tensor([ids])).logits[0, :-1].double()
         nll = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
@@ -169,64 +167,43 @@ def test_the_worlds_tokens_have_the_weight_that_is_asked_for(
         world += float(nll[~is_agent].sum())
         n_agent += sum(mask)
     for weight in (0.0, 0.25, 1.0):
-        settings = replace(once, world_weight=weight, out=tmp_path / f"{weight}", log_every=1)
-        assert sft(settings)["last_loss"] == pytest.approx(
-            (agent + weight * world) / n_agent, rel=1e-3
-        )
+        settings = replace(once, world_weight=weight, log_every=1)
+        _, result = sft("tiny:nano", EXPERTS, settings, out=tmp_path / f"{weight}")
+        assert result["last_loss"] == pytest.approx((agent + weight * world) / n_agent, rel=1e-3)
 
 
-def test_there_must_be_something_to_learn_from(told: SFTSettings, tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError):
-        sft(replace(told, data=(tmp_path / "nothing",)))
-    empty = write(tmp_path / "empty", [])
+def test_there_must_be_something_to_learn_from(tmp_path: Path) -> None:
     with pytest.raises(EmptyDataError, match="no trajectories"):
-        sft(replace(told, data=(empty,)))
-    failed = write(tmp_path / "failed", [episode(0, score=0.0), episode(1, status="agent_error")])
-    with pytest.raises(EmptyDataError):
-        sft(replace(told, data=(failed,), min_score=0.5, out=tmp_path / "x"))
-    (tmp_path / "bad.jsonl").write_text("{}\n")
-    with pytest.raises(CorruptDataError, match="line 1"):
-        sft(replace(told, data=(tmp_path / "bad.jsonl",), out=tmp_path / "y"))
+        sft("tiny:nano", [], QUICK, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(EmptyDataError, match=r"all 8 have more than 9 tokens"):
+        sft("tiny:nano", EXPERTS, replace(QUICK, max_length=9), out=tmp_path / "long")
+    with pytest.raises(DataNotFoundError, match="no checkpoint"):
+        sft(tmp_path / "nothing", EXPERTS, QUICK, out=tmp_path / "out")
 
 
-def test_other_data_and_settings_need_another_folder(told: SFTSettings) -> None:
-    sft(replace(told, epochs=1))
-    with pytest.raises(StageMismatchError, match="epochs"):
-        sft(told)
-    write(told.data[0], [episode(99)])
-    with pytest.raises(StageMismatchError, match="other inputs"):
-        sft(replace(told, epochs=1))
+def test_other_data_settings_and_models_need_another_folder(tmp_path: Path) -> None:
+    save_checkpoint(nano(EXPERTS), tmp_path / "model")
+    once, out = replace(QUICK, epochs=1), tmp_path / "out"
+    sft(tmp_path / "model", EXPERTS, once, out=out)
+    with pytest.raises(RunMismatchError, match="epochs"):
+        sft(tmp_path / "model", EXPERTS, QUICK, out=out)
+    with pytest.raises(RunMismatchError, match="other inputs: experts"):
+        sft(tmp_path / "model", [episode(99)], once, out=out)
+    save_checkpoint(nano(EXPERTS[:1]), tmp_path / "model")
+    with pytest.raises(RunMismatchError, match="other inputs: model"):
+        sft(tmp_path / "model", EXPERTS, once, out=out)
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"epochs": 0}, "epochs must be positive"),
-        ({"warmup": 1.0}, r"warmup must be in \[0, 1\)"),
-        ({"lora_rank": -1}, "lora_rank must be at least 0"),
-        ({"batch_size": 6, "micro_batch_size": 4}, "must be a multiple"),
-    ],
-)
-def test_settings_are_checked(told: SFTSettings, changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        replace(told, **changed)
-
-
-def test_a_schedule_can_hold_the_learning_rate_before_it_falls(
-    told: SFTSettings, tmp_path: Path
-) -> None:
-    settings = replace(told, schedule="warmup_stable_decay", warmup=0.1, log_every=1)
-    sft(replace(settings, out=tmp_path / "held"))
-    lines = (tmp_path / "held" / "metrics.jsonl").read_text().splitlines()
-    rates = [json.loads(line)["learning_rate"] / told.learning_rate for line in lines]
+def test_a_schedule_can_hold_the_learning_rate_before_it_falls(tmp_path: Path) -> None:
+    settings = replace(QUICK, lr_schedule="warmup_stable_decay", warmup_ratio=0.1, log_every=1)
+    sft("tiny:nano", EXPERTS, settings, out=tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["learning_rate"] / settings.learning_rate for line in lines]
     assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
 
 
-def test_steps_can_be_measured_in_tokens(
-    told: SFTSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from eto_agents.training.trainer import TokenBatches
-
+def test_steps_can_be_measured_in_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [10 + (7 * n) % 50 for n in range(600)] + [500]
     batches = TokenBatches(lengths, 120, 0, 3)
     first, again = list(batches), list(batches)
@@ -243,16 +220,22 @@ def test_steps_can_be_measured_in_tokens(
         together.add(frozenset(map(frozenset, found)))
     assert len(together) == 3
 
-    asked = set()
+    epochs = set()
     own = TokenBatches.__iter__
 
-    def note(self: TokenBatches) -> Any:
-        asked.add(self._epoch)
+    def spy(self: TokenBatches) -> Any:
+        epochs.add(self._epoch)
         return own(self)
 
-    monkeypatch.setattr(TokenBatches, "__iter__", note)
-    settings = replace(told, tokens_per_step=150, epochs=2, save_every=0)
-    result = sft(replace(settings, out=tmp_path / "tokens"))
-    assert asked == {0, 1}  # the trainer tells it the epoch
+    monkeypatch.setattr(TokenBatches, "__iter__", spy)
+    settings = replace(QUICK, batch_tokens=150, epochs=2, save_every=0)
+    _, result = sft("tiny:nano", EXPERTS, settings, out=tmp_path)
+    assert epochs == {0, 1}  # the trainer sets the epoch
     assert result["n_steps"] % 2 == 0
     assert result["last_loss"] < result["first_loss"]
+
+
+def test_tokens_a_step_are_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="batch_tokens is for one process"):
+        sft("tiny:nano", EXPERTS, replace(QUICK, batch_tokens=150), out=tmp_path)

@@ -6,7 +6,7 @@ import pytest
 
 from eto_agents.console import relayed
 from eto_agents.policies.simple import ExpertPolicy
-from eto_agents.training.task_splits import carve_dev, mean_score, play, tasks_of
+from eto_agents.training.task_splits import mean_score, play, split_dev, tasks_of
 from eto_agents.trajectory import Trajectory
 from eto_envs.tasks import Task
 from tests.toy import CORRIDOR
@@ -21,7 +21,7 @@ def ids(tasks: list[Task]) -> list[str]:
 
 
 def test_train_and_dev_share_no_task_and_keep_their_order() -> None:
-    train, dev = carve_dev(tasks(20), 5)
+    train, dev = split_dev(tasks(20), 5)
     assert len(dev) == 5
     assert sorted(ids(train) + ids(dev), key=int) == ids(tasks(20))
     for part in (train, dev):
@@ -29,42 +29,50 @@ def test_train_and_dev_share_no_task_and_keep_their_order() -> None:
 
 
 def test_the_choice_depends_on_ids_and_seed_alone() -> None:
-    dev = set(ids(carve_dev(tasks(20), 5).dev))
-    assert set(ids(carve_dev(tasks(20)[::-1], 5).dev)) == dev
-    assert set(ids(carve_dev(tasks(20), 5, seed=1).dev)) != dev
+    dev = set(ids(split_dev(tasks(20), 5).dev))
+    assert set(ids(split_dev(tasks(20)[::-1], 5).dev)) == dev
+    assert set(ids(split_dev(tasks(20), 5, seed=1).dev)) != dev
     assert dev == {"2", "4", "8", "9", "10"}  # the same on every machine
 
 
 def test_a_task_that_comes_twice_is_in_one_part() -> None:
-    train, dev = carve_dev(tasks(6) + tasks(6), 3)
+    train, dev = split_dev(tasks(6) + tasks(6), 3)
     assert len(train) == len(dev) == 3
 
 
 def test_too_many_or_too_few_are_refused() -> None:
-    assert carve_dev(tasks(3), 0).train == tasks(3)
+    assert split_dev(tasks(3), 0).train == tasks(3)
     for n in (3, -1):
-        with pytest.raises(ValueError, match="cannot be carved from 3 tasks"):
-            carve_dev(tasks(3), n)
+        with pytest.raises(ValueError, match="cannot be split off 3 tasks"):
+            split_dev(tasks(3), n)
 
 
 def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
     tasks = tasks_of(CORRIDOR, "train")
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
+    made: list[ExpertPolicy] = []
+
+    def make() -> ExpertPolicy:
+        made.append(ExpertPolicy())
+        return made[-1]
 
     def go(n: int) -> list[Trajectory]:
-        with relayed(lambda report: told.append((report.n_done, report.n_planned))):
+        with relayed(lambda report: reports.append((report.n_done, report.n_planned))):
             return play(
-            ExpertPolicy(), CORRIDOR, tasks[:n], tmp_path / "episodes.jsonl",
-            split="train", seeds=(0, 1),
-        )  # fmt: skip
+                make, CORRIDOR, tasks[:n], tmp_path / "episodes.jsonl",
+                split="train", seeds=(0, 1),
+            )  # fmt: skip
 
     assert [(e.task_id, e.seed) for e in go(2)] == [
         ("room2", 0), ("room3", 0), ("room2", 1), ("room3", 1),
     ]  # fmt: skip
-    assert told[-1] == (4, 4)
-    told.clear()
+    assert reports[-1] == (4, 4)
+    reports.clear()
     assert mean_score(go(3)) == 1.0
-    assert told == [(4, 6), (5, 6), (6, 6)]  # the third task, twice
+    assert reports == [(4, 6), (5, 6), (6, 6)]  # the third task, twice
+    assert len(made) == 2
+    assert len(go(3)) == 6
+    assert len(made) == 2  # no agent is made where nothing is left to play
 
 
 def test_a_mean_of_nothing_is_an_error() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from torch.nn.functional import cross_entropy
 
 from eto_agents.models.checkpoints import Checkpoint
 from eto_agents.models.huggingface import HuggingFaceModel
@@ -125,6 +126,12 @@ def write_prompts(folder: Path) -> str:
     return str(path)
 
 
+def token_log_probs(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each token of (B, T) ids given those before it; (B, T - 1)."""
+    logits = model(input_ids=ids).logits[:, :-1]
+    return -cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+
+
 def undecided(folder: Path, env_id: str = BANDIT, *, n_steps: int = 60) -> Checkpoint:
     """A tiny model that says a and b alike: trained on every episode there is."""
     n_letters = 2 if env_id == DOORS else 1
@@ -137,8 +144,8 @@ def undecided(folder: Path, env_id: str = BANDIT, *, n_steps: int = 60) -> Check
     mask = torch.tensor([row.mask + [0] * (length - len(row.ids)) for row in rows])
     optimizer = torch.optim.AdamW(checkpoint.model.parameters(), lr=3e-3)
     for _ in range(n_steps):
-        log_probs = losses.token_log_probs(checkpoint.model(input_ids=ids).logits, ids)
-        losses.nll(log_probs, losses.shifted(mask)).backward()
+        log_probs = token_log_probs(checkpoint.model, ids)
+        (-losses.masked_mean(log_probs, losses.shifted(mask))).backward()
         optimizer.step()
         optimizer.zero_grad()
     return checkpoint

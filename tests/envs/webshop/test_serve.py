@@ -121,7 +121,7 @@ def test_a_kill_loses_no_session_and_records_replay(folder: Path, expert_actions
     for record in records:
         replay(record)
     run = json.loads((folder / "run.json").read_text())
-    assert run["task_sets"] == {"seen": records[0].tasks_sha256}
+    assert run["inputs"] == {"seen": records[0].tasks_sha256}
 
 
 def replay(record: Any) -> None:
@@ -167,12 +167,12 @@ def test_one_folder_holds_one_task_set_and_one_server(
     site = Site(folder)
     command = ["serve", "webshop", "--dataset", "mini", "--port", "0", "--out", str(folder)]
     assert fails(command) == 1
-    assert "another process is writing" in capsys.readouterr().err
+    assert "another process is at work" in capsys.readouterr().err
     assert site.stop(signal.SIGINT) == ""
     assert fails([*command, "--split", "unseen"]) == 1
     error = capsys.readouterr().err
-    assert "holds another run: its task_sets is" in error
-    assert "--out" in error
+    assert "other inputs: " in error
+    assert "Choose another folder" in error
 
 
 @pytest.mark.filterwarnings("default:listening on")

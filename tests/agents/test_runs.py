@@ -1,0 +1,223 @@
+"""Run folders: claimed, refused, resumed and complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_agents.preference import PreferencePair
+from eto_agents.runs import (
+    RunFolder,
+    RunMismatchError,
+    episodes_folder,
+    hash_input,
+    once,
+    read_record,
+)
+from eto_agents.trajectory import Message
+from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
+
+
+@dataclass(frozen=True)
+class Settings:
+    epochs: int = 3
+    report_to: str = "none"
+
+
+def run_folder(
+    folder: Path, settings: Any = None, inputs: Mapping[str, str] | None = None, kind: str = "sft"
+) -> RunFolder:
+    return RunFolder(folder, settings or Settings(), inputs or {}, kind=kind)
+
+
+def test_a_run_is_complete_when_its_result_is_written(tmp_path: Path) -> None:
+    with run_folder(tmp_path, inputs={"data": "a"}) as run:
+        assert run.result is None
+        run.log({"step": 1, "loss": 2.0})
+        run.work.mkdir()
+        run.finish({"n_steps": 1})
+        assert not run.work.exists()
+    names = {"run.json", "metrics.jsonl", "result.json"}
+    assert names <= {file.name for file in tmp_path.iterdir()}
+    with run_folder(tmp_path, Settings(report_to="all"), {"data": "a"}) as again:
+        assert again.result == {"n_steps": 1}
+
+
+def test_other_settings_inputs_and_kinds_are_refused(tmp_path: Path) -> None:
+    with run_folder(tmp_path, inputs={"data": "a"}):
+        pass
+    with (
+        pytest.raises(RunMismatchError, match=r"epochs 3 \(now 4\)"),
+        run_folder(tmp_path, Settings(epochs=4), {"data": "a"}),
+    ):
+        pass
+    for inputs in ({"data": "b"}, {}, {"data": "a", "more": "c"}):
+        with (
+            pytest.raises(RunMismatchError, match=r"other inputs: (data|more) changed"),
+            run_folder(tmp_path, inputs=inputs),
+        ):
+            pass
+    with (
+        pytest.raises(RunMismatchError, match="kind is 'sft', this one's is 'dpo'"),
+        run_folder(tmp_path, inputs={"data": "a"}, kind="dpo"),
+    ):
+        pass
+    with run_folder(tmp_path, inputs={"data": "a"}):  # a refusal leaves nothing locked
+        pass
+
+
+def test_splits_may_join_a_run_of_episodes(tmp_path: Path) -> None:
+    def folder(**task_sets: str) -> RunFolder:
+        about: dict[str, Any] = {"env_id": "E", "env_args": {}, "policy": "p"}
+        return episodes_folder(tmp_path, **about, policy_provenance={}, task_sets=task_sets)
+
+    with folder(seen="a") as run:
+        run.state(n_planned={"seen": 3})
+    with folder(unseen="b") as run:
+        run.state(n_planned=run.record.facts["n_planned"] | {"unseen": 2})
+    record = read_record(tmp_path)
+    assert record is not None
+    assert record.inputs == {"seen": "a", "unseen": "b"}
+    assert record.facts == {"n_planned": {"seen": 3, "unseen": 2}}
+    with pytest.raises(RunMismatchError, match="seen changed"), folder(seen="c", unseen="b"):
+        pass
+
+
+def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        run_folder(tmp_path),
+        pytest.raises(DataError, match="another process is at work"),
+        run_folder(tmp_path),
+    ):
+        pass
+    with run_folder(tmp_path) as run:
+        monkeypatch.setenv("RANK", "1")  # of several that were launched together
+        with run_folder(tmp_path) as other:
+            other.log({"step": 1})
+            other.finish({"score": 0.0})
+            assert not run.metrics()
+            assert run.result is None
+            run.finish({"score": 1.0})
+            other.wait()
+            assert other.result == {"score": 1.0}
+
+
+def test_what_is_repeated_is_logged_once(tmp_path: Path) -> None:
+    with run_folder(tmp_path) as run:
+        for step in (1, 2, 3):
+            run.log({"step": step})
+        with (tmp_path / "metrics.jsonl").open("a") as lines:
+            lines.write('{"step": 4, "lo')  # interrupted in the middle of a line
+        assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+        run.rewind(2)
+        run.log({"step": 3})
+        assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    with run_folder(tmp_path) as run:
+        (tmp_path / "metrics.jsonl").write_text("{\n{}\n")
+        with pytest.raises(CorruptDataError, match=r"metrics.jsonl is damaged"):
+            run.metrics()
+        (tmp_path / "result.json").write_text("[]")
+        with pytest.raises(CorruptDataError, match="not a JSON object"):
+            _ = run.result
+    record = json.loads((tmp_path / "run.json").read_text())
+    for name, value in (("kind", 3), ("settings", []), ("inputs", None)):
+        (tmp_path / "run.json").write_text(json.dumps(record | {name: value}))
+        with pytest.raises(CorruptDataError, match=f"run.json is damaged: no usable '{name}'"):
+            read_record(tmp_path)
+
+
+def test_a_folder_of_another_release_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with run_folder(tmp_path):
+        pass
+    record = json.loads((tmp_path / "run.json").read_text())
+    for change, release in (
+        ({"schema": 99, "version": "7.1.0"}, r"version 7\.1\.0 of eto-gym"),
+        ({"schema": 2, "version": None}, "an early version of eto-gym"),
+    ):
+        old = {k: v for k, v in (record | change).items() if v is not None}
+        (tmp_path / "run.json").write_text(json.dumps(old))
+        with pytest.raises(DataError, match=f"was made by {release}"), run_folder(tmp_path):
+            pass
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "inputs.json").write_text("{}")
+    with pytest.raises(DataError, match="an early version of eto-gym"), run_folder(tmp_path):
+        pass
+
+
+def test_once_makes_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def make(run: RunFolder) -> dict[str, int]:
+        calls.append(run.folder)
+        return {"n": len(calls)}
+
+    def do(**changes: Any) -> dict[str, Any] | None:
+        arguments = {"kind": "sft", "settings": Settings(), "data": ["a", "b"]} | changes
+        return once(tmp_path, make, **arguments).result
+
+    assert do() == do() == {"n": 1}
+    assert len(calls) == 1
+    with pytest.raises(RunMismatchError, match="data changed"):
+        do(data=["a"])
+    monkeypatch.setenv("RANK", "1")
+    assert do() == {"n": 1}
+    (tmp_path / "result.json").unlink()
+    monkeypatch.setattr("eto_agents.runs.wait_until", lambda is_done: None)
+    assert do() is None  # another process has to complete it
+    assert len(calls) == 1
+    do(everywhere=True)
+    assert len(calls) == 2
+
+
+def test_an_interrupted_stage_is_not_complete(tmp_path: Path) -> None:
+    def fail(run: RunFolder) -> dict[str, int]:
+        run.work.mkdir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(tmp_path, fail, kind="sft", settings=Settings())
+    assert (tmp_path / "work").is_dir()
+    done = once(tmp_path, lambda run: {"resumed": run.work.is_dir()}, kind="sft", settings={
+        "epochs": 3, "report_to": "none",
+    })  # fmt: skip
+    assert done.result == {"resumed": True}
+
+
+def test_hashes_follow_what_counts(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "episodes.jsonl").write_text("a\n")
+    first = hash_input(run)
+    (run / "report.md").write_text("x")
+    assert hash_input(run) == first == hash_input(run / "episodes.jsonl") == hash_input(str(run))
+    (run / "episodes.jsonl").write_text("b\n")
+    assert hash_input(run) != first
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    before = hash_input(model)
+    (model / "eto.json").write_text("{}")
+    assert hash_input(model) != before
+    assert hash_input("org/model") == "org/model"
+    with pytest.raises(DataNotFoundError):
+        hash_input(tmp_path / "nothing")
+
+
+def test_data_in_memory_is_hashed_by_content() -> None:
+    def reply(text: str) -> list[Message]:
+        return [{"role": "assistant", "content": text}]
+
+    task: list[Message] = [{"role": "user", "content": "do"}]
+    pair = PreferencePair(task, reply("\ud800"), reply("y"), 1.0, 0.0, "t")
+    assert hash_input([pair]) == hash_input([replace(pair)])
+    other = replace(pair, chosen=reply("x"))
+    assert len({hash_input(d) for d in ([pair], [other], [pair, other], [other, pair], [])}) == 5
