@@ -44,11 +44,17 @@ LAYERS = (
     ),
     ("eto_envs",),
     ("eto_envs.webshop", "eto_envs.alfworld", "eto_envs.scienceworld"),
-    ("eto_envs.wrappers", "eto_envs.vector", "eto_envs.testing", "eto_envs.audit"),
+    (
+        "eto_envs.wrappers",
+        "eto_envs.vector",
+        "eto_envs.testing",
+        "eto_envs.audit",
+        "eto_envs.registration",
+    ),
     ("eto_envs.core", "eto_envs.data"),
     ("eto_envs.shaping", "eto_envs.fetch"),
     ("eto_envs.tasks", "eto_envs.spaces", "eto_envs.comparison"),
-    ("eto_envs.errors", "eto_envs.files", "eto_envs.registration"),
+    ("eto_envs.errors", "eto_envs.files"),
 )
 RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 
