@@ -22,7 +22,7 @@ LAYERS = (
     ("eto_agents.cli",),
     ("eto_agents",),  # the package's own __init__, which re-exports
     ("eto_agents.reproduce",),
-    ("eto_agents.collect",),
+    ("eto_agents.collect", "eto_agents.report"),
     ("eto_agents.training", "eto_agents.evaluation"),
     ("eto_agents.best_of_n", "eto_agents.episodes"),
     ("eto_agents.rollout",),
@@ -37,6 +37,7 @@ LAYERS = (
     ("eto_agents.preference",),
     ("eto_agents.console",),
     (
+        "eto_agents.markdown",
         "eto_agents.trajectory",
         "eto_agents.settings",
         "eto_agents.deadline",
@@ -327,6 +328,7 @@ def test_no_module_breaks_a_rule(rule: Callable[[Module], Iterator[str]]) -> Non
         (layer_breaches, "eto_envs.webshop.env", "from eto_envs.alfworld import game"),
         (layer_breaches, "eto_envs.vector", "from .wrappers import ShapeReward"),
         (layer_breaches, "eto_agents.training.sft", "import eto_agents.evaluation.harness"),
+        (layer_breaches, "eto_agents.evaluation.runs", "import eto_agents.report.document"),
         (layer_breaches, "eto_envs.brand_new", ""),
         (baseline_uses_command_line, "baselines.eto", "from eto_agents.cli import train"),
         (baseline_uses_command_line, "baselines.eto", "def f():\n    import eto_agents.cli.train"),

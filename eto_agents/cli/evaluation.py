@@ -119,7 +119,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
 
     from eto_agents.console import Display
     from eto_agents.evaluation.harness import evaluate
-    from eto_agents.evaluation.report import rich_table
+    from eto_agents.evaluation.tables import rich_table
 
     at_least_one(batch_size=batch_size, n_tasks=n_tasks)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"

@@ -20,7 +20,6 @@ import gymnasium as gym
 from eto_agents.console import Episodes, Progress
 from eto_agents.episodes import FINAL, play_into, sort_out
 from eto_agents.evaluation import provenance, samples
-from eto_agents.evaluation.report import markdown
 from eto_agents.evaluation.results import (
     AgentErrors,
     Results,
@@ -28,6 +27,7 @@ from eto_agents.evaluation.results import (
     n_tokens,
     summarise,
 )
+from eto_agents.evaluation.tables import markdown
 from eto_agents.policy import Policy, as_policy
 from eto_agents.rollout import Job, jobs_of
 from eto_agents.runs import episodes_folder

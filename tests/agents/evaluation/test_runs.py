@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eto_agents.evaluation import replay_runs
 from eto_agents.evaluation.results import Results
 from eto_agents.evaluation.runs import read_run, read_runs
+from eto_agents.report import replay_runs
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, EtoError
 from tests.agents.evaluation.made_runs import made_episode, made_run, scores_of
 

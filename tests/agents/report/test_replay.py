@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from eto_agents.evaluation.harness import evaluate
-from eto_agents.evaluation.replay import MARK, page, write_replay
-from eto_agents.evaluation.replay_runs import read_run, read_runs
+from eto_agents.report.replay import MARK, page, write_replay
+from eto_agents.report.replay_runs import read_run, read_runs
 from eto_agents.store import TrajectoryStore
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
-from tests.agents.evaluation.logs import HOSTILE, rewrite
+from tests.agents.report.logs import HOSTILE, rewrite
 from tests.toy import CORRIDOR
 
 ROOT = Path(__file__).resolve().parents[3]

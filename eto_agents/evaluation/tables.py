@@ -9,6 +9,7 @@ from typing import Any
 from eto_agents.evaluation import samples
 from eto_agents.evaluation.results import Results, SplitResult
 from eto_agents.evaluation.statistics import Estimate
+from eto_agents.markdown import markdown_table
 
 HEADINGS = (
     "agent",
@@ -80,8 +81,7 @@ def notes(results: Sequence[Results]) -> list[str]:
 
 def markdown(results: Sequence[Results]) -> str:
     """The table and its notes as a Markdown page."""
-    lines = ["# Results", "", "| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
+    lines = ["# Results", "", markdown_table(HEADINGS, rows(results))]
     lines += ["", *(f"- {note}" for note in notes(results)), "", "## Task sets", ""]
     for result in results:
         for split in result.splits.values():

@@ -14,11 +14,11 @@ import pytest
 
 from eto_agents.best_of_n import BestOfN
 from eto_agents.evaluation.harness import evaluate
-from eto_agents.evaluation.replay import write_replay
-from eto_agents.evaluation.replay_runs import read_run
+from eto_agents.report.replay import write_replay
+from eto_agents.report.replay_runs import read_run
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Trajectory
-from tests.agents.evaluation.logs import HOSTILE, rewrite
+from tests.agents.report.logs import HOSTILE, rewrite
 from tests.toy import CORRIDOR
 
 pytestmark = pytest.mark.browser

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_agents.evaluation import failures
-from eto_agents.evaluation.replay_runs import STEP_TEXTS, Run, read_runs
+from eto_agents.report.replay_runs import STEP_TEXTS, Run, read_runs
 from eto_agents.trajectory import STATUSES, Step, Trajectory
 from eto_agents.worlds.webshop import OPTION_NAMES
 from eto_envs.errors import DataError
@@ -207,7 +207,7 @@ def _refuse_to_overwrite(path: Path) -> None:
 
 
 def _asset(name: str) -> str:
-    return (files("eto_agents.evaluation") / name).read_text(encoding="utf-8")
+    return (files("eto_agents.report") / name).read_text(encoding="utf-8")
 
 
 def _csp_hash(text: str) -> str:
