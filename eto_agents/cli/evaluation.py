@@ -119,7 +119,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
 
     from eto_agents.console import Display
     from eto_agents.evaluation.harness import evaluate
-    from eto_agents.evaluation.tables import rich_table
+    from eto_agents.evaluation.tables import terminal_table
 
     at_least_one(batch_size=batch_size, n_tasks=n_tasks)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"
@@ -141,7 +141,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nstopped; the same command goes on ({folder})\n")
         raise
-    Console(highlight=False).print(rich_table(results), f"written to {folder}", sep="\n")
+    Console(highlight=False).print(terminal_table(results), f"written to {folder}", sep="\n")
 
 
 def _raised_in_the_class(error: TypeError) -> bool:

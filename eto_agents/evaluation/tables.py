@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from eto_agents.console import table
 from eto_agents.evaluation import samples
 from eto_agents.evaluation.results import Results, SplitResult
 from eto_agents.evaluation.statistics import Estimate
@@ -89,19 +90,13 @@ def markdown(results: Sequence[Results]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rich_table(result: Results) -> Any:
+def terminal_table(result: Results) -> Any:
     """One result's table for a terminal of 80 columns."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    title = f"{result.policy} on {result.env_id} ({result.dataset})"
-    caption = " ".join(notes([result]))
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    table.title_justify = table.caption_justify = "left"
-    shown = HEADINGS[2:]  # agent and world are in the title
-    for heading in shown:
-        right = heading in ("n", "success", "steps", "invalid")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    for row in rows([result]):
-        table.add_row(*row[2:])
-    return table
+    return table(
+        HEADINGS[2:],  # agent and world are in the title
+        [row[2:] for row in rows([result])],
+        title=f"{result.policy} on {result.env_id} ({result.dataset})",
+        caption=" ".join(notes([result])),
+        right=("n", "success", "steps", "invalid"),
+        is_compact=True,
+    )
