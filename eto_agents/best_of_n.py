@@ -14,7 +14,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from eto_agents.policy import Decision, as_policy, load_policy, with_time_limit
-from eto_agents.trajectory import Trajectory
+from eto_agents.trajectory import PLAYED, Trajectory
 from eto_agents.worlds import find_world
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -100,7 +100,7 @@ def best(samples: Sequence[Trajectory]) -> Trajectory:
         ValueError: there is none.
     """
     ordered = sorted(samples, key=lambda t: t.sample)
-    return max(ordered, key=lambda t: (t.status in ("completed", "truncated"), t.score))
+    return max(ordered, key=lambda t: (t.status in PLAYED, t.score))
 
 
 def pass_at_k(n: int, n_successes: int, k: int) -> float:

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from eto_agents.runs import read_record
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import Trajectory
+from eto_agents.trajectory import PLAYED, Trajectory
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
-
-PLAYED: Final = ("completed", "truncated")
-"""Statuses of episodes that were played to an end of the world's."""
 
 
 class Collection(NamedTuple):

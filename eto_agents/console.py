@@ -19,6 +19,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from eto_agents.trajectory import PLAYED
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -277,7 +279,7 @@ class _Tally:
 
     def add(self, episode: Trajectory, *, is_new: bool) -> None:
         self.statuses[episode.status] += 1
-        if episode.status in ("completed", "truncated"):
+        if episode.status in PLAYED:
             self.scores.setdefault(episode.task_id, []).append(episode.score)
         if is_new:
             self.n_new += 1

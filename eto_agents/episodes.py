@@ -12,9 +12,9 @@ from typing import Any, Final
 from eto_agents.policy import Policy
 from eto_agents.rollout import Job, Rollouts, make_batch
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import EpisodeKey, Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
 
-FINAL: Final = ("completed", "truncated", "agent_error")
+FINAL: Final = (*PLAYED, "agent_error")
 """Statuses of episodes that are not played again."""
 
 

@@ -32,7 +32,7 @@ from eto_agents.policy import Policy, as_policy
 from eto_agents.rollout import Job, jobs_of
 from eto_agents.runs import episodes_folder
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import EpisodeKey, Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
 from eto_envs.errors import UnknownNameError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
@@ -94,7 +94,7 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
             env_args=dict(env_args or {}),
             batch_size=batch_size,
             agent_errors=agent_errors,
-            final=FINAL[:2] if retry_agent_errors else FINAL,
+            final=PLAYED if retry_agent_errors else FINAL,
             action_timeout_s=action_timeout_s,
             facts=dict(facts or {}),
             report_progress=progress or Episodes(),

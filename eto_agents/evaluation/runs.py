@@ -15,7 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from eto_agents.evaluation.results import AgentErrors, Results, SplitResult, n_tokens, summarise
+from eto_agents.evaluation.results import (
+    AgentErrors,
+    Results,
+    SplitResult,
+    counted_scores,
+    n_tokens,
+    summarise,
+)
 from eto_agents.evaluation.samples import by_task_and_seed, chosen
 from eto_agents.runs import EPISODES, RunRecord, read_record
 from eto_agents.store import TrajectoryStore
@@ -75,15 +82,13 @@ class SplitRun:
     @property
     def counted(self) -> tuple[Trajectory, ...]:
         """The episodes that enter means."""
-        statuses = {"completed", "truncated"}
-        if self.agent_errors == "zero":
-            statuses.add("agent_error")
-        return tuple(e for e in self.episodes if e.status in statuses)
+        return tuple(e for e, _ in counted_scores(self.episodes, self.agent_errors))
 
     @property
     def scores(self) -> list[tuple[str, float]]:
         """Task and final score of each counted episode."""
-        return [(e.task_id, 0.0 if e.status == "agent_error" else e.score) for e in self.counted]
+        scored = counted_scores(self.episodes, self.agent_errors)
+        return [(episode.task_id, score) for episode, score in scored]
 
     @functools.cached_property
     def kinds(self) -> dict[str, SplitRun]:

@@ -11,6 +11,7 @@ from eto_agents.evaluation import samples
 from eto_agents.evaluation.results import Results, SplitResult
 from eto_agents.evaluation.statistics import Estimate
 from eto_agents.markdown import markdown_table
+from eto_agents.trajectory import PLAYED
 
 HEADINGS = (
     "agent",
@@ -42,9 +43,7 @@ def rows(results: Sequence[Results]) -> list[tuple[str, ...]]:
 def _row(result: Results, split: SplitResult) -> tuple[str, ...]:
     uncounted = split.n_planned - split.n_episodes
     reasons = ", ".join(
-        f"{n} {status}"
-        for status, n in split.statuses.items()
-        if status not in ("completed", "truncated")
+        f"{n} {status}" for status, n in split.statuses.items() if status not in PLAYED
     )
     n_seeds = split.n_episodes / split.n_tasks if split.n_tasks else 1
     return (

@@ -20,7 +20,7 @@ from typing import Any
 
 from eto_agents.evaluation import failures
 from eto_agents.report.replay_runs import STEP_TEXTS, Run, read_runs
-from eto_agents.trajectory import STATUSES, Step, Trajectory
+from eto_agents.trajectory import PLAYED, Step, Trajectory
 from eto_agents.worlds.webshop import OPTION_NAMES
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole
@@ -86,7 +86,7 @@ def _payload(runs: Sequence[Run]) -> dict[str, Any]:
             {"name": kind, "label": label, "rule": rule}
             for kind, (label, rule) in failures.rules().items()
         ],
-        "statuses": list(STATUSES),
+        "played": list(PLAYED),  # the statuses that enter a mean
         "option_names": sorted(OPTION_NAMES),
         "episodes": [
             _episode_record(number, episode, strings)
