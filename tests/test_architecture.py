@@ -33,7 +33,8 @@ LAYERS = (
     ("eto_agents.react",),
     ("eto_agents.worlds",),
     ("eto_agents.react.parse",),
-    ("eto_agents.policy", "eto_agents.store", "eto_agents.runs"),
+    ("eto_agents.policy", "eto_agents.episode_log"),
+    ("eto_agents.store", "eto_agents.runs"),
     ("eto_agents.preference",),
     ("eto_agents.console",),
     (
