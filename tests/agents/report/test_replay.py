@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import gzip
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +58,6 @@ def test_the_same_runs_give_the_same_bytes(run: Path) -> None:
     assert page([read_log(run)]) == page([read_log(run)])
 
 
-def test_an_episode_played_again_replaces_the_first(run: Path) -> None:
-    log = run / "episodes.jsonl"
-    first = next(TrajectoryStore(log).read())
-    with TrajectoryStore(log) as store:
-        store.append(dataclasses.replace(first, score=0.5, success=False))
-    scores = {t.key: t.score for t in read_log(run).episodes}
-    assert scores[first.key] == 0.5
-    assert len(scores) == 10
-
-
 def test_a_run_that_goes_on_is_shown_so_far(run: Path) -> None:
     (run / "results.json").unlink()
     log = run / "episodes.jsonl"
@@ -77,11 +65,6 @@ def test_a_run_that_goes_on_is_shown_so_far(run: Path) -> None:
     half = read_log(run)
     assert (len(half.episodes), half.is_finished, half.has_unfinished_line) == (9, False, True)
     assert unpacked(page([half]))["runs"][0]["has_unfinished_line"] is True
-
-
-def test_a_log_alone_will_do(run: Path, tmp_path: Path) -> None:
-    shutil.copy(run / "episodes.jsonl", tmp_path / "log.jsonl")
-    assert len(read_log(tmp_path / "log.jsonl").episodes) == 10
 
 
 def test_agents_of_one_name_are_told_apart(run: Path, tmp_path: Path) -> None:
@@ -97,70 +80,6 @@ def test_agents_of_one_name_are_told_apart(run: Path, tmp_path: Path) -> None:
 def _nan_score(n: int, record: dict[str, Any]) -> None:
     if n == 4:
         record["score"] = float("nan")
-
-
-def _infinite_usage(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        record["steps"][0]["usage"] = {"cost_usd": float("inf")}
-
-
-def _other_schema(n: int, record: dict[str, Any]) -> None:
-    record["schema"] = 9 if n == 4 else record["schema"]
-
-
-def _number_for_text(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        record["steps"][0]["observation"] = 7
-
-
-def _high_score(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        record["score"] = 100
-
-
-def _terms_as_list(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        record["steps"][0]["reward_terms"] = [1]
-
-
-def _no_status(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        del record["status"]
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (_nan_score, "score is nan"),
-        (_infinite_usage, "step 1: cost_usd is inf"),
-        (_other_schema, "schema 9"),
-        (_number_for_text, "step 1: observation is 7, not a string"),
-        (_high_score, r"score is 100, not a number in \[0, 1\]"),
-        (_terms_as_list, "reward_terms"),
-        (_no_status, "status"),
-    ],
-)
-def test_damage_is_named_with_file_and_line(
-    run: Path, change: Callable[[int, dict[str, Any]], None], says: str
-) -> None:
-    rewrite(run, change)
-    with pytest.raises(CorruptDataError, match=rf"episodes\.jsonl, line 4: .*{says}"):
-        read_log(run)
-
-
-def test_bytes_that_are_no_text_are_named_with_their_line(run: Path) -> None:
-    log = run / "episodes.jsonl"
-    lines = log.read_bytes().splitlines(keepends=True)
-    lines[2] = b'{"env_id": "\xff\xfe"}\n'
-    log.write_bytes(b"".join(lines))
-    with pytest.raises(CorruptDataError, match=r"episodes\.jsonl, line 3: not UTF-8"):
-        read_log(run)
-
-
-def test_a_damaged_run_json_is_named(run: Path) -> None:
-    (run / "run.json").write_text('{\n"env_id": ')
-    with pytest.raises(CorruptDataError, match=r"run\.json, line 2"):
-        read_log(run)
 
 
 def test_runs_that_are_not_there(tmp_path: Path) -> None:
@@ -186,16 +105,6 @@ def test_other_task_sets_are_not_put_side_by_side(run: Path, tmp_path: Path) -> 
     with pytest.raises(DataError, match="different task sets"):
         write_replay([run, tmp_path / "other"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
-
-
-def test_two_runs_in_one_log_are_told(run: Path) -> None:
-    def change(number: int, record: dict[str, Any]) -> None:
-        record["policy"] = "stranger" if number == 4 else record["policy"]
-
-    rewrite(run, change)
-    with pytest.raises(CorruptDataError, match=r"line 4: its policy is 'stranger'.*two runs"):
-        read_log(run)
-    assert len(read_log(run / "episodes.jsonl").episodes) == 10  # the log alone claims nothing
 
 
 def test_only_pages_are_overwritten(run: Path, tmp_path: Path) -> None:
