@@ -68,8 +68,8 @@ class BestOfN:
                 "give the policy temperature=0.7 or so",
                 stacklevel=2,
             )
-        if hasattr(self.policy, "batch_size"):
-            self.batch_size: int = self.policy.batch_size
+        if hasattr(self.policy, "n_envs"):
+            self.n_envs: int = self.policy.n_envs
 
     def limit_time(self, seconds: float | None) -> None:
         """Bound the wrapped policy's time to answer."""

@@ -236,7 +236,7 @@ def _evaluate(
         settings.env,
         splits,
         out=folder,
-        batch_size=settings.n_envs,
+        n_envs=settings.n_envs,
         n_tasks=n_tasks,
         env_args=settings.env_args,
     )

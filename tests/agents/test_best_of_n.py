@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     run(out, BestOfN("random", n=3))
     lines = (out / "episodes.jsonl").read_text().splitlines(keepends=True)
     (out / "episodes.jsonl").write_text("".join(lines[:7]) + lines[7][:30])
-    again = run(out, BestOfN("random", n=3), batch_size=2)
+    again = run(out, BestOfN("random", n=3), n_envs=2)
     for key in ("reward", "success", "steps", "samples", "statuses"):
         assert getattr(again.splits["seen"], key) == getattr(whole.splits["seen"], key), key
 

@@ -38,13 +38,13 @@ def test_figures(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", batch_size=1)
+    whole = run(tmp_path / "whole", n_envs=1)
     out = tmp_path / "killed"
-    run(out, batch_size=1)
+    run(out, n_envs=1)
     kept = lines(out)[:7]
     (out / "episodes.jsonl").write_text("".join(kept) + lines(out)[7][:40])
     seen: list[Any] = []
-    again = run(out, batch_size=3, progress=seen.append)
+    again = run(out, n_envs=3, progress=seen.append)
     for split, figures in again.splits.items():
         expected = whole.splits[split]
         assert figures.reward == expected.reward
@@ -62,7 +62,7 @@ def test_an_interrupted_run_keeps_its_episodes(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, progress=interrupt, batch_size=2)
+        run(tmp_path, progress=interrupt, n_envs=2)
     statuses = [t.status for t in TrajectoryStore(tmp_path / "episodes.jsonl").read()]
     assert statuses.count("cancelled") >= 1
     results = run(tmp_path)

@@ -250,8 +250,8 @@ def make_policy(checkpoint: Checkpoint, **arguments: Any) -> ReActPolicy:
     return ReActPolicy(HuggingFaceModel.of(checkpoint), max_tokens=8, **arguments)
 
 
-def webshop(policy: Any, batch_size: int, n_tasks: int = 10) -> dict[str, Any]:
-    env = make_batch("ETO-WebShop-v0", policy, batch_size, {"dataset": "mini", "max_steps": 6})
+def webshop(policy: Any, n_envs: int, n_tasks: int = 10) -> dict[str, Any]:
+    env = make_batch("ETO-WebShop-v0", policy, n_envs, {"dataset": "mini", "max_steps": 6})
     tasks = list(itertools.islice(env.envs[0].tasks, n_tasks))
     episodes = list(Rollouts(policy, env, jobs_of(tasks, [0])))
     env.close()
@@ -260,7 +260,7 @@ def webshop(policy: Any, batch_size: int, n_tasks: int = 10) -> dict[str, Any]:
 
 
 def test_batches_of_1_8_and_64_play_the_same_episodes() -> None:
-    played = [webshop(make_policy(checkpoint_of()), batch_size) for batch_size in (1, 8, 64)]
+    played = [webshop(make_policy(checkpoint_of()), n_envs) for n_envs in (1, 8, 64)]
     texts = [
         {task: [step.token_ids for step in episode.steps] for task, episode in episodes.items()}
         for episodes in played
