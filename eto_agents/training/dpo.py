@@ -194,7 +194,7 @@ def train_dpo(
         settings=settings,
         folder=folder,
         on_metrics=on_metrics,
-        model=str(model),
+        model=model,
         args=_config(model, data, settings, states, trainer_args or {}),
         processing_class=checkpoint.tokenizer,
         data_collator=TrajectoryCollator(pad_token_id=checkpoint.tokenizer.pad_token_id),
