@@ -123,7 +123,7 @@ def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Pa
 
 def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajectory:
     """A finished trip as a record; its seed is its number among the trips of its task."""
-    from eto_agents.trajectory import Step, Trajectory, conversation
+    from eto_agents.trajectory import Step, Trajectory
 
     initial_observation = engine.text(engine.start(int(trip.task.id)))
     score, before_s = 0.0, trip.started_s
@@ -154,7 +154,7 @@ def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajecto
         seed=trip.number,
         policy="human",
         initial_observation=initial_observation,
-        messages=conversation(initial_observation, steps),
+        messages=[],
         steps=steps,
         status="completed" if trip.end == "bought" else "truncated",
         score=score,
