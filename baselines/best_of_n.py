@@ -54,7 +54,7 @@ class Args:
 def main(args: Args) -> None:
     """Play every task N times and print what choosing among them gives."""
     if args.smoke:
-        args = Args("", SHOP, "mini", n_tasks=20, out=args.out)
+        args = Args("", SHOP, "mini", n_tasks=20, out=args.out / "smoke")
         policy = load_policy("random")
     else:
         policy = load_policy("react", model=args.model, temperature=args.temperature)

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 from eto_agents.collect import collect
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.published import load_published
+from eto_agents.reproduce.tables import show
 from eto_agents.settings import SFT
-from eto_agents.training.sft import sft
 from eto_agents.trajectory import Trajectory
 
 SHOP: Final = "ETO-WebShop-v0"
@@ -45,6 +45,8 @@ class Start(NamedTuple):
 
 def smoke_start(out: Path) -> Start:
     """The embedded shop's expert on 12 tasks, and the smallest model trained on them."""
+    from eto_agents.training.sft import sft  # here: prompting a model needs no PyTorch
+
     args = {"dataset": "mini"}
     played = collect(
         "expert", SHOP, out=out / "experts", thoughts="brief", n_tasks=12, env_args=args
@@ -64,11 +66,7 @@ def score(
     """Evaluate a policy; its mean rewards x 100, such as ``seen 63.1 [60.0, 66.2]``."""
     env_args = {} if dataset is None else {"dataset": dataset}
     results = evaluate(policy, env, splits, out=out, env_args=env_args, n_tasks=n_tasks)
-    cells = []
-    for name, split in results.splits.items():
-        mean, low, high = (x if x is None else f"{100 * x:.1f}" for x in split.reward)
-        cells.append(f"{name} {mean}" + (f" [{low}, {high}]" if low and high else ""))
-    return ", ".join(cells)
+    return ", ".join(f"{name} {show(split.reward)}" for name, split in results.splits.items())
 
 
 def published(method: str, model: str = "Llama-2-7B-Chat") -> str:

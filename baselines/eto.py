@@ -55,6 +55,7 @@ def main(args: Args) -> None:
     settings, policy, n_tasks = args.eto, args.policy, None
     with Display():
         if args.smoke:
+            args.out /= "smoke"
             start = smoke_start(args.out)
             settings = ETO(**SMOKE_PLAY, iterations=1, dpo=SMOKE)
             experts, policy, n_tasks = start.experts, str(start.policy), 3

@@ -48,6 +48,7 @@ def main(args: Args) -> None:
     settings, policy, n_tasks = args.grpo, args.policy, None
     with Display():
         if args.smoke:
+            args.out /= "smoke"
             start = smoke_start(args.out)
             settings = GRPO(**SMOKE_PLAY, n_updates=2, n_episodes=8, n_samples=4, device="cpu")
             policy, n_tasks = str(start.policy), 3

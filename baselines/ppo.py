@@ -48,6 +48,7 @@ def main(args: Args) -> None:
     settings, policy, n_tasks = args.ppo, args.policy, None
     with Display():
         if args.smoke:
+            args.out /= "smoke"
             start = smoke_start(args.out)
             settings = PPO(**SMOKE_PLAY, n_updates=2, n_episodes=8, device="cpu", save_every=1)
             policy, n_tasks = str(start.policy), 3

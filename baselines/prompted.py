@@ -47,7 +47,7 @@ class Args:
 def main(args: Args) -> None:
     """Play, and print the model's row beside the published ones."""
     if args.smoke:
-        args = Args("random", "", SHOP, "mini", n_tasks=20, out=args.out)
+        args = Args("random", "", SHOP, "mini", n_tasks=20, out=args.out / "smoke")
         policy = load_policy("random")
     else:
         policy = load_policy("react", model=args.model, prompts=args.prompts)

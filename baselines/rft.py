@@ -55,6 +55,7 @@ def main(args: Args) -> None:
     settings, model, policy, n_tasks = args.rft, args.model, args.policy, None
     with Display():
         if args.smoke:
+            args.out /= "smoke"
             start = smoke_start(args.out)
             # A least score of 0, so that something is added, whatever it plays.
             play = {**SMOKE_PLAY, "n_tasks": 3, "n_samples": 2, "min_score": 0.0}

@@ -57,7 +57,8 @@ class Args:
 def main(args: Args) -> None:
     """Collect, train, evaluate."""
     if args.smoke:
-        args = Args(SHOP, "mini", TINY, n_tasks=12, sft=SMOKE_SFT, splits=("seen",), out=args.out)
+        out = args.out / "smoke"
+        args = Args(SHOP, "mini", TINY, n_tasks=12, sft=SMOKE_SFT, splits=("seen",), out=out)
     env_args = {"dataset": args.dataset}
     with Display():
         experts = collect(

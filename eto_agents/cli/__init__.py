@@ -52,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stages = SubcommandApp()
     for name, command in train.COMMANDS.items():
         stages.command(name=name)(command)
-    app.command(stages, name="train", help="Train a model: SFT, RFT, DPO, PPO, ETO.")
+    app.command(
+        stages,
+        name="train",
+        help="Train a model (--config FILE reads settings from TOML).",
+    )
     warnings.showwarning = _show_warning  # one line for a person, not a line of source code
     try:
         arguments = train.with_config(sys.argv[1:] if arguments is None else arguments)

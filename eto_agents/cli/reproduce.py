@@ -46,7 +46,7 @@ _READS = {
     "expert": "the tasks of train",
     "base": "a checkpoint, or the demonstrations",
     "sft": "base, demonstrations",
-    "sft-more": "sft, demonstrations",
+    "sft-more": "sft, demonstrations, the number of eto's updates",
     "best-of-n": "sft",
     "rft": "sft, demonstrations",
     "ppo": "sft",
@@ -65,10 +65,11 @@ def _plan(recipe: Recipe, options: Options) -> str:
             folder = options.out / name / f"seed-{seed}"
             lines += ["", f"## {name} seed {seed}", ""]
             lines += ["| step | folder | reads | measured |", "| --- | --- | --- | --- |"]
-            for step in ("expert", *recipe.methods):
+            for step in recipe.steps:
                 measured = world.measured.get(step)
                 took = "–" if measured is None else clock(measured)
-                lines.append(f"| {step} | {folder / step} | {_READS[step]} | {took} |")
+                where = folder / "runs" / step if step == "best-of-n" else folder / step
+                lines.append(f"| {step} | {where} | {_READS[step]} | {took} |")
     return "\n".join(lines)
 
 

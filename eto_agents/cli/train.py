@@ -1,4 +1,7 @@
-"""`eto train`: a command for each method; its flags are the fields of the method's settings."""
+"""`eto train`: a command for each method; its flags are the fields of the method's settings.
+
+Settings can come from a TOML file, ``--config FILE``; flags take precedence over it.
+"""
 
 from __future__ import annotations
 
@@ -184,7 +187,7 @@ def eto(
             scores.append(_evaluate(iteration.model, settings, splits, n_eval_tasks, folder))
         best = best_of(done, settings)
     line = f"iteration {best.number} is the result: {best.model}"
-    Console(highlight=False).print(_iterations(done, scores, best.number), line, sep="\n")
+    Console(highlight=False).print(iteration_table(done, scores, best.number), line, sep="\n")
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
@@ -240,7 +243,7 @@ def _evaluate(
     return {split: part.reward.mean for split, part in results.splits.items()}
 
 
-def _iterations(
+def iteration_table(
     done: Sequence[Iteration], scores: Sequence[Mapping[str, float]], best: int
 ) -> Table:
     """The scores by iteration, the paper's Figure 4 in numbers."""
@@ -278,22 +281,42 @@ def with_config(arguments: Sequence[str]) -> list[str]:
     path = Path(given[at + 1])
     del given[at : at + 2]
     flags: list[str] = []
-    for key, value in read_toml_file(path).items():
+    for key, value in _flattened(read_toml_file(path)).items():
         if not _is_given(key, given):
-            flags += _flag(key.replace("_", "-"), value)
+            flags += _flag(key, value)
     return [*given[:2], *flags, *given[2:]]
 
 
+_TAKE_TRUE_OR_FALSE: Final = ("with_example",)
+"""Settings for which neither yes nor no is the default; their flags are followed by a value."""
+
+
+def _flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The keys of tables as the flags have them: ``beta`` below ``[dpo]`` is ``dpo.beta``."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        flat |= _flattened(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _names(key: str) -> tuple[str, str]:
+    """The flags of a key: the one that sets it, and the one that turns it off."""
+    *sections, name = key.replace("_", "-").split(".")
+    prefix = "".join(f"{section}." for section in sections)
+    return f"--{prefix}{name}", f"--{prefix}no-{name}"
+
+
 def _is_given(key: str, arguments: Sequence[str]) -> bool:
-    names = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
-    name = key.replace("_", "-")
-    return f"--{name}" in names or f"--no-{name}" in names
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    return not given.isdisjoint(_names(key))
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", *(str(part) for part in (value if isinstance(value, list) else [value]))]
+def _flag(key: str, value: Any) -> list[str]:
+    on, off = _names(key)
+    if isinstance(value, bool) and key.replace("-", "_") not in _TAKE_TRUE_OR_FALSE:
+        return [on if value else off]
+    return [on, *(str(part) for part in (value if isinstance(value, list) else [value]))]
 
 
 def _show(result: Mapping[str, Any], folder: Path) -> None:

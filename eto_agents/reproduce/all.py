@@ -154,7 +154,8 @@ def _prepared(n_threads: int) -> Iterator[None]:
         torch.set_num_threads(n_threads)
     logging.disable_progress_bar()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*gradient_checkpointing` is deprecated", FutureWarning)
+        for text in (r"gradient_checkpointing\w*` is deprecated", "'rollout_func'.* experimental"):
+            warnings.filterwarnings("ignore", f".*{text}")
         yield
 
 

@@ -18,7 +18,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from eto_agents.policies.thoughts.narrator import Style
 from eto_agents.settings import (
     DPO,
     ETO,
@@ -31,6 +30,8 @@ from eto_agents.settings import (
     overlay,
     read_toml_file,
 )
+from eto_agents.worlds.base import world_of_env
+from eto_agents.worlds.narrator import Style
 from eto_envs.errors import DataNotFoundError, UnknownNameError
 
 METHODS: Final[Mapping[str, str]] = {
@@ -202,6 +203,19 @@ class Recipe:
     n_threads: int = 0
     worlds: Mapping[str, WorldRecipe] = field(default_factory=dict)
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What is run in each world: the expert, then the methods and those that they need.
+
+        All but the untuned model begin with SFT; SFT-more makes as many updates as ETO, and so
+        comes after it.
+        """
+        wanted = {*self.methods}
+        wanted |= {"eto"} if "sft-more" in wanted else set()
+        wanted |= {"sft"} if wanted - {"base"} else set()
+        ordered = [method for method in METHODS if method in wanted - {"sft-more"}]
+        return ("expert", *ordered, *(wanted & {"sft-more"}))
+
     def narrowed(
         self, worlds: Sequence[str] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()
     ) -> Recipe:
@@ -244,10 +258,15 @@ def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         SettingsError: a value is of the wrong type or out of range.
     """
     path = Path(name) if name.endswith(".toml") else _built_in(name)
+    return parse_recipe(path.stem, _read_whole(path), changes or {})
+
+
+def _read_whole(path: Path) -> dict[str, Any]:
+    """A file's values over those of the recipe that it is like, if it is like one."""
     record = read_toml_file(path)
-    if "like" in record:
-        record = _over(read_toml_file(_built_in(str(record.pop("like")))), record)
-    return parse_recipe(path.stem, record, changes or {})
+    if "like" not in record:
+        return record
+    return _over(_read_whole(_built_in(str(record.pop("like")))), record)
 
 
 def _over(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +293,8 @@ def parse_recipe(name: str, record: Mapping[str, Any], changes: Mapping[str, Any
     own = {key: shared.pop(key) for key in list(shared) if key in _OWN_KEYS}
     parts: dict[str, dict[str, Any]] = {}
     for world, values in worlds.items():
+        if not isinstance(values, dict):
+            raise SettingsError(f"recipe {name!r}: [worlds.{world}] is missing, got {values!r}")
         sections = {k: dict(v) for k, v in values.items() if isinstance(v, dict)}
         sections["world"] = {k: v for k, v in values.items() if not isinstance(v, dict)}
         parts[world] = _merged(_merged({}, shared, name), sections, name)
@@ -301,9 +322,16 @@ def _merged(
     base: Mapping[str, Any], more: Mapping[str, Any], source: str
 ) -> dict[str, dict[str, Any]]:
     """Sections with the keys of `more` over those of `base`."""
+    known: tuple[str, ...]
     for section, values in more.items():
-        if section not in _SECTIONS or not isinstance(values, dict):
-            raise UnknownNameError(f"section in recipe {source!r}:", section, _SECTIONS)
+        if section not in _SECTIONS:
+            if isinstance(values, dict):
+                known = (*_SECTIONS, "worlds")
+                raise UnknownNameError(f"section in recipe {source!r}:", section, known)
+            known = ("like", *_OWN_KEYS)
+            raise UnknownNameError(f"setting in recipe {source!r}:", section, known)
+        if not isinstance(values, dict):
+            raise SettingsError(f"recipe {source!r}: {section} must be a section, got {values!r}")
     return {
         section: {**base.get(section, {}), **more.get(section, {})}
         for section in dict.fromkeys([*base, *more])
@@ -370,7 +398,9 @@ def _check_world(world: World, where: str) -> None:
         raise SettingsError(f"{where}: env is missing, such as ETO-WebShop-v0")
     if world.n_rounds < 1:
         raise SettingsError(f"{where}: n_rounds must be at least 1")
-    if world.n_rounds != 1 and (world.dataset != "mini" or "ScienceWorld" in world.env):
+    if world.n_rounds != 1 and (
+        world.dataset != "mini" or not world_of_env(world.env).has_more_tasks
+    ):
         raise SettingsError(f"{where}: n_rounds is for a mini dataset")
 
 

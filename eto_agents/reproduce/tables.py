@@ -1,9 +1,9 @@
-"""The paper's table from the runs of all tracks, and what ETO is worth beside its control.
+"""The paper's table from all worlds and seeds, and what ETO is worth beside its control.
 
 A cell is the mean final reward x 100 over the tasks of a split, each task being the mean over the
 training seeds, with an interval that resamples tasks. ETO minus SFT-more is tested task by task
 (`eto_agents.evaluation.statistics`); its average counts every column alike. These intervals take
-the trained models as given: what another training seed would do is told by the seeds' own
+the trained models as given: what another training seed would do shows in the seeds' own
 differences, with a t interval over them where there are three or more. Nothing here knows which
 row ought to be the best.
 """
@@ -15,14 +15,17 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eto_agents.evaluation.comparison import WORLDS
+from eto_agents.evaluation.comparison import ENV_IDS
 from eto_agents.evaluation.published import COLUMNS, PublishedRow, load_published
 from eto_agents.evaluation.runs import read_run
 from eto_agents.evaluation.sections import NO_WIDTH, NO_WIDTH_NOTE
 from eto_agents.evaluation.statistics import Estimate, Paired, clustered_mean, paired
-from eto_agents.reproduce.run import Outcome
+from eto_agents.worlds.base import title_of
+
+if TYPE_CHECKING:
+    from eto_agents.reproduce.run import Outcome
 
 Scores = list[tuple[str, float]]
 """Task and final score, a task once for each seed."""
@@ -139,12 +142,12 @@ def table_of(outcomes: Sequence[Outcome], labels: Mapping[str, str]) -> Table:
     for method, label in labels.items():
         runs = [(o.seed, run) for o in outcomes if (run := o.run(method)) is not None]
         entries.append(Entry(label, runs))
-        told: dict[str, list[str]] = {}
+        places: dict[str, list[str]] = {}
         for outcome in outcomes:
             if method in outcome.notes:
                 where = f"{outcome.world} seed {outcome.seed}"
-                told.setdefault(outcome.notes[method], []).append(where)
-        notes += [f"{label} ({', '.join(where)}): {note}." for note, where in told.items()]
+                places.setdefault(outcome.notes[method], []).append(where)
+        notes += [f"{label} ({', '.join(where)}): {note}." for note, where in places.items()]
     return build_table(entries, notes)
 
 
@@ -211,7 +214,7 @@ def record(table: Table, found: Sequence[Difference]) -> dict[str, Any]:
 
 
 def published_rows(methods: Iterable[str], model: str = "Llama-2-7B-Chat") -> list[PublishedRow]:
-    """The paper's rows of some methods, in the order asked for."""
+    """The paper's rows of some methods, in the order of `methods`."""
     rows = [row for row in load_published().rows if row.source == "eto"]
     return [
         row
@@ -223,7 +226,7 @@ def published_rows(methods: Iterable[str], model: str = "Llama-2-7B-Chat") -> li
 
 def title(column: Key) -> str:
     """World and split for people."""
-    return f"{WORLDS.get(column[0], column[0])} {column[1]}"
+    return f"{title_of(column[0])} {column[1]}"
 
 
 def show(estimate: Estimate | None, sign: str = "") -> str:
@@ -266,5 +269,5 @@ def _average(
 
 
 def _place(column: Key) -> tuple[int, str]:
-    worlds = list(WORLDS)
+    worlds = ENV_IDS
     return (worlds.index(column[0]) if column[0] in worlds else len(worlds)), column[1]

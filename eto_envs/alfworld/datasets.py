@@ -23,7 +23,7 @@ from eto_envs.alfworld.game import GRAMMARS
 from eto_envs.alfworld.games import FOLDERS, GAME_FILE, find_games
 from eto_envs.alfworld.pack import PACK_VERSION, Pack, build_pack
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
-from eto_envs.tasks import Task, TaskSet
+from eto_envs.tasks import Task, TaskSet, TaskSets, find_task_set
 
 MAX_STEPS: Final = 40
 """ETO's limit (`configs/task/alfworld.json`); the original package's own is 50."""
@@ -214,38 +214,47 @@ def _cache() -> Path:
     return cache_dir() / "alfworld"
 
 
-@functools.lru_cache(maxsize=16)
 def task_set(dataset: Dataset, split: str, kinds: tuple[str, ...] = ()) -> TaskSet:
-    """The tasks of a split, in the order of their folders' names; ``"all"`` is one after another.
+    """The tasks of a split; see `task_sets`.
+
+    Raises:
+        UnknownNameError: there is no such task type, or no game of that split.
+        DataNotFoundError: the dataset has no game of these types.
+    """
+    return find_task_set(task_sets(dataset, kinds), split)
+
+
+@functools.lru_cache(maxsize=16)
+def task_sets(dataset: Dataset, kinds: tuple[str, ...] = ()) -> TaskSets:
+    """The splits that the dataset has games of, each in the order of its folders' names.
+
+    ``"all"`` is one split after another.
 
     Args:
         dataset: an opened dataset.
-        split: the split.
         kinds: only these task types, out of `KINDS`; all of them if empty.
 
     Raises:
-        UnknownNameError: there is no such split or kind.
-        DataNotFoundError: the dataset has no game of it.
+        UnknownNameError: there is no such task type.
+        DataNotFoundError: the dataset has no game of these types.
     """
-    if split not in _SPLITS:
-        raise UnknownNameError("split", split, _SPLITS)
     for kind in kinds:
         if kind not in KINDS:
             raise UnknownNameError("task type", kind, KINDS)
     name, pack, grammar = dataset
-    # No train game is in another split, so train is clean as it is.
-    folder = "train" if split == "train_clean" else split
-    ids = [
-        task_id
-        for part in FOLDERS
-        if folder in (part, "all")
-        for task_id in pack.splits.get(part, ())
-        if not kinds or task_id.partition("-")[0] in kinds
-    ]
-    if not ids:
-        raise DataNotFoundError(f"{pack.path}: no game of split {split!r} in it")
 
-    def make(task_id: str) -> Task:
+    def ids_of(split: str) -> list[str]:
+        # No train game is in another split, so train is clean as it is.
+        folder = "train" if split == "train_clean" else split
+        return [
+            task_id
+            for part in FOLDERS
+            if folder in (part, "all")
+            for task_id in pack.splits.get(part, ())
+            if not kinds or task_id.partition("-")[0] in kinds
+        ]
+
+    def make_task(task_id: str) -> Task:
         return Task(
             id=task_id,
             goal=pack.problem(task_id).task.removeprefix(TASK_PREFIX),
@@ -254,4 +263,12 @@ def task_set(dataset: Dataset, split: str, kinds: tuple[str, ...] = ()) -> TaskS
             data={"sha256": pack.digest(task_id)},
         )
 
-    return TaskSet(ids, make, split=split, dataset=name, fingerprint=f"alfworld text {grammar}")
+    def make(split: str) -> TaskSet:
+        fingerprint = f"alfworld text {grammar}"
+        return TaskSet(ids_of(split), make_task, split=split, dataset=name, fingerprint=fingerprint)
+
+    splits = [split for split in _SPLITS if ids_of(split)]
+    if not splits:
+        what = f"game of type {' or '.join(kinds)}" if kinds else "game"
+        raise DataNotFoundError(f"{pack.path}: no {what} in it")
+    return TaskSets(splits, make)

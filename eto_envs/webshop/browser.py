@@ -197,7 +197,7 @@ class WebShopBrowserEnv(WebShopEnv):
 
     def _start(self, task: Task) -> str:
         window = self._opened()
-        self._page = self._do(lambda: window.show(window.trips.open(task.id)))
+        self._page = self._do(lambda: window.show(window.trips.begin(task)))
         self._state = type(self._state)(window.trip.session)
         return self._observe(None)
 

@@ -1,14 +1,24 @@
-"""`eto train`: flags over a file over the defaults, and errors a person can act on."""
+"""`eto train`: flags over a file over the defaults, errors a person can act on, what is printed."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
 from eto_agents.cli import main
-from eto_agents.cli.train import with_config
+from eto_agents.cli.train import COMMANDS, iteration_table, with_config
+from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.preference import PreferencePair, write_pairs
+from eto_agents.training.eto import Iteration
 from eto_envs.errors import DataNotFoundError, UnknownNameError
+from tests.agents.training.worlds import undecided
 
 
 @pytest.fixture
@@ -31,15 +41,67 @@ def test_a_file_becomes_flags_and_flags_win(config: Path) -> None:
         with_config(["train", "sft", "--config"])
 
 
+def test_tables_of_a_file_become_flags_with_a_prefix(tmp_path: Path) -> None:
+    path = tmp_path / "eto.toml"
+    path.write_text(
+        "iterations = 1\n[dpo]\nbeta = 0.5\nepochs = 2\nactivation_checkpointing = true\n"
+    )
+    given = ["--dpo.epochs", "3", "--dpo.no-activation-checkpointing"]
+    expanded = with_config(["train", "eto", "--config", str(path), *given])
+    assert expanded == ["train", "eto", "--iterations", "1", "--dpo.beta", "0.5", *given]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_a_file_can_have_every_setting(command: str, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    @functools.wraps(COMMANDS[command])
+    def received(**arguments: Any) -> None:
+        seen.update(arguments)
+
+    hints = typing.get_type_hints(COMMANDS[command])
+    settings = next(hint for hint in hints.values() if dataclasses.is_dataclass(hint))()
+    changes = {"with_example": False, "dev_tasks": 3, "keep_best": True, "seed": 5}
+    changes |= {"activation_checkpointing": True, "report_to": ("wandb", "tensorboard")}
+    fields = {field.name for field in dataclasses.fields(settings)}
+    settings = dataclasses.replace(settings, **{k: v for k, v in changes.items() if k in fields})
+    path = tmp_path / "settings.toml"
+    path.write_text(toml_of(dataclasses.asdict(settings)))
+    arguments = with_config(["train", command, "--config", str(path)])[2:]
+    required = {"sft": [], "rft": ["--explorer", "x"], "dpo": ["--pairs", "x", "--model", "x"]}
+    tyro.cli(received, args=[*arguments, *required.get(command, ["--model", "x"])])
+    assert seen["settings"] == settings
+
+
+def toml_of(record: dict[str, Any]) -> str:
+    """A record as TOML: what is None is left out, tables come last."""
+    values = {key: value for key, value in record.items() if not isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(v)}" for key, v in values.items() if v is not None]
+    for key, value in record.items():
+        if isinstance(value, dict):
+            lines += [f"[{key}]", toml_of(value)]
+    return "\n".join(lines) + "\n"
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    """All that was printed, without tyro's frames and line breaks."""
+    printed = capsys.readouterr()
+    return " ".join((printed.err + printed.out).replace("│", " ").split())
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["sft", "--out", "x"], 1, "no data: name folders of `eto collect`"),
-        (["sft", "--data", "nothing"], 1, "nothing at nothing"),
-        (["sft", "--epochs", "0"], 2, "epochs must be positive"),
-        (["rft", "--data", "nothing"], 1, "no explorer"),
+        (["sft", "--data", "nothing"], 1, "no episodes at nothing: run `eto collect"),
+        (["sft", "--epochs", "0"], 2, "epochs must be above 0, got 0"),
+        (["eto", "--model", "x", "--dpo.beta", "0"], 2, "beta must be above 0, got 0"),
+        (["grpo", "--model", "x", "--n-samples", "1"], 2, "n_samples 1, which is at least 2"),
+        (["rft", "--data", "nothing"], 2, "Missing from eto train rft: --explorer"),
+        (["rft", "--explorer", "x"], 1, "no data: name folders of `eto collect`"),
         (["sft", "--config", "no.toml"], 1, "no settings file at no.toml"),
+        (["dpo", "--pairs", "no", "--model", "x", "--out", "y"], 1, "no preference pairs at no"),
     ],
 )
 def test_mistakes(
@@ -55,5 +117,77 @@ def test_mistakes(
     with pytest.raises(SystemExit) as exited:
         main(["train", *arguments])
     assert exited.value.code == code
-    printed = capsys.readouterr()
-    assert message in " ".join((printed.err + printed.out).replace("│", " ").split())
+    assert message in shown(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_key_of_a_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sft.toml"
+    path.write_text("learning_rat = 1e-3\n")
+    with pytest.raises(SystemExit) as exited:
+        main(["train", "sft", "--config", str(path)])
+    assert exited.value.code == 2
+    printed = shown(capsys)
+    assert "--learning-rat" in printed
+    assert "--learning-rate" in printed  # the nearest flag there is
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_dpo_on_a_file_of_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(undecided(tmp_path, n_steps=1), tmp_path / "model")
+    pair = PreferencePair(
+        prompt=[{"role": "user", "content": "Say a or b."}],
+        chosen=[{"role": "assistant", "content": "Action: b"}],
+        rejected=[{"role": "assistant", "content": "Action: a"}],
+        chosen_score=1.0,
+        rejected_score=0.0,
+        task_id="t0",
+    )
+    write_pairs(tmp_path / "pairs.jsonl", [pair] * 3)
+    main(
+        ["train", "dpo", "--pairs", str(tmp_path / "pairs.jsonl"), "--model",
+         str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--batch-size", "2",
+         "--epochs", "1", "--device", "cpu"]
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "n_pairs" in printed
+    assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("sft", "--micro-batch-size"),
+        ("rft", "--n-samples"),
+        ("dpo", "--beta"),
+        ("ppo", "--kl-weight"),
+        ("grpo", "--n-samples"),
+        ("eto", "--dpo.beta"),
+    ],
+)
+def test_help_names_every_setting(
+    command: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["train", command, "--help"])
+    assert done.value.code == 0
+    printed = capsys.readouterr().out
+    assert flag in printed
+    assert f"For example: eto train {command}" in printed
+
+
+def test_the_table_has_a_row_an_iteration() -> None:
+    start = Iteration(0, "sft", None, {}, 0.5, {})
+    counts = {"win": 1, "tie": 2, "lose": 3, "pairs": 4}
+    first = Iteration(1, "dpo", 0.55, counts, 0.625, {})
+    table = iteration_table([start, first], [{"seen": 0.6}, {}], best=1)
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["iteration"] == ["0", "1 *"]
+    assert columns["pairs"] == ["", "4"]
+    assert columns["win / tie / lose"] == ["", "1 / 2 / 3"]
+    assert columns["explored"] == ["", "0.550"]
+    assert columns["dev"] == ["0.500", "0.625"]
+    assert columns["seen"] == ["0.600", ""]

@@ -18,9 +18,9 @@ from eto_agents.models.scripted import ScriptedModel
 from eto_agents.policies.react import ReActPolicy
 from eto_agents.policy import Policy
 from eto_agents.react.context import transcript
-from eto_agents.react.parse import FORMATS
 from eto_agents.react.prompts import load_prompts
 from eto_agents.trajectory import Message
+from eto_agents.worlds import find_world
 from eto_envs.errors import DataNotFoundError, UnknownNameError
 from tests.toy import CORRIDOR
 
@@ -95,7 +95,7 @@ def test_the_model_reads_the_transcript(expert_actions: dict[str, list[str]]) ->
     whole = transcript(PROMPT, episode.initial_observation, episode.steps)
     for n, request in enumerate(model.requests):
         assert request == whole[: len(HEAD) + 1 + 2 * n]
-    assert model.requests[2][-1]["content"] == FORMATS["webshop"].error
+    assert model.requests[2][-1]["content"] == find_world("webshop").format.error
     bad = episode.steps[1]
     assert (bad.action, bad.text, bad.is_valid) == ("", BAD, False)
     assert bad.observation == episode.steps[0].observation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,3 +23,14 @@ def run(script: str, *arguments: str | Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def row_of(printed: str, label: str) -> dict[str, float]:
+    """Mean rewards x 100 by split of ``SFT: seen 63.1 [60.0, 66.2], unseen 5.0 ‡``."""
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"{label}: "))
+    cells = re.findall(r"(\w+) ([\d.]+)(?: \[([\d.]+), ([\d.]+)\]| ‡)", line)
+    row = {}
+    for split, mean, low, high in cells:
+        assert 0.0 <= float(low or mean) <= float(mean) <= float(high or mean) <= 100.0, line
+        row[split] = float(mean)
+    return row

@@ -13,7 +13,7 @@ trains = [pytest.mark.torch, pytest.mark.slow]
 
 
 def table(script: str, out: Path) -> str:
-    if script != "prompted" and importlib.util.find_spec("trl") is None:
+    if importlib.util.find_spec("trl") is None:
         pytest.skip("the extra train is not installed")
     return run(f"{script}.py", "--smoke", "--out", out, "--quiet")
 
@@ -31,7 +31,6 @@ def is_score(cell: str) -> bool:
 @pytest.mark.parametrize(
     ("script", "ours", "published"),
     [
-        pytest.param("prompted", ["random"], {"GPT-4 ": "63.2"}, id="prompted"),
         pytest.param(
             "table2",
             ["untuned", "SFT", "SFT-more", "Best-of-N", "RFT", "PPO", "ETO"],

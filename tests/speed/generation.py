@@ -2,7 +2,7 @@
 
 Both sides play the same episodes of the mini worlds with the same untrained tiny model: the expert
 acts, so that the model reads real pages, and the model writes so many tokens a turn. One side is
-`HuggingFaceModel`, 32 episodes in lockstep, the other `transformers`' own `generate`, one episode
+`HuggingFaceModel`, 32 episodes at once, the other `transformers`' own `generate`, one episode
 at a time, each turn from its beginning. They take turns, so that both meet the same load; compare
 the ratio. Prompts: "own" with its worked example, which every pretrained model reads, and "brief",
 which tiny models are trained with.
@@ -29,7 +29,7 @@ from eto_agents.policies.simple import ExpertPolicy
 from eto_agents.policy import Decision
 from eto_agents.react.chat import encode
 from eto_agents.react.parse import Parsed
-from eto_agents.react.prompts import load_prompts, world_of
+from eto_agents.react.prompts import load_prompts, prompt_key
 from eto_agents.rollout import Rollouts, jobs_of, make_batch
 
 WORLDS = {
@@ -60,7 +60,7 @@ class Narrator:
 
     def act(self, slots: Sequence[int], observations: Any, infos: Any) -> list[Decision]:
         for slot, observation, info in zip(slots, observations, infos, strict=True):
-            prompt = self._prompts[world_of(info)]
+            prompt = self._prompts[prompt_key(info)]
             if slot in self._chats:
                 text = prompt.format.reply(observation, Parsed("x", "", ""))
                 self._chats[slot].append({"role": "user", "content": text})
@@ -176,23 +176,23 @@ def main() -> None:
     for prompts, world in itertools.product(arguments.prompts, WORLDS):
         fast, slow, slowest = [], [], []
         for repetition in range(arguments.repetitions):
-            lockstep = HuggingFaceModel.of(checkpoint, max_batch=batch)
+            batched = HuggingFaceModel.of(checkpoint, max_batch=batch)
             first = repetition % 2
-            played = play(lockstep.generate, world, prompts, first, 2 * batch, batch, sampling)
+            played = play(batched.generate, world, prompts, first, 2 * batch, batch, sampling)
             fast.append(played)
             slow.append(play(stock(checkpoint), world, prompts, first, 3, 1, sampling))
             none = stock(checkpoint, with_cache=False)
             slowest.append(play(none, world, prompts, first, 1, 1, sampling))
-        report(f"{world}, prompts {prompts}", lockstep, fast, slow, slowest)
+        report(f"{world}, prompts {prompts}", batched, fast, slow, slowest)
 
 
-def report(what: str, lockstep: HuggingFaceModel, fast: Any, slow: Any, slowest: Any) -> None:
-    n = {name: value / lockstep.totals["requests"] for name, value in lockstep.totals.items()}
+def report(what: str, batched: HuggingFaceModel, fast: Any, slow: Any, slowest: Any) -> None:
+    n = {name: value / batched.totals["requests"] for name, value in batched.totals.items()}
     print(
         f"{what}: {n['prompt_tokens']:.0f} tokens read a turn, "
         f"{n['prompt_tokens'] - n['cached_tokens']:.0f} of them new"
     )
-    sides = {"lockstep": fast, "stock, one at a time": slow, "stock without cache": slowest}
+    sides = {"batched": fast, "stock, one at a time": slow, "stock without cache": slowest}
     for name, rows in sides.items():
         episodes, turns, tokens, cpu = map(statistics.median, zip(*rows, strict=True))
         print(
@@ -204,7 +204,7 @@ def report(what: str, lockstep: HuggingFaceModel, fast: Any, slow: Any, slowest:
             f"{statistics.median(a[i] / b[i] for a, b in zip(fast, rows, strict=True)):.1f}"
             for i in (1, 3)
         ]
-        print(f"  lockstep is {ratios[0]} times {name}, by processor time {ratios[1]} times")
+        print(f"  batched is {ratios[0]} times {name}, by processor time {ratios[1]} times")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast ScienceWorld is: `python tests/speed/scienceworld.py`.
 
-Plays the expert's solutions of some tasks, one environment first, then 64 in lockstep with one
+Plays the expert's solutions of some tasks, one environment first, then 64 at once with one
 simulating thread and with more, resets included; prints steps a second, CPU seconds a step (Python
 and Java) and the memory of both. Where the stock package and its py4j can be imported, it plays the
 same episodes in turns with ours, and the ratio is printed. Compare ratios: other programs share the
@@ -144,7 +144,7 @@ def open_stock(java: str) -> Any:
 
 
 class Crowd:
-    """64 environments in lockstep, in a process with some number of threads."""
+    """64 environments at once, in a process with some number of threads."""
 
     def __init__(self, java: str, made: list[tuple[str, list[str]]], n_workers: int) -> None:
         """Start them, and play one round to warm up."""

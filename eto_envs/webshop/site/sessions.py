@@ -139,7 +139,10 @@ class Trips:
         Raises:
             UnknownNameError: there is no such task in the task set.
         """
-        task = self.tasks.find(task_id)
+        return self.begin(self.tasks.find(task_id))
+
+    def begin(self, task: Task) -> Trip:
+        """Begin a trip of a task of the shop, in the task set or not."""
         with self._lock:
             trip = Trip(
                 id=secrets.token_urlsafe(ID_BYTES),

@@ -15,6 +15,7 @@ from eto_envs.alfworld.datasets import (
     open_dataset,
     open_pack,
     task_set,
+    task_sets,
 )
 from eto_envs.alfworld.pack import Pack
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
@@ -60,6 +61,23 @@ def test_task_sets(house_pack: Path) -> None:
     assert task.max_steps == 40
     assert task.data == {"sha256": dataset.pack.digest(task.id)}
     assert task_set(dataset, "seen") is tasks
+
+
+def test_splits_without_a_game_are_not_listed(house_pack: Path) -> None:
+    dataset = open_dataset(str(house_pack))
+    splits = ["train", "seen", "unseen", "valid_train", "train_clean", "all"]
+    assert list(task_sets(dataset)) == splits
+    mini = open_dataset("mini")
+    assert list(task_sets(mini)) == ["train", "seen", "unseen", "train_clean", "all"]
+    with pytest.raises(UnknownNameError, match="Dataset 'mini' has 'train', 'seen', 'unseen'"):
+        task_set(mini, "valid_train")
+    empty = dataset._replace(pack=Pack(house_pack))
+    empty.pack.splits = {"train": (), "seen": dataset.pack.splits["seen"][:1]}
+    [task_id] = empty.pack.splits["seen"]
+    other = next(kind for kind in KINDS if not task_id.startswith(kind))
+    assert list(task_sets(empty)) == ["seen", "all"]
+    with pytest.raises(DataNotFoundError, match=f"no game of type {other}"):
+        task_sets(empty, (other,))
 
 
 def test_the_wording_is_in_the_hash(house_pack: Path) -> None:

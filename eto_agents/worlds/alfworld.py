@@ -1,23 +1,76 @@
-"""Thoughts in ALFWorld: what is still to be done, where things may be, what was found.
+"""ALFWorld: what is still to be done and where things may be, how a person wanders.
 
-The memory is the explorer's (`eto_envs.alfworld.memory`), so a thought knows what a player has
-read and no more: a place that was not looked into "may" hold what is wanted.
+The memory of thoughts is the explorer's (`eto_envs.alfworld.memory`), so a thought knows what a
+player has read and no more: a place that was not looked into "may" hold what is wanted.
 """
 
 from __future__ import annotations
 
+import math
 import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from eto_agents.policies.thoughts.narrator import (
-    Narrator,
-    Style,
-    capitalised,
-    with_article,
-)
+from eto_agents.react.parse import LENIENT, Format
+from eto_agents.worlds.base import World
+from eto_agents.worlds.narrator import Narrator, Style, capitalised, with_article
 from eto_envs.alfworld.engine import NOTHING_HAPPENS
 from eto_envs.alfworld.explorer import read_task
 from eto_envs.alfworld.memory import Memory, kind_of, split_command
 from eto_envs.alfworld.problem import Goal
+from eto_envs.shaping import Info
+
+if TYPE_CHECKING:
+    from eto_agents.trajectory import Trajectory
+
+
+class ALFWorld(World):
+    """The household."""
+
+    name = "alfworld"
+    title = "ALFWorld"
+    env_id = "ETO-ALFWorld-v0"
+    format = Format(
+        LENIENT, "Observation: Error Input. Your input must contains 'Action: '", "Observation: "
+    )
+    variants = ("alfworld-2.1.1", "alfworld-2.1.2")
+    # ETO's prompts have the wording of 2.1.1 alone.
+    published: ClassVar = {"alfworld-2.1.1": "alfworld"}
+    columns: ClassVar = {"alfworld_seen": "seen", "alfworld_unseen": "unseen"}
+    dataset = "2.1.1"
+    refusals = r"Nothing happens\."
+    goal = r"Your task is to: (.*)"
+    has_more_tasks = True
+
+    def variant(self, info: Info) -> str:
+        """The world with the wording of the episode's games."""
+        return f"{self.name}-{info['grammar']}"
+
+    def variant_of(self, trajectory: Trajectory) -> str:
+        """The world with the wording of the recorded game."""
+        # A folder of games says nothing of its wording: there the commands that moved things do.
+        moved = any(re.match(r"move .+ to ", step.action) for step in trajectory.steps)
+        is_212 = moved or trajectory.dataset.endswith("2.1.2")
+        return "alfworld-2.1.2" if is_212 else "alfworld-2.1.1"
+
+    @property
+    def flaws(self) -> type[Any]:
+        """How often what goes wrong."""
+        return ALFWorldFlaws
+
+    def narrator(self, style: Style, rng: random.Random) -> Narrator:
+        """Thoughts about what is left to do and where to look."""
+        return ALFWorldNarrator(style, rng)
+
+    def write_more_tasks(self, folder: Path, n_rounds: int) -> None:
+        """Games in rooms of their own."""
+        from eto_envs.alfworld.mini import write_mini
+
+        write_mini(folder, n_rounds)
+
 
 _APPLIANCES = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 _DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}
@@ -266,3 +319,61 @@ class ALFWorldNarrator(Narrator):
         if verb == "close":
             return f"I close {names[0]}."
         return f"I try: {action}."
+
+
+@dataclass
+class ALFWorldFlaws:
+    """Wanders, takes the wrong thing and puts it back, rarely loses heart.
+
+    Attributes:
+        rng: draws everything.
+        detour: how often, at a step, another place is visited first, half the time a known one.
+        look: how often, at a step, something is looked at without need.
+        wrong_thing: how often, with empty hands at a place, another object is taken and put back.
+        give_up: the share of episodes that at some moment only wander.
+    """
+
+    rng: random.Random
+    detour: float = 0.12
+    look: float = 0.08
+    wrong_thing: float = 0.06
+    give_up: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Begin an episode."""
+        gives_up = self.rng.random() < self.give_up
+        self._n_steps_left = self.rng.randrange(2, 12) if gives_up else math.inf
+        self._visited: list[str] = []
+        self._next = ""
+
+    def choose(self, observation: str, info: Info) -> str:
+        """The next action."""
+        admissible = info["admissible_actions"]
+        queued, self._next = self._next, ""
+        action = queued if queued in admissible else self._pick(info["expert_plan"], admissible)
+        if action.startswith("go to ") and action not in self._visited:
+            self._visited.append(action)
+        self._n_steps_left -= 1
+        return action
+
+    def _pick(self, plan: Sequence[str], admissible: Sequence[str]) -> str:
+        walks = [a for a in admissible if a.startswith("go to ")]
+        if self._n_steps_left <= 0 or not plan:
+            return self.rng.choice(walks)
+        chance = self.rng.random()
+        if chance < self.detour and walks:
+            known = [a for a in self._visited if a in walks]
+            return self.rng.choice(known if known and self.rng.random() < 0.5 else walks)
+        chance -= self.detour
+        if chance < self.look:
+            looks = [a for a in admissible if a.startswith(("examine ", "inventory", "look"))]
+            return self.rng.choice(looks)
+        chance -= self.look
+        others = [a for a in admissible if a.startswith("take ") and a not in plan]
+        if chance < self.wrong_thing and others:
+            taken = self.rng.choice(others)
+            thing, _, place = taken.removeprefix("take ").partition(" from ")
+            verb, joint = ("move", "to") if "help" in admissible else ("put", "in/on")
+            self._next = f"{verb} {thing} {joint} {place}"
+            return taken
+        return str(plan[0])

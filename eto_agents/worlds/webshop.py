@@ -1,4 +1,4 @@
-"""Thoughts in WebShop: what the request names, and what a page shows of it.
+"""WebShop: what its pages say of a request, how a hurried person shops, why a purchase fails.
 
 Pages are read in the text mode, as ETO shows them; of other modes only the action is spoken of.
 What is wanted is what the request says word for word: a page's value counts as asked for if its
@@ -7,11 +7,71 @@ words stand in the request.
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from typing import Final, NamedTuple
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from eto_agents.policies.thoughts.narrator import Narrator, Style, joined
+from eto_agents.react.parse import INVALID, STRICT, Format
+from eto_agents.worlds.base import Failure, World
+from eto_agents.worlds.narrator import Narrator, Style, joined
+from eto_envs.shaping import Info
+
+if TYPE_CHECKING:
+    from eto_agents.trajectory import Trajectory
+
+
+class WebShop(World):
+    """The shop."""
+
+    name = "webshop"
+    title = "WebShop"
+    env_id = "ETO-WebShop-v0"
+    format = Format(STRICT, INVALID, "Observation:\n")
+    variants = ("webshop",)
+    published: ClassVar = {"webshop": "webshop"}
+    columns: ClassVar = {"webshop": "seen"}
+    dataset = "full"
+    goal = r"Instruction: \[SEP\] (.*?) \[SEP\]"
+    failure_rules: ClassVar = {
+        "wrong_purchase": ("wrong purchase", "WebShop: something was bought, for a score below 1.")
+    }
+    has_more_tasks = True
+
+    @property
+    def flaws(self) -> type[Any]:
+        """How often what goes wrong."""
+        return WebShopFlaws
+
+    def narrator(self, style: Style, rng: random.Random) -> Narrator:
+        """Thoughts about the request and the page."""
+        return WebShopNarrator(style, rng)
+
+    def outcome(self, trajectory: Trajectory) -> Hashable:
+        """What was bought: product and options, as the last page names them."""
+        last = trajectory.steps[-1].observation if trajectory.steps else ""
+        bought = PURCHASE.search(last)
+        return None if bought is None else bought.groups()
+
+    def failures(self, trajectory: Trajectory) -> list[Failure]:
+        """A purchase below 1, or none before the limit."""
+        last = (len(trajectory.steps) - 1,) if trajectory.steps else ()
+        if _bought(trajectory):
+            detail = "; ".join([f"score {trajectory.score:.2f}", *_missed(trajectory)])
+            return [Failure("wrong_purchase", detail, last)]
+        if trajectory.status == "truncated":
+            return [Failure("gave_up", "nothing was bought", last)]
+        return []
+
+    def write_more_tasks(self, folder: Path, n_rounds: int) -> None:
+        """Goals that ask in other words for other options of the same products."""
+        from eto_envs.webshop.mini import build_mini_bundle
+
+        build_mini_bundle(folder, n_rounds)
+
 
 _CAP = re.compile(r"price lower than ([\d.]+) dollars")
 _PRICE = re.compile(r"\$([\d.]+)(?: to \$([\d.]+))?")
@@ -280,3 +340,146 @@ def _product(title: str, price: str) -> Product:
 
 def _usd(amount: float | None) -> str:
     return f"{amount:g} dollars"
+
+
+@dataclass
+class WebShopFlaws:
+    """Shops in a hurry.
+
+    Attributes:
+        rng: draws everything.
+        settle: how often the first likely product on a page of results is taken.
+        skip_option: how often a wanted option is not chosen.
+        read: how often a product's description, features or reviews are read first.
+        vague: how often the first search leaves out a word.
+    """
+
+    rng: random.Random
+    settle: float = 0.35
+    skip_option: float = 0.25
+    read: float = 0.2
+    vague: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Begin an episode."""
+        self._settled_for: list[str] | None = None  # what would be chosen of a product like this
+        self._handled: set[str] = set()
+        self._n_seen = 0
+        self._has_read = False
+
+    def choose(self, observation: str, info: Info) -> str:
+        """The next action."""
+        plan, admissible = info["expert_plan"], info["admissible_actions"]
+        self._n_seen += 1
+        if self._n_seen == 1:
+            return self._search(plan[0])
+        if "click[buy now]" in admissible:
+            return self._on_product(plan, admissible)
+        if "click[< prev]" in admissible and self._has_read:
+            return "click[< prev]"  # from what was read
+        products = [a for a in admissible if _is_choice(a)]
+        if products and self._n_seen == 2 and self.rng.random() < self.settle:
+            self._settled_for = [a for a in plan if _is_choice(a)][1:]
+            return str(products[0])
+        return str(plan[0])
+
+    def _search(self, action: str) -> str:
+        words = action[len("search[") : -1].split()
+        if len(words) > 2 and self.rng.random() < self.vague:
+            words.pop(self.rng.randrange(len(words)))
+        return f"search[{' '.join(words)}]"
+
+    def _on_product(self, plan: Sequence[str], admissible: Sequence[str]) -> str:
+        if not self._has_read:
+            self._has_read = True
+            pages = [p for p in ("description", "features", "reviews") if _click(p) in admissible]
+            if pages and self.rng.random() < self.read:
+                return _click(self.rng.choice(pages))
+        wanted = plan if self._settled_for is None else self._settled_for
+        for action in wanted:
+            if not _is_choice(action) or action not in admissible or action in self._handled:
+                continue
+            self._handled.add(action)
+            if self.rng.random() >= self.skip_option:
+                return action
+        return "click[buy now]"
+
+
+def _click(label: str) -> str:
+    return f"click[{label}]"
+
+
+_BUTTONS = {_click(label) for label in ("back to search", "next >", "< prev", "buy now")}
+
+
+def _is_choice(action: str) -> bool:
+    """Whether it opens a product or chooses an option."""
+    return action.startswith("click[") and action not in _BUTTONS
+
+
+PURCHASE = re.compile(
+    r"Purchased \[SEP\] asin \[SEP\] (.*?) \[SEP\] options \[SEP\] (.*?) \[SEP\] attrs"
+)
+"""What WebShop's last page says was bought: the product's id and the chosen options."""
+
+_OPTION_NAMES = """
+    bulb type, capacity, color, fit type, flavor, flavor name, ink color, item package quantity,
+    item shape, lid, material type, model, number of items, pattern name, point size, power,
+    resistance, ruling, scent, scent name, size, skin type, special size type, style, theme,
+    unit count, wattage
+"""
+OPTION_NAMES: Final = frozenset(name.strip() for name in _OPTION_NAMES.split(","))
+"""Names of WebShop's options: its text pages do not tell an option's name from its values."""
+
+_THANKS = "Thank you for shopping with us!"
+_PRICE_CAP = re.compile(r"price (?:lower|less) than \$?(\d+(?:\.\d+)?)")
+_PAGE_PRICE = re.compile(r"Price: \$(\d+(?:\.\d+)?)$")  # a range says nothing about what was paid
+_HEADING_END = "< Prev"
+
+
+def _bought(t: Trajectory) -> bool:
+    return bool(t.steps) and _THANKS in t.steps[-1].observation
+
+
+def _missed(t: Trajectory) -> list[str]:
+    """Which terms of a purchase's reward are below 1, as far as the log tells."""
+    last = t.steps[-1]
+    terms = [f"{k} {v:.2f}" for k, v in last.reward_terms.items() if k.startswith("r_") and v < 1]
+    if terms:
+        return terms
+    if t.score == 0:
+        return ["another kind of product, or nothing of what was asked for"]
+    page = _page_before_last(t).split(" [SEP] ")
+    missed = _price_above_cap(t.goal, page) + _options_not_chosen(t.goal, page, last.observation)
+    return missed or ["attributes or options missed, the log does not say which"]
+
+
+def _page_before_last(t: Trajectory) -> str:
+    return t.steps[-2].observation if len(t.steps) > 1 else t.initial_observation
+
+
+def _price_above_cap(goal: str, page: list[str]) -> list[str]:
+    cap = _PRICE_CAP.search(goal)
+    price = next((found for part in page if (found := _PAGE_PRICE.match(part))), None)
+    if cap is None or price is None or float(price[1]) <= float(cap[1]):
+        return []
+    return [f"price ${price[1]} above ${cap[1]}"]
+
+
+def _options_not_chosen(goal: str, page: list[str], receipt: str) -> list[str]:
+    """Option values that the instruction names, the page offered and the agent did not choose."""
+    bought = PURCHASE.search(receipt)
+    prices = [i for i, part in enumerate(page) if part.startswith("Price: ")]
+    if bought is None or not prices or _HEADING_END not in page:
+        return []
+    try:
+        chosen = {str(value).lower() for value in json.loads(bought[2]).values()}
+    except (ValueError, AttributeError):
+        return []
+    offered = page[page.index(_HEADING_END) + 2 : prices[-1] - 1]  # the first is an option's name
+    values = {text.strip().lower() for text in offered} - OPTION_NAMES
+    named = {v for v in values if re.search(rf"(?<!\w){re.escape(v)}(?!\w)", goal.lower())}
+    # "beige" is not asked for where "sand beige" is.
+    whole = sorted(v for v in named if not any(v != other and v in other for other in named))
+    missing = [value for value in whole if value and value not in chosen]
+    return [f"asked for and not chosen: {', '.join(missing)}"] if missing else []

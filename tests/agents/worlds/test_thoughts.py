@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from eto_agents.policies.thoughts.alfworld import ALFWorldNarrator
-from eto_agents.policies.thoughts.narrator import Narrator, Style, joined, with_article
-from eto_agents.policies.thoughts.scienceworld import ScienceWorldNarrator
-from eto_agents.policies.thoughts.webshop import WebShopNarrator
+from eto_agents.worlds.alfworld import ALFWorldNarrator
+from eto_agents.worlds.narrator import Narrator, Style, joined, with_article
+from eto_agents.worlds.scienceworld import ScienceWorldNarrator
+from eto_agents.worlds.webshop import WebShopNarrator
 
 ROOM = (
     "You are in the middle of a room. Looking quickly around you, you see a cabinet 1, "

@@ -1,6 +1,6 @@
-"""Thoughts in ScienceWorld: what the task says, what is at hand, and what an action is for.
+"""ScienceWorld: what the task says and what an action is for, how a person goes astray.
 
-What is known of the world here is what the answers say: the room, the things carried, the last
+What is known in a thought is what the answers say: the room, the things carried, the last
 temperature, that something is broken. The rest of a thought is the intent of the action.
 """
 
@@ -9,9 +9,38 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
-from eto_agents.policies.thoughts.narrator import Narrator, Style, capitalised
+from eto_agents.react.parse import INVALID, STRICT, Format
+from eto_agents.worlds.base import World
+from eto_agents.worlds.narrator import Narrator, Style, capitalised
+from eto_envs.shaping import Info
+
+
+class ScienceWorld(World):
+    """The laboratory."""
+
+    name = "scienceworld"
+    title = "ScienceWorld"
+    env_id = "ETO-ScienceWorld-v0"
+    format = Format(STRICT, INVALID, "Observation: ")
+    variants = ("scienceworld",)
+    published: ClassVar = {"scienceworld": "sciworld"}
+    columns: ClassVar = {"scienceworld_seen": "seen", "scienceworld_unseen": "unseen"}
+    dataset = "eto"
+    refusals = r"No known action matches that input\.|Ambiguous request"
+    goal = r"(?:Task Description:\s*)?(.*)"
+
+    @property
+    def flaws(self) -> type[Any]:
+        """How often what goes wrong."""
+        return ScienceWorldFlaws
+
+    def narrator(self, style: Style, rng: random.Random) -> Narrator:
+        """Thoughts about the task and the action."""
+        return ScienceWorldNarrator(style, rng)
+
 
 _TASK = re.compile(r"Your task is to (.+?)(?:\.\s|\.$|$)", re.DOTALL)
 _TAKEN = re.compile(r"You move the (.+) to the inventory\.")
@@ -188,3 +217,53 @@ class ScienceWorldNarrator(Narrator):
 def _short(name: str) -> str:
     """A thing without the words that say that it is carried."""
     return name.removesuffix(" in inventory")
+
+
+_FREE = ("look around", "inventory")
+
+
+@dataclass
+class ScienceWorldFlaws:
+    """Looks around, goes through the wrong door, forgets a step, guesses.
+
+    Attributes:
+        rng: draws everything.
+        look: how often, at a step, something is looked at without need.
+        wrong_room: how often, before going somewhere, another room is visited.
+        skip: how often, at a step, the next one is done first.
+        wrong_choice: how often the focus, or the answer's box, is another one.
+    """
+
+    rng: random.Random
+    look: float = 0.1
+    wrong_room: float = 0.12
+    skip: float = 0.05
+    wrong_choice: float = 0.06
+
+    def choose(self, observation: str, info: Info) -> str:
+        """The next action."""
+        plan, admissible = info["expert_plan"], info["admissible_actions"]
+        if not plan:
+            return "look around"
+        action = str(plan[0])
+        chance = self.rng.random()
+        if chance < self.look:
+            looks = [a for a in admissible if a.startswith(("look at ", "examine ", "look in "))]
+            return str(self.rng.choice([*self.rng.sample(looks, min(2, len(looks))), *_FREE]))
+        chance -= self.look
+        if chance < self.skip and len(plan) > 1:
+            return str(plan[1])
+        if action.startswith("teleport to ") and self.rng.random() < self.wrong_room:
+            return self._other(action, [a for a in admissible if a.startswith("teleport to ")])
+        if self.rng.random() < self.wrong_choice:
+            if action.startswith("focus on "):
+                return self._other(action, [a for a in admissible if a.startswith("focus on ")])
+            if action.endswith(" box"):
+                start = action.rpartition(" to ")[0]
+                boxes = [a for a in admissible if a.startswith(start) and a.endswith(" box")]
+                return self._other(action, boxes)
+        return action
+
+    def _other(self, action: str, actions: Sequence[str]) -> str:
+        others = [a for a in actions if a != action]
+        return self.rng.choice(others) if others else action
