@@ -25,7 +25,7 @@ PAGES = {
     ),
     "environments/webshop_browser.md": (
         "ETO-WebShopBrowser-v0",
-        "eto_envs.webshop.browser:WebShopBrowserEnv",
+        "eto_envs.webshop.browser.env:WebShopBrowserEnv",
     ),
 }
 

@@ -157,8 +157,8 @@ class WorldRun:
             return world.dataset
         import filelock
 
-        from eto_envs.alfworld.mini import write_mini
-        from eto_envs.webshop.mini import build_mini_bundle
+        from eto_envs.alfworld.mini.games import write_mini
+        from eto_envs.webshop.mini.dataset import build_mini_bundle
 
         path = self.folder.parent / f"mini-{world.n_rounds}-rounds"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Thoughts in ALFWorld: what is still to be done, where things may be, what was found.
 
-The memory is the explorer's (`eto_envs.alfworld.memory`), so a thought knows what a player has
-read and no more: a place that was not looked into "may" hold what is wanted.
+The memory is the explorer's (`eto_envs.alfworld.experts.memory`), so a thought knows what a player
+has read and no more: a place that was not looked into "may" hold what is wanted.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from eto_agents.policies.thoughts.narrator import (
     capitalised,
     with_article,
 )
-from eto_envs.alfworld.engine import NOTHING_HAPPENS
-from eto_envs.alfworld.explorer import read_task
-from eto_envs.alfworld.memory import Memory, kind_of, split_command
-from eto_envs.alfworld.problem import Goal
+from eto_envs.alfworld.engine.problem import Goal
+from eto_envs.alfworld.engine.rules import NOTHING_HAPPENS
+from eto_envs.alfworld.experts.explorer import read_task
+from eto_envs.alfworld.experts.memory import Memory, kind_of, split_command
 
 _APPLIANCES = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 _DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}
