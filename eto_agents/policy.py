@@ -31,7 +31,7 @@ POLICIES: Mapping[str, str] = {
     "sloppy-expert": "eto_agents.policies.sloppy:SloppyExpertPolicy",
     "replay": "eto_agents.policies.simple:ReplayPolicy",
     "human": "eto_agents.policies.human:HumanPolicy",
-    "alfworld-explorer": "eto_envs.alfworld.explorer:Explorer",
+    "alfworld-explorer": "eto_envs.alfworld.experts.explorer:Explorer",
     "react": "eto_agents.policies.react:ReActPolicy",
     "best-of-n": "eto_agents.best_of_n:BestOfN",
 }

@@ -13,7 +13,7 @@ from eto_envs.errors import UnknownNameError, require
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
     from eto_envs.tasks import TaskSet
-    from eto_envs.webshop.engine import WebShopEngine
+    from eto_envs.webshop.engine.engine import WebShopEngine
     from eto_envs.webshop.site.sessions import Trip, Trips
     from eto_envs.webshop.site.views import Look
 
@@ -51,10 +51,10 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     _check(port, max_steps)
     from eto_agents.runs import episodes_folder
     from eto_agents.store import TrajectoryStore
-    from eto_envs.webshop.datasets import find_bundle
-    from eto_envs.webshop.engine import WebShopEngine
+    from eto_envs.webshop.data.datasets import find_bundle
+    from eto_envs.webshop.data.shop import open_shop
+    from eto_envs.webshop.engine.engine import WebShopEngine
     from eto_envs.webshop.env import task_set
-    from eto_envs.webshop.shop import open_shop
     from eto_envs.webshop.site.sessions import Trips
     from eto_envs.webshop.site.views import Look
 
