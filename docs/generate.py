@@ -30,7 +30,7 @@ ENVIRONMENTS = {
     ),
     "environments/webshop_browser.md": (
         "ETO-WebShopBrowser-v0",
-        "eto_envs.webshop.browser:WebShopBrowserEnv",
+        "eto_envs.webshop.browser.env:WebShopBrowserEnv",
     ),
 }
 WIDTH = 100

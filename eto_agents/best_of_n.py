@@ -9,20 +9,21 @@ harness's part; here are the policy and the pure functions of one task's samples
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from eto_agents.policy import Decision, as_policy, load_policy, with_time_limit
-from eto_agents.trajectory import Trajectory
+from eto_agents.policy import (
+    Decision,
+    as_policy,
+    conversation_of,
+    load_policy,
+    with_time_limit,
+)
+from eto_agents.trajectory import Message, Trajectory
+from eto_agents.worlds import find_world
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
-
-PURCHASE = re.compile(
-    r"Purchased \[SEP\] asin \[SEP\] (.*?) \[SEP\] options \[SEP\] (.*?) \[SEP\] attrs"
-)
-"""What WebShop's last page says was bought: the product's id and the chosen options."""
 
 
 class BestOfN:
@@ -90,6 +91,10 @@ class BestOfN:
         """Decide as the wrapped policy does."""
         return self.policy.act(slots, observations, infos)
 
+    def conversation(self, slot: int) -> list[Message]:
+        """The wrapped policy's."""
+        return conversation_of(self.policy, slot)
+
 
 def _is_greedy(provenance: Mapping[str, Any]) -> bool:
     sampling = provenance.get("sampling")
@@ -140,13 +145,12 @@ def best_at_k(scores: Sequence[float], k: int) -> float:
 def outcome(trajectory: Trajectory) -> Hashable:
     """What the agent brought about, told without the score.
 
-    In WebShop what was bought: product and options, as the last page names them. Elsewhere, or
-    where nothing was bought, the sequence of actions that the world accepted.
+    What the world says of it, as WebShop of what was bought; elsewhere, or where it says nothing,
+    the sequence of actions that the world accepted.
     """
-    last = trajectory.steps[-1].observation if trajectory.steps else ""
-    bought = PURCHASE.search(last)
-    if bought is not None:
-        return bought.groups()
+    stated = find_world(trajectory.world).outcome(trajectory)
+    if stated is not None:
+        return stated
     return tuple(step.action for step in trajectory.steps if step.is_valid)
 
 

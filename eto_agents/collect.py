@@ -15,7 +15,7 @@ from eto_agents.collection import Collection, check_min_score, read_collection
 from eto_agents.console import Progress
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.policies.narrated import NarratedPolicy
-from eto_agents.policies.thoughts.narrator import Style
+from eto_agents.worlds.narrator import Style
 
 MIN_SCORE = 0.7  # below it the paper leaves WebShop's demonstrations out
 

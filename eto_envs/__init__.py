@@ -11,7 +11,7 @@ from eto_envs.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from eto_envs.registration import IDS, register_all
+from eto_envs.registration import IDS, register_all, task_sets
 from eto_envs.shaping import Info, Shaper, Transition
 from eto_envs.spaces import TextSpace
 from eto_envs.tasks import Task, TaskSet
@@ -37,6 +37,7 @@ __all__ = [
     "TextVectorEnv",
     "Transition",
     "UnknownNameError",
+    "task_sets",
 ]
 
 register_all()

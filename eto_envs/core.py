@@ -21,10 +21,12 @@ from typing_extensions import Self
 from eto_envs.errors import ActionTypeError, EpisodeEndedError, SnapshotError, UnknownNameError
 from eto_envs.shaping import Info, Shaping, Transition
 from eto_envs.spaces import TextSpace
-from eto_envs.tasks import Task, TaskSet
+from eto_envs.tasks import Task, TaskSet, find_task_set
 
 MAX_TEXT_CHARS = 2**20
 """Bound of the observation and action spaces, in characters."""
+
+_RESET_OPTIONS = ("split", "task")
 
 
 class Advance(NamedTuple):
@@ -68,8 +70,11 @@ class TextEnv(gym.Env[str, str]):
 
     Attributes:
         world: the world's name, which every `info` and trajectory carries; a subclass states it.
-        tasks: the task set that `reset` draws from.
+        task_sets: the splits of the dataset, by name.
+        tasks: the task set that `reset` draws from unless its options name another split.
         max_steps: the step limit that overrides the tasks' own, or None.
+        max_episode_steps: Gymnasium's step limit, which can only lower the others, or None;
+            `TextVectorEnv` sets it (`gym.make` wraps the environment in `TimeLimit` instead).
     """
 
     world: ClassVar[str] = ""
@@ -86,7 +91,8 @@ class TextEnv(gym.Env[str, str]):
 
     def __init__(
         self,
-        tasks: TaskSet,
+        tasks: Mapping[str, TaskSet] | TaskSet,
+        split: str = "train",
         *,
         max_steps: int | None = None,
         reveal: Collection[str] = (),
@@ -96,23 +102,28 @@ class TextEnv(gym.Env[str, str]):
         """Set up the parts that all worlds share.
 
         Args:
-            tasks: the task set; must not be empty.
+            tasks: the task sets of the dataset by split, or a single one.
+            split: the one of them that `reset` draws from.
             max_steps: the step limit; None takes each task's own.
             reveal: what to add to `info`, from `revealable`.
             shaping: built-in shapers such as ``"step_cost=0.01"``.
             render_mode: None, ``"ansi"`` or ``"human"``.
 
         Raises:
-            UnknownNameError: an unknown reveal, shaper or render mode.
-            ValueError: `max_steps` is not a positive integer, or the task set is empty.
+            UnknownNameError: an unknown split, reveal, shaper or render mode.
+            ValueError: `max_steps` is not a positive integer, or the split is empty.
             TypeError: the class states no `world`, or `reveal` is a text.
         """
         if not self.world:
             raise TypeError(f"{type(self).__name__} states no world: give the class world = 'NAME'")
-        if len(tasks) == 0:
-            raise ValueError(f"{tasks!r} has no task")
-        self.tasks = tasks
-        self.max_steps = None if max_steps is None else _positive(max_steps)
+        if isinstance(tasks, TaskSet):
+            self.task_sets: Mapping[str, TaskSet] = {tasks.split: tasks}
+            split = tasks.split
+        else:
+            self.task_sets = tasks
+        self.tasks = find_task_set(self.task_sets, split)
+        self.max_steps = None if max_steps is None else check_limit("max_steps", max_steps)
+        self.max_episode_steps: int | None = None
         if isinstance(reveal, str):
             raise TypeError(f"reveal must be a collection of names, got the text {reveal!r}")
         for name in reveal:
@@ -133,6 +144,22 @@ class TextEnv(gym.Env[str, str]):
         self._ended = False
 
     # What a world implements
+
+    @classmethod
+    def find_task_sets(cls, **env_args: Any) -> Mapping[str, TaskSet]:
+        """The task sets of a dataset by split, for `eto_envs.task_sets`.
+
+        This one reads them from an environment that it makes and closes again. Override it where
+        the constructor does more than that needs.
+
+        Args:
+            **env_args: keyword arguments of the constructor; `split` does not matter.
+        """
+        env = cls(**env_args)
+        try:
+            return env.task_sets
+        finally:
+            env.close()
 
     def _start(self, task: Task) -> str:
         """Begin `task` and return its first observation."""
@@ -156,9 +183,19 @@ class TextEnv(gym.Env[str, str]):
 
     # The Gymnasium interface
 
-    def draw_task(self) -> Task:
-        """A task drawn uniformly from the task set by `np_random`."""
-        return self.tasks[int(self.np_random.integers(len(self.tasks)))]
+    def find_tasks(self, split: str | None = None) -> TaskSet:
+        """The task set of a split, by default of the split that the environment was made with.
+
+        Raises:
+            UnknownNameError: the dataset has no such split.
+            ValueError: the split is empty.
+        """
+        return self.tasks if split is None else find_task_set(self.task_sets, split)
+
+    def draw_task(self, split: str | None = None) -> Task:
+        """A task drawn uniformly from a split (see `find_tasks`) by `np_random`."""
+        tasks = self.find_tasks(split)
+        return tasks[int(self.np_random.integers(len(tasks)))]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -167,18 +204,24 @@ class TextEnv(gym.Env[str, str]):
 
         Args:
             seed: seeds `np_random`, which draws the task.
-            options: ``{"task": id or position}`` picks the task instead.
+            options: ``"split"`` takes the task of this episode from another split than the one
+                given to the constructor; ``"task"``, an id or a position in the split, picks the
+                task instead of drawing it.
 
         Raises:
-            UnknownNameError: an unknown option or task.
+            UnknownNameError: an unknown option, split or task; the present episode and the
+                generator are then as they were.
         """
-        super().reset(seed=seed)
         options = options or {}
         for name in options:
-            if name != "task":
-                raise UnknownNameError("reset option", name, ("task",))
-        chosen = options.get("task")
-        task = self.draw_task() if chosen is None else self.tasks.find(chosen)
+            if name not in _RESET_OPTIONS:
+                raise UnknownNameError("reset option", name, _RESET_OPTIONS)
+        split, chosen = options.get("split"), options.get("task")
+        tasks = self.find_tasks(split)
+        task = None if chosen is None else tasks.find(chosen)
+        super().reset(seed=seed)
+        if task is None:
+            task = self.draw_task(split)
         self._task = None  # a world that fails to start leaves no episode behind
         self._observation = self._start(task)
         self._task = task
@@ -187,9 +230,9 @@ class TextEnv(gym.Env[str, str]):
         info: Info = {
             "world": self.world,
             "task_id": task.id,
-            "split": self.tasks.split,
-            "dataset": self.tasks.dataset,
-            "tasks_sha256": self.tasks.sha256,
+            "split": tasks.split,
+            "dataset": tasks.dataset,
+            "tasks_sha256": tasks.sha256,
             "goal": task.goal,
             "score": 0.0,
             "success": False,
@@ -205,6 +248,13 @@ class TextEnv(gym.Env[str, str]):
         if self.render_mode == "human":
             self.render()
         return self._observation, _own(info)
+
+    def send(self, action: str) -> None:
+        """Announce the action that the next `step` will get.
+
+        Whoever steps several environments announces all actions first, so that worlds simulated
+        in another process can work in parallel. Here it does nothing.
+        """
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Do one action.
@@ -233,7 +283,7 @@ class TextEnv(gym.Env[str, str]):
         before = self._info
         observation, score, terminated, is_valid = self._advance(action)
         n_steps = before["n_steps"] + 1
-        truncated = not terminated and n_steps >= (self.max_steps or self._task.max_steps)
+        truncated = not terminated and n_steps >= self._limit(self._task)
         reward = task_reward = score - before["score"]
         info = before | {
             "score": score,
@@ -263,6 +313,11 @@ class TextEnv(gym.Env[str, str]):
             self.render()
         return observation, reward, terminated, truncated, _own(info)
 
+    def _limit(self, task: Task) -> int:
+        """The number of steps after which an episode of `task` is truncated."""
+        limit = self.max_steps or task.max_steps
+        return limit if self.max_episode_steps is None else min(limit, self.max_episode_steps)
+
     def render(self) -> str | None:
         """The last action and observation: returned (``"ansi"``) or printed (``"human"``)."""
         if self.render_mode is None:
@@ -281,7 +336,12 @@ class TextEnv(gym.Env[str, str]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the constructor's arguments and the episode: files are opened, not copied."""
         state = None if self._task is None else self.snapshot()
-        return _rebuild, (type(self), *self._arguments, self.spec, self._np_random, state)
+        attributes = {
+            "spec": self.spec,
+            "max_episode_steps": self.max_episode_steps,
+            "_np_random": self._np_random,
+        }
+        return _rebuild, (type(self), *self._arguments, attributes, state)
 
     def snapshot(self) -> Snapshot:
         """The whole episode as a picklable value; `restore` continues from it.
@@ -347,14 +407,13 @@ def _rebuild(
     kind: type[TextEnv],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    spec: Any,
-    rng: Any,
+    attributes: dict[str, Any],
     state: Snapshot | None,
 ) -> TextEnv:
     """What a pickled environment becomes."""
     env = kind(*args, **kwargs)
-    env.spec = spec
-    env._np_random = rng
+    for name, value in attributes.items():
+        setattr(env, name, value)
     if state is not None:
         env.restore(state)
     return env
@@ -365,11 +424,16 @@ def _own(info: Info) -> Info:
     return info | {"reward_terms": dict(info["reward_terms"])}
 
 
-def _positive(max_steps: int) -> int:
+def check_limit(name: str, limit: Any) -> int:
+    """A step limit as an `int`.
+
+    Raises:
+        ValueError: it is not a positive integer; the message calls it `name`.
+    """
     try:
-        number = operator.index(max_steps)
+        number = operator.index(limit)
     except TypeError:
-        raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}") from None
-    if number < 1 or isinstance(max_steps, bool):
-        raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
+        raise ValueError(f"{name} must be a positive integer, got {limit!r}") from None
+    if number < 1 or isinstance(limit, bool):
+        raise ValueError(f"{name} must be a positive integer, got {limit!r}")
     return number

@@ -47,7 +47,9 @@ class UnknownNameError(EtoError, ValueError):
         elif names:
             shown = ", ".join(repr(n) for n in names[:10])
             message += f"; there are {len(names)}: {shown}{', …' if len(names) > 10 else ''}"
-        super().__init__(f"{message}. {hint}".rstrip() if hint else message)
+        if hint:
+            message += f"{'' if near else '.'} {hint}"
+        super().__init__(message)
 
 
 class DataError(EtoError):

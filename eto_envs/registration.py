@@ -1,8 +1,19 @@
-"""The table of environment ids. Strings only: registering imports no environment."""
+"""The table of environment ids, and the task sets behind an id.
+
+The table holds strings only: registering imports no environment.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+from typing import Any
+
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
+
+from eto_envs.core import TextEnv
+from eto_envs.tasks import TaskSet
 
 _ENVIRONMENTS = {
     "ETO-ALFWorld-v0": (
@@ -14,8 +25,8 @@ _ENVIRONMENTS = {
         "eto_envs.scienceworld.env:make_vector_env",
     ),
     "ETO-WebShopBrowser-v0": (
-        "eto_envs.webshop.browser:WebShopBrowserEnv",
-        "eto_envs.webshop.browser:make_vector_env",
+        "eto_envs.webshop.browser.env:WebShopBrowserEnv",
+        "eto_envs.webshop.browser.env:make_vector_env",
     ),
     "ETO-WebShop-v0": ("eto_envs.webshop.env:WebShopEnv", "eto_envs.webshop.env:make_vector_env"),
 }
@@ -29,3 +40,37 @@ def register_all() -> None:
     for env_id, (entry_point, vector_entry_point) in _ENVIRONMENTS.items():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=entry_point, vector_entry_point=vector_entry_point)
+
+
+def task_sets(env_id: str, dataset: str | None = None, **env_args: Any) -> dict[str, TaskSet]:
+    """The task sets of a dataset by split, without making an environment.
+
+    Args:
+        env_id: a registered id, or ``"module:id"``.
+        dataset: a dataset's name or path, as `gym.make` takes it; None for the id's default.
+        **env_args: further arguments for `gym.make`; some choose other tasks, such as
+            ``goals="synthetic"``.
+
+    Raises:
+        gymnasium.error.Error: there is no such id.
+        TypeError: the environment takes no such argument.
+        EtoError: as the environment's constructor.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    spec = gym.spec(name)
+    env_args = {**spec.kwargs, **env_args}
+    if dataset is not None:
+        env_args["dataset"] = dataset
+    entry_point = spec.entry_point
+    kind = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if isinstance(kind, type) and issubclass(kind, TextEnv):
+        inspect.signature(kind.__init__).bind(None, **env_args)  # TypeError as from the constructor
+        return dict(kind.find_task_sets(**env_args))
+    # A function that makes the environment does not say which class it is of.
+    env = gym.make(spec, **env_args)
+    try:
+        return dict(env.get_wrapper_attr("task_sets"))
+    finally:
+        env.close()

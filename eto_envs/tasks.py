@@ -2,7 +2,8 @@
 
 A `Task` is one problem with a stable id. A `TaskSet` is an ordered list of them, a split of a
 dataset, with a hash of everything that could change a score: results of task sets with different
-hashes are not comparable. Tasks are made on demand, so a set of a million costs a list of ids.
+hashes are not comparable. `TaskSets` are all splits of a dataset. Tasks are made on demand, so a
+set of a million costs a list of ids.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -133,3 +134,52 @@ class TaskSet(Sequence[Task]):
     def __repr__(self) -> str:
         """Split, dataset and size."""
         return f"TaskSet(split={self.split!r}, dataset={self.dataset!r}, n={len(self)})"
+
+
+class TaskSets(Mapping[str, TaskSet]):
+    """The splits of a dataset by name; each task set is made when it is first read."""
+
+    def __init__(self, splits: Iterable[str], make: Callable[[str], TaskSet]) -> None:
+        """List the splits; `make(split)` builds a task set and is called once for each."""
+        self._splits = tuple(splits)
+        self._make = functools.cache(make)
+
+    def __getitem__(self, split: str) -> TaskSet:
+        """The task set of a split; KeyError if there is no such split."""
+        if split not in self._splits:
+            raise KeyError(split)
+        return self._make(split)
+
+    def __contains__(self, split: object) -> bool:
+        """Whether there is such a split; makes no task set."""
+        return split in self._splits
+
+    def __iter__(self) -> Iterator[str]:
+        """The splits in order."""
+        return iter(self._splits)
+
+    def __len__(self) -> int:
+        """Number of splits."""
+        return len(self._splits)
+
+    def __repr__(self) -> str:
+        """The splits."""
+        return f"TaskSets({', '.join(map(repr, self._splits))})"
+
+
+def find_task_set(task_sets: Mapping[str, TaskSet], split: str) -> TaskSet:
+    """The task set of a split.
+
+    Raises:
+        UnknownNameError: the dataset has no such split.
+        ValueError: the split is empty.
+    """
+    if not isinstance(split, str) or split not in task_sets:
+        splits = list(task_sets)
+        dataset = task_sets[splits[0]].dataset
+        hint = f"Dataset {dataset!r} has {', '.join(map(repr, splits))} only."
+        raise UnknownNameError("split", split, splits, hint)
+    tasks = task_sets[split]
+    if len(tasks) == 0:
+        raise ValueError(f"{tasks!r} has no task")
+    return tasks

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from eto_envs.errors import ActionTypeError, EpisodeEndedError
+from eto_envs.errors import ActionTypeError, EpisodeEndedError, UnknownNameError
 from eto_envs.shaping import Info
 from eto_envs.spaces import TextSpace
 from eto_envs.tasks import TaskSet
@@ -69,6 +69,7 @@ def check_text_env(
             _check_episode(env, seed + episode, choose)
         _check_determinism(env, make, seed, choose)
         _check_task_choice(env)
+        _check_split_choice(env, seed)
     finally:
         env.close()
 
@@ -92,6 +93,9 @@ def _check_before_reset(env: gym.Env[str, str]) -> None:
     _require(isinstance(world, str) and world != "", f"world must be a name, is {world!r}")
     tasks = getattr(env.unwrapped, "tasks", None)
     _require(isinstance(tasks, TaskSet), "env.unwrapped.tasks must be a TaskSet")
+    task_sets = getattr(env.unwrapped, "task_sets", None)
+    fits = isinstance(task_sets, Mapping) and tasks in task_sets.values()
+    _require(fits, "tasks must be one of env.unwrapped.task_sets, a mapping by split")
     try:
         env.unwrapped.step("look")
     except ResetNeeded:
@@ -213,3 +217,32 @@ def _check_task_choice(env: gym.Env[str, str]) -> None:
     fits = by_position["task_id"] == by_id["task_id"] == tasks.ids[-1]
     _require(fits, "options={'task': …} must pick the task by id and by position")
     _require(tasks[len(tasks) - 1].id == tasks.ids[-1], "tasks[i].id must be tasks.ids[i]")
+
+
+def _check_split_choice(env: gym.Env[str, str], seed: int) -> None:
+    """Every split can be named at reset, for one episode; what is unknown is refused."""
+    inner: Any = env.unwrapped
+    own = inner.tasks.split
+    for split, tasks in inner.task_sets.items():
+        if len(tasks) == 0:
+            continue
+        _, drawn = env.reset(seed=seed, options={"split": split})
+        _require(drawn["task_id"] in tasks, "options={'split': …} must draw from that split")
+        _, picked = env.reset(options={"split": split, "task": 0})
+        _require(picked["task_id"] == tasks.ids[0], "'task' must be looked up in the 'split' named")
+        for info in (drawn, picked):
+            fits = (info["split"], info["tasks_sha256"]) == (split, tasks.sha256)
+            _require(fits, "info must have the split named at reset, and its hash")
+    _, info = env.reset()
+    _require(info["split"] == own, "a split named at reset must be for one episode")
+    env.reset(seed=seed)
+    expected = inner.step("look"), env.reset()[1]["task_id"]
+    env.reset(seed=seed)
+    for options in ({"split": "no such split"}, {"task": "no such task"}, {"tusk": 0}):
+        try:
+            inner.reset(seed=seed + 1, options=options)
+        except UnknownNameError:
+            continue
+        raise ConformanceError(f"reset(options={options}) must raise UnknownNameError")
+    same = (inner.step("look"), env.reset()[1]["task_id"]) == expected
+    _require(same, "a refused reset must leave the episode and the generator alone")

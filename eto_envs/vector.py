@@ -8,6 +8,7 @@ sub-environment and skipping finished episodes.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from eto_envs.core import TextEnv
+from eto_envs.core import TextEnv, check_limit
 from eto_envs.errors import UnknownNameError
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -26,9 +27,14 @@ Texts = tuple[str, ...]
 Bools = npt.NDArray[np.bool_]
 StepResult = tuple[Texts, npt.NDArray[np.float64], Bools, Bools, dict[str, Any]]
 
+_RESET_OPTIONS = ("split", "task", "tasks", "reset_mask")
+
 
 class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
     """`num_envs` text environments stepped one after another.
+
+    Every action is announced (`TextEnv.send`) before the first is carried out, so that worlds with
+    a simulator of their own work on them in parallel.
 
     Observations are tuples of `num_envs` `str`, rewards float64 and ends bool arrays of shape
     ``(num_envs,)``, infos Gymnasium's dict of arrays with ``_key`` masks.
@@ -48,6 +54,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         group_size: int = 1,
+        max_episode_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the sub-environments.
@@ -58,6 +65,9 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
             autoreset_mode: `AutoresetMode` or its value ``"NextStep"``, ``"SameStep"``,
                 ``"Disabled"``.
             group_size: neighbours that share their tasks; must divide `num_envs`.
+            max_episode_steps: Gymnasium's step limit, as `gym.make_vec` passes it: truncates
+                earlier than the tasks' own limits, never later (`max_steps` does both). None or -1
+                for no such limit.
             **kwargs: for `make_env`.
 
         Raises:
@@ -71,7 +81,13 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         self.num_envs = num_envs
         self.group_size = group_size
         self.autoreset_mode = AutoresetMode(autoreset_mode)
+        if max_episode_steps == -1:  # Gymnasium's way to say "no limit"
+            max_episode_steps = None
+        if max_episode_steps is not None:
+            max_episode_steps = check_limit("max_episode_steps", max_episode_steps)
         self.envs = [make_env(**kwargs) for _ in range(num_envs)]
+        for env in self.envs:
+            env.max_episode_steps = max_episode_steps
         first = self.envs[0]
         self.metadata = {**first.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = first.render_mode
@@ -96,30 +112,30 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
             seed: one for each sub-environment, or `s` for `s, s+1, …`.
             options: ``"reset_mask"``, bool array of shape ``(num_envs,)``: only these;
                 ``"tasks"``: an id or position for each sub-environment that is reset, or for
-                each group; ``"task"``: the same for all.
+                each group; ``"task"``: the same for all; ``"split"``: takes the tasks from another
+                split (episodes that autoreset begins later are of the environments' own again).
 
         Raises:
-            UnknownNameError: an unknown option or task.
-            ValueError: a length or shape does not fit.
+            UnknownNameError: an unknown option, split or task; nothing was reset then.
+            ValueError: a length or shape does not fit; nothing was reset then.
         """
         options = dict(options or {})
-        chosen = self._chosen(options.pop("reset_mask", None))
-        tasks = self._given_tasks(options, len(chosen))
+        for name in options:
+            if name not in _RESET_OPTIONS:
+                raise UnknownNameError("reset option", name, _RESET_OPTIONS)
+        chosen = self._chosen(options.get("reset_mask"))
+        seeds = self._seeds(seed)
+        split = options.get("split")
+        tasks = self._given_tasks(options, chosen)
         if len(chosen) == self.num_envs:
             self._forget_groups()
-        if seed is None or isinstance(seed, (int, np.integer)):
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         for i in chosen:
             if seeds[i] is not None:
                 gym.Env.reset(self.envs[i], seed=seeds[i])
         infos: dict[str, Any] = {}
         for position, i in enumerate(chosen):
-            task = tasks[position] if tasks else self._next_task(i)
-            infos = self._add_info(infos, self._begin(i, task), i)
+            task = tasks[position] if tasks else self._next_task(i, split)
+            infos = self._add_info(infos, self._begin(i, task, split), i)
         return tuple(self._observations), infos
 
     def step(self, actions: Sequence[str | None]) -> StepResult:
@@ -134,6 +150,9 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         """
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
+        for env, action in zip(self.envs, actions, strict=True):
+            if isinstance(action, str):
+                env.send(action)
         rewards = np.zeros(self.num_envs, np.float64)
         infos: dict[str, Any] = {}
         begun_anew: list[int] = []
@@ -170,24 +189,25 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         for env in self.envs:
             env.close()
 
-    def _begin(self, i: int, task: Any) -> Info:
-        self._observations[i], info = self.envs[i].reset(options={"task": task})
+    def _begin(self, i: int, task: Task, split: str | None = None) -> Info:
+        options = {"task": task, "split": split}
+        self._observations[i], info = self.envs[i].reset(options=options)
         self._terminated[i] = self._truncated[i] = False
         return info
 
     def _forget_groups(self) -> None:
-        n_groups = self.num_envs // self.group_size
-        self._drawn: list[list[Task]] = [[] for _ in range(n_groups)]
-        self._n_begun = [0] * self.num_envs
+        # Tasks drawn by (group, split); episodes begun by (sub-environment, split).
+        self._drawn: defaultdict[tuple[int, str | None], list[Task]] = defaultdict(list)
+        self._n_begun: Counter[tuple[int, str | None]] = Counter()
 
-    def _next_task(self, i: int) -> Task:
+    def _next_task(self, i: int, split: str | None = None) -> Task:
         """The next task of sub-environment `i`: drawn once for its whole group."""
         group = i // self.group_size
-        drawn = self._drawn[group]
-        if self._n_begun[i] == len(drawn):
-            drawn.append(self.envs[group * self.group_size].draw_task())
-        task = drawn[self._n_begun[i]]
-        self._n_begun[i] += 1
+        drawn = self._drawn[group, split]
+        if self._n_begun[i, split] == len(drawn):
+            drawn.append(self.envs[group * self.group_size].draw_task(split))
+        task = drawn[self._n_begun[i, split]]
+        self._n_begun[i, split] += 1
         return task
 
     def _chosen(self, mask: Any) -> list[int]:
@@ -201,18 +221,27 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
             )
         return [int(i) for i in np.flatnonzero(mask)]
 
-    def _given_tasks(self, options: dict[str, Any], n_chosen: int) -> list[Any] | None:
-        for name in options:
-            if name not in ("task", "tasks"):
-                raise UnknownNameError("reset option", name, ("task", "tasks", "reset_mask"))
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        """The seed of each sub-environment."""
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
+        return list(seed)
+
+    def _given_tasks(self, options: dict[str, Any], chosen: list[int]) -> list[Task] | None:
+        """The task that `options` name for each sub-environment to reset; None to draw them."""
+        sets = [self.envs[i].find_tasks(options.get("split")) for i in chosen]
         if options.get("task") is not None:
-            return [options["task"]] * n_chosen
-        tasks = options.get("tasks")
-        if tasks is None:
+            tasks = [options["task"]] * len(chosen)
+        elif options.get("tasks") is None:
             return None
-        tasks = list(tasks)
-        if len(tasks) * self.group_size == n_chosen:
-            tasks = [task for task in tasks for _ in range(self.group_size)]
-        if len(tasks) != n_chosen:
-            raise ValueError(f"{len(tasks)} tasks for {n_chosen} environments to reset")
-        return tasks
+        else:
+            tasks = list(options["tasks"])
+            if len(tasks) * self.group_size == len(chosen):
+                tasks = [task for task in tasks for _ in range(self.group_size)]
+            if len(tasks) != len(chosen):
+                raise ValueError(f"{len(tasks)} tasks for {len(chosen)} environments to reset")
+        return [task_set.find(task) for task_set, task in zip(sets, tasks, strict=True)]

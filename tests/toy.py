@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 from eto_envs.core import Advance, TextEnv
-from eto_envs.tasks import Task, TaskSet
+from eto_envs.tasks import SPLITS, Task, TaskSet, TaskSets
 from eto_envs.vector import TextVectorEnv
 
 CORRIDOR = "eto-test/Corridor-v0"
@@ -19,7 +19,9 @@ def _make_task(task_id: str) -> Task:
 
 
 def corridor_tasks(n: int = 5, split: str = "train") -> TaskSet:
-    ids = [f"room{i + 2}" for i in range(n)]
+    """The same `n` corridors in every split but ``"long"``, whose corridors no other has."""
+    first = 10 if split == "long" else 2
+    ids = [f"room{i + first}" for i in range(n)]
     return TaskSet(ids, _make_task, split=split, dataset="toy", fingerprint="v1")
 
 
@@ -29,7 +31,8 @@ class CorridorEnv(TextEnv):
     world = "corridor"
 
     def __init__(self, n: int = 5, split: str = "train", **kwargs: Any) -> None:
-        super().__init__(corridor_tasks(n, split), **kwargs)
+        sets = TaskSets((*SPLITS, "long"), lambda name: corridor_tasks(n, name))
+        super().__init__(sets, split, **kwargs)
         self._position = self._furthest = self._length = 0
 
     def _start(self, task: Task) -> str:

@@ -227,7 +227,7 @@ def _experts(
 def _evaluate(
     model: str, settings: ETO, splits: Sequence[str], n_tasks: int | None, folder: Path
 ) -> dict[str, float]:
-    """Mean rewards by split, greedily."""
+    """Mean rewards by split, greedily; of several processes only the main one plays."""
     if not splits or not is_main_process():
         return {}
     from eto_agents.evaluation.harness import evaluate

@@ -13,13 +13,12 @@ from eto_agents.evaluation.comparison import PAPER_COLUMNS, Column, Comparison, 
 from eto_agents.evaluation.document import Cell, Section, Table
 from eto_agents.evaluation.published import COLUMNS, Published, PublishedRow
 from eto_agents.evaluation.sections import NOTHING, points
+from eto_agents.worlds import all_worlds
 
 TITLES = {
-    "webshop": "WebShop",
-    "scienceworld_seen": "ScienceWorld seen",
-    "scienceworld_unseen": "ScienceWorld unseen",
-    "alfworld_seen": "ALFWorld seen",
-    "alfworld_unseen": "ALFWorld unseen",
+    name: world.title if len(world.columns) == 1 else f"{world.title} {split}"
+    for world in all_worlds()
+    for name, split in world.columns.items()
 }
 
 

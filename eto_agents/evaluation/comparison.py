@@ -14,26 +14,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from eto_agents.evaluation.published import COLUMNS
 from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import ALPHA, Paired, holm, paired
+from eto_agents.worlds import all_worlds
+from eto_agents.worlds.base import title_of
 from eto_envs.errors import DataError, UnknownNameError
 
-WORLDS = {
-    "ETO-WebShop-v0": "WebShop",
-    "ETO-ScienceWorld-v0": "ScienceWorld",
-    "ETO-ALFWorld-v0": "ALFWorld",
-}
-PAPER_COLUMNS = (
-    ("ETO-WebShop-v0", "seen"),
-    ("ETO-ScienceWorld-v0", "seen"),
-    ("ETO-ScienceWorld-v0", "unseen"),
-    ("ETO-ALFWorld-v0", "seen"),
-    ("ETO-ALFWorld-v0", "unseen"),
-)
+PAPER_COLUMNS = tuple(COLUMNS.values())
 """Table 2 of the paper, from left to right."""
 
-ETO_DATASETS = {"ETO-WebShop-v0": "full", "ETO-ScienceWorld-v0": "eto", "ETO-ALFWorld-v0": "2.1.1"}
+ETO_DATASETS = {world.env_id: world.dataset for world in all_worlds() if world.columns}
 """The datasets whose task sets are those of the paper."""
+
+ENV_IDS = tuple(world.env_id for world in all_worlds())
+"""The described worlds' environments, in the order of tables."""
 
 
 class Column(NamedTuple):
@@ -61,7 +56,7 @@ class Column(NamedTuple):
     @property
     def title(self) -> str:
         """World and split for people."""
-        return f"{WORLDS.get(self.env_id, self.env_id)} {self.split}"
+        return f"{title_of(self.env_id)} {self.split}"
 
     @property
     def difference_from_paper(self) -> str:
@@ -244,7 +239,7 @@ def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
 
 def _position(column: Column) -> tuple[int, str]:
     in_paper = column.key in PAPER_COLUMNS
-    worlds = list(WORLDS)
+    worlds = ENV_IDS
     if column.env_id not in worlds:
         return len(worlds) * 10, column.title
     within = PAPER_COLUMNS.index(column.key) if in_paper else 9

@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from eto_agents.evaluation import figures
-from eto_agents.evaluation.comparison import WORLDS, Column, Comparison
+from eto_agents.evaluation.comparison import Column, Comparison
 from eto_agents.evaluation.document import Image, Section
 from eto_agents.evaluation.figures import Line
 from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import Estimate
+from eto_agents.worlds.base import title_of
 from eto_envs.errors import UnknownNameError
 
 MAX_TASKS = 6
@@ -185,7 +186,7 @@ def _iterations(runs: Sequence[Run]) -> Image:
                 split_run
             )
     panels: Mapping[str, Sequence[Line]] = {
-        WORLDS.get(world, world): [
+        title_of(world): [
             Line(split, range(len(found)), [split_run.figures.reward for split_run in found])
             for split, found in splits.items()
         ]

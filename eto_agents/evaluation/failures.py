@@ -7,29 +7,11 @@ wanted to buy is known only as far as the instruction's text says it.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
-from eto_agents.best_of_n import PURCHASE
 from eto_agents.trajectory import Step, Trajectory
-
-Kind = Literal[
-    "env_error",
-    "agent_error",
-    "wrong_purchase",
-    "task_failed",
-    "loop",
-    "format_errors",
-    "invalid_actions",
-    "gave_up",
-    "limit",
-]
-"""The kinds, in order of precedence: the first of an episode's is the main one."""
-
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+from eto_agents.worlds import Failure, all_worlds, find_world
 
 N_REPEATS: Final = 3
 """So often the same action in the same situation makes a loop."""
@@ -37,13 +19,21 @@ N_REPEATS: Final = 3
 N_STALE: Final = 5
 """So many last steps without anything new mean that the agent gave up."""
 
-RULES: Final[dict[Kind, tuple[str, str]]] = {
+
+def rules() -> dict[str, tuple[str, str]]:
+    """Label and rule of each kind, in order of precedence: an episode's first is the main one."""
+    special = {kind: rule for world in all_worlds() for kind, rule in world.failure_rules.items()}
+    return {**_ERRORS, **special, **_RULES}
+
+
+_ERRORS: Final = {
     "env_error": (
         "environment error",
         "The world failed, retries included; not the agent's doing.",
     ),
     "agent_error": ("agent error", "The agent raised, took too long or gave no usable action."),
-    "wrong_purchase": ("wrong purchase", "WebShop: something was bought, for a score below 1."),
+}
+_RULES: Final = {
     "task_failed": ("task failed", "The world ended the task without success, before the limit."),
     "loop": (
         "loop",
@@ -62,36 +52,6 @@ RULES: Final[dict[Kind, tuple[str, str]]] = {
     ),
     "limit": ("hit the limit", "The step limit ended the episode before the task did."),
 }
-"""Label and rule of each kind."""
-
-_OPTION_NAMES = """
-    bulb type, capacity, color, fit type, flavor, flavor name, ink color, item package quantity,
-    item shape, lid, material type, model, number of items, pattern name, point size, power,
-    resistance, ruling, scent, scent name, size, skin type, special size type, style, theme,
-    unit count, wattage
-"""
-OPTION_NAMES: Final = frozenset(name.strip() for name in _OPTION_NAMES.split(","))
-"""Names of WebShop's options: its text pages do not tell an option's name from its values."""
-
-_THANKS = "Thank you for shopping with us!"
-_PRICE_CAP = re.compile(r"price (?:lower|less) than \$?(\d+(?:\.\d+)?)")
-_PRICE = re.compile(r"Price: \$(\d+(?:\.\d+)?)$")  # a range says nothing about what was paid
-_HEADING_END = "< Prev"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One way in which an episode failed.
-
-    Attributes:
-        kind: which.
-        detail: what was found, in a few words.
-        steps: positions of the steps that show it, from 0.
-    """
-
-    kind: Kind
-    detail: str
-    steps: tuple[int, ...] = ()
 
 
 def failures(trajectory: Trajectory) -> list[Failure]:
@@ -102,13 +62,16 @@ def failures(trajectory: Trajectory) -> list[Failure]:
     """
     if trajectory.success or trajectory.status == "cancelled":
         return []
-    found = [failure for rule in _FINDERS if (failure := rule(trajectory)) is not None]
+    found = find_world(trajectory.world).failures(trajectory)
+    finders = [f for f in _FINDERS if not found or f not in (_task_failed, _gave_up)]
+    found += [failure for rule in finders if (failure := rule(trajectory)) is not None]
     return sorted(found, key=lambda failure: _precedence(failure, trajectory))
 
 
 def _precedence(failure: Failure, trajectory: Trajectory) -> int:
+    kinds = [*rules()]
     few = failure.kind == "invalid_actions" and 2 * len(failure.steps) < len(trajectory.steps)
-    return len(KINDS) if few else KINDS.index(failure.kind)
+    return len(kinds) if few else kinds.index(failure.kind)
 
 
 def _env_error(t: Trajectory) -> Failure | None:
@@ -119,15 +82,8 @@ def _agent_error(t: Trajectory) -> Failure | None:
     return Failure("agent_error", _first_line(t.error)) if t.status == "agent_error" else None
 
 
-def _wrong_purchase(t: Trajectory) -> Failure | None:
-    if not _bought(t):
-        return None
-    detail = "; ".join([f"score {t.score:.2f}", *_missed(t)])
-    return Failure("wrong_purchase", detail, (len(t.steps) - 1,))
-
-
 def _task_failed(t: Trajectory) -> Failure | None:
-    if t.status != "completed" or _bought(t):
+    if t.status != "completed":
         return None
     last = (len(t.steps) - 1,) if t.steps else ()
     return Failure("task_failed", f"ended with score {t.score:.2f}", last)
@@ -162,10 +118,8 @@ def _invalid_actions(t: Trajectory) -> Failure | None:
 
 
 def _gave_up(t: Trajectory) -> Failure | None:
-    if t.status == "truncated" and _is_webshop(t) and not _bought(t):
-        return Failure("gave_up", "nothing was bought", (len(t.steps) - 1,) if t.steps else ())
     n_stale = _n_stale(t)
-    if n_stale < N_STALE or _bought(t):
+    if n_stale < N_STALE:
         return None
     steps = tuple(range(len(t.steps) - n_stale, len(t.steps)))
     return Failure("gave_up", f"nothing new in the last {n_stale} steps", steps)
@@ -180,7 +134,6 @@ def _limit(t: Trajectory) -> Failure | None:
 _FINDERS: Final[Sequence[Callable[[Trajectory], Failure | None]]] = (
     _env_error,
     _agent_error,
-    _wrong_purchase,
     _task_failed,
     _loop,
     _format_errors,
@@ -206,54 +159,6 @@ def _n_stale(t: Trajectory) -> int:
         best = max(best, step.score)
         seen.add(step.observation)
     return n_stale
-
-
-def _missed(t: Trajectory) -> list[str]:
-    """Which terms of a purchase's reward are below 1, as far as the log tells."""
-    last = t.steps[-1]
-    terms = [f"{k} {v:.2f}" for k, v in last.reward_terms.items() if k.startswith("r_") and v < 1]
-    if terms:
-        return terms
-    if t.score == 0:
-        return ["another kind of product, or nothing of what was asked for"]
-    page = observations(t)[-2].split(" [SEP] ")
-    missed = _price_above_cap(t.goal, page) + _options_not_chosen(t.goal, page, last.observation)
-    return missed or ["attributes or options missed, the log does not say which"]
-
-
-def _price_above_cap(goal: str, page: list[str]) -> list[str]:
-    cap = _PRICE_CAP.search(goal)
-    price = next((found for part in page if (found := _PRICE.match(part))), None)
-    if cap is None or price is None or float(price[1]) <= float(cap[1]):
-        return []
-    return [f"price ${price[1]} above ${cap[1]}"]
-
-
-def _options_not_chosen(goal: str, page: list[str], receipt: str) -> list[str]:
-    """Option values that the instruction names, the page offered and the agent did not choose."""
-    bought = PURCHASE.search(receipt)
-    prices = [i for i, part in enumerate(page) if part.startswith("Price: ")]
-    if bought is None or not prices or _HEADING_END not in page:
-        return []
-    try:
-        chosen = {str(value).lower() for value in json.loads(bought[2]).values()}
-    except (ValueError, AttributeError):
-        return []
-    offered = page[page.index(_HEADING_END) + 2 : prices[-1] - 1]  # the first is an option's name
-    values = {text.strip().lower() for text in offered} - OPTION_NAMES
-    named = {v for v in values if re.search(rf"(?<!\w){re.escape(v)}(?!\w)", goal.lower())}
-    # "beige" is not asked for where "sand beige" is.
-    whole = sorted(v for v in named if not any(v != other and v in other for other in named))
-    missing = [value for value in whole if value and value not in chosen]
-    return [f"asked for and not chosen: {', '.join(missing)}"] if missing else []
-
-
-def _is_webshop(t: Trajectory) -> bool:
-    return t.world == "webshop"
-
-
-def _bought(t: Trajectory) -> bool:
-    return _is_webshop(t) and bool(t.steps) and _THANKS in t.steps[-1].observation
 
 
 def _has_format_error(step: Step) -> bool:

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from eto_agents.worlds import all_worlds
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 
 if sys.version_info >= (3, 11):
@@ -23,11 +24,7 @@ else:
     import tomli as tomllib
 
 COLUMNS = {
-    "webshop": ("ETO-WebShop-v0", "seen"),
-    "scienceworld_seen": ("ETO-ScienceWorld-v0", "seen"),
-    "scienceworld_unseen": ("ETO-ScienceWorld-v0", "unseen"),
-    "alfworld_seen": ("ETO-ALFWorld-v0", "seen"),
-    "alfworld_unseen": ("ETO-ALFWorld-v0", "unseen"),
+    name: (world.env_id, split) for world in all_worlds() for name, split in world.columns.items()
 }
 """The file's column names and the columns of our tables."""
 

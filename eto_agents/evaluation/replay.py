@@ -21,6 +21,7 @@ from typing import Any
 from eto_agents.evaluation import failures
 from eto_agents.evaluation.replay_runs import STEP_TEXTS, Run, read_runs
 from eto_agents.trajectory import STATUSES, Step, Trajectory
+from eto_agents.worlds.webshop import OPTION_NAMES
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole
 
@@ -82,11 +83,11 @@ def _payload(runs: Sequence[Run]) -> dict[str, Any]:
         "version": PAYLOAD_VERSION,
         "runs": [_run_record(run, label) for run, label in zip(runs, labels, strict=True)],
         "kinds": [
-            {"name": kind, "label": failures.RULES[kind][0], "rule": failures.RULES[kind][1]}
-            for kind in failures.KINDS
+            {"name": kind, "label": label, "rule": rule}
+            for kind, (label, rule) in failures.rules().items()
         ],
         "statuses": list(STATUSES),
-        "option_names": sorted(failures.OPTION_NAMES),
+        "option_names": sorted(OPTION_NAMES),
         "episodes": [
             _episode_record(number, episode, strings)
             for number, run in enumerate(runs)

@@ -13,27 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from eto_agents.react.context import transcript
-from eto_agents.react.parse import NO_ACTION, Format, format_of
-from eto_agents.react.prompts import Prompt, world_of_trajectory
+from eto_agents.react.parse import NO_ACTION, Format
+from eto_agents.react.prompts import Prompt, find_prompt, prompt_key_of
 from eto_agents.trajectory import STATUSES, Message, Status, Step, Trajectory
-from eto_envs.errors import UnknownNameError
-
-ENV_IDS: Final[Mapping[str, str]] = {
-    "webshop": "ETO-WebShop-v0",
-    "alfworld": "ETO-ALFWorld-v0",
-    "scienceworld": "ETO-ScienceWorld-v0",
-}
-"""Environment ids by family of worlds."""
-
-_REFUSED: Final[Mapping[str, str]] = {
-    "alfworld": r"Nothing happens\.",
-    "scienceworld": r"No known action matches that input\.|Ambiguous request",
-}
-_GOALS: Final[Mapping[str, str]] = {
-    "webshop": r"Instruction: \[SEP\] (.*?) \[SEP\]",
-    "alfworld": r"Your task is to: (.*)",
-    "scienceworld": r"(?:Task Description:\s*)?(.*)",
-}
+from eto_agents.worlds import find_world
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +94,8 @@ def chats_of(
     """
     for trajectory in trajectories:
         # A single prompt from a file of one's own is for whatever was played.
-        world = next(iter(prompts)) if len(prompts) == 1 else world_of_trajectory(trajectory)
-        if world not in prompts:
-            raise UnknownNameError("prompt for world", world, prompts, "Give prompts=FILE.")
-        yield chat_of(trajectory, prompts[world], with_example=with_example)
+        variant = next(iter(prompts)) if len(prompts) == 1 else prompt_key_of(trajectory)
+        yield chat_of(trajectory, find_prompt(prompts, variant), with_example=with_example)
 
 
 def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> Trajectory:
@@ -132,19 +113,19 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
     roles = [message["role"] for message in turns]
     if len(turns) < 2 or roles != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError("after the prompt, task and agent do not take turns to the agent's last")
-    family = world.partition("-")[0]
+    known_as = find_world(world)
     facts = dict(chat.facts)
     first = facts.pop("initial_observation", None)
     if first is None:
-        first = _without_prefix(turns[0]["content"], format_of(world))
+        first = _without_prefix(turns[0]["content"], find_world(world).format)
     score = score_if_unknown if chat.score is None else chat.score
     status = facts.pop("status", "completed")
     if status not in STATUSES:
         raise ValueError(f"unknown status {status!r}")
-    goal = re.search(_GOALS.get(family, r"(.*)"), first, re.DOTALL)
+    goal = re.search(known_as.goal, first, re.DOTALL)
     known: dict[str, Any] = {
-        "env_id": ENV_IDS.get(family, world),
-        "world": family if family in ENV_IDS else world,
+        "env_id": known_as.env_id or world,
+        "world": known_as.name or world,
         "dataset": "",
         "split": "",
         "tasks_sha256": "",
@@ -157,7 +138,7 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
         **(known | facts),
         task_id=chat.task_id,
         initial_observation=first,
-        messages=turns,
+        messages=chat.messages,
         steps=_steps(turns[1:], world, score),
         status=cast(Status, status),
         score=score,
@@ -166,15 +147,15 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
 
 
 def _steps(turns: list[Message], world: str, score: float) -> list[Step]:
-    form = format_of(world)
-    refused = _REFUSED.get(world.partition("-")[0])
+    known_as = find_world(world)
+    form, refusals = known_as.format, known_as.refusals
     steps = []
     for i in range(0, len(turns), 2):
         is_last = i + 1 >= len(turns)
         text = turns[i]["content"]
         said = form.parse(text)
         reply = "" if is_last or said.error else _without_prefix(turns[i + 1]["content"], form)
-        is_refused = refused is not None and re.match(refused, reply) is not None
+        is_refused = bool(refusals) and re.match(refusals, reply) is not None
         steps.append(
             Step(
                 action=said.action,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from eto_agents.formats.chats import ENV_IDS, FACTS, Chat
+from eto_agents.formats.chats import FACTS, Chat
 from eto_agents.formats.files import (
     Entry,
     messages_of,
@@ -25,8 +25,9 @@ from eto_agents.formats.files import (
     write_lines,
     write_list,
 )
-from eto_agents.react.prompts import WORLDS
 from eto_agents.settings import read_json
+from eto_agents.worlds import find_world
+from eto_agents.worlds.base import known_world
 from eto_envs.errors import UnknownNameError
 from eto_envs.files import write_whole
 
@@ -169,8 +170,8 @@ def read_eto_sft(
         CorruptDataError: an entry is malformed; names it.
         UnknownNameError: the world cannot be told, or is none of ours.
     """
-    if world is not None and world.partition("-")[0] not in ENV_IDS:
-        raise UnknownNameError("world", world, WORLDS)
+    if world is not None:
+        known_world(world)
     chats: list[Chat] = []
     n_seen: dict[str, int] = {}
     for entry in read_entries(path):
@@ -180,7 +181,7 @@ def read_eto_sft(
             raise entry.bad("no task after the instruction, or the last message is not the agent's")
         task_id, facts = _task_of(entry, theirs)
         facts = {
-            "env_id": ENV_IDS[theirs.partition("-")[0]],
+            "env_id": find_world(theirs).env_id,
             "world": theirs.partition("-")[0],
             "dataset": dataset,
             "split": split,
@@ -208,8 +209,8 @@ def world_of_chat(chat: Chat) -> str:
 def _world_of(entry: Entry, task: Mapping[str, Any]) -> str:
     """The world that an entry states, else that of ETO's files which has such entries."""
     stated, game_file = entry.record.get("world"), entry.record.get("game_file")
-    if stated is not None and stated not in ENV_IDS:
-        raise UnknownNameError(f"world of {entry.place}", stated, ENV_IDS)
+    if stated is not None:
+        known_world(str(stated), f"world of {entry.place}")
     if stated is not None and stated != "alfworld":
         return str(stated)
     if isinstance(game_file, str):

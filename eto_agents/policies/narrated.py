@@ -1,33 +1,25 @@
 """`NarratedPolicy`: gives the decisions of a policy that has no words the words of an agent.
 
 An expert names actions; what a model is trained on is "Thought: … Action: …". Here every action
-gets a thought that says what is known so far and what is intended (`eto_agents.policies.thoughts`,
-one module a world). What ETO's expert trajectories have from GPT-4 (the paper's Section 4.1), these
-have from rules.
+gets a thought that says what is known so far and what is intended, from the rules of its world
+(`eto_agents.worlds`); ETO's expert trajectories have theirs from GPT-4 (the paper's Section 4.1).
 """
 
 from __future__ import annotations
 
-import importlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
-from eto_agents.policies.thoughts.narrator import STYLES, Narrator, Style
-from eto_agents.policy import Decision, as_policy
-from eto_agents.react.parse import format_of
-from eto_agents.react.prompts import world_of
+from eto_agents.policy import Decision, as_policy, conversation_of
+from eto_agents.trajectory import Message
+from eto_agents.worlds import find_world
+from eto_agents.worlds.base import known_world
+from eto_agents.worlds.narrator import STYLES, Narrator, Style
 from eto_envs.errors import UnknownNameError
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
-
-NARRATORS: Final[Mapping[str, str]] = {
-    "webshop": "eto_agents.policies.thoughts.webshop:WebShopNarrator",
-    "alfworld": "eto_agents.policies.thoughts.alfworld:ALFWorldNarrator",
-    "scienceworld": "eto_agents.policies.thoughts.scienceworld:ScienceWorldNarrator",
-}
-"""Who tells the thoughts, by family of worlds."""
 
 
 class NarratedPolicy:
@@ -59,7 +51,7 @@ class NarratedPolicy:
         if style not in STYLES:
             raise UnknownNameError("style of thoughts", style, STYLES)
         if world is not None and style != "none":
-            _narrator_of(world)
+            _narrator(world, style, random.Random(0))
         self._policy = as_policy(policy)
         self._style = style
         self._world = world
@@ -92,6 +84,10 @@ class NarratedPolicy:
         rows = zip(slots, observations, infos, decisions, strict=True)
         return [self._narrate(*row) for row in rows]
 
+    def conversation(self, slot: int) -> list[Message]:
+        """The wrapped policy's."""
+        return conversation_of(self._policy, slot)
+
     def _narrate(self, slot: int, observation: str, info: Info, decision: Decision) -> Decision:
         thought = self._think(slot, observation, info, decision.action)
         if decision.text or decision.error or not decision.action:
@@ -99,8 +95,8 @@ class NarratedPolicy:
         decision = replace(decision, action=_as_shown(decision.action, observation))
         text = f"Thought: {thought}\nAction: {decision.action}" if thought else ""
         text = text or f"Action: {decision.action}"
-        world = self._world or ("" if self._style == "none" else world_of(info))
-        if format_of(world).parse(text).action != decision.action:
+        world = find_world(self._world or ("" if self._style == "none" else str(info["world"])))
+        if world.format.parse(text).action != decision.action:
             return decision
         return replace(decision, text=text, thought=thought)
 
@@ -109,8 +105,8 @@ class NarratedPolicy:
         if self._style == "none":
             return ""
         if slot not in self._narrators:
-            make = _narrator_of(self._world or world_of(info))
-            self._narrators[slot] = make(self._style, random.Random(self._seeds[slot]))
+            world, rng = self._world or str(info["world"]), random.Random(self._seeds[slot])
+            self._narrators[slot] = _narrator(world, self._style, rng)
         thought = self._narrators[slot].think(observation, action)
         return thought.replace("Action:", "Action").replace("Thought:", "Thought")
 
@@ -127,11 +123,9 @@ def _as_shown(action: str, observation: str) -> str:
     return action
 
 
-def _narrator_of(world: str) -> type[Narrator]:
-    family = world.partition("-")[0]
-    if family not in NARRATORS:
-        hint = "Only these worlds have thoughts; collect without --thoughts elsewhere."
-        raise UnknownNameError("thoughts for world", world, NARRATORS, hint)
-    module, _, name = NARRATORS[family].partition(":")
-    found: type[Narrator] = getattr(importlib.import_module(module), name)
-    return found
+def _narrator(world: str, style: Style, rng: random.Random) -> Narrator:
+    hint = "Collect with --thoughts none there."
+    narrator = known_world(world, "thoughts for world", hint).narrator(style, rng)
+    if narrator is None:
+        raise UnknownNameError("thoughts for world", world, (), hint)
+    return narrator

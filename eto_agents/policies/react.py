@@ -21,9 +21,8 @@ from typing import Any
 from eto_agents.models.base import ChatModel, Completion, Sampling, load_model
 from eto_agents.policy import Decision
 from eto_agents.react.context import ContextOverflowError, Conversation, estimate_tokens
-from eto_agents.react.prompts import Prompt, load_prompts, world_of
+from eto_agents.react.prompts import find_prompt, load_prompts, prompt_key
 from eto_agents.trajectory import Message
-from eto_envs.errors import UnknownNameError
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
 
@@ -89,7 +88,7 @@ class ReActPolicy:
         self.name = f"react ({model.name})"
         self._prompts = load_prompts(prompts)
         if world is not None:
-            self._find_prompt(world)
+            find_prompt(self._prompts, world)
         self._world = world
         self._with_example = with_example
         if max_context_tokens is None:
@@ -103,7 +102,7 @@ class ReActPolicy:
         self._count_tokens = getattr(model, "count_tokens", estimate_tokens)
         self._seeds: dict[int, int] = {}
         self._conversations: dict[int, Conversation] = {}
-        shown = self._prompts if world is None else {world: self._prompts[world]}
+        shown = self._prompts if world is None else {world: find_prompt(self._prompts, world)}
         self.provenance: dict[str, Any] = {
             "model": model.name,
             "model_provenance": dict(getattr(model, "provenance", {})),
@@ -135,12 +134,17 @@ class ReActPolicy:
             decisions[slot] = _decide(self._conversations[slot], completion)
         return [decisions[slot] for slot in slots]
 
+    def conversation(self, slot: int) -> list[Message]:
+        """All that was said in a slot, what the model does not read any more included."""
+        held = self._conversations.get(slot)
+        return [] if held is None else held.whole()
+
     def _read(self, slot: int, observation: str, info: Info) -> list[Message]:
         """Take the observation in; the chat to be continued."""
         if slot in self._conversations:
             self._conversations[slot].hear(observation)
         else:
-            prompt = self._find_prompt(self._world or world_of(info))
+            prompt = find_prompt(self._prompts, self._world or prompt_key(info))
             self._conversations[slot] = Conversation(
                 prompt, observation, with_example=self._with_example
             )
@@ -155,12 +159,6 @@ class ReActPolicy:
         turns = [(self._seeds[slot], self._conversations[slot].n_turns) for slot in chats]
         seeds = [(seed + n_turns) % 2**63 for seed, n_turns in turns]
         return self.model.generate(list(chats.values()), self.sampling, seeds)
-
-    def _find_prompt(self, world: str) -> Prompt:
-        if world not in self._prompts:
-            hint = "Give world=, or prompts=FILE for a world of your own."
-            raise UnknownNameError("prompt for world", world, self._prompts, hint)
-        return self._prompts[world]
 
 
 def _decide(conversation: Conversation, completion: Completion) -> Decision:

@@ -10,7 +10,6 @@ said in `eto_agents.policies.react`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -69,25 +68,10 @@ class Format:
         return said.error or self.prefix + observation
 
 
-_STRICT = re.compile(r"Action: (.*)", re.DOTALL)
-_LENIENT = re.compile(r"Action:\s?(.*)", re.DOTALL)
-_INVALID = "Observation: Invalid format. The input must contains 'Action: '"
+STRICT: Final = re.compile(r"Action: (.*)", re.DOTALL)
+LENIENT: Final = re.compile(r"Action:\s?(.*)", re.DOTALL)
+INVALID: Final = "Observation: Invalid format. The input must contains 'Action: '"
+"""ETO's message for a text without an action, to the byte."""
 
-FORMATS: Final[Mapping[str, Format]] = {
-    "webshop": Format(_STRICT, _INVALID, "Observation:\n"),
-    "alfworld": Format(
-        _LENIENT,
-        "Observation: Error Input. Your input must contains 'Action: '",
-        "Observation: ",
-    ),
-    "scienceworld": Format(_STRICT, _INVALID, "Observation: "),
-}
-"""ETO's formats, messages to the byte."""
-
-DEFAULT_FORMAT: Final = Format(_LENIENT, _INVALID, "Observation: ")
-"""For worlds that ETO does not have."""
-
-
-def format_of(world: str) -> Format:
-    """The format of a world by its name, such as ``"webshop"`` or ``"alfworld-2.1.1"``."""
-    return FORMATS.get(world.partition("-")[0], DEFAULT_FORMAT)
+DEFAULT_FORMAT: Final = Format(LENIENT, INVALID, "Observation: ")
+"""For worlds that ETO does not have; those it has are in `eto_agents.worlds`."""

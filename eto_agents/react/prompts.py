@@ -1,8 +1,8 @@
-"""Prompts: what a model is told before its task.
+"""Prompts: what a model reads before its task.
 
 A prompt is an instruction and, unless it is left out, one worked example. Our own are package data
-(``prompts/<world>.toml``), written for this library; their examples are episodes of its
-environments with thoughts written by hand. The brief ones (``prompts/brief.toml``) are one line a
+(``eto_agents/worlds/prompts``), written for this library; their examples are episodes of its
+environments with thoughts written by hand. The brief ones (``brief.toml``) are one line a
 world, for models too small to read more. The published ones of ETO are used from the data cache
 (group ``eto-prompts``). As in ETO (`prompt_with_icl` with ``icl_format="conversation"``), a prompt
 is a chat: the instruction, an acknowledgement, the example's turns; the task follows.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,24 +19,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from eto_agents.react.parse import Format, format_of
+from eto_agents.react.parse import Format
 from eto_agents.trajectory import Message, Trajectory
+from eto_agents.worlds.base import WORLDS, World, find_world
 from eto_envs import data
-from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 from eto_envs.shaping import Info
-
-WORLDS: Final = ("webshop", "alfworld-2.1.1", "alfworld-2.1.2", "scienceworld")
-"""The worlds that our own prompts are for; ALFWorld has one for each wording of the games."""
 
 SOURCES: Final = ("own", "published", "brief")
 """Sources of prompts that have a name; any other is a file."""
-
-_PUBLISHED: Final = {
-    "webshop": "webshop",
-    "alfworld-2.1.1": "alfworld",
-    "scienceworld": "sciworld",
-}
-"""Worlds and how the published files name them; they speak ALFWorld's wording 2.1.1 alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +53,7 @@ class Prompt:
     @property
     def format(self) -> Format:
         """How the world's harness reads and writes."""
-        return format_of(self.world)
+        return find_world(self.world).format
 
     @property
     def sha256(self) -> str:
@@ -104,15 +94,15 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
         DataNotFoundError: the published files are not in the data cache, or there is no such file.
         CorruptDataError: a file is not a prompt.
     """
-    folder = resources.files("eto_agents.react").joinpath("prompts")
     if source == "brief":
-        lines = read_toml(folder.joinpath("brief.toml").read_text(encoding="utf-8"))
-        return {world: Prompt(world, lines[world]) for world in WORLDS}
+        file = resources.files("eto_agents.worlds") / "prompts" / "brief.toml"
+        lines = read_toml(file.read_text(encoding="utf-8"))
+        return {v: Prompt(v, lines[v]) for world in _papers() for v in world.variants}
     if source == "own":
-        texts = {w: folder.joinpath(f"{w}.toml").read_text(encoding="utf-8") for w in WORLDS}
-        return {world: parse_prompt(text, f"{world}.toml") for world, text in texts.items()}
+        return {v: find_prompt({}, v) for world in _papers() for v in world.variants}
     if source == "published":
-        return {world: _published(world, name) for world, name in _PUBLISHED.items()}
+        named = [pair for world in _papers() for pair in world.published.items()]
+        return {variant: _published(variant, name) for variant, name in named}
     path = Path(source)
     if not path.is_file():
         raise DataNotFoundError(
@@ -121,6 +111,30 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
         )
     prompt = parse_prompt(path.read_text(encoding="utf-8"), str(path))
     return {prompt.world: prompt}
+
+
+def _papers() -> list[World]:
+    return [find_world(name) for name in WORLDS]
+
+
+def find_prompt(prompts: Mapping[str, Prompt], variant: str) -> Prompt:
+    """The prompt of a world, or of a variant of its games.
+
+    Args:
+        prompts: what `load_prompts` gave; a world that is none of the paper's brings its own.
+        variant: as `prompt_key` gives it.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if variant in prompts:
+        return prompts[variant]
+    world = find_world(variant)
+    text = None if prompts and world.name in WORLDS else world.prompt(variant)
+    if text is None:
+        hint = "Give world=, or prompts=FILE for a world of your own."
+        raise UnknownNameError("prompt for world", variant, prompts, hint)
+    return parse_prompt(text, f"{variant}.toml")
 
 
 def parse_prompt(text: str, name: str) -> Prompt:
@@ -160,7 +174,7 @@ def _example(world: str, record: Mapping[str, Any] | None) -> tuple[Message, ...
     """The turns of an example; its last step has no observation."""
     if record is None:
         return ()
-    prefix = format_of(world).prefix
+    prefix = find_world(world).format.prefix
     texts = [record["first"]]
     for step in record["steps"]:
         texts.append(f"Thought: {step['thought']}\nAction: {step['action']}")
@@ -191,16 +205,11 @@ def _alternate(texts: list[str]) -> tuple[Message, ...]:
     return tuple({"role": roles[i % 2], "content": text} for i, text in enumerate(texts))
 
 
-def world_of(info: Info) -> str:
-    """The key of an episode's prompt: its world, and in ALFWorld the wording of its games too."""
-    world = str(info["world"])
-    return f"{world}-{info['grammar']}" if world == "alfworld" else world
+def prompt_key(info: Info) -> str:
+    """The key of an episode's prompt: its world, in ALFWorld with the wording of its games."""
+    return find_world(str(info["world"])).variant(info)
 
 
-def world_of_trajectory(trajectory: Trajectory) -> str:
-    """The key of a recorded episode's prompt, as `world_of` gives it."""
-    if trajectory.world != "alfworld":
-        return trajectory.world
-    # A folder of games says nothing of its wording: there the commands that moved things do.
-    moved = any(re.match(r"move .+ to ", step.action) for step in trajectory.steps)
-    return "alfworld-2.1.2" if moved or trajectory.dataset.endswith("2.1.2") else "alfworld-2.1.1"
+def prompt_key_of(trajectory: Trajectory) -> str:
+    """The key of a recorded episode's prompt, as `prompt_key` gives it."""
+    return find_world(trajectory.world).variant_of(trajectory)

@@ -18,7 +18,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from eto_agents.policies.thoughts.narrator import Style
 from eto_agents.settings import (
     DPO,
     ETO,
@@ -31,6 +30,8 @@ from eto_agents.settings import (
     overlay,
     read_toml_file,
 )
+from eto_agents.worlds.base import world_of_env
+from eto_agents.worlds.narrator import Style
 from eto_envs.errors import DataNotFoundError, UnknownNameError
 
 METHODS: Final[Mapping[str, str]] = {
@@ -397,7 +398,9 @@ def _check_world(world: World, where: str) -> None:
         raise SettingsError(f"{where}: env is missing, such as ETO-WebShop-v0")
     if world.n_rounds < 1:
         raise SettingsError(f"{where}: n_rounds must be at least 1")
-    if world.n_rounds != 1 and (world.dataset != "mini" or "ScienceWorld" in world.env):
+    if world.n_rounds != 1 and (
+        world.dataset != "mini" or not world_of_env(world.env).has_more_tasks
+    ):
         raise SettingsError(f"{where}: n_rounds is for a mini dataset")
 
 

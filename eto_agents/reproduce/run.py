@@ -45,6 +45,7 @@ from eto_agents.training.ppo import SamplingMismatchError, ppo
 from eto_agents.training.rft import rft
 from eto_agents.training.sft import open_model, sft
 from eto_agents.training.task_splits import mean_score, split_dev, tasks_of
+from eto_agents.worlds.base import world_of_env
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
 if TYPE_CHECKING:
@@ -157,16 +158,13 @@ class WorldRun:
             return world.dataset
         import filelock
 
-        from eto_envs.alfworld.mini import write_mini
-        from eto_envs.webshop.mini import build_mini_bundle
-
+        described = world_of_env(world.env)
         path = self.folder.parent / f"mini-{world.n_rounds}-rounds"
         path.parent.mkdir(parents=True, exist_ok=True)
-        make = build_mini_bundle if "WebShop" in world.env else write_mini
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
                 log(f"making {world.n_rounds} rounds of train tasks")
-                make(path, world.n_rounds)
+                described.write_more_tasks(path, world.n_rounds)
         return str(path)
 
     def tuned(self, settings: _S) -> _S:

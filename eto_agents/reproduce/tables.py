@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eto_agents.evaluation.comparison import WORLDS
+from eto_agents.evaluation.comparison import ENV_IDS
 from eto_agents.evaluation.published import COLUMNS, PublishedRow, load_published
 from eto_agents.evaluation.runs import read_run
 from eto_agents.evaluation.sections import NO_WIDTH, NO_WIDTH_NOTE
 from eto_agents.evaluation.statistics import Estimate, Paired, clustered_mean, paired
+from eto_agents.worlds.base import title_of
 
 if TYPE_CHECKING:
     from eto_agents.reproduce.run import Outcome
@@ -225,7 +226,7 @@ def published_rows(methods: Iterable[str], model: str = "Llama-2-7B-Chat") -> li
 
 def title(column: Key) -> str:
     """World and split for people."""
-    return f"{WORLDS.get(column[0], column[0])} {column[1]}"
+    return f"{title_of(column[0])} {column[1]}"
 
 
 def show(estimate: Estimate | None, sign: str = "") -> str:
@@ -268,5 +269,5 @@ def _average(
 
 
 def _place(column: Key) -> tuple[int, str]:
-    worlds = list(WORLDS)
+    worlds = ENV_IDS
     return (worlds.index(column[0]) if column[0] in worlds else len(worlds)), column[1]

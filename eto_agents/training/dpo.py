@@ -135,8 +135,7 @@ def _fit(
             checkpoint, data, settings, run.work, on_metrics=on_metrics, on_start=run.rewind
         )
     if not run.is_writer:
-        run.wait()
-        return run.result or {}
+        return {}
     save_checkpoint(fitted.checkpoint, run.checkpoint, weights=fitted.weights)
     return _result(run, data, settings) | {"wall_s": round(time.monotonic() - started_s, 1)}
 

@@ -116,8 +116,7 @@ def _fit(
         run.rewind(step_of(state) // settings.epochs)
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
     if not run.is_writer:
-        run.wait()
-        return run.result or {}
+        return {}
     use_own_head(checkpoint.model)
     save_checkpoint(checkpoint, run.checkpoint)
     metrics = run.metrics()

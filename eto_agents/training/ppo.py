@@ -110,8 +110,7 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, run: RunFolder
         on_start=run.rewind,
     )
     if not run.is_writer:
-        run.wait()
-        return run.result or {}
+        return {}
     save_checkpoint(trained, run.checkpoint)
     metrics = run.metrics()
     return {

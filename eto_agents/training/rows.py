@@ -21,7 +21,7 @@ from eto_agents.console import report
 from eto_agents.models.checkpoints import Checkpoint
 from eto_agents.react.chat import Encoded, encode, find_template
 from eto_agents.react.context import transcript
-from eto_agents.react.prompts import Prompt, load_prompts, world_of_trajectory
+from eto_agents.react.prompts import Prompt, load_prompts, prompt_key_of
 from eto_agents.trajectory import Message, Trajectory
 from eto_envs.errors import DataError, UnknownNameError
 
@@ -109,7 +109,7 @@ def chat_of(
         UnknownNameError: as in `encode_trajectory`.
     """
     prompts = _prompts(checkpoint.prompts)
-    world = world or world_of_trajectory(trajectory)
+    world = world or prompt_key_of(trajectory)
     if world not in prompts:
         raise UnknownNameError("prompt for world", world, prompts, "Give world= or other prompts.")
     prompt = prompts[world]

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eto_agents.models.base import ChatModel, Sampling
-from eto_agents.react.parse import format_of
-from eto_agents.react.prompts import world_of_trajectory
+from eto_agents.react.prompts import prompt_key_of
 from eto_agents.rollout import episode_seed
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.pairs import with_steps
 from eto_agents.training.rows import chat_of
 from eto_agents.trajectory import Step, Trajectory
+from eto_agents.worlds import find_world
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoints import Checkpoint
@@ -85,7 +85,7 @@ def _ask(
         )
         for i, answer in zip(live, answers, strict=True):
             text = "" if answer.error else answer.text
-            form = format_of(world or world_of_trajectory(experts[i]))
+            form = find_world(world or prompt_key_of(experts[i])).format
             step = Step(form.parse(text).action, "", 0.0, 0.0, {}, 0.0, True, text=text)
             steps[i].append(step)
     return steps

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from eto_envs.alfworld.admissible import admissible_commands
-from eto_envs.alfworld.datasets import open_dataset, task_set
-from eto_envs.alfworld.engine import NOTHING_HAPPENS, step
-from eto_envs.alfworld.game import Game, State
-from eto_envs.alfworld.planner import shortest_plan
-from eto_envs.alfworld.progress import subgoals
+from eto_envs.alfworld.data.datasets import open_dataset, task_sets
+from eto_envs.alfworld.engine.admissible import admissible_commands
+from eto_envs.alfworld.engine.game import Game, State
+from eto_envs.alfworld.engine.progress import subgoals
+from eto_envs.alfworld.engine.rules import NOTHING_HAPPENS, step
+from eto_envs.alfworld.engine.wording import introduction
+from eto_envs.alfworld.experts.planner import shortest_plan
 from eto_envs.alfworld.stock import Moment, open_stock
-from eto_envs.alfworld.wording import introduction
 from eto_envs.core import Advance, TextEnv
 from eto_envs.errors import SnapshotError, UnknownNameError
 from eto_envs.shaping import Info
-from eto_envs.tasks import Task
+from eto_envs.tasks import Task, TaskSets
 from eto_envs.vector import TextVectorEnv
 
 ENGINES: Final = ("native", "textworld")
@@ -120,7 +120,8 @@ class ALFWorldEnv(TextEnv):
         self._stock = open_stock(dataset) if engine == "textworld" else None
         self._dataset = open_dataset(dataset)
         super().__init__(
-            task_set(self._dataset, split, tuple(kinds)),
+            task_sets(self._dataset, tuple(kinds)),
+            split,
             max_steps=max_steps,
             reveal=reveal,
             shaping=shaping,
@@ -129,6 +130,13 @@ class ALFWorldEnv(TextEnv):
         self._game: Game | None = None
         self._game_task: Task | None = None
         self._state: State | None = None
+
+    @classmethod
+    def find_task_sets(
+        cls, *, dataset: str = "auto", kinds: Collection[str] = (), **env_args: Any
+    ) -> TaskSets:
+        """The task sets of a dataset; see `TextEnv.find_task_sets`."""
+        return task_sets(open_dataset(dataset), tuple(kinds))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -15,10 +15,10 @@ from eto_envs.core import Advance, TextEnv
 from eto_envs.scienceworld.bridge import TIMEOUT_S
 from eto_envs.scienceworld.expert import remaining_plan
 from eto_envs.scienceworld.installed import find_java, simulator_sha256
-from eto_envs.scienceworld.tasks import Splits, find_splits, make_task_set, simplifications_of
-from eto_envs.scienceworld.vector import ScienceWorldVectorEnv
+from eto_envs.scienceworld.tasks import Splits, find_splits, make_task_sets, simplifications_of
 from eto_envs.scienceworld.world import NO_SUCH_ACTION, Outcome, Setup, World, describe
-from eto_envs.tasks import Task, TaskSet
+from eto_envs.tasks import Task, TaskSets
+from eto_envs.vector import TextVectorEnv
 
 MAX_TICKS = 200
 """ETO's `envStepLimit`: more ticks of the simulator's clock end an episode (strict reference)."""
@@ -125,9 +125,9 @@ class ScienceWorldEnv(TextEnv):
             CorruptDataError: its files are damaged.
         """
         self._java = find_java(java)
-        simplifications_of("", simplification)
         super().__init__(
-            _task_set(find_splits(dataset), split, simplification, self._java),
+            self.find_task_sets(dataset=dataset, simplification=simplification, java=java),
+            split,
             max_steps=max_steps,
             reveal=reveal,
             shaping=shaping,
@@ -139,8 +139,21 @@ class ScienceWorldEnv(TextEnv):
         self._setup: Setup | None = None
         self._state = _State((), Outcome("", 0.0, False, 0, 0), None)
 
+    @classmethod
+    def find_task_sets(
+        cls,
+        *,
+        dataset: str = "auto",
+        simplification: str = "eto",
+        java: str | None = None,
+        **env_args: Any,
+    ) -> TaskSets:
+        """The task sets of a dataset; see `TextEnv.find_task_sets`. Starts no Java."""
+        simplifications_of("", simplification)
+        return _task_sets(find_splits(dataset), simplification, find_java(java))
+
     def send(self, action: str) -> None:
-        """Begin an action that `step` is about to be given, so that several work side by side."""
+        """Let the simulator start on the action that the next `step` will get."""
         if not self._ended and self._task is not None and not self._is_missing(action):
             self._world.send(action)
 
@@ -202,15 +215,15 @@ class ScienceWorldEnv(TextEnv):
         self._state = state
 
 
-def make_vector_env(**kwargs: Any) -> ScienceWorldVectorEnv:
-    """The vector entry point: `ScienceWorldVectorEnv` of `ScienceWorldEnv`."""
-    return ScienceWorldVectorEnv(ScienceWorldEnv, **kwargs)
+def make_vector_env(**kwargs: Any) -> TextVectorEnv:
+    """The vector entry point: `TextVectorEnv` of `ScienceWorldEnv`."""
+    return TextVectorEnv(ScienceWorldEnv, **kwargs)
 
 
-@functools.lru_cache(maxsize=64)
-def _task_set(splits: Splits, split: str, simplification: str, java: str) -> TaskSet:
-    """A split's tasks; one object for all environments of a process."""
+@functools.lru_cache(maxsize=16)
+def _task_sets(splits: Splits, simplification: str, java: str) -> TaskSets:
+    """A dataset's task sets; one object for all environments of a process."""
     shared = f"{simulator_sha256()} {simplification}"
     fingerprint = hashlib.sha256(shared.encode()).hexdigest()
     describe_task = functools.cache(functools.partial(describe, java))
-    return make_task_set(splits, split, fingerprint, describe_task)
+    return make_task_sets(splits, fingerprint, describe_task)

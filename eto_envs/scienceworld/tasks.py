@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
-from eto_envs.tasks import SPLITS, Task, TaskSet
+from eto_envs.tasks import SPLITS, Task, TaskSet, TaskSets
 
 OFFICIAL = "1.2.3"
 ETO = "eto"
@@ -157,22 +157,16 @@ def split_id(task_id: str) -> tuple[str, int]:
     return name, int(variation)
 
 
-def make_task_set(
-    splits: Splits, split: str, fingerprint: str, describe: Callable[[str, int], str]
-) -> TaskSet:
-    """A split's tasks.
+def make_task_sets(
+    splits: Splits, fingerprint: str, describe: Callable[[str, int], str]
+) -> TaskSets:
+    """The task sets of a dataset.
 
     Args:
         splits: from `find_splits`.
-        split: one of `SPLITS`.
         fingerprint: hash of what all tasks share.
         describe: gives a task's description.
-
-    Raises:
-        UnknownNameError: there is no such split.
     """
-    if split not in splits.ids:
-        raise UnknownNameError("split", split, splits.ids)
 
     def make_task(task_id: str) -> Task:
         name, variation = split_id(task_id)
@@ -184,13 +178,16 @@ def make_task_set(
             data={"task": name, "variation": variation},
         )
 
-    return SimulatorTasks(
-        splits.ids[split],
-        make_task,
-        split=split,
-        dataset=splits.dataset,
-        fingerprint=fingerprint,
-    )
+    def make(split: str) -> TaskSet:
+        return SimulatorTasks(
+            splits.ids[split],
+            make_task,
+            split=split,
+            dataset=splits.dataset,
+            fingerprint=fingerprint,
+        )
+
+    return TaskSets(splits.ids, make)
 
 
 def find_splits(dataset: str = "auto") -> Splits:

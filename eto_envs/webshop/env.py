@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 
 from eto_envs.core import Advance, TextEnv
 from eto_envs.errors import UnknownNameError
-from eto_envs.tasks import SPLITS, Task, TaskSet
+from eto_envs.tasks import SPLITS, Task, TaskSet, TaskSets, find_task_set
 from eto_envs.vector import TextVectorEnv
-from eto_envs.webshop.datasets import find_bundle
-from eto_envs.webshop.engine import Session, WebShopEngine
+from eto_envs.webshop.data.datasets import find_bundle
+from eto_envs.webshop.data.shop import Shop, open_shop
+from eto_envs.webshop.engine.engine import Session, WebShopEngine
+from eto_envs.webshop.engine.pages import with_history
 from eto_envs.webshop.expert import remaining_plan
-from eto_envs.webshop.pages import with_history
-from eto_envs.webshop.shop import Shop, open_shop
 
 MAX_STEPS = 10
 """ETO's step limit (`eval_agent/configs/task/webshop.json`)."""
@@ -123,7 +123,8 @@ class WebShopEnv(TextEnv):
         """
         self._shop = open_shop(find_bundle(dataset), goals=goals, price_seed=price_seed)
         super().__init__(
-            task_set(self._shop, split),
+            task_sets(self._shop),
+            split,
             max_steps=max_steps,
             reveal=reveal,
             shaping=shaping,
@@ -145,6 +146,18 @@ class WebShopEnv(TextEnv):
         self._n_prev = {"n_observations": num_prev_obs, "n_actions": num_prev_actions}
         self._keeps_history = num_prev_obs > 0 or num_prev_actions > 0
         self._state = _State(Session(0))
+
+    @classmethod
+    def find_task_sets(
+        cls,
+        *,
+        dataset: str = "auto",
+        goals: Literal["human", "synthetic"] = "human",
+        price_seed: int | None = None,
+        **env_args: Any,
+    ) -> TaskSets:
+        """The task sets of a dataset; see `TextEnv.find_task_sets`."""
+        return task_sets(open_shop(find_bundle(dataset), goals=goals, price_seed=price_seed))
 
     def _start(self, task: Task) -> str:
         self._state = _State(self._engine.start(int(task.id)))
@@ -203,16 +216,19 @@ def _plain(options: Sequence[str] | Mapping[str, str]) -> list[str] | dict[str, 
     return dict(options) if isinstance(options, Mapping) else list(options)
 
 
-@functools.lru_cache(maxsize=64)
 def task_set(shop: Shop, split: str) -> TaskSet:
-    """A split's tasks; one object for all environments of a process, so hashed once."""
-    splits = {**shop.splits, "all": range(len(shop.goals))}
-    if split not in splits:
-        known = [name for name in SPLITS if name in splits]
-        hint = ""
-        if split in SPLITS:
-            hint = f"WebShop's dataset {shop.dataset!r} has {', '.join(map(repr, known))} only."
-        raise UnknownNameError("split", split, known, hint)
+    """A split's tasks.
+
+    Raises:
+        UnknownNameError: the shop's dataset has no such split.
+    """
+    return find_task_set(task_sets(shop), split)
+
+
+@functools.lru_cache(maxsize=16)
+def task_sets(shop: Shop) -> TaskSets:
+    """The task sets of a shop; one object for all environments of a process, so hashed once."""
+    indices = {**shop.splits, "all": range(len(shop.goals))}
 
     def make_task(task_id: str) -> Task:
         goal = shop.goals[int(task_id)]
@@ -229,10 +245,13 @@ def task_set(shop: Shop, split: str) -> TaskSet:
             },
         )
 
-    return TaskSet(
-        [str(index) for index in splits[split]],
-        make_task,
-        split=split,
-        dataset=shop.dataset,
-        fingerprint=shop.fingerprint,
-    )
+    def make(split: str) -> TaskSet:
+        return TaskSet(
+            [str(index) for index in indices[split]],
+            make_task,
+            split=split,
+            dataset=shop.dataset,
+            fingerprint=shop.fingerprint,
+        )
+
+    return TaskSets([split for split in SPLITS if split in indices], make)

@@ -61,14 +61,16 @@ def test_the_first_of_the_best_is_chosen() -> None:
     assert best([*failed, sample(2, 0.0)]).sample == 2
 
 
-def test_majority_is_told_without_the_score() -> None:
+def test_the_majority_needs_no_score() -> None:
     samples = [sample(0, 1.0, "jump"), sample(1, 0.2, "look"), sample(2, 0.2, "look")]
     assert majority(samples).sample == 1
     assert majority(samples[:2]).sample == 0  # equally frequent: the earliest
     page = "Thank you! [SEP] Purchased [SEP] asin [SEP] {} [SEP] options [SEP] {} [SEP] attrs [SEP]"
     bought = [
         dataclasses.replace(
-            t, steps=[dataclasses.replace(t.steps[0], observation=page.format(asin, options))]
+            t,
+            world="webshop",
+            steps=[dataclasses.replace(t.steps[0], observation=page.format(asin, options))],
         )
         for t, asin, options in zip(samples, "ABA", ("{}", "{}", "{}"), strict=True)
     ]

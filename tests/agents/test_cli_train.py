@@ -174,29 +174,10 @@ def test_of_two_processes_one_evaluates_and_prints(tmp_path: Path) -> None:
     main(["train", "sft", "--data", data, "--model", "tiny:nano", "--out", start, *settings])
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     loop = ("--iterations", "1", "--max-new-tokens", "16", "--splits", "seen")
+    loop += ("--n-eval-tasks", "2", "--dpo.batch-size", "2", "--dpo.epochs", "1")
+    command = ("train", "eto", *world, "--data", data, "--model", f"{start}/checkpoint", *loop)
     done = subprocess.run(
-        [
-            sys.executable,
-            *launch,
-            "-m",
-            "tests.agents.training.cli",
-            "train",
-            "eto",
-            *world,
-            "--data",
-            data,
-            "--model",
-            f"{start}/checkpoint",
-            "--out",
-            out,
-            *loop,
-            "--n-eval-tasks",
-            "2",
-            "--dpo.batch-size",
-            "2",
-            "--dpo.epochs",
-            "1",
-        ],
+        [sys.executable, *launch, "-m", "tests.agents.training.cli", *command, "--out", out],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,

@@ -19,8 +19,10 @@ from eto_agents.runs import (
     once,
     read_record,
 )
-from eto_agents.trajectory import Message
+from eto_agents.training.pairs import Pair
+from eto_agents.trajectory import Message, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
+from tests.agents.training.episodes import episode
 
 
 @dataclass(frozen=True)
@@ -221,3 +223,36 @@ def test_data_in_memory_is_hashed_by_content() -> None:
     assert hash_input([pair]) == hash_input([replace(pair)])
     other = replace(pair, chosen=reply("x"))
     assert len({hash_input(d) for d in ([pair], [other], [pair, other], [other, pair], [])}) == 5
+
+
+def test_a_hash_of_episodes_changes_with_any_of_them() -> None:
+    def some() -> list[Trajectory]:
+        return [episode(n) for n in range(3)]
+
+    first, second, third = some()
+    assert hash_input(some()) == hash_input(tuple(some())) == hash_input(iter(some()))
+    reread = [Trajectory.from_json(one.to_json()) for one in some()]
+    assert hash_input(reread) == hash_input(some())
+    upper = [replace(step, action=step.action.upper()) for step in second.steps]
+    others = [
+        [],
+        [first, second],
+        [first, third, second],
+        [first, second, third, third],
+        [first, replace(second, score=0.5), third],
+        [first, replace(second, seed=1), third],
+        [first, replace(second, steps=upper), third],
+        [first, replace(second, steps=second.steps[:1]), third],
+    ]
+    hashes = [hash_input(some()), *map(hash_input, others)]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_a_hash_of_pairs_has_both_sides_and_what_they_share() -> None:
+    good, bad = episode(0), episode(0, n_steps=3, score=0.5)
+    pairs = [Pair(good, bad), Pair(bad, good), Pair(good, bad, 1), Pair(good, good), Pair(bad, bad)]
+    hashes = [hash_input([pair]) for pair in pairs]
+    assert len(set(hashes)) == len(hashes)
+    assert hash_input([Pair(episode(0), episode(0, n_steps=3, score=0.5))]) == hashes[0]
+    assert hash_input(pairs[:2]) != hash_input(pairs[1::-1])
+    assert hash_input([Pair(good, bad)]) != hash_input([good, bad])

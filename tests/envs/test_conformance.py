@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import eto_envs
+from eto_envs.errors import UnknownNameError
 from eto_envs.testing import check_text_env
 from eto_envs.vector import TextVectorEnv
 
@@ -52,6 +53,56 @@ def test_gymnasiums_checker_is_silent(env_id: str) -> None:
 def test_contract(env_id: str, split: str) -> None:
     reveal = ("admissible_actions", "expert_action", "hidden_state")
     check_text_env(lambda: make(env_id, split=split, reveal=reveal), n_episodes=2)
+
+
+def test_task_sets_are_listed_without_an_environment(
+    env_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("an environment was made")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eto_envs.TextEnv, "__init__", refuse)
+        sets = eto_envs.task_sets(env_id, **EMBEDDED[env_id])
+    assert {"train", "train_clean", "seen", "unseen", "all"} == set(sets)
+    for split, tasks in sets.items():
+        made = make(env_id, split=split).unwrapped.tasks
+        assert (tasks.split, tasks.ids, tasks.sha256) == (split, made.ids, made.sha256)
+
+
+def test_task_sets_refuse_what_the_constructor_refuses(env_id: str) -> None:
+    with pytest.raises(UnknownNameError, match="dataset"):
+        eto_envs.task_sets(env_id, "no such dataset")
+    with pytest.raises(TypeError, match="datasets"):
+        eto_envs.task_sets(env_id, datasets="mini")
+
+
+def test_reset_takes_another_split(env_id: str) -> None:
+    env = make(env_id)
+    sets = eto_envs.task_sets(f"eto_envs:{env_id}", **EMBEDDED[env_id])
+    for options in ({"split": "unseen"}, {"split": "unseen", "task": 3}):
+        observation, info = env.reset(seed=2, options=options)
+        assert (info["split"], info["tasks_sha256"]) == ("unseen", sets["unseen"].sha256)
+        other = make(env_id, split="unseen")
+        task = {key: value for key, value in options.items() if key == "task"}
+        assert other.reset(seed=2, options=task) == (observation, info)
+        assert other.step("look") == env.step("look")
+    with pytest.raises(UnknownNameError, match="did you mean 'unseen'"):
+        env.reset(seed=1, options={"split": "unsen"})
+    assert other.step("look") == env.step("look")
+    assert env.reset()[1]["split"] == "train"
+
+
+def test_gymnasiums_step_limit(env_id: str) -> None:
+    kwargs = {"max_episode_steps": 2, **EMBEDDED[env_id]}
+    envs = [
+        gym.make_vec(env_id, num_envs=2, vectorization_mode=m, **kwargs) for m in (None, "sync")
+    ]
+    for env in envs:
+        env.reset(seed=4)
+        ends = [env.step(("look", "jump"))[3].tolist() for _ in range(2)]
+        assert ends == [[False, False], [True, True]]
+        env.close()
 
 
 def test_spec_round_trip(env_id: str) -> None:

@@ -12,8 +12,9 @@ import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
+from eto_envs.core import TextEnv
 from eto_envs.errors import ActionTypeError, EpisodeEndedError, SnapshotError, UnknownNameError
-from tests.toy import CORRIDOR, CorridorEnv
+from tests.toy import CORRIDOR, CorridorEnv, corridor_tasks
 
 
 def test_gymnasium_check_env_is_silent() -> None:
@@ -84,12 +85,79 @@ def test_task_by_id_position_or_task() -> None:
         ({"task": 5}, "0 to 4"),
         ({"task": -1}, "0 to 4"),
         ({"tasks": ["room3"]}, "did you mean 'task'"),
+        (
+            {"split": "sen"},
+            "did you mean 'seen'\\? Dataset 'toy' has 'train', 'train_clean'",
+        ),
+        ({"split": ["seen"]}, "no split"),
+        ({"split": "seen", "task": "room12"}, "split 'seen' of 'toy'"),
         ({"task": 1.0}, "no task 1.0"),
     ],
 )
 def test_unknown_task_or_option(options: dict[str, object], message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
         CorridorEnv().reset(options=options)
+
+
+def test_a_split_is_drawn_from_for_one_episode() -> None:
+    env = CorridorEnv()
+    for options in ({"split": "long"}, {"split": "long", "task": "room12"}):
+        _, info = env.reset(seed=1, options=options)
+        assert info["task_id"] in corridor_tasks(split="long").ids
+        assert info["split"] == "long"
+        assert info["tasks_sha256"] == corridor_tasks(split="long").sha256
+        assert env.step("east")[4]["split"] == "long"
+    assert info["task_id"] == "room12"
+    _, info = env.reset()
+    assert (info["split"], info["tasks_sha256"]) == ("train", corridor_tasks().sha256)
+    assert env.tasks.split == "train"
+
+
+def test_a_snapshot_keeps_the_split() -> None:
+    env, other = CorridorEnv(), CorridorEnv()
+    env.reset(options={"split": "long", "task": 0})
+    other.reset()
+    _, info = other.restore(env.snapshot())
+    assert (info["split"], info["task_id"]) == ("long", "room10")
+    assert other.step("east") == env.step("east")
+
+
+@pytest.mark.parametrize("options", [{"split": "sen"}, {"task": "room33"}, {"tusk": 0}])
+def test_a_refused_reset_changes_nothing(options: dict[str, object]) -> None:
+    env, twin = CorridorEnv(), CorridorEnv()
+    for each in (env, twin):
+        each.reset(seed=3, options={"task": "room6"})
+        each.step("east")
+    with pytest.raises(UnknownNameError):
+        env.reset(seed=8, options=options)
+    assert env.step("east") == twin.step("east")
+    assert [env.reset()[1]["task_id"] for _ in range(5)] == [
+        twin.reset()[1]["task_id"] for _ in range(5)
+    ]
+
+
+def test_one_task_set_is_all_splits_there_are() -> None:
+    class Single(CorridorEnv):
+        def __init__(self) -> None:
+            TextEnv.__init__(self, corridor_tasks(split="seen"))
+
+    env = Single()
+    assert env.reset(options={"split": "seen"})[1]["split"] == "seen"
+    with pytest.raises(UnknownNameError, match="Dataset 'toy' has 'seen' only"):
+        env.reset(options={"split": "train"})
+
+
+def test_an_empty_split_is_refused() -> None:
+    sets = {"train": corridor_tasks(), "seen": corridor_tasks(0, "seen")}
+
+    class Half(CorridorEnv):
+        def __init__(self, split: str = "train") -> None:
+            TextEnv.__init__(self, sets, split)
+
+    with pytest.raises(ValueError, match=r"split='seen'.*has no task"):
+        Half("seen")
+    with pytest.raises(ValueError, match=r"split='seen'.*has no task"):
+        Half().reset(options={"split": "seen"})
 
 
 def test_reveal_adds_only_what_was_asked_for() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eto_envs.errors import UnknownNameError
-from eto_envs.tasks import Task, TaskSet
+from eto_envs.tasks import Task, TaskSet, TaskSets, find_task_set
 from tests.toy import corridor_tasks
 
 
@@ -58,6 +58,27 @@ def test_tasks_are_made_on_demand() -> None:
     tasks = TaskSet([str(i) for i in range(10**5)], make, split="all", dataset="d")
     assert tasks[77].id == "77"
     assert made == ["77"]
+
+
+def test_task_sets_are_made_when_they_are_read() -> None:
+    made: list[str] = []
+
+    def make(split: str) -> TaskSet:
+        made.append(split)
+        return corridor_tasks(3, split)
+
+    sets = TaskSets(("train", "seen"), make)
+    assert list(sets) == ["train", "seen"]
+    assert len(sets) == 2
+    assert "seen" in sets
+    assert "unseen" not in sets
+    assert sets.get("unseen") is None
+    assert made == []
+    assert sets["seen"] is sets["seen"]
+    assert made == ["seen"]
+    assert find_task_set(sets, "seen") is sets["seen"]
+    with pytest.raises(UnknownNameError, match=r"mean 'seen'\? Dataset 'toy' has 'train', "):
+        find_task_set(sets, "seem")
 
 
 def test_unknown_names() -> None:

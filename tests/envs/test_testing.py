@@ -9,7 +9,7 @@ import pytest
 from eto_envs.core import Advance
 from eto_envs.shaping import Info
 from eto_envs.testing import ConformanceError, check_text_env
-from tests.toy import CorridorEnv
+from tests.toy import CorridorEnv, corridor_tasks
 
 
 def test_a_good_environment_passes() -> None:
@@ -69,6 +69,33 @@ class OtherWorld(CorridorEnv):
         return observation, info | {"world": "another"}
 
 
+class IgnoresSplits(CorridorEnv):
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[str, Info]:
+        options = {key: value for key, value in (options or {}).items() if key != "split"}
+        return super().reset(seed=seed, options=options)
+
+
+class KeepsTheSplit(CorridorEnv):
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[str, Info]:
+        result = super().reset(seed=seed, options=options)
+        if options and "split" in options:
+            self.tasks = self.find_tasks(options["split"])
+        return result
+
+
+class SeedsBeforeItRefuses(CorridorEnv):
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[str, Info]:
+        if seed is not None:
+            super().reset(seed=seed)
+        return super().reset(seed=seed, options=options)
+
+
+class OtherTasks(CorridorEnv):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tasks = corridor_tasks(2)
+
+
 @pytest.mark.parametrize(
     ("broken", "rule"),
     [
@@ -80,6 +107,10 @@ class OtherWorld(CorridorEnv):
         (HiddenBonus, "task_reward plus"),
         (Nameless, "world must be a name"),
         (OtherWorld, "must be the environment's world"),
+        (OtherTasks, "must be one of env.unwrapped.task_sets"),
+        (IgnoresSplits, "must draw from that split|must have the split named"),
+        (KeepsTheSplit, "must be for one episode"),
+        (SeedsBeforeItRefuses, "must leave the episode and the generator alone"),
     ],
 )
 def test_a_broken_rule_is_named(broken: type[CorridorEnv], rule: str) -> None:

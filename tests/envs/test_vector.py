@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import gymnasium as gym
@@ -95,6 +96,23 @@ def test_groups_share_their_kth_task(mode: AutoresetMode) -> None:
     assert played[0][:3] != played[3][:3]
 
 
+def test_actions_are_announced_before_the_first_is_carried_out() -> None:
+    log: list[str] = []
+
+    class Announced(CorridorEnv):
+        def send(self, action: str) -> None:
+            log.append(f"send {action}")
+
+        def _advance(self, action: str) -> Any:
+            log.append(f"step {action}")
+            return super()._advance(action)
+
+    env = TextVectorEnv(Announced, 3, autoreset_mode=AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    env.step(("east", None, "west"))
+    assert log == ["send east", "send west", "step east", "step west"]
+
+
 def test_tasks_option() -> None:
     env = TextVectorEnv(CorridorEnv, 4, group_size=2)
     ids = ["room3", "room4", "room5", "room6"]
@@ -105,6 +123,85 @@ def test_tasks_option() -> None:
     _, infos = env.reset(options={"reset_mask": mask, "tasks": ["room6"]})
     assert infos["task_id"][1] == "room6"
     assert list(infos["_task_id"]) == list(mask)
+
+
+def test_split_option() -> None:
+    env = TextVectorEnv(CorridorEnv, 4, group_size=2, autoreset_mode=AutoresetMode.SAME_STEP)
+    _, infos = env.reset(seed=1, options={"split": "long"})
+    long = [f"room{i}" for i in range(10, 15)]
+    assert set(infos["split"]) == {"long"}
+    assert set(infos["task_id"]) <= set(long)
+    assert infos["task_id"][0] == infos["task_id"][1]
+    _, infos = env.reset(options={"split": "long", "tasks": ["room12", 0]})
+    assert list(infos["task_id"]) == ["room12"] * 2 + ["room10"] * 2
+    for _ in range(12):
+        *_, infos = env.step(["east"] * 4)
+    assert set(infos["split"]) == {"train"}  # what autoreset begins is of the environment's split
+    assert infos["task_id"][0] == infos["task_id"][1]
+
+
+def test_split_option_equals_gymnasiums_sync_vector_env() -> None:
+    ours, theirs = TextVectorEnv(CorridorEnv, 3), SyncVectorEnv([CorridorEnv] * 3)
+    for options in ({"split": "long"}, {"split": "long", "task": 3}, None):
+        a, b = (env.reset(seed=5, options=options) for env in (ours, theirs))
+        assert a[0] == b[0]
+        assert_same(a[1], b[1])
+
+
+@pytest.mark.parametrize(
+    "options", [{"split": "lon"}, {"tasks": ["room2", "room33"]}, {"task": 99}, {"tusk": 0}]
+)
+def test_a_refused_reset_changes_nothing(options: dict[str, Any]) -> None:
+    env, twin = TextVectorEnv(CorridorEnv, 2), TextVectorEnv(CorridorEnv, 2)
+    for each in (env, twin):
+        each.reset(seed=3)
+        each.step(("east", "east"))
+    with pytest.raises(UnknownNameError):
+        env.reset(seed=9, options=options)
+    for _ in range(30):
+        ours, theirs = (each.step(("east", "east")) for each in (env, twin))
+        assert ours[0] == theirs[0]
+        assert_same(ours[4], theirs[4])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gymnasiums_step_limit_in_make_vec(mode: AutoresetMode) -> None:
+    kwargs = {"num_envs": 3, "max_episode_steps": 4, "shaping": ("step_cost",)}
+    ours = gym.make_vec(CORRIDOR, autoreset_mode=mode, **kwargs)
+    vector_kwargs = {"autoreset_mode": mode}
+    theirs = gym.make_vec(
+        CORRIDOR, vectorization_mode="sync", vector_kwargs=vector_kwargs, **kwargs
+    )
+    runs = drive(ours, mode), drive(theirs, mode)
+    assert any(step[3].any() for step in runs[0] if len(step) == 5)
+    for a, b in zip(*runs, strict=True):
+        if len(b) == 5:  # Gymnasium's wrapper truncates also where the task has ended
+            b = (*b[:3], b[3] & ~b[2], b[4])
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+
+
+def test_gymnasiums_step_limit_ends_the_episode() -> None:
+    kwargs = {"autoreset_mode": AutoresetMode.DISABLED, "shaping": ("terminal_only",)}
+    env = TextVectorEnv(CorridorEnv, 1, max_episode_steps=2, **kwargs)
+    env.reset(options={"task": "room6"})
+    assert env.step(("east",))[1] == [0.0]
+    _, rewards, _, truncated, infos = env.step(("east",))
+    assert truncated
+    assert rewards[0] == infos["score"][0] == 2 / 6  # the shaper sees the end, too
+    with pytest.raises(EpisodeEndedError, match="room6"):
+        env.step(("east",))
+    twin = pickle.loads(pickle.dumps(env.envs[0]))
+    twin.reset()
+    assert [twin.step("west")[3] for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(("limit", "n_steps"), [(None, 12), (-1, 12), (99, 12), (5, 5)])
+def test_gymnasiums_step_limit_only_lowers_the_others(limit: int | None, n_steps: int) -> None:
+    env = gym.make_vec(CORRIDOR, num_envs=1, autoreset_mode="Disabled", max_episode_steps=limit)
+    env.reset(options={"task": "room6"})
+    ends = [bool(env.step(("west",))[3][0]) for _ in range(n_steps)]
+    assert ends == [False] * (n_steps - 1) + [True]
 
 
 def test_none_leaves_a_finished_episode_alone() -> None:
@@ -136,6 +233,7 @@ def test_none_leaves_a_finished_episode_alone() -> None:
         (lambda e: e.step((None, "east")), ActionTypeError, "NoneType"),
         (lambda e: TextVectorEnv(CorridorEnv, 0), ValueError, "num_envs"),
         (lambda e: TextVectorEnv(CorridorEnv, 3, group_size=2), ValueError, "group_size"),
+        (lambda e: TextVectorEnv(CorridorEnv, max_episode_steps=0), ValueError, "max_episode"),
     ],
 )
 def test_misuse(call: Any, error: type[Exception], message: str) -> None:

@@ -29,7 +29,7 @@ from eto_agents.policies.simple import ExpertPolicy
 from eto_agents.policy import Decision
 from eto_agents.react.chat import encode
 from eto_agents.react.parse import Parsed
-from eto_agents.react.prompts import load_prompts, world_of
+from eto_agents.react.prompts import load_prompts, prompt_key
 from eto_agents.rollout import Rollouts, jobs_of, make_batch
 
 WORLDS = {
@@ -60,7 +60,7 @@ class Narrator:
 
     def act(self, slots: Sequence[int], observations: Any, infos: Any) -> list[Decision]:
         for slot, observation, info in zip(slots, observations, infos, strict=True):
-            prompt = self._prompts[world_of(info)]
+            prompt = self._prompts[prompt_key(info)]
             if slot in self._chats:
                 text = prompt.format.reply(observation, Parsed("x", "", ""))
                 self._chats[slot].append({"role": "user", "content": text})
@@ -117,7 +117,8 @@ def make_model(size: str) -> Checkpoint:
         env = make_batch(env_id, ExpertPolicy(), 1, arguments)
         tasks = list(itertools.islice(env.envs[0].tasks, 40))
         for episode in Rollouts(ExpertPolicy(), env, jobs_of(tasks, [0])):
-            texts += [message["content"] for message in episode.messages]
+            texts.append(episode.initial_observation)
+            texts += [text for step in episode.steps for text in (step.action, step.observation)]
         env.close()
     heads = [prompt.head(with_example=True) for prompt in load_prompts("own").values()]
     texts += [message["content"] for head in heads for message in head]

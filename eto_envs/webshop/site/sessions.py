@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 from eto_envs.errors import CorruptDataError, EpisodeEndedError, EtoError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
-from eto_envs.webshop.engine import Session, WebShopEngine
+from eto_envs.webshop.engine.engine import Session, WebShopEngine
 
 ID_BYTES = 16
 MAX_TRIPS = 10_000
@@ -139,7 +139,10 @@ class Trips:
         Raises:
             UnknownNameError: there is no such task in the task set.
         """
-        task = self.tasks.find(task_id)
+        return self.begin(self.tasks.find(task_id))
+
+    def begin(self, task: Task) -> Trip:
+        """Begin a trip of a task of the shop, in the task set or not."""
         with self._lock:
             trip = Trip(
                 id=secrets.token_urlsafe(ID_BYTES),

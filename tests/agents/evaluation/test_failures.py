@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from eto_agents.evaluation.failures import KINDS, N_REPEATS, N_STALE, RULES, Failure, failures
+from eto_agents.evaluation.failures import N_REPEATS, N_STALE, failures, rules
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.rollout import run_episode
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Step, Trajectory
+from eto_agents.worlds import Failure
 from tests.toy import CORRIDOR
 
 GOAL = "i need a shoe in sand beige, 6 pack, and price lower than 40.00 dollars"
@@ -215,8 +216,8 @@ def test_a_shop_s_words_elsewhere_are_no_purchase() -> None:
     assert kinds(t) == ["task_failed"]
 
 
-def test_every_kind_has_a_rule() -> None:
-    assert tuple(RULES) == KINDS
+def test_a_world_s_own_kinds_come_after_errors() -> None:
+    assert [*rules()][:4] == ["env_error", "agent_error", "wrong_purchase", "task_failed"]
 
 
 def test_the_rules_fit_what_the_shop_really_says(tmp_path: Any) -> None:

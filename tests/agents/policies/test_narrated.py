@@ -11,12 +11,12 @@ import pytest
 
 import tests.toy
 from eto_agents.policies.narrated import NarratedPolicy
-from eto_agents.policies.thoughts.narrator import Style
 from eto_agents.policy import Decision
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import load_prompts
 from eto_agents.rollout import Rollouts, jobs_of, make_batch, run_episode
 from eto_agents.trajectory import Trajectory
+from eto_agents.worlds.narrator import Style
 from eto_envs.errors import UnknownNameError
 from eto_envs.tasks import Task
 

@@ -116,4 +116,4 @@ def test_rates_and_worlds_that_there_are_not() -> None:
     policy = as_policy(SloppyExpertPolicy)
     policy.reset([0], [Task("room1", "goal", 5)], [0])
     [decision] = policy.act([0], [""], [{"world": "corridor"}])
-    assert "no habits for world 'corridor'" in decision.error
+    assert "no flaws for world 'corridor'" in decision.error

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_agents.react.parse import DEFAULT_FORMAT, FORMATS, NO_ACTION, Parsed, format_of
+from eto_agents.react.parse import DEFAULT_FORMAT, NO_ACTION, Parsed
+from eto_agents.worlds import all_worlds, find_world
 
 
-@pytest.mark.parametrize("world", FORMATS)
+@pytest.mark.parametrize("world", [world.name for world in all_worlds()])
 @pytest.mark.parametrize(
     ("text", "thought", "action"),
     [
@@ -28,26 +29,26 @@ from eto_agents.react.parse import DEFAULT_FORMAT, FORMATS, NO_ACTION, Parsed, f
 def test_the_action_is_all_after_the_first_mark(
     world: str, text: str, thought: str, action: str
 ) -> None:
-    assert FORMATS[world].parse(text) == Parsed(action, thought, "")
+    assert find_world(world).format.parse(text) == Parsed(action, thought, "")
 
 
-@pytest.mark.parametrize("world", FORMATS)
+@pytest.mark.parametrize("world", [world.name for world in all_worlds()])
 @pytest.mark.parametrize(
     "text", ["", " ", "click[buy now]", "action: look", "Thought: Act", "Act:"]
 )
 def test_a_text_without_the_mark_is_an_error(world: str, text: str) -> None:
-    said = FORMATS[world].parse(text)
+    said = find_world(world).format.parse(text)
     assert said.action == NO_ACTION
-    assert said.error == FORMATS[world].error
+    assert said.error == find_world(world).format.error
 
 
 def test_worlds_differ_as_in_the_harness() -> None:
     for text, action in (("Action:look", "look"), ("Action:\nlook", "look"), ("Action: ", "")):
-        assert format_of("alfworld-2.1.2").parse(text) == Parsed(action, "", "")
+        assert find_world("alfworld-2.1.2").format.parse(text) == Parsed(action, "", "")
         for world in ("webshop", "scienceworld"):
-            assert format_of(world).parse(text).error
-    assert format_of("alfworld-2.1.1") is FORMATS["alfworld"]
-    assert format_of("another") is DEFAULT_FORMAT
+            assert find_world(world).format.parse(text).error
+    assert find_world("alfworld-2.1.1") is find_world("alfworld")
+    assert find_world("another").format is DEFAULT_FORMAT
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_worlds_differ_as_in_the_harness() -> None:
     ],
 )
 def test_replies(world: str, message: str) -> None:
-    rules = FORMATS[world]
+    rules = find_world(world).format
     assert rules.reply("a page", rules.parse("nothing")) == message
     between = "\n" if world == "webshop" else " "
     assert rules.reply("a page", rules.parse("Action: x")) == f"Observation:{between}a page"
@@ -78,7 +79,7 @@ def test_same_as_the_reference(pieces: list[str]) -> None:
     text = "".join(pieces)
     for world, pattern in REFERENCE.items():
         found = re.findall(re.compile(pattern, re.DOTALL), text.strip())
-        said = FORMATS[world].parse(text)
+        said = find_world(world).format.parse(text)
         assert bool(said.error) == (not found)
         assert said.action == (found[0] if found else NO_ACTION)
 

@@ -9,13 +9,22 @@ import gymnasium as gym
 import pytest
 
 import eto_envs
-from eto_agents.react.parse import NO_ACTION, Parsed, format_of
-from eto_agents.react.prompts import WORLDS, Prompt, load_prompts, parse_prompt, read_toml, world_of
+from eto_agents.react.parse import NO_ACTION, Parsed
+from eto_agents.react.prompts import (
+    Prompt,
+    load_prompts,
+    parse_prompt,
+    prompt_key,
+    read_toml,
+)
+from eto_agents.worlds import all_worlds, find_world
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 from tests.conftest import read_jsonl_gz
 
-PROMPTS = Path(eto_envs.__file__).parents[1] / "eto_agents/react/prompts"
+PROMPTS = Path(eto_envs.__file__).parents[1] / "eto_agents/worlds/prompts"
 ENVIRONMENTS = {"webshop": "WebShop", "alfworld": "ALFWorld", "scienceworld": "ScienceWorld"}
+
+WORLDS = [variant for world in all_worlds() for variant in world.variants]
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -28,7 +37,7 @@ def test_own_prompts_are_chats_in_the_worlds_format(world: str) -> None:
     said = [prompt.format.parse(m["content"]) for m in prompt.example[1::2]]
     assert all(s.action and s.thought and not s.error for s in said)
     for message in prompt.example[2::2]:
-        assert message["content"].startswith(format_of(world).prefix)
+        assert message["content"].startswith(find_world(world).format.prefix)
     assert messages[-1]["content"] == f"{prompt.task_intro}\n\nthe task"
     assert len(prompt.sha256) == 64
 
@@ -78,7 +87,7 @@ def test_examples_are_true_episodes_of_train(world: str, dataset: str) -> None:
     record = read_toml((PROMPTS / f"{world}.toml").read_text(encoding="utf-8"))["example"]
     env = open_env(world, dataset)
     observation, info = env.reset(options={"task": record["task"]})
-    assert world_of(info) == world
+    assert prompt_key(info) == world
     assert observation == record["first"]
     for step in record["steps"]:
         observation, _, terminated, _, info = env.step(step["action"])
@@ -198,4 +207,4 @@ def test_bad_files_are_named(text: str) -> None:
     ],
 )
 def test_the_world_is_the_stated_one(info: dict[str, str], world: str) -> None:
-    assert world_of(info) == world
+    assert prompt_key(info) == world

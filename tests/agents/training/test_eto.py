@@ -110,7 +110,7 @@ def test_an_iteration_learns_from_max_tasks(kind: Any, start: Path, tmp_path: Pa
     assert set(tasks) < {f"t{i}" for i in range(6)}
 
 
-def test_a_killed_run_resumes_in_its_stage_and_step(
+def test_a_killed_run_resumes_in_its_step(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -206,7 +206,7 @@ def test_the_best_on_dev_is_the_result(start: Path, tmp_path: Path) -> None:
 def test_later_iterations_have_their_own_beta(start: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, iterations=2, later_beta=0.5, later_learning_rate=1e-4, pairs="step")
     list(eto(start, EXPERTS, settings, out=tmp_path))
-    configs = [read(tmp_path / f"iteration-{i}/dpo/config.json") for i in (1, 2)]
+    configs = [read(tmp_path / f"iteration-{i}/dpo/run.json")["settings"] for i in (1, 2)]
     assert [(c["beta"], c["learning_rate"]) for c in configs] == [(0.1, 1e-3), (0.5, 1e-4)]
 
 

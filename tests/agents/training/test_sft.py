@@ -70,7 +70,7 @@ def test_a_run_learns_and_is_complete(tmp_path: Path) -> None:
     assert result["n_trajectories"] == 8
     assert 0 < result["n_trained_tokens"] < result["n_tokens"]
     assert result["last_loss"] < result["first_loss"] - 1
-    names = {"config.json", "inputs.json", "metrics.jsonl", "result.json", "checkpoint"}
+    names = {"run.json", "metrics.jsonl", "result.json", "checkpoint"}
     assert {file.name for file in out.iterdir() if file.name[0] != "."} == names
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 4, 6, 8, 10]
@@ -178,7 +178,7 @@ def test_there_must_be_something_to_learn_from(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     with pytest.raises(EmptyDataError, match=r"all 8 have more than 9 tokens"):
         sft("tiny:nano", EXPERTS, replace(QUICK, max_length=9), out=tmp_path / "long")
-    with pytest.raises(DataNotFoundError, match="no checkpoint"):
+    with pytest.raises(DataNotFoundError, match=r"no checkpoint .*nothing"):
         sft(tmp_path / "nothing", EXPERTS, QUICK, out=tmp_path / "out")
 
 

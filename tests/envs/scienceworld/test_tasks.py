@@ -15,13 +15,14 @@ from eto_envs.scienceworld import tasks
 from eto_envs.scienceworld.tasks import (
     TASK_TYPES,
     find_splits,
-    make_task_set,
+    make_task_sets,
     official_variations,
     present_name,
     simplifications_of,
     split_id,
 )
 from eto_envs.scienceworld.world import count_variations
+from eto_envs.tasks import find_task_set
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_unknown_names() -> None:
     with pytest.raises(UnknownNameError, match="about circuits"):
         simplifications_of("power-component", "openDoors,noElectricalAction")
     with pytest.raises(UnknownNameError, match="did you mean 'seen'"):
-        make_task_set(find_splits("1.2.3"), "sen", "", lambda name, variation: "")
+        find_task_set(make_task_sets(find_splits("1.2.3"), "", lambda name, variation: ""), "sen")
 
 
 def test_simplifications() -> None:
@@ -152,7 +153,8 @@ def test_a_task_set_is_hashed_without_asking_for_texts() -> None:
         raise AssertionError("asked for a text")
 
     splits = find_splits("1.2.3")
-    hashes = {make_task_set(splits, s, f, describe).sha256 for s in ("seen", "all") for f in "ab"}
+    sets = [make_task_sets(splits, fingerprint, describe) for fingerprint in "ab"]
+    hashes = {task_sets[split].sha256 for task_sets in sets for split in ("seen", "all")}
     assert len(hashes) == 4
-    task = make_task_set(splits, "all", "", lambda name, variation: f"Do {name}.")[0]
+    task = make_task_sets(splits, "", lambda name, variation: f"Do {name}.")["all"][0]
     assert (task.id, task.goal, task.max_steps, task.kind) == ("boil/0", "Do boil.", 100, "boil")

@@ -1,1 +1,0 @@
-"""What an expert thinks, world by world: sentences made from what it was told, saw and does."""
