@@ -19,6 +19,7 @@ import torch
 
 from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.models.tiny import make_tiny
+from eto_agents.settings import Playing
 
 pytestmark = [
     pytest.mark.torch,
@@ -52,6 +53,22 @@ def test_a_checkpoint_comes_back_as_it_was(folder: Path) -> None:
     text = "Action: go to desk 1<|end|> ü"
     assert made.tokenizer.encode(text) == read.tokenizer.encode(text)
     assert [file.name for file in folder.parent.iterdir()] == ["model"]  # nothing half left over
+
+
+def test_a_checkpoint_makes_its_agent(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder, device="cpu")
+    settings = Playing(max_new_tokens=7, n_envs=3, world="alfworld-2.1.1")
+    greedy, sampling = checkpoint.policy(settings), checkpoint.policy(settings, temperature=1.0)
+    assert (greedy.sampling.temperature, sampling.sampling.temperature) == (0.0, 1.0)
+    for policy in (greedy, sampling):
+        assert policy.sampling.max_tokens == 7
+        assert policy.provenance["prompts"] == "brief"  # those it was trained with
+        assert policy.provenance["with_example"] is False
+        assert list(policy.provenance["prompt_sha256"]) == ["alfworld-2.1.1"]
+    other = load_checkpoint(folder, device="cpu", prompts="own", with_example=True).policy()
+    assert (other.provenance["prompts"], other.provenance["with_example"]) == ("own", True)
+    with pytest.raises(UnknownNameError, match="no prompt for world 'mars'"):
+        checkpoint.policy(Playing(world="mars"))
 
 
 def test_saving_replaces_what_was_there(folder: Path) -> None:
