@@ -17,7 +17,7 @@ if importlib.util.find_spec("transformers") is None:
 
 import torch
 
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.models.tiny import make_tiny
 
 pytestmark = [
@@ -85,7 +85,7 @@ def test_families_are_known(template: str, model_type: str, tmp_path: Path) -> N
     (tmp_path / "model" / "eto.json").unlink()
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     if model_type == "qwen3":  # a Llama's weights would not fit: only the guess is asked here
-        from eto_agents.models.checkpoints import _guess_template
+        from eto_agents.models.checkpoint import _guess_template
 
         made.model.config.model_type = model_type
         assert _guess_template(made.model.config, made.tokenizer, "x") == template
