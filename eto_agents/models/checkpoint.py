@@ -335,8 +335,9 @@ def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) ->
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
             model: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
-    # What transformers raises for files that are broken or of another kind.
-    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
+    # What transformers and gguf raise for files that are broken or of another kind; IndexError is
+    # gguf's with older releases of NumPy, where a file ends too early.
+    except (OSError, ValueError, KeyError, IndexError, struct.error, SafetensorError) as error:
         kind = CorruptDataError if Path(source).is_dir() else DataNotFoundError
         raise kind(f"cannot read {source!r} as a causal language model: {error}") from error
     return tokenizer, model if device == "auto" else model.to(device)

@@ -161,6 +161,19 @@ def test_what_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:
         load_checkpoint(str(folder))
 
 
+def test_a_gguf_file_that_ends_too_early_for_an_older_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise IndexError("index 0 is out of bounds for axis 0 with size 0")
+
+    # Not in gguf itself: newer releases of transformers have a reader of their own.
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", read)
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CorruptDataError, match="index 0 is out of bounds"):
+        load_checkpoint(str(tmp_path / "x.gguf"))
+
+
 def test_smollm2_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
