@@ -19,7 +19,7 @@ from eto_agents.trajectory import Step, Trajectory
 from eto_agents.worlds import find_world
 
 if TYPE_CHECKING:
-    from eto_agents.models.checkpoints import Checkpoint
+    from eto_agents.models.checkpoint import Checkpoint
 
 _GROUP = 64  # experts in one batch; an interruption loses at most this many
 
