@@ -1,7 +1,7 @@
 """ALFWorld: what is still to be done and where things may be, how a person wanders.
 
-The memory of thoughts is the explorer's (`eto_envs.alfworld.experts.memory`): a thought knows what a
-player has read and no more: a place that was not looked into "may" hold what is wanted.
+The memory of thoughts is the explorer's (`eto_envs.alfworld.experts.memory`): a thought knows what
+a player has read and no more: a place that was not looked into "may" hold what is wanted.
 """
 
 from __future__ import annotations
