@@ -503,7 +503,7 @@ def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda 
     steps = _Steps(outcome, methods, recipe.worlds[world].measured, watch)
     with relayed(steps.relay):
         with steps.step("expert", "expert") as facts:
-            world_run.demonstrations  # noqa: B018 (they are made when they are first asked for)
+            world_run.demonstrations  # noqa: B018 (they are made on first access)
             facts |= read_json(folder / "demonstrations" / "result.json")
         for method in methods:
             with steps.step(method, METHODS[method]) as facts:
