@@ -22,7 +22,7 @@ from common import SMOKE_PLAY, published, score, smoke_start
 
 from eto_agents.collection import read_collection
 from eto_agents.console import Display
-from eto_agents.models.checkpoints import load_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import DPO, ETO
 from eto_agents.training.eto import eto
 

@@ -19,7 +19,7 @@ from common import SHOP, SMOKE_SFT, TINY, published, score
 
 from eto_agents.collect import collect
 from eto_agents.console import Display
-from eto_agents.models.checkpoints import load_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import SFT, Playing
 from eto_agents.training.sft import sft
 

@@ -26,7 +26,8 @@ LAYERS = (
     ("eto_agents.training", "eto_agents.evaluation"),
     ("eto_agents.best_of_n", "eto_agents.episodes"),
     ("eto_agents.rollout",),
-    ("eto_agents.models.checkpoints",),  # a checkpoint makes its agent
+    ("eto_agents.models.tiny",),  # a new checkpoint
+    ("eto_agents.models.checkpoint",),  # a checkpoint makes its agent
     ("eto_agents.policies",),
     ("eto_agents.models",),
     ("eto_agents.formats", "eto_agents.collection"),
@@ -365,7 +366,7 @@ def test_rules_find_what_breaks_them(
         (global_randomness, "eto_envs.core", "import numpy as np\nnp.random.default_rng(0)"),
         (global_randomness, "eto_envs.core", "def f(random):\n    random.seed(1)"),
         (prints, "eto_agents.cli.play", "print(1)"),
-        (code_from_data, "eto_agents.models.huggingface", "model.eval()"),
+        (code_from_data, "eto_agents.models.local.model", "model.eval()"),
         (code_from_data, "eto_envs.core", "load('x', allow_pickle=False)"),
     ],
 )

@@ -231,7 +231,7 @@ def _evaluate(
     if not splits or not is_main_process():
         return {}
     from eto_agents.evaluation.harness import evaluate
-    from eto_agents.models.checkpoints import load_checkpoint
+    from eto_agents.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(model, dtype=settings.dpo.dtype, device=settings.dpo.device)
     results = evaluate(

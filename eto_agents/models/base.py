@@ -16,7 +16,7 @@ from eto_agents.trajectory import Message
 from eto_envs.errors import UnknownNameError
 
 MODELS: Mapping[str, str] = {
-    "hf": "eto_agents.models.huggingface:HuggingFaceModel",
+    "hf": "eto_agents.models.checkpoint:load_local_model",
     "openai": "eto_agents.models.openai:OpenAIModel",
     "scripted": "eto_agents.models.scripted:ScriptedModel",
 }

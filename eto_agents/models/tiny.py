@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from eto_agents.models.checkpoints import Checkpoint
+from eto_agents.models.checkpoint import Checkpoint
 from eto_agents.react.chat import find_template
 from eto_envs.errors import UnknownNameError, require
 

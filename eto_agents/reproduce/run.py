@@ -30,7 +30,7 @@ from eto_agents.collect import collect
 from eto_agents.console import Report, log, relayed
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.results import Results
-from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.policy import load_policy
 from eto_agents.reproduce.recipe import METHODS, BestOf, Recipe, WorldRecipe
 from eto_agents.runs import RunFolder, RunMismatchError, once

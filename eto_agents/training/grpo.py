@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import (
+from eto_agents.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
     save_checkpoint,

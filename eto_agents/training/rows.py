@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import Checkpoint
+from eto_agents.models.checkpoint import Checkpoint
 from eto_agents.react.chat import Encoded, encode, find_template
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import Prompt, load_prompts, prompt_key_of

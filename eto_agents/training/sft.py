@@ -25,7 +25,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import (
+from eto_agents.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
     save_checkpoint,

@@ -18,7 +18,7 @@ import tyro
 
 from eto_agents.cli import main
 from eto_agents.cli.train import COMMANDS, iteration_table, with_config
-from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.preference import PreferencePair, write_pairs
 from eto_envs.errors import DataNotFoundError, UnknownNameError
 

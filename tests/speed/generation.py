@@ -2,7 +2,7 @@
 
 Both sides play the same episodes of the mini worlds with the same untrained tiny model: the expert
 acts, so that the model reads real pages, and the model writes so many tokens a turn. One side is
-`HuggingFaceModel`, 32 episodes at once, the other `transformers`' own `generate`, one episode
+`LocalModel`, 32 episodes at once, the other `transformers`' own `generate`, one episode
 at a time, each turn from its beginning. They take turns, so that both meet the same load; compare
 the ratio. Prompts: "own" with its worked example, which every pretrained model reads, and "brief",
 which tiny models are trained with.
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from eto_agents.models.base import Completion, Sampling
-from eto_agents.models.checkpoints import Checkpoint
-from eto_agents.models.huggingface import HuggingFaceModel
+from eto_agents.models.checkpoint import Checkpoint
+from eto_agents.models.local import LocalModel
 from eto_agents.models.tiny import make_tiny
 from eto_agents.policies.simple import ExpertPolicy
 from eto_agents.policy import Decision
@@ -177,7 +177,7 @@ def main() -> None:
     for prompts, world in itertools.product(arguments.prompts, WORLDS):
         fast, slow, slowest = [], [], []
         for repetition in range(arguments.repetitions):
-            batched = HuggingFaceModel.of(checkpoint, max_batch=batch)
+            batched = checkpoint.chat_model(batch)
             first = repetition % 2
             played = play(batched.generate, world, prompts, first, 2 * batch, batch, sampling)
             fast.append(played)
@@ -187,7 +187,7 @@ def main() -> None:
         report(f"{world}, prompts {prompts}", batched, fast, slow, slowest)
 
 
-def report(what: str, batched: HuggingFaceModel, fast: Any, slow: Any, slowest: Any) -> None:
+def report(what: str, batched: LocalModel, fast: Any, slow: Any, slowest: Any) -> None:
     n = {name: value / batched.totals["requests"] for name, value in batched.totals.items()}
     print(
         f"{what}: {n['prompt_tokens']:.0f} tokens read a turn, "

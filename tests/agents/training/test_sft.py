@@ -22,7 +22,7 @@ if importlib.util.find_spec("trl") is None:
 
 import torch
 
-from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.runs import RunMismatchError
 from eto_agents.training.rows import EmptyDataError, build_rows
 from eto_agents.training.sft import TokenBatches, open_model, sft

@@ -10,10 +10,10 @@ import gymnasium as gym
 import torch
 from torch.nn.functional import cross_entropy
 
-from eto_agents.models.checkpoints import Checkpoint
-from eto_agents.models.huggingface import HuggingFaceModel
+from eto_agents.models.checkpoint import Checkpoint
 from eto_agents.models.tiny import make_tiny
 from eto_agents.policies.react import ReActPolicy
+from eto_agents.settings import Playing
 from eto_agents.training import losses
 from eto_agents.training.rows import encode_trajectory
 from eto_agents.trajectory import Step, Trajectory
@@ -153,12 +153,5 @@ def undecided(folder: Path, env_id: str = BANDIT, *, n_steps: int = 60) -> Check
 
 def play(checkpoint: Checkpoint, temperature: float = 1.0) -> ReActPolicy:
     """The agent of a checkpoint."""
-    model = HuggingFaceModel.of(checkpoint)
-    return ReActPolicy(
-        model,
-        prompts=checkpoint.prompts,
-        with_example=checkpoint.with_example,
-        world=WORLD,
-        temperature=temperature,
-        max_tokens=6,
-    )
+    settings = Playing(world=WORLD, max_new_tokens=6)
+    return checkpoint.policy(settings, temperature=temperature)

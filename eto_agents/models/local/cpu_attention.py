@@ -22,7 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from eto_agents.models.kv_cache import KeyValueCache
+from eto_agents.models.local.kv_cache import KeyValueCache
 
 _NAME: Final = "eto_lockstep"
 _OTHER_TERMS: Final = ("position_bias", "s_aux", "softcap")  # left to transformers

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eto_agents.models.cpu_attention import Group
-from eto_agents.models.kv_cache import CHUNK_TOKENS, KeyValueCache
+from eto_agents.models.local.cpu_attention import Group
+from eto_agents.models.local.kv_cache import CHUNK_TOKENS, KeyValueCache
 
 Ids = NDArray[np.int32]
 

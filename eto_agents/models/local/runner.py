@@ -1,7 +1,7 @@
 """`Reader`: what reads token ids and gives logits; and `Plain`, the simplest one.
 
 `Plain` keeps nothing between two tokens, which is slow and right for every architecture; it is what
-`eto_agents.models.lockstep` is checked against.
+`eto_agents.models.local.cached_runner` is checked against.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
-from eto_agents.models.sampler import Sampled, Vocabulary
+from eto_agents.models.local.sampler import Sampled, Vocabulary
 from eto_agents.react.chat import encode, find_template
 from eto_agents.trajectory import Message
 

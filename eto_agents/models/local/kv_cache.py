@@ -2,7 +2,7 @@
 
 Rows are of any length and live in buffers made in advance, so that a token costs one write and no
 copy of all that came before (`transformers`' own `DynamicCache` joins tensors at every token).
-Nothing here knows what a row means: see `eto_agents.models.lockstep`.
+Nothing here knows what a row means: see `eto_agents.models.local.cached_runner`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""`HuggingFaceModel`: a language model of `transformers` in this process, many chats in lockstep.
+"""`LocalModel`: a chat model that runs a language model of `transformers` in this process.
 
-Chats are rendered by `eto_agents.models.chats` (what is trained is what is read), read by
-`eto_agents.models.lockstep` (at most once a token, over all turns of an episode) and continued by
-`eto_agents.models.sampler`. Loading is `eto_agents.models.checkpoints`' part.
+Chats become token ids in `eto_agents.models.local.chat_encoder`, with the renderer that training
+uses. `eto_agents.models.local.cached_runner` computes logits, each token's only once over all turns
+of an episode, and `eto_agents.models.local.sampler` draws tokens from them. Reading weights from
+disk is `eto_agents.models.checkpoint`'s part.
 """
 
 from __future__ import annotations
@@ -15,150 +16,111 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from eto_agents.models.base import Completion, Sampling
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint
+from eto_agents.models.local.cached_runner import Lockstep
+from eto_agents.models.local.chat_encoder import Chats
+from eto_agents.models.local.runner import Plain, Reader
+from eto_agents.models.local.sampler import Sampled, Vocabulary, continue_all
+from eto_agents.models.local.support import attention_of, check_lockstep
 from eto_agents.react.chat import find_template
 from eto_agents.trajectory import Message
-from eto_envs.errors import require
 from eto_envs.files import sha256_of
-
-require("transformers", extra="train")
-
-import torch  # noqa: E402 (after the check that says which extra brings it)
-
-from eto_agents.models.chats import Chats  # noqa: E402
-from eto_agents.models.lockstep import Lockstep  # noqa: E402
-from eto_agents.models.readers import Plain, Reader  # noqa: E402
-from eto_agents.models.sampler import Sampled, Vocabulary, continue_all  # noqa: E402
-from eto_agents.models.support import attention_of, check_lockstep  # noqa: E402
 
 _WEIGHTS: Final = ("*.safetensors", "*.gguf")
 
 
-class HuggingFaceModel:
-    """A causal language model and its tokenizer.
+class LocalModel:
+    """A causal language model, its tokenizer and its chat template, as a `ChatModel`.
+
+    The model may be trained between calls: what was computed with old weights is discarded.
 
     Attributes:
-        name: ``"hf:<name>"``.
-        checkpoint: model, tokenizer and template.
-        prompts: the prompts it was trained with; `ReActPolicy` takes them by default.
+        name: as given.
+        model: the model.
+        tokenizer: its tokenizer.
+        template: its chat template.
+        prompts: the prompts it was trained with; the default of `ReActPolicy`.
         with_example: whether it was trained with the worked example; likewise.
-        max_context_tokens: what it can read and write at once, None if its config has no bound.
-        provenance: what its answers depend on; hashing the weights waits until it is asked for.
-        totals: sums of all completions' usage so far, and ``requests`` and ``errors``.
+        max_context_tokens: the most tokens of a prompt and its reply, None if the config sets no
+            limit.
+        provenance: what replies depend on; the weights are hashed when it is first read.
+        totals: the usage of all completions so far, summed, with ``requests`` and ``errors``.
 
     Args:
-        name: what `eto_agents.models.checkpoints.load_checkpoint` takes: a folder, a ``.gguf``
-            file, ``"smollm2-135m"``, or a name on the hub.
-        dtype: ``"auto"`` (as on disk), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        device: such as ``"cpu"`` or ``"cuda:1"``, ``"auto"`` to spread it over all there is; by
-            default the GPU if there is one.
-        adapter: folder or hub name of a LoRA adapter.
-        template: the chat template, where the checkpoint does not say.
-        gguf_file: which file of the folder.
-        max_batch: chats that are continued at once.
-        with_cache: keep keys and values. Without, every token is computed from all before it: very
-            slow, and right for every architecture.
-        max_cache_gib: memory for keys and values; by default half of what is free. Chats for which
-            it has no room wait their turn.
+        model: a causal language model of `transformers`.
+        tokenizer: its tokenizer.
+        template: one of `eto_agents.react.chat.templates`.
+        prompts: the prompts it was trained with.
+        with_example: whether it was trained with the worked example.
+        name: for results and logs.
+        sources: files and folders that the weights were read from; `provenance` has the hashes of
+            the weight files in them, or without any a hash of the tensors.
+        adapter: the LoRA adapter that was merged into the weights, for `provenance`.
+        max_batch: the most chats in a batch.
+        with_cache: use a KV cache. Without one every token is computed from all before it, which
+            is very slow and right for every architecture.
+        max_cache_gib: memory for the KV cache; by default half of what is free. Chats that it has
+            no room for wait for the next batch.
     """
 
     def __init__(  # noqa: PLR0913 (each is one thing that a user decides)
         self,
-        name: str,
+        model: Any,
+        tokenizer: Any,
+        template: str,
         *,
-        dtype: str = "auto",
-        device: str | None = None,
+        prompts: str = "own",
+        with_example: bool = True,
+        name: str = "hf:in-memory",
+        sources: Sequence[Path] = (),
         adapter: str | None = None,
-        template: str | None = None,
-        gguf_file: str | None = None,
         max_batch: int = 64,
         with_cache: bool = True,
         max_cache_gib: float | None = None,
     ) -> None:
-        """Load the model; see the class.
+        """Check that the model can be run; see the class.
 
         Raises:
-            DataNotFoundError: there is no such checkpoint.
-            CorruptDataError: it is not a checkpoint.
-            UnknownNameError: no such data type or template, or the tokenizer lacks its tokens.
-            UnsupportedModelError: an architecture whose keys and values cannot be kept in rows.
-            MissingExtraError: a package is not installed.
+            UnknownNameError: no such template, or the tokenizer lacks its tokens.
+            UnsupportedModelError: the KV cache does not work for the architecture.
             ValueError: a number is out of range.
         """
-        checkpoint = load_checkpoint(
-            name,
-            dtype=dtype,
-            device=device,
-            adapter=adapter,
-            template=template,
-            gguf_file=gguf_file,
-        )
-        self._sources = [Path(source) for source in (name, adapter) if source is not None]
-        self._adapter = adapter
-        self._set_up(checkpoint, f"hf:{name}", max_batch, with_cache, max_cache_gib)
-
-    @classmethod
-    def of(
-        cls,
-        checkpoint: Checkpoint,
-        *,
-        name: str = "in-memory",
-        max_batch: int = 64,
-        with_cache: bool = True,
-        max_cache_gib: float | None = None,
-    ) -> HuggingFaceModel:
-        """A model from a checkpoint in memory, which may go on being trained.
-
-        Raises:
-            UnknownNameError: the tokenizer lacks the template's tokens.
-            UnsupportedModelError: see the class.
-            ValueError: a number is out of range.
-        """
-        made = cls.__new__(cls)
-        made._sources, made._adapter = [], None
-        made._set_up(checkpoint, f"hf:{name}", max_batch, with_cache, max_cache_gib)
-        return made
-
-    def _set_up(
-        self,
-        checkpoint: Checkpoint,
-        name: str,
-        max_batch: int,
-        with_cache: bool,
-        max_cache_gib: float | None,
-    ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, got {max_batch}")
         if max_cache_gib is not None and not max_cache_gib > 0:
             raise ValueError(f"max_cache_gib must be positive, got {max_cache_gib}")
         self.name = name
-        self.checkpoint = checkpoint
-        self.prompts = checkpoint.prompts
-        self.with_example = checkpoint.with_example
+        self.model = model
+        self.tokenizer = tokenizer
+        self.template = template
+        self.prompts = prompts
+        self.with_example = with_example
         self.totals: dict[str, float] = {}
-        config = checkpoint.model.config.get_text_config()
+        config = model.config.get_text_config()
         self.max_context_tokens: int | None = getattr(config, "max_position_embeddings", None)
+        self._sources = list(sources)
+        self._adapter = adapter
         self._max_batch = max_batch
         self._with_cache = with_cache
         self._max_cache_gib = max_cache_gib
         self._vocabulary = Vocabulary(
-            checkpoint.tokenizer, int(config.vocab_size), _end_ids(checkpoint)
+            tokenizer, int(config.vocab_size), _end_ids(model, tokenizer, template)
         )
-        self._chats = Chats(checkpoint.tokenizer, checkpoint.template, self._vocabulary)
+        self._chats = Chats(tokenizer, template, self._vocabulary)
         self._reader = self._make_reader(is_new=True)
         self._weights_seen = self._weights_now()
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Model, precision, device, template and the weights' SHA-256."""
-        model = self.checkpoint.model
         return {
             "name": self.name,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self._device),
             "adapter": self._adapter,
-            "template": self.checkpoint.template,
+            "template": self.template,
             "with_cache": self._with_cache,
         } | self._weights_record()
 
@@ -212,32 +174,30 @@ class HuggingFaceModel:
 
     @property
     def _device(self) -> torch.device:
-        device: torch.device = self.checkpoint.model.get_input_embeddings().weight.device
+        device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     def _make_reader(self, *, is_new: bool) -> Reader:
-        model = self.checkpoint.model
         if not self._with_cache:
-            return Plain(model)
-        attention = attention_of(model)
+            return Plain(self.model)
+        attention = attention_of(self.model)
         gib = self._max_cache_gib
         n_bytes = _free_bytes(self._device) // 2 if gib is None else int(gib * 2**30)
         if is_new:
             with self._inference():
-                check_lockstep(model, attention)
-        return Lockstep(model, attention, n_bytes)
+                check_lockstep(self.model, attention)
+        return Lockstep(self.model, attention, n_bytes)
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
         """Evaluation mode without gradients; the mode is put back."""
-        model = self.checkpoint.model
-        was_training = model.training
-        model.eval()
+        was_training = self.model.training
+        self.model.eval()
         try:
             with torch.inference_mode():
                 yield
         finally:
-            model.train(was_training)
+            self.model.train(was_training)
 
     def _budget(self, prompt: Sequence[int], sampling: Sampling) -> int:
         if self.max_context_tokens is None:
@@ -290,7 +250,7 @@ class HuggingFaceModel:
 
     def _weights_now(self) -> list[tuple[int, int]]:
         """Changes when a weight does: an optimiser's step counts up its tensor's version."""
-        parameters = self.checkpoint.model.parameters()
+        parameters = self.model.parameters()
         return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
 
     def _forget_if_trained(self) -> None:
@@ -309,17 +269,16 @@ class HuggingFaceModel:
             hashes = {f"{file.parent.name}/{file.name}": sha256_of(file) for file in files}
             return {"weights_sha256": hashes}
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.checkpoint.model.state_dict().items()):
+        for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(raw.numpy().tobytes())
         return {"tensors_sha256": digest.hexdigest()}
 
 
-def _end_ids(checkpoint: Checkpoint) -> list[int]:
+def _end_ids(model: Any, tokenizer: Any, template: str) -> list[int]:
     """Tokens that end a turn, as template, tokenizer and the model's own settings say."""
-    tokenizer, model = checkpoint.tokenizer, checkpoint.model
-    end = find_template(checkpoint.template).end
+    end = find_template(template).end
     ends = {tokenizer.encode(end, add_special_tokens=False)[0], tokenizer.eos_token_id}
     for settings in (model.config, getattr(model, "generation_config", None)):
         own = getattr(settings, "eos_token_id", None)

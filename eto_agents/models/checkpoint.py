@@ -4,7 +4,7 @@ A checkpoint is a Hugging Face folder (``config.json``, weights in safetensors, 
 a file ``eto.json`` beside them that names the chat template and the prompts the model was trained
 with. Folders without that file, names on the hub, GGUF files and LoRA adapters are read, too.
 Weights that are pickles are refused: reading one runs what it holds. Generating is
-`eto_agents.models.huggingface`'s part, training `eto_agents.training`'s.
+`eto_agents.models.local.model`'s part, training `eto_agents.training`'s.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameErro
 from eto_envs.files import write_whole
 
 if TYPE_CHECKING:
-    from eto_agents.models.huggingface import HuggingFaceModel
+    from eto_agents.models.local import LocalModel
     from eto_agents.policies.react import ReActPolicy
 
 SMOLLM2: Final = "smollm2-135m"
@@ -57,11 +57,18 @@ class Checkpoint:
     prompts: str = "own"
     with_example: bool = True
 
-    def chat_model(self, n_envs: int = 64) -> HuggingFaceModel:
-        """The model as one that continues conversations, this many at once."""
-        from eto_agents.models.huggingface import HuggingFaceModel
+    def chat_model(self, n_envs: int = 64) -> LocalModel:
+        """The model as a `ChatModel` that continues up to `n_envs` chats in a batch."""
+        from eto_agents.models.local import LocalModel
 
-        return HuggingFaceModel.of(self, max_batch=n_envs)
+        return LocalModel(
+            self.model,
+            self.tokenizer,
+            self.template,
+            prompts=self.prompts,
+            with_example=self.with_example,
+            max_batch=n_envs,
+        )
 
     def policy(self, settings: Playing | None = None, *, temperature: float = 0.0) -> ReActPolicy:
         """The agent that the checkpoint is, with the prompts it was trained with.
@@ -141,6 +148,56 @@ def load_checkpoint(
         chosen,
         prompts or str(own.get("prompts", "own")),
         bool(own.get("with_example", True)) if with_example is None else with_example,
+    )
+
+
+def load_local_model(  # noqa: PLR0913 (each is one thing that a user decides)
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    adapter: str | None = None,
+    template: str | None = None,
+    gguf_file: str | None = None,
+    max_batch: int = 64,
+    with_cache: bool = True,
+    max_cache_gib: float | None = None,
+) -> LocalModel:
+    """The chat model ``"hf:<name>"``.
+
+    Args:
+        name: as `load_checkpoint` takes it, and so are `dtype` to `gguf_file`.
+        dtype: one of `DTYPES`.
+        device: such as ``"cpu"`` or ``"cuda:1"``.
+        adapter: folder or hub name of a LoRA adapter.
+        template: the chat template, where the checkpoint does not say.
+        gguf_file: which file of the folder to read.
+        max_batch: as `LocalModel` takes it, and so are the others.
+        with_cache: use a KV cache.
+        max_cache_gib: memory for it.
+
+    Raises:
+        EtoError: see `load_checkpoint`.
+        UnsupportedModelError: the KV cache does not work for the architecture.
+        ValueError: a number is out of range.
+    """
+    checkpoint = load_checkpoint(
+        name, dtype=dtype, device=device, adapter=adapter, template=template, gguf_file=gguf_file
+    )
+    from eto_agents.models.local import LocalModel
+
+    return LocalModel(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        checkpoint.template,
+        prompts=checkpoint.prompts,
+        with_example=checkpoint.with_example,
+        name=f"hf:{name}",
+        sources=[Path(source) for source in (name, adapter) if source is not None],
+        adapter=adapter,
+        max_batch=max_batch,
+        with_cache=with_cache,
+        max_cache_gib=max_cache_gib,
     )
 
 
@@ -278,8 +335,9 @@ def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) ->
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
             model: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
-    # What transformers raises for files that are broken or of another kind.
-    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
+    # What transformers and gguf raise for files that are broken or of another kind; IndexError is
+    # gguf's with older releases of NumPy, where a file ends too early.
+    except (OSError, ValueError, KeyError, IndexError, struct.error, SafetensorError) as error:
         kind = CorruptDataError if Path(source).is_dir() else DataNotFoundError
         raise kind(f"cannot read {source!r} as a causal language model: {error}") from error
     return tokenizer, model if device == "auto" else model.to(device)

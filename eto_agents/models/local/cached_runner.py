@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eto_agents.models import cpu_attention
-from eto_agents.models.cpu_attention import Group, Piece, Plan, planned
-from eto_agents.models.rows import MIN_SHARED_TOKENS, Ids, Rows, groups_of, n_common
+from eto_agents.models.local import cpu_attention
+from eto_agents.models.local.cpu_attention import Group, Piece, Plan, planned
+from eto_agents.models.local.prefix_cache import MIN_SHARED_TOKENS, Ids, Rows, groups_of, n_common
 
 _PASS_TOKENS: Final = 8192  # of one pass over prompts, padding included
 _PIECE_TOKENS: Final = 2048  # of one conversation in one pass

@@ -26,12 +26,12 @@ if importlib.util.find_spec("transformers") is None:
 import torch
 import transformers
 
-from eto_agents.models.checkpoints import Checkpoint, save_checkpoint
-from eto_agents.models.huggingface import HuggingFaceModel
-from eto_agents.models.lockstep import cache_argument
-from eto_agents.models.readers import Plain
-from eto_agents.models.sampler import continue_all, invert
-from eto_agents.models.support import UnsupportedModelError
+from eto_agents.models.checkpoint import Checkpoint, load_local_model, save_checkpoint
+from eto_agents.models.local import LocalModel
+from eto_agents.models.local.cached_runner import cache_argument
+from eto_agents.models.local.runner import Plain
+from eto_agents.models.local.sampler import continue_all, invert
+from eto_agents.models.local.support import UnsupportedModelError
 from eto_agents.models.tiny import train_tokenizer
 
 pytestmark = [
@@ -92,6 +92,17 @@ def checkpoint_of(architecture: str = "llama", **changes: Any) -> Checkpoint:
     return Checkpoint(model.eval(), TOKENIZER, "plain")
 
 
+def local_model(checkpoint: Checkpoint, **arguments: Any) -> LocalModel:
+    return LocalModel(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        checkpoint.template,
+        prompts=checkpoint.prompts,
+        with_example=checkpoint.with_example,
+        **arguments,
+    )
+
+
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
@@ -104,7 +115,7 @@ def first_chat(number: int) -> list[Any]:
     return [user(TEXT), assistant("OK"), user(f"Task {number}: " + "a lamp, " * (number % 5))]
 
 
-def play(model: HuggingFaceModel, sampling: Sampling, n_slots: int = 6, n_turns: int = 7) -> Any:
+def play(model: LocalModel, sampling: Sampling, n_slots: int = 6, n_turns: int = 7) -> Any:
     """Episodes of two to five turns, new ones for those that end; chat and completion of each."""
     numbers = itertools.count()
     lives = [(next(numbers), first_chat(slot)) for slot in range(n_slots)]
@@ -152,8 +163,8 @@ def full_log_probs(model: Any, context: Sequence[int], reply: Sequence[int]) -> 
 def test_cached_is_uncached(architecture: str) -> None:
     checkpoint = checkpoint_of(architecture)
     sampling = Sampling(max_tokens=32, stop=())
-    end_sometimes(checkpoint, play(HuggingFaceModel.of(checkpoint), sampling))
-    model = HuggingFaceModel.of(checkpoint)
+    end_sometimes(checkpoint, play(local_model(checkpoint), sampling))
+    model = local_model(checkpoint)
     drawn: dict[str, dict[int, list[int]]] = {}
     n_tokens = n_ended = 0
     for chat, completion in play(model, sampling, n_turns=9):
@@ -183,7 +194,7 @@ def test_no_prefix_is_read_twice() -> None:
         nonlocal n_read
         n_read += arguments["input_ids"].numel()
 
-    model = HuggingFaceModel.of(checkpoint)
+    model = local_model(checkpoint)
     checkpoint.model.register_forward_pre_hook(count, with_kwargs=True)
     chat = first_chat(0)
     sampling = Sampling(max_tokens=8, stop=())
@@ -198,7 +209,7 @@ def test_the_model_without_cache_is_the_same() -> None:
     checkpoint = checkpoint_of()
     sampling = Sampling(max_tokens=12, stop=("p 1",), temperature=0.8, top_p=0.9)
     fast, slow = (
-        play(HuggingFaceModel.of(checkpoint, with_cache=with_cache), sampling, 4, 3)
+        play(local_model(checkpoint, with_cache=with_cache), sampling, 4, 3)
         for with_cache in (True, False)
     )
     for (chat, completion), (slow_chat, slow_completion) in zip(fast, slow, strict=True):
@@ -222,15 +233,15 @@ def test_the_model_without_cache_is_the_same() -> None:
 def test_rows_do_not_depend_on_each_other(arguments: dict[str, Any], temperature: float) -> None:
     checkpoint = checkpoint_of()
     sampling = Sampling(temperature, max_tokens=10, stop=())
-    expected = play(HuggingFaceModel.of(checkpoint), sampling)
-    got = play(HuggingFaceModel.of(checkpoint, **arguments), sampling)
+    expected = play(local_model(checkpoint), sampling)
+    got = play(local_model(checkpoint, **arguments), sampling)
     for (chat, completion), (other_chat, other) in zip(expected, got, strict=True):
         assert (chat, completion.token_ids) == (other_chat, other.token_ids)
         assert completion.log_probs == pytest.approx(other.log_probs, abs=1e-4)
 
 
 def test_rows_that_end_make_room_for_the_others() -> None:
-    model = HuggingFaceModel.of(checkpoint_of())
+    model = local_model(checkpoint_of())
     prompts = [list(range(20, 60 + 3 * i)) for i in range(9)]
     budgets = [3, 40, 1, 17, 2, 30, 9, 4, 40]
     sampling = Sampling(stop=())
@@ -239,7 +250,7 @@ def test_rows_that_end_make_room_for_the_others() -> None:
         with torch.inference_mode():
             return continue_all(reader, prompts, budgets, sampling, None, model._vocabulary)[0]
 
-    expected = continued(Plain(model.checkpoint.model))
+    expected = continued(Plain(model.model))
     assert [len(reply.drawn) for reply in expected] == budgets
     for _ in range(2):  # the second time from what rows hold
         got = continued(model._reader)
@@ -247,7 +258,7 @@ def test_rows_that_end_make_room_for_the_others() -> None:
 
 
 def make_policy(checkpoint: Checkpoint, **arguments: Any) -> ReActPolicy:
-    return ReActPolicy(HuggingFaceModel.of(checkpoint), max_tokens=8, **arguments)
+    return ReActPolicy(local_model(checkpoint), max_tokens=8, **arguments)
 
 
 def webshop(policy: Any, batch_size: int, n_tasks: int = 10) -> dict[str, Any]:
@@ -283,7 +294,7 @@ def test_turns_are_dropped_where_the_context_ends() -> None:
 
 
 def test_a_chat_longer_than_the_context_is_an_error_of_its_own() -> None:
-    model = HuggingFaceModel.of(checkpoint_of(max_position_embeddings=100))
+    model = local_model(checkpoint_of(max_position_embeddings=100))
     long, short = model.generate([[user("lamp " * 300)], [user("lamp")]], Sampling(max_tokens=4))
     assert "drop turns" in long.error
     assert short.error == ""
@@ -298,7 +309,7 @@ def test_a_chat_longer_than_the_context_is_an_error_of_its_own() -> None:
 
 
 def test_seeds_decide_and_nothing_else_does() -> None:
-    model = HuggingFaceModel.of(checkpoint_of())
+    model = local_model(checkpoint_of())
     sampling = Sampling(temperature=1.0, top_p=0.95, max_tokens=12, stop=())
     chats = [[user("A lamp?")]] * 3
     state = torch.random.get_rng_state()
@@ -323,14 +334,14 @@ def test_draws_follow_the_distribution(top_p: float, expected: list[float]) -> N
     assert ends.tolist() == [1, 0]
 
 
-def free_reply(model: HuggingFaceModel, chat: list[Any]) -> Completion:
+def free_reply(model: LocalModel, chat: list[Any]) -> Completion:
     return model.generate([chat], Sampling(max_tokens=24, stop=()))[0]
 
 
 @pytest.mark.parametrize("first", [3, 8, 11])
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_stops_end_a_reply_before_them(first: int, length: int) -> None:
-    model = HuggingFaceModel.of(checkpoint_of())
+    model = local_model(checkpoint_of())
     chat = [user("A lamp?")]
     text = free_reply(model, chat).text
     stop = text[first : first + length]
@@ -352,11 +363,11 @@ def test_stops_end_a_reply_before_them(first: int, length: int) -> None:
 def test_the_end_of_turn_ends_a_reply_and_is_one_of_its_tokens() -> None:
     checkpoint = checkpoint_of()
     chat = [user("A lamp?")]
-    ids = free_reply(HuggingFaceModel.of(checkpoint), chat).token_ids
+    ids = free_reply(local_model(checkpoint), chat).token_ids
     assert ids is not None
     at = next(i for i in range(3, 20) if ids[i] not in ids[:i])
     swap_heads(checkpoint, END, ids[at])
-    model = HuggingFaceModel.of(checkpoint)
+    model = local_model(checkpoint)
     done = free_reply(model, chat)
     assert done.token_ids == [*ids[:at], END]
     assert done.finish_reason == "stop"
@@ -368,11 +379,11 @@ def test_the_end_of_turn_ends_a_reply_and_is_one_of_its_tokens() -> None:
 def test_reserved_tokens_in_a_reply_are_heard_as_text() -> None:
     checkpoint = checkpoint_of()
     chat = [user("A lamp?")]
-    ids = free_reply(HuggingFaceModel.of(checkpoint), chat).token_ids
+    ids = free_reply(local_model(checkpoint), chat).token_ids
     assert ids is not None
     forged = TOKENIZER.convert_tokens_to_ids("<|user|>")
     swap_heads(checkpoint, forged, ids[2])
-    model = HuggingFaceModel.of(checkpoint)
+    model = local_model(checkpoint)
     done = free_reply(model, chat)
     assert forged in (done.token_ids or [])
     after = [*chat, assistant(done.text), user("Go on.")]
@@ -384,7 +395,7 @@ def test_reserved_tokens_in_a_reply_are_heard_as_text() -> None:
 
 def test_training_makes_it_forget() -> None:
     checkpoint = checkpoint_of()
-    model = HuggingFaceModel.of(checkpoint)
+    model = local_model(checkpoint)
     chat = first_chat(1)
     checkpoint.model.train()
     before = free_reply(model, chat)
@@ -394,7 +405,7 @@ def test_training_makes_it_forget() -> None:
     checkpoint.model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     after = free_reply(model, chat)
-    fresh = free_reply(HuggingFaceModel.of(checkpoint), chat)
+    fresh = free_reply(local_model(checkpoint), chat)
     assert after.token_ids == fresh.token_ids
     assert after.log_probs == pytest.approx(fresh.log_probs, abs=1e-5)
     assert after.log_probs != pytest.approx(before.log_probs, abs=1e-3)
@@ -403,7 +414,7 @@ def test_training_makes_it_forget() -> None:
 def test_half_precision() -> None:
     checkpoint = checkpoint_of()
     checkpoint.model.bfloat16()
-    model = HuggingFaceModel.of(checkpoint)
+    model = local_model(checkpoint)
     assert model.provenance["dtype"] == "bfloat16"
     for chat, completion in play(model, Sampling(max_tokens=8, stop=()), 3, 3)[:3]:
         assert completion.token_ids is not None
@@ -416,7 +427,7 @@ def test_half_precision() -> None:
 
 def test_numbers_that_are_none_are_an_error() -> None:
     checkpoint = checkpoint_of()
-    model = HuggingFaceModel.of(checkpoint)
+    model = local_model(checkpoint)
     with torch.no_grad():
         checkpoint.model.lm_head.weight.fill_(float("nan"))
     (completion,) = model.generate([[user("A lamp?")]], Sampling(max_tokens=4))
@@ -429,7 +440,7 @@ def test_an_adapter_changes_the_model_as_merging_it_does(tmp_path: Path) -> None
 
     checkpoint = checkpoint_of()
     save_checkpoint(checkpoint, tmp_path / "base")
-    base = HuggingFaceModel(str(tmp_path / "base"), device="cpu")
+    base = load_local_model(str(tmp_path / "base"), device="cpu")
     lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     adapted = peft.get_peft_model(checkpoint.model, lora)
     with torch.no_grad():
@@ -437,8 +448,8 @@ def test_an_adapter_changes_the_model_as_merging_it_does(tmp_path: Path) -> None
             if "lora_B" in name:
                 parameter.normal_(0, 0.5)
     adapted.save_pretrained(tmp_path / "adapter")
-    unmerged = HuggingFaceModel.of(Checkpoint(adapted, TOKENIZER, "plain"))
-    loaded = HuggingFaceModel(
+    unmerged = local_model(Checkpoint(adapted, TOKENIZER, "plain"))
+    loaded = load_local_model(
         str(tmp_path / "base"), adapter=str(tmp_path / "adapter"), device="cpu"
     )
     chat = [user("A lamp?")]
@@ -454,13 +465,13 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
     made = Checkpoint(checkpoint_of().model, TOKENIZER, "plain", "published", with_example=False)
     save_checkpoint(made, tmp_path / "model")
     model = load_model(f"hf:{tmp_path / 'model'}", device="cpu", dtype="float32")
-    assert isinstance(model, HuggingFaceModel)
+    assert isinstance(model, LocalModel)
     assert model.max_context_tokens == 2048
     record = json.loads(json.dumps(model.provenance))
     assert record["template"] == "plain"
     assert record["device"] == "cpu"
     assert len(record["weights_sha256"]["model/model.safetensors"]) == 64
-    in_memory = HuggingFaceModel.of(made)
+    in_memory = local_model(made)
     assert len(in_memory.provenance["tensors_sha256"]) == 64
     chat = first_chat(3)
     assert free_reply(model, chat).token_ids == free_reply(in_memory, chat).token_ids
@@ -486,9 +497,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptDataError, match=r"no config\.json"):
         load_model(f"hf:{tmp_path}")
     with pytest.raises(ValueError, match="max_batch"):
-        HuggingFaceModel.of(checkpoint_of(), max_batch=0)
+        local_model(checkpoint_of(), max_batch=0)
     with pytest.raises(ValueError, match="max_cache_gib"):
-        HuggingFaceModel.of(checkpoint_of(), max_cache_gib=0)
+        local_model(checkpoint_of(), max_cache_gib=0)
 
 
 def other_checkpoint(family: str, **shape: Any) -> Checkpoint:
@@ -521,8 +532,8 @@ def test_what_cannot_be_in_lockstep_says_so(family: str, shape: dict[str, Any]) 
     own = {"vocab_size", "eos_token_id", "bos_token_id", "pad_token_id"}
     checkpoint = other_checkpoint(family, **{k: v for k, v in shape.items() if k not in own})
     with pytest.raises(UnsupportedModelError, match="with_cache=False"):
-        HuggingFaceModel.of(checkpoint)
-    model = HuggingFaceModel.of(checkpoint, with_cache=False)
+        local_model(checkpoint)
+    model = local_model(checkpoint, with_cache=False)
     (completion,) = model.generate([[user("A lamp?")]], Sampling(max_tokens=5, stop=()))
     assert not completion.error
     assert len(completion.token_ids or []) in range(1, 6)
@@ -543,10 +554,10 @@ def test_both_names_of_the_cache_work(name: str) -> None:
             return super().forward(input_ids, **{here: past_key_values}, **others)
 
     chats, sampling = [[user("A lamp?")], [user("A desk?")]], Sampling(max_tokens=8, stop=())
-    expected = HuggingFaceModel.of(checkpoint).generate(chats, sampling)
+    expected = local_model(checkpoint).generate(chats, sampling)
     checkpoint.model.__class__ = WithCache if name == "cache" else WithPastKeyValues
     assert cache_argument(checkpoint.model) == name
-    got = HuggingFaceModel.of(checkpoint).generate(chats, sampling)
+    got = local_model(checkpoint).generate(chats, sampling)
     assert [reply.token_ids for reply in got] == [reply.token_ids for reply in expected]
 
 

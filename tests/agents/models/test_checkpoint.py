@@ -17,8 +17,9 @@ if importlib.util.find_spec("transformers") is None:
 
 import torch
 
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.models.tiny import make_tiny
+from eto_agents.settings import Playing
 
 pytestmark = [
     pytest.mark.torch,
@@ -54,6 +55,22 @@ def test_a_checkpoint_comes_back_as_it_was(folder: Path) -> None:
     assert [file.name for file in folder.parent.iterdir()] == ["model"]  # nothing half left over
 
 
+def test_a_checkpoint_makes_its_agent(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder, device="cpu")
+    settings = Playing(max_new_tokens=7, n_envs=3, world="alfworld-2.1.1")
+    greedy, sampling = checkpoint.policy(settings), checkpoint.policy(settings, temperature=1.0)
+    assert (greedy.sampling.temperature, sampling.sampling.temperature) == (0.0, 1.0)
+    for policy in (greedy, sampling):
+        assert policy.sampling.max_tokens == 7
+        assert policy.provenance["prompts"] == "brief"  # those it was trained with
+        assert policy.provenance["with_example"] is False
+        assert list(policy.provenance["prompt_sha256"]) == ["alfworld-2.1.1"]
+    other = load_checkpoint(folder, device="cpu", prompts="own", with_example=True).policy()
+    assert (other.provenance["prompts"], other.provenance["with_example"]) == ("own", True)
+    with pytest.raises(UnknownNameError, match="no prompt for world 'mars'"):
+        checkpoint.policy(Playing(world="mars"))
+
+
 def test_saving_replaces_what_was_there(folder: Path) -> None:
     (folder / "old").write_text("")
     save_checkpoint(dataclasses.replace(tiny(), prompts="own"), folder)
@@ -85,7 +102,7 @@ def test_families_are_known(template: str, model_type: str, tmp_path: Path) -> N
     (tmp_path / "model" / "eto.json").unlink()
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     if model_type == "qwen3":  # a Llama's weights would not fit: only the guess is asked here
-        from eto_agents.models.checkpoints import _guess_template
+        from eto_agents.models.checkpoint import _guess_template
 
         made.model.config.model_type = model_type
         assert _guess_template(made.model.config, made.tokenizer, "x") == template
@@ -159,6 +176,19 @@ def test_what_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(CorruptDataError, match="not JSON"):
         load_checkpoint(str(folder))
+
+
+def test_a_gguf_file_that_ends_too_early_for_an_older_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise IndexError("index 0 is out of bounds for axis 0 with size 0")
+
+    # Not in gguf itself: newer releases of transformers have a reader of their own.
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", read)
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CorruptDataError, match="index 0 is out of bounds"):
+        load_checkpoint(str(tmp_path / "x.gguf"))
 
 
 def test_smollm2_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from eto_agents.models.lockstep import Attention, Lockstep
-from eto_agents.models.readers import Plain, Reader
-from eto_agents.models.rows import MIN_SHARED_TOKENS
+from eto_agents.models.local.cached_runner import Attention, Lockstep
+from eto_agents.models.local.prefix_cache import MIN_SHARED_TOKENS
+from eto_agents.models.local.runner import Plain, Reader
 from eto_envs.errors import EtoError
 
 _KINDS: Final = frozenset({"full_attention", "sliding_attention"})

@@ -1,7 +1,7 @@
 """Drawing tokens for many conversations at once, and knowing where each reply ends.
 
 What is drawn for a conversation depends on its own seed alone. Nothing here reads a model: a
-`Reader` (`eto_agents.models.readers`) gives logits for the tokens that it is given.
+`Reader` (`eto_agents.models.local.runner`) gives logits for the tokens that it is given.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eto_agents.models.base import Sampling
-from eto_agents.models.readers import Reader
+from eto_agents.models.local.runner import Reader
 
 _ENDS, _MAY_STOP = 1, 2
 
