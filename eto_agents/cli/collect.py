@@ -35,7 +35,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     env_args: KeyValues = (),
     quiet: bool = False,
 ) -> None:
-    """Collect trajectories to train on; the same command goes on after a kill.
+    """Collect trajectories to train on. Rerun the command to resume.
 
     Args:
         agent: which agent plays; by default the world's expert.
@@ -47,7 +47,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         min_score: what scores less is not trained on or exported; it stays in the log.
         seeds: every task is played once for each.
         batch_size: episodes that run at once.
-        n_tasks: only the first so many tasks of each split.
+        n_tasks: only the first this many tasks of each split.
         dataset: mini, an official name, or a folder; by default the official data, else mini.
         max_steps: override the protocol's step limit.
         env_args: further arguments for the environment, values as JSON or plain text.
@@ -62,7 +62,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
     style = thought_style or ("full" if thoughts else "none")
     arguments = key_values(env_args) | given(dataset=dataset, max_steps=max_steps)
-    with _told_how_to_go_on(folder), Display(quiet):
+    with _resumable(folder), Display(quiet):
         collection = collect(
             agent.load(),
             env,
@@ -80,12 +80,12 @@ def run(  # noqa: PLR0913 (the flags of the command)
 
 
 @contextlib.contextmanager
-def _told_how_to_go_on(folder: Path) -> Iterator[None]:
+def _resumable(folder: Path) -> Iterator[None]:
     """Say on Ctrl-C that nothing is lost."""
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nstopped; the same command goes on ({folder})\n")
+        sys.stderr.write(f"\nstopped; rerun the command to resume ({folder})\n")
         raise
 
 

@@ -31,7 +31,7 @@ def list_files() -> None:
 
 
 def download(name: Positional[str], force: bool = False, quiet: bool = False) -> None:
-    """Download a group of files, or one file; goes on where a broken download stopped.
+    """Download a group of files, or one file. Rerun the command to resume an interrupted download.
 
     Args:
         name: a group such as webshop-small or eto-splits, or a file's name; see `eto data list`.

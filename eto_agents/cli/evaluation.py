@@ -27,7 +27,7 @@ class AgentFlags:
             package.module:Class; react if a model is given.
         model: the chat model of the policy: hf:PATH or openai:NAME.
         prompts: the policy's prompts: own, published, brief, or a TOML file.
-        best_of: play every task so many times and count the best (Best-of-N).
+        best_of: play every task this many times and count the best episode (Best-of-N).
         policy_args: further arguments for the policy.
         action_timeout: seconds after which an agent that has not answered has failed.
     """
@@ -98,7 +98,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     retry_agent_errors: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Evaluate an agent on whole task sets; the same command goes on after a kill.
+    """Evaluate an agent on whole task sets. Rerun the command to resume.
 
     Args:
         agent: which agent plays.
@@ -107,7 +107,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         out: folder of the run; default runs/ENV-POLICY.
         seeds: every task is played once for each.
         batch_size: episodes that run at once.
-        n_tasks: only the first so many tasks of each split.
+        n_tasks: only the first this many tasks of each split.
         dataset: mini, an official name, or a folder; by default the official data, else mini.
         max_steps: override the protocol's step limit.
         env_args: further arguments for the environment, values as JSON or plain text.
@@ -139,7 +139,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
                 action_timeout_s=agent.action_timeout,
             )
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nstopped; the same command goes on ({folder})\n")
+        sys.stderr.write(f"\nstopped; rerun the command to resume ({folder})\n")
         raise
     Console(highlight=False).print(rich_table(results), f"written to {folder}", sep="\n")
 
