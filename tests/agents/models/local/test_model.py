@@ -29,8 +29,8 @@ import transformers
 from eto_agents.models.checkpoint import Checkpoint, load_local_model, save_checkpoint
 from eto_agents.models.local import LocalModel
 from eto_agents.models.local.cached_runner import cache_argument
-from eto_agents.models.local.runner import Plain
-from eto_agents.models.local.sampler import continue_all, invert
+from eto_agents.models.local.runner import UncachedRunner
+from eto_agents.models.local.sampler import sample_inverse_cdf, sample_replies
 from eto_agents.models.local.support import UnsupportedModelError
 from eto_agents.models.tiny import train_tokenizer
 
@@ -248,13 +248,13 @@ def test_rows_that_end_make_room_for_the_others() -> None:
 
     def continued(reader: Any) -> Any:
         with torch.inference_mode():
-            return continue_all(reader, prompts, budgets, sampling, None, model._vocabulary)[0]
+            return sample_replies(reader, prompts, budgets, sampling, None, model._vocabulary)[0]
 
-    expected = continued(Plain(model.model))
-    assert [len(reply.drawn) for reply in expected] == budgets
+    expected = continued(UncachedRunner(model.model))
+    assert [len(reply.drawn_ids) for reply in expected] == budgets
     for _ in range(2):  # the second time from what rows hold
-        got = continued(model._reader)
-        assert [reply.drawn for reply in got] == [reply.drawn for reply in expected]
+        got = continued(model._runner)
+        assert [reply.drawn_ids for reply in got] == [reply.drawn_ids for reply in expected]
 
 
 def make_policy(checkpoint: Checkpoint, **arguments: Any) -> ReActPolicy:
@@ -327,10 +327,10 @@ def test_draws_follow_the_distribution(top_p: float, expected: list[float]) -> N
     n = 20_000
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(n, 4)
     at = torch.from_numpy(np.random.default_rng(0).random(n))
-    shares = np.bincount(invert(logits, at, top_p).numpy(), minlength=4) / n
+    shares = np.bincount(sample_inverse_cdf(logits, at, top_p).numpy(), minlength=4) / n
     assert shares == pytest.approx(np.array(expected) / sum(expected), abs=0.015)
     edge = torch.tensor([1 - 1e-16, 0.0], dtype=torch.float64)
-    ends = invert(torch.tensor([[0.0, 0.0, -200.0]] * 2), edge, 1.0)
+    ends = sample_inverse_cdf(torch.tensor([[0.0, 0.0, -200.0]] * 2), edge, 1.0)
     assert ends.tolist() == [1, 0]
 
 
@@ -356,7 +356,7 @@ def test_stops_end_a_reply_before_them(first: int, length: int) -> None:
     assert expected.startswith(TOKENIZER.decode(ids))
     # The chat goes on from the text before the stop, and from no more.
     after = [*chat, assistant(completion.text), user("Go on.")]
-    heard = TOKENIZER.decode(model._chats.encode(after))
+    heard = TOKENIZER.decode(model._encoder.encode(after))
     assert f"<|assistant|>{expected}<|end|>" in heard
 
 
@@ -388,7 +388,7 @@ def test_reserved_tokens_in_a_reply_are_heard_as_text() -> None:
     assert forged in (done.token_ids or [])
     after = [*chat, assistant(done.text), user("Go on.")]
     expected = encode(after, TOKENIZER, "plain", for_reply=True).ids
-    assert model._chats.encode(after) == expected
+    assert model._encoder.encode(after) == expected
     assert expected.count(forged) == 2
     assert not model.generate([after], Sampling(max_tokens=3))[0].error
 
@@ -419,7 +419,7 @@ def test_half_precision() -> None:
     for chat, completion in play(model, Sampling(max_tokens=8, stop=()), 3, 3)[:3]:
         assert completion.token_ids is not None
         log_probs = full_log_probs(
-            checkpoint.model, model._chats.encode(chat), completion.token_ids
+            checkpoint.model, model._encoder.encode(chat), completion.token_ids
         )
         own = log_probs.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
         assert own.tolist() == pytest.approx(completion.log_probs, abs=0.25)
