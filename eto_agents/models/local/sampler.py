@@ -280,7 +280,7 @@ def _make_draw(sampling: Sampling, seeds: Sequence[int] | None, budgets: Sequenc
     if seeds is None:
         entropy = random.SystemRandom()
         seeds = [entropy.getrandbits(63) for _ in budgets]
-    # Random numbers (prompts, steps) in [0, 1), drawn in advance. Each prompt has its own generator,
+    # Random numbers (prompts, steps) in [0, 1), drawn in advance. Each prompt has its own generator
     # on the CPU, so neither the batch nor the device changes them.
     numbers = np.zeros((len(budgets), max(budgets)))
     for index, (seed, n_tokens) in enumerate(zip(seeds, budgets, strict=True)):
