@@ -1,18 +1,23 @@
-"""Writes the pages that come from the code: one page an environment, from its class's docstring.
+"""Writes the pages that come from the code: environments from docstrings, commands from their help.
 
-A page may go on with the docstring of a module.
+The page of an environment has the docstring of its class, and may have that of a module below it.
 
-`python docs/generate.py` writes them; `--check` only says whether they are current.
+`python docs/generate.py` writes the pages; `--check` only says whether they are current.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import io
+import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-PAGES = {
+ENVIRONMENTS = {
     "environments/alfworld.md": ("ETO-ALFWorld-v0", "eto_envs.alfworld.env:ALFWorldEnv"),
     "environments/scienceworld.md": (
         "ETO-ScienceWorld-v0",
@@ -25,12 +30,25 @@ PAGES = {
     ),
     "environments/webshop_browser.md": (
         "ETO-WebShopBrowser-v0",
-        "eto_envs.webshop.browser:WebShopBrowserEnv",
+        "eto_envs.webshop.browser.env:WebShopBrowserEnv",
     ),
 }
+WIDTH = 100
+COMMAND_LINE = """# The command line
+
+What `--help` prints for each command. Exit codes: 0 for success, 1 for a failure that the message
+explains, 2 for a command that cannot be understood, 130 if it was interrupted.
+"""
 
 
-def page(env_id: str, *targets: str) -> str:
+def pages() -> Iterator[tuple[str, str]]:
+    """Path and text of every page."""
+    for path, (env_id, *targets) in ENVIRONMENTS.items():
+        yield path, environment_page(env_id, *targets)
+    yield "cli.md", "\n".join([COMMAND_LINE, *help_sections()])
+
+
+def environment_page(env_id: str, *targets: str) -> str:
     """The page of one environment: the docstrings of its class and of what goes with it."""
     return "\n".join([f"# {env_id}\n", *(f"{docstring(target)}\n" for target in targets)])
 
@@ -42,12 +60,32 @@ def docstring(target: str) -> str:
     return inspect.getdoc(getattr(module, name) if name else module) or ""
 
 
+def help_sections(*command: str) -> Iterator[str]:
+    """A section for a command and for each of its subcommands."""
+    text = help_of(*command)
+    yield f"## {' '.join(['eto', *command])}\n\n```text\n{text}\n```\n"
+    usage = " ".join(text.partition("\n\n")[0].split())
+    if subcommands := re.search(r"\[-h\] \{([\w,-]+)\}", usage):
+        for name in subcommands[1].split(","):
+            yield from help_sections(*command, name)
+
+
+def help_of(*command: str) -> str:
+    """What ``eto COMMAND --help`` prints in a terminal of `WIDTH` columns."""
+    from eto_agents.cli import main
+
+    os.environ["COLUMNS"] = str(WIDTH)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    return "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
+
+
 def main(check: bool) -> int:
     """Write the pages, or only check them; the exit code."""
     n_outdated = 0
-    for path, (env_id, *targets) in PAGES.items():
+    for path, text in pages():
         file = Path(__file__).parent / path
-        text = page(env_id, *targets)
         if file.exists() and file.read_text(encoding="utf-8") == text:
             continue
         n_outdated += 1

@@ -13,8 +13,14 @@ import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from eto_agents.policy import Decision, as_policy, load_policy, with_time_limit
-from eto_agents.trajectory import Trajectory
+from eto_agents.policy import (
+    Decision,
+    as_policy,
+    conversation_of,
+    load_policy,
+    with_time_limit,
+)
+from eto_agents.trajectory import Message, Trajectory
 from eto_agents.worlds import find_world
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -84,6 +90,10 @@ class BestOfN:
     ) -> list[Decision]:
         """Decide as the wrapped policy does."""
         return self.policy.act(slots, observations, infos)
+
+    def conversation(self, slot: int) -> list[Message]:
+        """The wrapped policy's."""
+        return conversation_of(self.policy, slot)
 
 
 def _is_greedy(provenance: Mapping[str, Any]) -> bool:

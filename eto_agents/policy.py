@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from eto_agents.deadline import ActionTimeoutError, Worker
+from eto_agents.trajectory import Message
 from eto_envs.errors import UnknownNameError
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -30,7 +31,7 @@ POLICIES: Mapping[str, str] = {
     "sloppy-expert": "eto_agents.policies.sloppy:SloppyExpertPolicy",
     "replay": "eto_agents.policies.simple:ReplayPolicy",
     "human": "eto_agents.policies.human:HumanPolicy",
-    "alfworld-explorer": "eto_envs.alfworld.explorer:Explorer",
+    "alfworld-explorer": "eto_envs.alfworld.experts.explorer:Explorer",
     "react": "eto_agents.policies.react:ReActPolicy",
     "best-of-n": "eto_agents.best_of_n:BestOfN",
 }
@@ -175,6 +176,21 @@ class TimeLimitedPolicy:
         """Decide in each of `slots`."""
         answer = self._worker.call(self._seconds, self._policy.act, slots, observations, infos)
         return cast(list[Decision], answer)
+
+    def conversation(self, slot: int) -> list[Message]:
+        """The wrapped policy's."""
+        return conversation_of(self._policy, slot)
+
+
+def conversation_of(policy: Any, slot: int) -> list[Message]:
+    """The conversation that a policy holds in a slot so far; empty if it holds none.
+
+    Args:
+        policy: may have `conversation(slot) -> list[Message]`.
+        slot: of a live episode.
+    """
+    own = getattr(policy, "conversation", None)
+    return [] if own is None else list(own(slot))
 
 
 def with_time_limit(policy: Policy, seconds: float | None) -> Policy:

@@ -25,12 +25,13 @@ from eto_agents.policy import (
     Decision,
     Policy,
     as_policy,
+    conversation_of,
     describe,
     failure,
     shortened,
     with_time_limit,
 )
-from eto_agents.trajectory import Status, Step, Trajectory, conversation
+from eto_agents.trajectory import Message, Status, Step, Trajectory
 from eto_envs.core import TextEnv
 from eto_envs.errors import ActionTypeError, BackendError
 from eto_envs.shaping import Info
@@ -240,12 +241,15 @@ class Rollouts:
             logger.warning("task %s: %s; trying again", episode.job.task.id, message)
             self._waiting.appendleft((episode.job, episode.n_tries + 1))
         else:
-            self._finished.append(self._record(episode, "env_error", failure(error)))
+            self._finished.append(self._record(episode, "env_error", failure(error), []))
 
     def _end(self, slot: int, status: Status, error: str = "") -> Trajectory:
-        return self._record(self._live.pop(slot), status, error)
+        messages = _messages(self._policy, slot)
+        return self._record(self._live.pop(slot), status, error, messages)
 
-    def _record(self, episode: _Episode, status: Status, error: str = "") -> Trajectory:
+    def _record(
+        self, episode: _Episode, status: Status, error: str, messages: list[Message]
+    ) -> Trajectory:
         env = self._sub(0)
         tasks = env.tasks
         task = episode.job.task
@@ -261,7 +265,7 @@ class Rollouts:
             seed=episode.job.seed,
             policy=self._name,
             initial_observation=episode.initial_observation,
-            messages=conversation(episode.initial_observation, episode.steps),
+            messages=messages,
             steps=episode.steps,
             status=status,
             score=float(episode.info.get("score", 0.0)),
@@ -274,6 +278,18 @@ class Rollouts:
     def _sub(self, slot: int) -> TextEnv:
         # One by one and not by env.step(): a failure then ends one episode and not the batch.
         return self._env.envs[slot]
+
+
+def _messages(policy: Policy, slot: int) -> list[Message]:
+    """The conversation that a policy held in a slot; empty, with a warning, if it is none."""
+    try:
+        return [
+            {"role": str(message["role"]), "content": str(message["content"])}
+            for message in conversation_of(policy, slot)
+        ]
+    except Exception as error:  # noqa: BLE001 (a stranger's code: it costs the record, not the run)
+        logger.warning("the policy's conversation cannot be recorded: %s", describe(error))
+        return []
 
 
 def _checked(decisions: Any, n_slots: int) -> list[Decision]:

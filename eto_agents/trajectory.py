@@ -1,8 +1,8 @@
 """`Trajectory`: one episode as a record, and its JSON line.
 
 A line holds everything needed to replay, score, render or train on the episode: which task of
-which task set, the conversation in chat format, and for each step what was done, what came back and
-what it was worth. Writing files is `eto_agents.store`'s part.
+which task set, the conversation that the agent had, and for each step what was done, what came
+back and what it was worth. Writing files is `eto_agents.store`'s part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from eto_envs.errors import CorruptDataError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal["completed", "truncated", "agent_error", "env_error", "cancelled"]
 """How an episode ended: the task's own end, the step limit, the agent raised, the world failed,
@@ -91,7 +91,9 @@ class Trajectory:
         seed: the run's seed that this episode belongs to.
         policy: the policy's name.
         initial_observation: the first text.
-        messages: the conversation in chat format.
+        messages: the conversation that the agent had, in chat form: prompt, task, its replies and
+            what it read in between; ends with its last reply, so that it can be trained on as it
+            stands. Empty for an agent that holds no conversation.
         steps: the steps.
         status: how it ended.
         score: the final score in [0, 1].
@@ -172,12 +174,3 @@ def json_text(value: Any, indent: int | None = None) -> str:
     except UnicodeEncodeError:  # an agent wrote half a surrogate pair: escaped, it is kept
         text = json.dumps(value, indent=indent)
     return text
-
-
-def conversation(initial_observation: str, steps: list[Step]) -> list[Message]:
-    """Observations as the user's turns and what the agent wrote as the assistant's."""
-    messages: list[Message] = [{"role": "user", "content": initial_observation}]
-    for step in steps:
-        messages.append({"role": "assistant", "content": step.text or step.action})
-        messages.append({"role": "user", "content": step.observation})
-    return messages

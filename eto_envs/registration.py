@@ -25,8 +25,8 @@ _ENVIRONMENTS = {
         "eto_envs.scienceworld.env:make_vector_env",
     ),
     "ETO-WebShopBrowser-v0": (
-        "eto_envs.webshop.browser:WebShopBrowserEnv",
-        "eto_envs.webshop.browser:make_vector_env",
+        "eto_envs.webshop.browser.env:WebShopBrowserEnv",
+        "eto_envs.webshop.browser.env:make_vector_env",
     ),
     "ETO-WebShop-v0": ("eto_envs.webshop.env:WebShopEnv", "eto_envs.webshop.env:make_vector_env"),
 }

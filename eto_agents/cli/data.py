@@ -113,9 +113,9 @@ def _build_webshop(
     source: str | None, progress: Progress, target: Path | None = None, **options: Any
 ) -> tuple[Path, str]:
     from eto_envs import data
-    from eto_envs.webshop import datasets
-    from eto_envs.webshop.bundle import build_bundle
-    from eto_envs.webshop.shop import cached_bundle
+    from eto_envs.webshop.data import datasets
+    from eto_envs.webshop.data.bundle import build_bundle
+    from eto_envs.webshop.data.shop import cached_bundle
 
     if source in datasets.OFFICIAL:
         folder = data.path(datasets.OFFICIAL[source])
@@ -133,7 +133,7 @@ def _build_webshop(
 
 def _build_alfworld(source: str | None, progress: Progress) -> tuple[Path, str]:
     from eto_envs import data
-    from eto_envs.alfworld.datasets import build_official, open_pack
+    from eto_envs.alfworld.data.datasets import build_official, open_pack
 
     zips = ("alfworld/json_2.1.2_tw-pddl.zip", "alfworld/json_2.1.1_tw-pddl.zip")
     if source is None:
@@ -165,8 +165,8 @@ def export(
         template: an official game file, whose domain and grammar texts are taken; by default the
             installed alfworld package's.
     """
-    from eto_envs.alfworld.datasets import open_dataset, task_set
-    from eto_envs.alfworld.export import export_games
+    from eto_envs.alfworld.data.datasets import open_dataset, task_set
+    from eto_envs.alfworld.data.export import export_games
 
     tasks = task_set(open_dataset(dataset), split)
     written = export_games(tasks, target, grammar, dataset=dataset, template=template)
@@ -175,7 +175,7 @@ def export(
 
 def _splits(bundle: Path) -> str:
     """The splits' sizes, and how much of the test splits is in train as published."""
-    from eto_envs.webshop.shop import open_shop
+    from eto_envs.webshop.data.shop import open_shop
 
     splits = open_shop(bundle).splits
     parts = [f"{split}: {len(indices)} goals" for split, indices in splits.items()]

@@ -13,7 +13,7 @@ from eto_envs.errors import UnknownNameError, require
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
     from eto_envs.tasks import TaskSet
-    from eto_envs.webshop.engine import WebShopEngine
+    from eto_envs.webshop.engine.engine import WebShopEngine
     from eto_envs.webshop.site.sessions import Trip, Trips
     from eto_envs.webshop.site.views import Look
 
@@ -51,10 +51,10 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     _check(port, max_steps)
     from eto_agents.runs import episodes_folder
     from eto_agents.store import TrajectoryStore
-    from eto_envs.webshop.datasets import find_bundle
-    from eto_envs.webshop.engine import WebShopEngine
+    from eto_envs.webshop.data.datasets import find_bundle
+    from eto_envs.webshop.data.shop import open_shop
+    from eto_envs.webshop.engine.engine import WebShopEngine
     from eto_envs.webshop.env import task_set
-    from eto_envs.webshop.shop import open_shop
     from eto_envs.webshop.site.sessions import Trips
     from eto_envs.webshop.site.views import Look
 
@@ -123,7 +123,7 @@ def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Pa
 
 def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajectory:
     """A finished trip as a record; its seed is its number among the trips of its task."""
-    from eto_agents.trajectory import Step, Trajectory, conversation
+    from eto_agents.trajectory import Step, Trajectory
 
     initial_observation = engine.text(engine.start(int(trip.task.id)))
     score, before_s = 0.0, trip.started_s
@@ -154,7 +154,7 @@ def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajecto
         seed=trip.number,
         policy="human",
         initial_observation=initial_observation,
-        messages=conversation(initial_observation, steps),
+        messages=[],
         steps=steps,
         status="completed" if trip.end == "bought" else "truncated",
         score=score,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from tyro.conf import OmitArgPrefixes, arg
 
 from eto_agents.console import Display
+from eto_agents.processes import is_main_process
 from eto_agents.settings import DPO, ETO, GRPO, PPO, RFT, SFT, read_toml_file
 from eto_envs.errors import UnknownNameError, require
 
@@ -186,8 +187,9 @@ def eto(
             folder = out / f"iteration-{iteration.number}" / "evaluation"
             scores.append(_evaluate(iteration.model, settings, splits, n_eval_tasks, folder))
         best = best_of(done, settings)
-    line = f"iteration {best.number} is the result: {best.model}"
-    Console(highlight=False).print(iteration_table(done, scores, best.number), line, sep="\n")
+    if is_main_process():
+        line = f"iteration {best.number} is the result: {best.model}"
+        Console(highlight=False).print(iteration_table(done, scores, best.number), line, sep="\n")
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
@@ -203,8 +205,11 @@ COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
 
 @contextmanager
 def _training(quiet: bool) -> Iterator[None]:
+    """Show progress; of several processes the main one alone shows, evaluates and prints."""
     require("trl", extra="train")
-    with Display(quiet):
+    from eto_agents.training.trl import quiet_libraries
+
+    with Display(quiet or not is_main_process()), quiet_libraries():
         yield
 
 
@@ -223,8 +228,6 @@ def _evaluate(
     model: str, settings: ETO, splits: Sequence[str], n_tasks: int | None, folder: Path
 ) -> dict[str, float]:
     """Mean rewards by split, greedily; of several processes only the main one plays."""
-    from eto_agents.processes import is_main_process
-
     if not splits or not is_main_process():
         return {}
     from eto_agents.evaluation.harness import evaluate
@@ -322,6 +325,8 @@ def _flag(key: str, value: Any) -> list[str]:
 def _show(result: Mapping[str, Any], folder: Path) -> None:
     from rich.console import Console
 
+    if not is_main_process():
+        return
     width = max(map(len, result))
     lines = [f"{name:<{width}}  {value}" for name, value in result.items()]
     lines.append(f"written to {folder}: checkpoint/, metrics.jsonl, result.json")

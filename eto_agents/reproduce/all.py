@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,16 +145,14 @@ def _run_apart(
 
 @contextlib.contextmanager
 def _prepared(n_threads: int) -> Iterator[None]:
-    """Threads, and silence of libraries whose bars would run through ours."""
+    """Set the threads, and keep the libraries quiet, whose bars would run through ours."""
     import torch
-    from transformers.utils import logging
+
+    from eto_agents.training.trl import quiet_libraries
 
     if n_threads:
         torch.set_num_threads(n_threads)
-    logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        for text in (r"gradient_checkpointing\w*` is deprecated", "'rollout_func'.* experimental"):
-            warnings.filterwarnings("ignore", f".*{text}")
+    with quiet_libraries():
         yield
 
 

@@ -7,7 +7,7 @@
 TRL's `DPOTrainer` counts every token after the prompt, so in a trajectory of several turns it would
 train on what the environment says; all that comes after its collator goes by `completion_mask`, so
 a collator that gives ours is all it takes (`TrajectoryCollator`). The reference's log-probabilities
-are computed once, in batches of like length, and no second model is kept.
+are computed once, in batches of similar length, and no second model is held in memory.
 
 Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper names a
 cosine with 3 % warm-up, for SFT, which is the default here too, and beta 0.1 (ALFWorld 0.5); the

@@ -104,7 +104,7 @@ def _fit(
         with _readable(checkpoint.model):
             trainer = GRPOTrainer(
                 model=checkpoint.model,
-                reward_funcs=lambda score, **_: score,
+                reward_funcs=_score,
                 args=_config(settings, run.work, checkpoint.model.device.type == "cpu"),
                 train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
                 processing_class=checkpoint.tokenizer,
@@ -128,6 +128,11 @@ def _fit(
         "last_score": metrics[-1]["score"],
         "wall_s": round(time.monotonic() - started_s, 1),
     }
+
+
+def _score(score: list[float], **_: Any) -> list[float]:
+    """TRL's reward of the episodes: the score that `_row` has brought along."""
+    return score
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Where a killed run of our own training loops goes on: weights and the optimiser's moments.
+"""What an interrupted run of PPO resumes from: weights and the optimiser's moments.
 
-One file in safetensors, written whole. What is drawn at random in a loop is seeded by the number of
-the update, so nothing else has to be remembered.
+One file in safetensors, written whole. What an update draws at random is seeded by its
+number, so nothing else has to be saved.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any) -> int:
                 value.copy_(tensors.pop(f"weights.{name}"))
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise CorruptDataError(
-            f"{path} is no state of this model ({error}): remove it to begin anew"
+            f"{path} is no state of this model ({error}): delete it to start over"
         ) from error
     moments: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():

@@ -7,7 +7,10 @@ undisturbed one: the order of the data is a function of seed and epoch alone.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,6 +19,18 @@ import torch
 if TYPE_CHECKING:
     from eto_agents.runs import RunFolder
     from eto_agents.settings import FineTuning
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide what says nothing to a user: transformers' own bars, and names that TRL should renew."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        for text in (r"gradient_checkpointing\w*` is deprecated", "'rollout_func'.* experimental"):
+            warnings.filterwarnings("ignore", f".*{text}")
+        yield
 
 
 def newest_state(folder: Path) -> Path | None:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from eto_envs.alfworld.admissible import admissible_commands
-from eto_envs.alfworld.datasets import Dataset, open_dataset
-from eto_envs.alfworld.engine import step
-from eto_envs.alfworld.game import Game
-from eto_envs.alfworld.planner import shortest_plan
+from eto_envs.alfworld.data.datasets import Dataset, open_dataset
+from eto_envs.alfworld.engine.admissible import admissible_commands
+from eto_envs.alfworld.engine.game import Game
+from eto_envs.alfworld.engine.rules import step
+from eto_envs.alfworld.engine.wording import introduction
+from eto_envs.alfworld.experts.planner import shortest_plan
 from eto_envs.alfworld.stock import StockEngine, open_stock
-from eto_envs.alfworld.wording import introduction
 from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
 
 N_WALK_STEPS = 20

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from eto_envs.alfworld.admissible import admissible_commands
-from eto_envs.alfworld.datasets import open_dataset, task_sets
-from eto_envs.alfworld.engine import NOTHING_HAPPENS, step
-from eto_envs.alfworld.game import Game, State
-from eto_envs.alfworld.planner import shortest_plan
-from eto_envs.alfworld.progress import subgoals
+from eto_envs.alfworld.data.datasets import open_dataset, task_sets
+from eto_envs.alfworld.engine.admissible import admissible_commands
+from eto_envs.alfworld.engine.game import Game, State
+from eto_envs.alfworld.engine.progress import subgoals
+from eto_envs.alfworld.engine.rules import NOTHING_HAPPENS, step
+from eto_envs.alfworld.engine.wording import introduction
+from eto_envs.alfworld.experts.planner import shortest_plan
 from eto_envs.alfworld.stock import Moment, open_stock
-from eto_envs.alfworld.wording import introduction
 from eto_envs.core import Advance, TextEnv
 from eto_envs.errors import SnapshotError, UnknownNameError
 from eto_envs.shaping import Info

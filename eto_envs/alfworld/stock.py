@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eto_envs.alfworld.game import State
-from eto_envs.alfworld.games import find_games
+from eto_envs.alfworld.data.games import find_games
+from eto_envs.alfworld.engine.game import State
 from eto_envs.errors import (
     BackendError,
     DataNotFoundError,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
-from eto_envs.webshop.datasets import find_bundle
-from eto_envs.webshop.engine import ReferenceCrash, WebShopEngine
-from eto_envs.webshop.shop import Shop, open_shop
+from eto_envs.webshop.data.datasets import find_bundle
+from eto_envs.webshop.data.shop import Shop, open_shop
+from eto_envs.webshop.engine.engine import ReferenceCrash, WebShopEngine
 
 
 def compare(

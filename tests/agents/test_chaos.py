@@ -1,4 +1,4 @@
-"""Killed at random points, a run goes on and ends as if nothing had happened."""
+"""Killed at random points, a run resumes and ends as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,12 @@ from eto_agents.cli import main
 from eto_agents.cli.train import COMMANDS, iteration_table, with_config
 from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.preference import PreferencePair, write_pairs
-from eto_agents.training.eto import Iteration
 from eto_envs.errors import DataNotFoundError, UnknownNameError
+
+if importlib.util.find_spec("trl") is None:
+    pytest.skip("the extra train is not installed", allow_module_level=True)
+
+from eto_agents.training.eto import Iteration
 from tests.agents.training.worlds import undecided
 
 
@@ -112,7 +120,6 @@ def test_mistakes(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exited:
         main(["train", *arguments])
@@ -155,6 +162,34 @@ def test_dpo_on_a_file_of_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "n_pairs" in printed
     assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_of_two_processes_one_evaluates_and_prints(tmp_path: Path) -> None:
+    world = ("--env", "ETO-WebShop-v0", "--dataset", "mini")
+    data, start, out = (str(tmp_path / name) for name in ("experts", "sft", "eto"))
+    main(["collect", *world, "--n-tasks", "4", "--out", data, "--quiet"])
+    settings = ("--vocab-size", "600", "--epochs", "1", "--device", "cpu", "--quiet")
+    main(["train", "sft", "--data", data, "--model", "tiny:nano", "--out", start, *settings])
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    loop = ("--iterations", "1", "--max-new-tokens", "16", "--splits", "seen")
+    loop += ("--n-eval-tasks", "2", "--dpo.batch-size", "2", "--dpo.epochs", "1")
+    command = ("train", "eto", *world, "--data", data, "--model", f"{start}/checkpoint", *loop)
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "tests.agents.training.cli", *command, "--out", out],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("iteration 1 is the result") == 1
+    for number in (0, 1):
+        evaluation = tmp_path / "eto" / f"iteration-{number}" / "evaluation"
+        found = json.loads((evaluation / "results.json").read_text())
+        assert found["splits"]["seen"]["n_episodes"] == 2
 
 
 @pytest.mark.parametrize(

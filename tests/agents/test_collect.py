@@ -98,6 +98,9 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         read_collection(tmp_path / "nothing")
     with pytest.raises(UnknownNameError, match=r"min_score 1\.5.*from 0 to 1"):
         collect(Walker, tests.toy.CORRIDOR, out=tmp_path, min_score=1.5)
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    with pytest.raises(CorruptDataError, match="line 1"):
+        read_collection(tmp_path / "bad.jsonl")
     collect(Walker, tests.toy.CORRIDOR, out=tmp_path, n_tasks=1)
     record = json.loads((tmp_path / "run.json").read_text())
     high = json.dumps(record | {"facts": {"min_score": "high"}})

@@ -12,11 +12,12 @@ import pytest
 
 import eto_envs  # noqa: F401 (registers the ids)
 from eto_agents import TrajectoryStore, evaluate, load_policy, run_episode
+from eto_agents.best_of_n import BestOfN
 from eto_agents.cli import main
 from eto_agents.models import Completion, Sampling
 from eto_agents.models.scripted import ScriptedModel
 from eto_agents.policies.react import ReActPolicy
-from eto_agents.policy import Policy
+from eto_agents.policy import Policy, as_policy
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import load_prompts
 from eto_agents.trajectory import Message
@@ -100,6 +101,46 @@ def test_the_model_reads_the_transcript(expert_actions: dict[str, list[str]]) ->
     assert (bad.action, bad.text, bad.is_valid) == ("", BAD, False)
     assert bad.observation == episode.steps[0].observation
     assert [s.usage.get("format_errors", 0) for s in episode.steps[:3]] == [0, 1, 0]
+
+
+def test_a_trajectory_has_the_conversation_that_the_agent_had() -> None:
+    chats: list[Sequence[Message]] = []
+
+    def script(chat: Sequence[Message]) -> str:
+        chats.append(list(chat))
+        return [BAD, "Action: search[red shoes]"][len(chats) % 2]
+
+    for policy in (
+        ReActPolicy(ScriptedModel(script)),
+        BestOfN(ReActPolicy(ScriptedModel(script)), 1),
+    ):
+        chats.clear()
+        played = run_episode(policy, WEBSHOP, 0, split="seen", max_steps=3, **MINI)
+        said = {"role": "assistant", "content": played.steps[-1].text}
+        assert played.messages == [*chats[-1], said]
+        assert played.messages[0] == HEAD[0]
+        assert len(played.messages) == len(HEAD) + 2 * 3
+
+
+def test_dropped_turns_are_in_the_recorded_conversation() -> None:
+    policy = ReActPolicy(ScriptedModel(lambda _: "Action: search[x]"), max_context_tokens=1600)
+    played = run_episode(policy, WEBSHOP, 0, split="seen", max_steps=6, **MINI)
+    assert played.steps[-1].usage["dropped_turns"] > 0
+    assert len(played.messages) == len(HEAD) + 2 * 6
+
+
+def test_a_conversation_that_is_none_costs_the_record_alone(caplog: Any) -> None:
+    class Odd:
+        def reset(self, task: Any, seed: int) -> None: ...
+
+        def act(self, observation: str, info: Any) -> str:
+            return "search[x]"
+
+    odd = as_policy(Odd())
+    odd.conversation = lambda slot: [slot]  # type: ignore[attr-defined]
+    played = run_episode(odd, WEBSHOP, 0, split="seen", max_steps=1, **MINI)
+    assert (played.status, played.messages) == ("truncated", [])
+    assert "conversation cannot be recorded" in caplog.text
 
 
 def test_bad_formats_cost_steps_and_nothing_else() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import Step, Trajectory, conversation
+from eto_agents.trajectory import Step, Trajectory
 from eto_envs.errors import CorruptDataError, DataError
 
 
@@ -41,7 +41,10 @@ def episode(task_id: str = "room2", text: str = "east", seed: int = 0) -> Trajec
         seed=seed,
         policy="p",
         initial_observation="start",
-        messages=conversation("start", [step]),
+        messages=[
+            {"role": "user", "content": "start"},
+            {"role": "assistant", "content": "go"},
+        ],
         steps=[step],
         status="truncated",
         score=0.5,

@@ -117,7 +117,8 @@ def make_model(size: str) -> Checkpoint:
         env = make_batch(env_id, ExpertPolicy(), 1, arguments)
         tasks = list(itertools.islice(env.envs[0].tasks, 40))
         for episode in Rollouts(ExpertPolicy(), env, jobs_of(tasks, [0])):
-            texts += [message["content"] for message in episode.messages]
+            texts.append(episode.initial_observation)
+            texts += [text for step in episode.steps for text in (step.action, step.observation)]
         env.close()
     heads = [prompt.head(with_example=True) for prompt in load_prompts("own").values()]
     texts += [message["content"] for head in heads for message in head]

@@ -69,6 +69,22 @@ def test_a_checkpoint_comes_back_as_it_was(folder: Path) -> None:
     assert [file.name for file in folder.parent.iterdir()] == ["model"]  # nothing half left over
 
 
+def test_a_checkpoint_makes_its_agent(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder, device="cpu")
+    settings = Playing(max_new_tokens=7, n_envs=3, world="alfworld-2.1.1")
+    greedy, sampling = checkpoint.policy(settings), checkpoint.policy(settings, temperature=1.0)
+    assert (greedy.sampling.temperature, sampling.sampling.temperature) == (0.0, 1.0)
+    for policy in (greedy, sampling):
+        assert policy.sampling.max_tokens == 7
+        assert policy.provenance["prompts"] == "brief"  # those it was trained with
+        assert policy.provenance["with_example"] is False
+        assert list(policy.provenance["prompt_sha256"]) == ["alfworld-2.1.1"]
+    other = load_checkpoint(folder, device="cpu", prompts="own", with_example=True).policy()
+    assert (other.provenance["prompts"], other.provenance["with_example"]) == ("own", True)
+    with pytest.raises(UnknownNameError, match="no prompt for world 'mars'"):
+        checkpoint.policy(Playing(world="mars"))
+
+
 def test_saving_replaces_what_was_there(folder: Path) -> None:
     (folder / "old").write_text("")
     save_checkpoint(dataclasses.replace(tiny(), prompts="own"), folder)
@@ -199,17 +215,6 @@ def test_numbers_of_hf_models_out_of_range(folder: Path) -> None:
         load_model(f"hf:{folder}", max_batch=0)
     with pytest.raises(ValueError, match="max_cache_gib must be positive, got -1"):
         load_model(f"hf:{folder}", max_cache_gib=-1)
-
-
-def test_a_checkpoint_makes_its_agent() -> None:
-    checkpoint = dataclasses.replace(tiny(), prompts="own", with_example=True)
-    policy = checkpoint.policy(Playing(max_new_tokens=7), temperature=0.5)
-    assert (policy.sampling.temperature, policy.sampling.max_tokens) == (0.5, 7)
-    assert (policy.provenance["prompts"], policy.provenance["with_example"]) == ("own", True)
-    assert policy.model.name == "hf:in-memory"
-    assert checkpoint.policy().sampling.temperature == 0
-    with pytest.raises(UnknownNameError):
-        checkpoint.policy(Playing(world="no-world"))
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

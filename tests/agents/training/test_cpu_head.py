@@ -52,7 +52,7 @@ def test_it_gives_what_trls_head_gives(left: bool, n_items: int | None) -> None:
     add_fused_lm_head(ours, outputs=FIELDS)
     use_cpu_head(ours)
     given = batch(left) | ({} if n_items is None else {"num_items_in_batch": n_items})
-    if left:  # what positions padded at the beginning have, both are told
+    if left:  # both get the positions of rows that are padded on the left
         given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
     expected, found = (m(**given, fused_lm_head=True) for m in (theirs, ours))
     for name in (*FIELDS, "loss", "label_mask"):

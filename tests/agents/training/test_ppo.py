@@ -223,7 +223,7 @@ def test_a_damaged_state_is_refused(bandit: Checkpoint, tmp_path: Path) -> None:
     assert load_state(tmp_path, actor, optimizer) == 3
     file = tmp_path / "state.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CorruptDataError, match="remove it to begin anew"):
+    with pytest.raises(CorruptDataError, match="delete it to start over"):
         load_state(tmp_path, actor, optimizer)
 
 

@@ -16,7 +16,7 @@ from eto_agents.policies.react import ReActPolicy
 from eto_agents.settings import Playing
 from eto_agents.training import losses
 from eto_agents.training.rows import encode_trajectory
-from eto_agents.trajectory import Step, Trajectory, conversation
+from eto_agents.trajectory import Step, Trajectory
 from eto_envs.core import Advance, TextEnv
 from eto_envs.tasks import Task, TaskSet
 from eto_envs.vector import TextVectorEnv
@@ -111,7 +111,7 @@ def episode(letters: str, env_id: str = BANDIT, task_id: str = "t0", **changes: 
         "seed": 0,
         "policy": "script",
         "initial_observation": "Say a or b.",
-        "messages": conversation("Say a or b.", steps),
+        "messages": [],
         "steps": steps,
         "status": "completed",
         "score": score,
