@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.settings import read_json
 from tests.agents.training.worlds import BANDIT, WORLD, undecided
 
