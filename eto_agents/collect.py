@@ -29,7 +29,7 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
     thoughts: Style = "none",
     min_score: float = MIN_SCORE,
     seeds: Sequence[int] = (0,),
-    batch_size: int = 32,
+    n_envs: int = 32,
     n_tasks: int | None = None,
     env_args: Mapping[str, Any] | None = None,
     action_timeout_s: float | None = None,
@@ -45,7 +45,7 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
         thoughts: ``"full"``, ``"brief"``, or ``"none"`` for "Action: …" alone.
         min_score: the least final score that is kept on reading; stated in ``run.json``.
         seeds: every task is played once for each.
-        batch_size: how many episodes run at once.
+        n_envs: how many episodes run at once.
         n_tasks: only the first so many tasks of each split.
         env_args: keyword arguments for the environment.
         action_timeout_s: an agent that takes longer to answer has failed.
@@ -65,7 +65,7 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
         splits,
         seeds=seeds,
         out=out,
-        batch_size=batch_size,
+        n_envs=n_envs,
         n_tasks=n_tasks,
         env_args=env_args,
         action_timeout_s=action_timeout_s,

@@ -28,7 +28,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     thought_style: Literal["full", "brief"] | None = None,
     min_score: float = 0.7,
     seeds: tuple[int, ...] = (0,),
-    batch_size: int = 32,
+    n_envs: int = 32,
     n_tasks: int | None = None,
     dataset: str | None = None,
     max_steps: int | None = None,
@@ -46,7 +46,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         thought_style: full sentences, or brief, for tiny models; implies --thoughts.
         min_score: what scores less is not trained on or exported; it stays in the log.
         seeds: every task is played once for each.
-        batch_size: episodes that run at once.
+        n_envs: episodes that run at once.
         n_tasks: only the first this many tasks of each split.
         dataset: mini, an official name, or a folder; by default the official data, else mini.
         max_steps: override the protocol's step limit.
@@ -56,7 +56,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     from eto_agents.collect import collect
     from eto_agents.console import Display
 
-    at_least_one(batch_size=batch_size, n_tasks=n_tasks)
+    at_least_one(n_envs=n_envs, n_tasks=n_tasks)
     if agent.policy is None and agent.model is None:
         agent = dataclasses.replace(agent, policy="expert")
     folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
@@ -71,7 +71,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
             thoughts=style,
             min_score=min_score,
             seeds=seeds,
-            batch_size=batch_size,
+            n_envs=n_envs,
             n_tasks=n_tasks,
             env_args=arguments,
             action_timeout_s=agent.action_timeout,

@@ -89,7 +89,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     splits: tuple[str, ...] = ("seen", "unseen"),
     out: Path | None = None,
     seeds: tuple[int, ...] = (0,),
-    batch_size: int = 32,
+    n_envs: int = 32,
     n_tasks: int | None = None,
     dataset: str | None = None,
     max_steps: int | None = None,
@@ -106,7 +106,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         splits: the task sets to play.
         out: folder of the run; default runs/ENV-POLICY.
         seeds: every task is played once for each.
-        batch_size: episodes that run at once.
+        n_envs: episodes that run at once.
         n_tasks: only the first this many tasks of each split.
         dataset: mini, an official name, or a folder; by default the official data, else mini.
         max_steps: override the protocol's step limit.
@@ -119,9 +119,9 @@ def run(  # noqa: PLR0913 (the flags of the command)
 
     from eto_agents.console import Display
     from eto_agents.evaluation.harness import evaluate
-    from eto_agents.evaluation.report import rich_table
+    from eto_agents.evaluation.tables import terminal_table
 
-    at_least_one(batch_size=batch_size, n_tasks=n_tasks)
+    at_least_one(n_envs=n_envs, n_tasks=n_tasks)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"
     try:
         with Display(quiet):
@@ -131,7 +131,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
                 splits,
                 seeds=seeds,
                 out=folder,
-                batch_size=batch_size,
+                n_envs=n_envs,
                 n_tasks=n_tasks,
                 env_args=key_values(env_args) | given(dataset=dataset, max_steps=max_steps),
                 agent_errors=agent_errors,
@@ -141,7 +141,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nstopped; rerun the command to resume ({folder})\n")
         raise
-    Console(highlight=False).print(rich_table(results), f"written to {folder}", sep="\n")
+    Console(highlight=False).print(terminal_table(results), f"written to {folder}", sep="\n")
 
 
 def _raised_in_the_class(error: TypeError) -> bool:

@@ -22,7 +22,7 @@ def replay(
             agent. With two or more, agents can be read side by side on one task.
         out: the page's file.
     """
-    from eto_agents.evaluation.replay import write_replay
+    from eto_agents.report.replay import write_replay
 
     if not runs:
         raise UnknownNameError("run", "", (), "Name at least one folder that `eto eval` wrote.")

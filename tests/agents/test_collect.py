@@ -69,7 +69,7 @@ def test_a_stopped_collection_goes_on(tmp_path: Path) -> None:
             "expert",
             "ETO-ALFWorld-v0",
             out=tmp_path / "parts",
-            batch_size=2,
+            n_envs=2,
             progress=stop,
             **arguments,
         )

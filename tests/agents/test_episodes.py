@@ -43,7 +43,7 @@ def test_an_interrupted_call_keeps_what_ended_and_what_was_begun(tmp_path: Path)
                 ENV,
                 jobs_of(_tasks()[:3], (0,)),
                 split="seen",
-                batch_size=2,
+                n_envs=2,
                 env_args={"dataset": "mini"},
                 on_end=stop,
             )
