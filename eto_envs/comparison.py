@@ -111,9 +111,9 @@ def read_recordings(path: Path) -> Iterator[tuple[int, Any]]:
             for number, line in enumerate(lines, start=1):
                 yield number, json.loads(line)
     except (ValueError, EOFError, gzip.BadGzipFile) as error:
-        raise no_recording(path, max(number, 1), error) from None
+        raise not_a_recording(path, max(number, 1), error) from None
 
 
-def no_recording(path: Path, number: int, error: Exception) -> CorruptDataError:
+def not_a_recording(path: Path, number: int, error: Exception) -> CorruptDataError:
     """The error to raise for a line that is not a recorded episode."""
     return CorruptDataError(f"{path}: line {number} is not a recorded episode ({error!r})")

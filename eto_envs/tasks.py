@@ -40,7 +40,7 @@ class Task:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def canonical(self) -> bytes:
-            """The task as one line of canonical JSON, from which the task set's hash is computed."""
+        """The task as one line of canonical JSON, which the hash of the task set covers."""
         record = [self.id, self.goal, self.max_steps, self.kind, self.data]
         return json.dumps(record, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 

@@ -19,7 +19,7 @@ from eto_envs.alfworld.engine.rules import step
 from eto_envs.alfworld.engine.wording import introduction
 from eto_envs.alfworld.experts.planner import shortest_plan
 from eto_envs.alfworld.stock import StockEngine, open_stock
-from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
+from eto_envs.comparison import Comparison, Difference, not_a_recording, read_recordings
 
 N_WALK_STEPS = 20
 N_STEPS_AFTER_WINNING = 3
@@ -57,7 +57,7 @@ def audit(
 
     Raises:
         DataNotFoundError: no such dataset, a dataset that TextWorld cannot play, or no such file.
-        CorruptDataError: a line of `transcripts` is no recorded episode.
+        CorruptDataError: a line of `transcripts` is not a recorded episode.
         MissingExtraError: TextWorld is not installed.
     """
     stock = open_stock(dataset) if n_games else None
@@ -208,4 +208,4 @@ def _read_transcripts(path: Path) -> Iterator[_Recording]:
         try:
             yield _Recording(record)
         except (ValueError, LookupError, TypeError) as error:
-            raise no_recording(path, number, error) from None
+            raise not_a_recording(path, number, error) from None
