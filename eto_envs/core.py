@@ -1,8 +1,8 @@
 """`TextEnv`: the text-POMDP contract that all worlds share.
 
 A world implements four methods (`_start`, `_advance`, `_world_state`, `_set_world_state`) and, for
-what may be revealed, `_reveal`. Everything else is here: task choice, limits, scores, info, shaping,
-snapshots and rendering. Parsing "Thought: … Action: …" is not: that belongs to agents.
+what may be revealed, `_reveal`. Everything else is here: task choice, limits, scores, info,
+shaping, snapshots and rendering. Parsing "Thought: … Action: …" is not: that belongs to agents.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Snapshot:
 class TextEnv(gym.Env[str, str]):
     """A world of text commands and text observations.
 
-    Without shaping, the rewards of an episode sum to its final `info["score"]`. Shaping changes only
-    the returned reward and `info["reward_terms"]`.
+    Without shaping, the rewards of an episode sum to its final `info["score"]`. Shaping changes
+    only the returned reward and `info["reward_terms"]`.
 
     Attributes:
         world: the world's name, part of every `info` and trajectory; set by the subclass.

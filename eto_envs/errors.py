@@ -3,7 +3,7 @@
     EtoError
     ├── UnknownNameError (ValueError)   a split, task, dataset, option or policy that does not exist
     ├── DataError
-    │   ├── DataNotFoundError           a file is missing; the message names the command that gets it
+    │   ├── DataNotFoundError           a file is missing; the message says how to get it
     │   └── CorruptDataError            a file is truncated, altered or of the wrong kind
     ├── ActionTypeError (TypeError)     an action that is not a string
     ├── EpisodeEndedError               `step` after the end of the episode

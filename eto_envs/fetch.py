@@ -1,10 +1,11 @@
 """Downloads a file from the first of several sources that delivers it intact.
 
-A source is an HTTP URL or a file in a local mirror. The bytes are written to a part file next to the
-target. An interrupted transfer is resumed, also by a later process, and only a file of the right
-size and SHA-256 is moved to the target. pooch's own downloader starts over after an interruption,
-which is too expensive for WebShop's 5.5 GB; this module therefore uses requests, one of pooch's
-dependencies. Not here: which files exist, where they belong, and locking (`eto_envs.data`).
+A source is an HTTP URL or a file in a local mirror. The bytes are written to a part file next to
+the target. An interrupted transfer is resumed, also by a later process, and only a file of the
+right size and SHA-256 is moved to the target. pooch's own downloader starts over after an
+interruption, which is too expensive for WebShop's 5.5 GB; this module therefore uses requests, one
+of pooch's dependencies. Not here: which files exist, where they belong, and locking
+(`eto_envs.data`).
 """
 
 from __future__ import annotations
@@ -129,9 +130,7 @@ def fetch(
             raise DataError(f"the disk is full: {target} does not fit") from error
         os.replace(part, target)
         return
-    message = "\n".join(
-        [f"no source delivers {target.name} intact:", *reasons, hint]
-    ).rstrip()
+    message = "\n".join([f"no source delivers {target.name} intact:", *reasons, hint]).rstrip()
     wrong = any(isinstance(failure, _WrongContentError) for failure in failures)
     raise CorruptDataError(message) if wrong else DataError(message)
 

@@ -1,8 +1,8 @@
 """`TextSpace`: the space of all Unicode strings up to a length.
 
 `gymnasium.spaces.Text` has a fixed character set and requires at least one character, so it rejects
-ordinary prose ("é", the empty string). This subclass works wherever Gymnasium dispatches on the type
-(`batch_space`, `isinstance`) and only redefines membership and sampling.
+ordinary prose ("é", the empty string). This subclass works wherever Gymnasium dispatches on the
+type (`batch_space`, `isinstance`) and only redefines membership and sampling.
 """
 
 from __future__ import annotations

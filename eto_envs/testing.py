@@ -120,11 +120,13 @@ def _check_info(info: Info, first: Info | None) -> None:
 def _check_episode(env: gym.Env[str, str], seed: int, choose: Any) -> None:
     rng = np.random.default_rng(seed)
     observation, first = env.reset(seed=seed)
-    _require(env.observation_space.contains(observation), "the observation of reset is not in the space")
+    fits = env.observation_space.contains(observation)
+    _require(fits, "the observation of reset must be in the space")
     _check_info(first, None)
     fits = first["world"] == env.get_wrapper_attr("world")
     _require(fits, "info['world'] must be the environment's world")
-    _require(first["n_steps"] == 0 and first["score"] == 0.0, "an episode must start with n_steps 0 and score 0")
+    fits = first["n_steps"] == 0 and first["score"] == 0.0
+    _require(fits, "an episode must start with n_steps 0 and score 0")
     _check_bad_action(env)
     info, total, steps = first, 0.0, 0
     while True:
@@ -133,7 +135,7 @@ def _check_episode(env: gym.Env[str, str], seed: int, choose: Any) -> None:
         action = choose(observation, info, rng)
         observation, reward, terminated, truncated, info = env.step(action)
         steps += 1
-        _require(env.observation_space.contains(observation), "an observation is not in the space")
+        _require(env.observation_space.contains(observation), "observations must be in the space")
         _require(isinstance(reward, float), f"a reward must be a float, is {reward!r}")
         _check_info(info, first)
         _require(info["n_steps"] == steps, "n_steps must be the number of steps")
@@ -141,7 +143,8 @@ def _check_episode(env: gym.Env[str, str], seed: int, choose: Any) -> None:
         fits = math.isclose(reward, info["task_reward"] + terms, abs_tol=1e-9)
         _require(fits, "the reward must be task_reward plus reward_terms")
         total += info["task_reward"]
-        _require(type(terminated) is bool and type(truncated) is bool, "terminated and truncated must be bool")
+        fits = type(terminated) is bool and type(truncated) is bool
+        _require(fits, "terminated and truncated must be bool")
         _require(not (terminated and truncated), "terminated and truncated must not both be true")
         if terminated or truncated:
             break

@@ -1,9 +1,9 @@
 """`TextVectorEnv`: many episodes of one world in one process.
 
-The text worlds of this library are cheap and share their data, so one process steps hundreds of them
-faster than worker processes could send the text. Gymnasium's `SyncVectorEnv` and
-`AsyncVectorEnv(shared_memory=False)` work as well; this class adds groups, a choice of task for each
-sub-environment and the skipping of finished episodes.
+The text worlds of this library are cheap and share their data, so one process steps hundreds of
+them faster than worker processes could send the text. Gymnasium's `SyncVectorEnv` and
+`AsyncVectorEnv(shared_memory=False)` work as well; this class adds groups, a choice of task for
+each sub-environment and the skipping of finished episodes.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         return info
 
     def _forget_groups(self) -> None:
-        # Tasks drawn so far by (group, split); number of episodes begun by (sub-environment, split).
+        # Tasks drawn so far, by (group, split), and episodes begun, by (sub-environment, split).
         self._drawn: defaultdict[tuple[int, str | None], list[Task]] = defaultdict(list)
         self._n_begun: Counter[tuple[int, str | None]] = Counter()
 
@@ -216,8 +216,8 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
             raise ValueError(
-                f"reset_mask must be a bool array of shape ({self.num_envs},) with at least one True, "
-                f"got {mask!r}"
+                f"reset_mask must be a bool array of shape ({self.num_envs},) with at least one "
+                f"True, got {mask!r}"
             )
         return [int(i) for i in np.flatnonzero(mask)]
 

@@ -32,7 +32,7 @@ TIMEOUT_S = 60.0
 """The maximum time for one response; the slowest one observed (a gold path) took 4 s."""
 
 HEAP_MB = 256
-"""The maximum heap size; 64 worlds need a tenth of it. The initial size and the nursery are small."""
+"""The maximum heap size; 64 worlds need a tenth of it. Initially the heap is much smaller."""
 SOLVER_HEAP_MB = 768
 """The maximum heap size of the process that generates gold paths, whose peak demand is high."""
 

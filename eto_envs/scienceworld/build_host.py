@@ -1,7 +1,7 @@
 """Builds ``host.jar`` from ``java/``: ``python -m eto_envs.scienceworld.build_host``.
 
-The jar is package data, so that users need no compiler. This script rebuilds it, byte for byte, with
-`javac` and the installed simulator. Not here: running it (`bridge`).
+The jar is package data, so that users need no compiler. This script rebuilds it, byte for byte,
+with `javac` and the installed simulator. Not here: running it (`bridge`).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def find_simulator() -> Path:
     version = importlib.metadata.version("scienceworld")
     if version != SIMULATOR_VERSION:
         raise MissingExtraError(
-            f"this requires scienceworld {SIMULATOR_VERSION}, but {version} is installed: {_INSTALL}"
+            f"this requires scienceworld {SIMULATOR_VERSION}, not {version}: {_INSTALL}"
         )
     return folder / "scienceworld.jar"
 
@@ -91,7 +91,8 @@ def count_workers() -> int:
     """The number of simulating threads.
 
     This is ``$ETO_JAVA_THREADS``, or one less than the number of cores, at most `MAX_WORKERS`. One
-    core is left to Python and the JIT compiler: without it, another thread costs more than it gains.
+    core is left to Python and the JIT compiler: without it, another thread costs more than it
+    gains.
 
     Raises:
         UnknownNameError: the variable is not a positive number.

@@ -131,7 +131,7 @@ def test_wrong_bytes_are_reported_with_both_hashes(server: FileServer, target: P
 def test_wrong_size_is_seen_before_the_transfer(server: FileServer, target: Path) -> None:
     server.add("file.bin", BYTES[:-1])
     with pytest.raises(
-        CorruptDataError, match=f"it is {len(BYTES) - 1} bytes, expected {len(BYTES)}"
+        CorruptDataError, match=f"it has {len(BYTES) - 1} bytes, expected {len(BYTES)}"
     ):
         fetch([f"{server.url}/file.bin"], target, RIGHT)
     assert list(target.parent.iterdir()) == []

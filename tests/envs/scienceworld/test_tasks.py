@@ -14,10 +14,10 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameErro
 from eto_envs.scienceworld import tasks
 from eto_envs.scienceworld.tasks import (
     TASK_TYPES,
+    current_name,
     find_splits,
     make_task_sets,
     official_variations,
-    current_name,
     simplifications_of,
     split_id,
 )
