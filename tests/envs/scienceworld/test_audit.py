@@ -54,7 +54,7 @@ def test_every_kind_of_difference_is_found(shared_data: Path, tmp_path: Path) ->
 
 
 def test_what_is_no_recording(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="no such file"):
+    with pytest.raises(DataNotFoundError, match="there is no file of recorded episodes"):
         compare(tmp_path / "none.jsonl")
     for record in ({"task": "boil"}, [1], "x"):
         with pytest.raises(CorruptDataError, match="line 1 is not a recorded episode"):

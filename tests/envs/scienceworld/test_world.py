@@ -233,7 +233,7 @@ def test_odd_input_breaks_nothing(java: str) -> None:
 
 
 def test_what_was_never_loaded(java: str) -> None:
-    with pytest.raises(BackendError, match="no task was loaded"):
+    with pytest.raises(BackendError, match="no task has been loaded"):
         World(java).step("look around")
     with pytest.raises(BackendError, match="there is no task boil/30"):
         World(java).load(BOIL._replace(variation=30))
