@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 
 from eto_agents.console import Episodes, Progress
-from eto_agents.episodes import FINAL, play_into, sort_out
+from eto_agents.episodes import FINAL, play_into, split_jobs
 from eto_agents.evaluation import provenance, samples
 from eto_agents.evaluation.report import markdown
 from eto_agents.evaluation.results import (
@@ -188,7 +188,7 @@ class _Run:
         store: TrajectoryStore,
         done: Mapping[EpisodeKey, Trajectory],
     ) -> SplitResult:
-        finished, waiting = sort_out(tasks.split, jobs, done, self.final)
+        finished, waiting = split_jobs(tasks.split, jobs, done, self.final)
         start = Progress(tasks.split, len(finished), len(jobs), None, list(finished.values()))
         self.report_progress(start)
 

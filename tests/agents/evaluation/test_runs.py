@@ -136,7 +136,7 @@ def test_a_run_of_schema_1_is_refused(tmp_path: Path, name: str) -> None:
     (folder / name).write_text(old)
     message = rf"{name}.* has schema 1, .* reads schema 2"
     if name == "run.json":
-        message = "was made by version .* of eto-gym, whose folders"
+        message = "was written by version .* of eto-gym, whose folders"
         with pytest.raises(DataError, match=message):
             replay_runs.read_run(folder)
     with pytest.raises(DataError, match=message):
