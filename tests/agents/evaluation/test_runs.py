@@ -111,7 +111,7 @@ def make_a_folder_of(name: str) -> Callable[[Path], None]:
         (make_a_folder_of("run.json"), DataError, "run.json"),
         (write("run.json", b'{\n "env_id": '), CorruptDataError, r"run.json, line 2"),
         (write("run.json", b"[]"), CorruptDataError, "run.json is not a JSON object"),
-        (write("run.json", b'{"env_id": 3}'), DataError, "made by an early version"),
+        (write("run.json", b'{"env_id": 3}'), DataError, "written by an early version"),
         (edit_settings, CorruptDataError, "run.json is damaged.*env_id"),
         (write("run.json", b"\xff"), CorruptDataError, "run.json is not UTF-8"),
         (write("results.json", b"{"), CorruptDataError, "results.json"),
