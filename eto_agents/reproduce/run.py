@@ -269,7 +269,7 @@ class WorldRun:
                 env_args={"dataset": self.dataset},
             )
             dev = {task.id for task in self.dev_tasks()}
-            chosen = [_until_idle(e) for e in played.kept if e.task_id not in dev]
+            chosen = [_until_idle(e) for e in played.selected if e.task_id not in dev]
             _write(run.episodes, chosen)
             return {
                 "n_played": len(played.scores),
