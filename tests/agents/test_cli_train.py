@@ -102,7 +102,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "code", "message"),
     [
         (["sft", "--out", "x"], 1, "no data: name folders of `eto collect`"),
-        (["sft", "--data", "nothing"], 1, "no episodes at nothing: run `eto collect"),
+        (["sft", "--data", "nothing"], 1, "no episodes at nothing: run `eto eval --out"),
         (["sft", "--epochs", "0"], 2, "epochs must be above 0, got 0"),
         (["eto", "--model", "x", "--dpo.beta", "0"], 2, "beta must be above 0, got 0"),
         (["grpo", "--model", "x", "--n-samples", "1"], 2, "n_samples 1, which is at least 2"),
@@ -219,7 +219,7 @@ def test_the_table_has_a_row_an_iteration() -> None:
     counts = {"win": 1, "tie": 2, "lose": 3, "pairs": 4}
     first = Iteration(1, "dpo", 0.55, counts, 0.625, {})
     table = iteration_table([start, first], [{"seen": 0.6}, {}], best=1)
-    columns = {str(column.header): list(column.cells) for column in table.columns}
+    columns = {str(c.header): [str(cell) for cell in c.cells] for c in table.columns}
     assert columns["iteration"] == ["0", "1 *"]
     assert columns["pairs"] == ["", "4"]
     assert columns["win / tie / lose"] == ["", "1 / 2 / 3"]
