@@ -25,7 +25,7 @@ def lines(out: Path) -> list[str]:
     return (out / "episodes.jsonl").read_text().splitlines(keepends=True)
 
 
-def test_figures(tmp_path: Path) -> None:
+def test_results_of_a_split(tmp_path: Path) -> None:
     results = run(tmp_path, "expert")
     split = results.splits["seen"]
     assert split.reward == (1.0, 1.0, 1.0)
@@ -45,10 +45,10 @@ def test_an_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
     (out / "episodes.jsonl").write_text("".join(complete) + lines(out)[7][:40])
     seen: list[Any] = []
     again = run(out, n_envs=3, progress=seen.append)
-    for split, figures in again.splits.items():
+    for split, split_result in again.splits.items():
         expected = whole.splits[split]
-        assert figures.reward == expected.reward
-        assert figures.statuses == expected.statuses
+        assert split_result.reward == expected.reward
+        assert split_result.statuses == expected.statuses
     assert lines(out)[:7] == complete
     assert len(lines(out)) == 20
     assert seen[0][:3] == ("train", 7, 10)
@@ -140,9 +140,9 @@ def test_an_agents_failure_is_stored_with_its_traceback(tmp_path: Path) -> None:
 
 
 def test_the_mean_of_no_episodes_is_not_zero() -> None:
-    figures = summarise("seen", "00", [], n_planned=3)
-    assert math.isnan(figures.reward.mean)
-    assert tables.estimate(figures.reward) == "–"
+    split_result = summarise("seen", "00", [], n_planned=3)
+    assert math.isnan(split_result.reward.mean)
+    assert tables.estimate(split_result.reward) == "–"
 
 
 def test_n_tasks_and_invalid_arguments(tmp_path: Path) -> None:
@@ -170,6 +170,6 @@ def test_results_file_checks(tmp_path: Path) -> None:
 
 
 def test_tokens_and_invalid_actions_are_summed() -> None:
-    figures = summarise("seen", "00", [episode("a"), episode("b")], n_planned=2)
-    assert figures.tokens == 6
-    assert figures.invalid_actions == 0.0
+    split_result = summarise("seen", "00", [episode("a"), episode("b")], n_planned=2)
+    assert split_result.tokens == 6
+    assert split_result.invalid_actions == 0.0
