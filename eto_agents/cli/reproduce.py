@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 def run(options: Annotated[Options, OmitArgPrefixes], dry_run: bool = False) -> None:
-    """Reproduce the paper's table: train and evaluate every method in every world.
+    """Reproduce the paper's main table: train and evaluate every method in every world.
 
-    Rerun the command to resume. For example: eto reproduce --recipe smoke --out runs/smoke
+    Rerun the command to resume.
+
+    For example:
+        eto reproduce --recipe smoke --out runs/smoke
 
     Args:
-        options: which recipe, and what of it.
-        dry_run: print what would be run, what it reads and how long it took when it was measured,
-            and do nothing.
+        options: The recipe, and which parts of it to run.
+        dry_run: Only print the steps: what they read and how long they took when measured.
     """
     recipe = options.load()
     if dry_run:
@@ -56,20 +58,22 @@ _READS = {
 
 
 def _plan(recipe: Recipe, options: Options) -> str:
-    """The steps of every world and seed, as Markdown."""
+    """List the steps of every world and seed, as Markdown."""
     from eto_agents.console import clock
+    from eto_agents.markdown import markdown_table
 
     lines = [f"# Recipe {recipe.name}", "", recipe.about]
     for name, world in recipe.worlds.items():
         for seed in recipe.seeds:
             folder = options.out / name / f"seed-{seed}"
-            lines += ["", f"## {name} seed {seed}", ""]
-            lines += ["| step | folder | reads | measured |", "| --- | --- | --- | --- |"]
+            rows = []
             for step in recipe.steps:
                 measured = world.measured.get(step)
                 took = "–" if measured is None else clock(measured)
                 where = folder / "runs" / step if step == "best-of-n" else folder / step
-                lines.append(f"| {step} | {where} | {_READS[step]} | {took} |")
+                rows.append((step, str(where), _READS[step], took))
+            table = markdown_table(("step", "folder", "reads", "measured"), rows)
+            lines += ["", f"## {name} seed {seed}", "", table]
     return "\n".join(lines)
 
 

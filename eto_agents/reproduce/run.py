@@ -264,12 +264,12 @@ class WorldRun:
                 thoughts=recipe.expert.thoughts,
                 min_score=recipe.expert.min_score,
                 seeds=range(first, first + recipe.expert.n_samples),
-                batch_size=recipe.model.n_envs,
+                n_envs=recipe.model.n_envs,
                 n_tasks=recipe.expert.n_tasks,
                 env_args={"dataset": self.dataset},
             )
             dev = {task.id for task in self.dev_tasks()}
-            chosen = [_until_idle(e) for e in played.kept if e.task_id not in dev]
+            chosen = [_until_idle(e) for e in played.selected if e.task_id not in dev]
             _write(run.episodes, chosen)
             return {
                 "n_played": len(played.scores),
@@ -334,7 +334,7 @@ class WorldRun:
             recipe.world.env,
             recipe.evaluation.splits,
             out=self.run_folder(name),
-            batch_size=model.n_envs,
+            n_envs=model.n_envs,
             n_tasks=recipe.evaluation.n_tasks,
             # The splits of the table are the dataset's own, whatever was trained on.
             env_args={"dataset": recipe.world.dataset},
