@@ -17,8 +17,10 @@ from eto_agents.report.replay import write_replay
 from eto_agents.reproduce import run as run_module
 from eto_agents.reproduce import tables
 from eto_agents.reproduce.options import Options
+from eto_agents.reproduce.outcome import Outcome, run_folder
 from eto_agents.reproduce.recipe import METHODS, Recipe
-from eto_agents.reproduce.run import Event, Outcome, WorldRun, run_folder
+from eto_agents.reproduce.run import WorldRun
+from eto_agents.reproduce.steps import Event
 from eto_agents.settings import write_json
 from eto_envs.errors import EtoError, MissingExtraError, require
 from eto_envs.files import write_whole
