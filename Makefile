@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/scores
-TIER ?= cpu
+RECIPE ?= cpu
 # The versions that are known to work together; `LOCK=` takes whatever is newest.
 LOCK ?= requirements.lock
 # Outside the lock, because which build of it is right depends on the machine (see the README).
@@ -40,7 +40,7 @@ $(BIN)/accelerate: $(BIN)/eto
 	@touch $@
 
 quickstart: $(BIN)/accelerate
-	$(BIN)/eto reproduce --tier $(TIER) --out runs/reproduce-$(TIER)
+	$(BIN)/eto reproduce --recipe $(RECIPE) --out runs/reproduce-$(RECIPE)
 
 scores: $(BIN)/eto
 	$(BIN)/eto eval --env ETO-WebShop-v0 --policy random --dataset mini --out $(RUN)/webshop-random

@@ -20,7 +20,7 @@ from eto_agents.report.curves import score_by_step
 from eto_agents.report.full_report import write_report
 from eto_agents.reproduce.all import run_all
 from eto_agents.reproduce.options import Options
-from eto_agents.reproduce.run import Outcome
+from eto_agents.reproduce.outcome import Outcome
 from eto_agents.reproduce.tables import title
 from eto_envs.errors import MissingExtraError
 

@@ -19,7 +19,7 @@ import tyro
 from common import SMOKE_PLAY, published, score, smoke_start
 
 from eto_agents.console import Display
-from eto_agents.models.checkpoints import load_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import GRPO
 from eto_agents.training.grpo import grpo
 

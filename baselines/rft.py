@@ -22,7 +22,7 @@ from common import SMOKE_PLAY, SMOKE_SFT, TINY, published, score, smoke_start
 
 from eto_agents.collection import read_collection
 from eto_agents.console import Display
-from eto_agents.models.checkpoints import load_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import RFT
 from eto_agents.training.rft import rft
 
@@ -62,7 +62,7 @@ def main(args: Args) -> None:
             settings = RFT(**dataclasses.asdict(SMOKE_SFT) | play)
             experts, model, policy, n_tasks = start.experts, TINY, str(start.policy), 3
         else:
-            experts = read_collection(args.experts).kept
+            experts = read_collection(args.experts).selected
         trained = rft(model, experts, settings, explorer=policy, out=args.out / "rft")
         found = trained.result
         print(f"{found['n_successes']} of {found['n_explored']} episodes succeeded, "

@@ -6,8 +6,7 @@
     python baselines/sft.py --smoke
     python baselines/sft.py --env ETO-ALFWorld-v0 --model meta-llama/Llama-2-7b-chat-hf
 
-Rerun the command to resume. On several GPUs, train with `accelerate launch --config_file
-baselines/accelerate/fsdp2_8gpu.yaml baselines/sft.py … --no-play` and evaluate without it.
+Rerun the command to resume. On several GPUs, train with `eto train sft` (docs/methods/sft.md).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from common import SHOP, SMOKE_SFT, TINY, published, score
 
 from eto_agents.collect import collect
 from eto_agents.console import Display
-from eto_agents.models.checkpoints import load_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import SFT, Playing
 from eto_agents.training.sft import sft
 
@@ -37,7 +36,7 @@ class Args:
         n_tasks: only the first this many tasks of each split.
         sft: how it is trained.
         splits: what the trained policy is evaluated on.
-        play: whether it is evaluated.
+        max_new_tokens: the most tokens of a reply then.
         out: the folder of the run.
         smoke: everything once, in a minute.
     """
@@ -49,7 +48,7 @@ class Args:
     n_tasks: int | None = None
     sft: SFT = field(default_factory=SFT)
     splits: tuple[str, ...] = ("seen", "unseen")
-    play: bool = True
+    max_new_tokens: int = 512
     out: Path = Path("runs/sft")
     smoke: bool = False
 
@@ -58,23 +57,22 @@ def main(args: Args) -> None:
     """Collect, train, evaluate."""
     if args.smoke:
         out = args.out / "smoke"
-        args = Args(SHOP, "mini", TINY, n_tasks=12, sft=SMOKE_SFT, splits=("seen",), out=out)
+        args = Args(SHOP, "mini", TINY, "expert", 12, SMOKE_SFT, ("seen",), 16, out)
     env_args = {"dataset": args.dataset}
     with Display():
         experts = collect(
             args.expert, args.env, out=args.out / "experts", thoughts="brief",
             n_tasks=args.n_tasks, env_args=env_args,
         )  # fmt: skip
-        trained = sft(args.model, experts.kept, args.sft, out=args.out / "sft")
+        trained = sft(args.model, experts.selected, args.sft, out=args.out / "sft")
         found = trained.result
         losses = f"loss {found['first_loss']:.3f} to {found['last_loss']:.3f}"
         print(f"{losses} in {found['n_steps']} steps")
-        if args.play:
-            play = Playing(env=args.env, dataset=args.dataset, max_new_tokens=64)
-            policy = load_checkpoint(trained.checkpoint).policy(play)
-            row = score(policy, args.env, args.splits, args.out / "evaluation",
-                        dataset=args.dataset, n_tasks=args.n_tasks)  # fmt: skip
-            print(f"SFT: {row}")
+        play = Playing(env=args.env, dataset=args.dataset, max_new_tokens=args.max_new_tokens)
+        policy = load_checkpoint(trained.checkpoint).policy(play)
+        row = score(policy, args.env, args.splits, args.out / "evaluation",
+                    dataset=args.dataset, n_tasks=args.n_tasks)  # fmt: skip
+        print(f"SFT: {row}")
     print(published("SFT"))
 
 

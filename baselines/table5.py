@@ -74,7 +74,7 @@ def untuned(run: WorldRun) -> str:
         env_args={"dataset": run.dataset},
     )
     out = run.folder / "alone" / "base"
-    return str(sft(model.name, played.kept, run.tuned(run.recipe.sft), out=out).checkpoint)
+    return str(sft(model.name, played.selected, run.tuned(run.recipe.sft), out=out).checkpoint)
 
 
 def rft_alone(run: WorldRun, start: str) -> str | None:

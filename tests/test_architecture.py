@@ -26,7 +26,8 @@ LAYERS = (
     ("eto_agents.training", "eto_agents.evaluation"),
     ("eto_agents.best_of_n", "eto_agents.episodes"),
     ("eto_agents.rollout",),
-    ("eto_agents.models.checkpoints",),  # a checkpoint makes its agent
+    ("eto_agents.models.tiny",),  # a new checkpoint
+    ("eto_agents.models.checkpoint",),  # a checkpoint makes its agent
     ("eto_agents.policies",),
     ("eto_agents.models",),
     ("eto_agents.formats", "eto_agents.collection"),
@@ -213,6 +214,17 @@ def baseline_uses_command_line(module: Module) -> Iterator[str]:
                 yield f"{module.name}:{line} imports {name}: the command line is no library"
 
 
+ENGINE = "eto_agents.models.local"
+DOORS = {ENGINE, f"{ENGINE}.LocalModel", f"{ENGINE}.UnsupportedModelError"}
+
+
+def engine_is_entered_elsewhere(module: Module) -> Iterator[str]:
+    if not f"{module.name}.".startswith(f"{ENGINE}."):
+        for line, name in imported(module):
+            if f"{name}.".startswith(f"{ENGINE}.") and name not in DOORS:
+                yield f"{module.name}:{line} imports {name}, which is internal to {ENGINE}"
+
+
 METHODS = {"sft", "rft", "dpo", "ppo", "grpo", "eto"}
 BUILDS_ON = {("eto", "dpo"), ("rft", "sft")}
 
@@ -292,6 +304,7 @@ def code_from_data(module: Module) -> Iterator[str]:
 RULES = (
     layer_breaches,
     baseline_uses_command_line,
+    engine_is_entered_elsewhere,
     method_imports_method,
     global_randomness,
     prints,
@@ -326,13 +339,19 @@ def test_no_module_breaks_a_rule(rule: Callable[[Module], Iterator[str]]) -> Non
         (layer_breaches, "eto_envs.core", "import eto_agents.policy"),
         (layer_breaches, "eto_envs.core", "from eto_envs import data"),
         (layer_breaches, "eto_envs.tasks", "def f():\n    from eto_envs.core import TextEnv"),
-        (layer_breaches, "eto_envs.webshop.env", "from eto_envs.alfworld import game"),
+        (layer_breaches, "eto_envs.webshop.env", "from eto_envs.alfworld.engine import game"),
         (layer_breaches, "eto_envs.vector", "from .wrappers import ShapeReward"),
         (layer_breaches, "eto_agents.training.sft", "import eto_agents.evaluation.harness"),
         (layer_breaches, "eto_agents.evaluation.runs", "import eto_agents.report.document"),
         (layer_breaches, "eto_envs.brand_new", ""),
         (baseline_uses_command_line, "baselines.eto", "from eto_agents.cli import train"),
         (baseline_uses_command_line, "baselines.eto", "def f():\n    import eto_agents.cli.train"),
+        (engine_is_entered_elsewhere, "baselines.eto", "import eto_agents.models.local.sampler"),
+        (
+            engine_is_entered_elsewhere,
+            "eto_agents.training.ppo",
+            "def f():\n    from eto_agents.models.local.model import LocalModel",
+        ),
         (method_imports_method, "eto_agents.training.ppo", "from eto_agents.training import dpo"),
         (method_imports_method, "eto_agents.training.sft", "import eto_agents.training.eto"),
         (global_randomness, "eto_envs.core", "import random\nrandom.seed(1)"),
@@ -357,18 +376,28 @@ def test_rules_find_what_breaks_them(
 @pytest.mark.parametrize(
     ("rule", "name", "source"),
     [
-        (layer_breaches, "eto_envs.webshop.env", "from eto_envs.webshop import engine"),
+        (layer_breaches, "eto_envs.webshop.env", "from eto_envs.webshop.engine import engine"),
         (layer_breaches, "eto_envs.webshop.env", "from eto_envs.errors import DataError"),
         (layer_breaches, "eto_agents.cli.data", "from eto_envs import data"),
         (baseline_uses_command_line, "baselines.eto", "import eto_agents.training.eto"),
         (baseline_uses_command_line, "eto_agents.cli.train", "from eto_agents.cli import data"),
+        (
+            engine_is_entered_elsewhere,
+            "eto_agents.models.checkpoint",
+            "from eto_agents.models.local import LocalModel",
+        ),
+        (
+            engine_is_entered_elsewhere,
+            f"{ENGINE}.model",
+            f"from {ENGINE}.sampler import Vocabulary",
+        ),
         (method_imports_method, "eto_agents.training.eto", "import eto_agents.training.dpo"),
         (method_imports_method, "eto_agents.training.rft", "import eto_agents.training.sft"),
         (global_randomness, "eto_envs.core", "import random\nrandom.Random(1).choice([1])"),
         (global_randomness, "eto_envs.core", "import numpy as np\nnp.random.default_rng(0)"),
         (global_randomness, "eto_envs.core", "def f(random):\n    random.seed(1)"),
         (prints, "eto_agents.cli.play", "print(1)"),
-        (code_from_data, "eto_agents.models.huggingface", "model.eval()"),
+        (code_from_data, "eto_agents.models.local.model", "model.eval()"),
         (code_from_data, "eto_envs.core", "load('x', allow_pickle=False)"),
     ],
 )

@@ -1,13 +1,21 @@
-"""Every Python example in the README and the documentation runs; generated pages are current."""
+"""Examples in the README and the documentation run, commands exist, generated pages are current."""
 
 from __future__ import annotations
 
+import functools
 import re
+import shlex
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro.extras
+
+from eto_agents.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -20,20 +28,27 @@ def examples(page: Path) -> str:
     return "\n".join(BLOCK.findall(page.read_text(encoding="utf-8")))
 
 
+def trains(page: Path) -> bool:
+    return "eto_agents.training" in examples(page)
+
+
+def marks(page: Path) -> list[pytest.MarkDecorator]:
+    if trains(page):
+        return [pytest.mark.torch, pytest.mark.slow]
+    return [pytest.mark.browser] if "Browser-v0" in examples(page) else []
+
+
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(p, marks=[pytest.mark.browser] if "Browser-v0" in examples(p) else [])
-        for p in PAGES
-        if examples(p)
-    ],
+    [pytest.param(page, marks=marks(page)) for page in PAGES if examples(page)],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_examples_run(page: Path, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(examples(page), encoding="utf-8")
+    strict = [] if trains(page) else ["-W", "error"]  # transformers deprecates what TRL uses
     done = subprocess.run(
-        [sys.executable, "-W", "error", script],
+        [sys.executable, *strict, script],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -57,3 +72,53 @@ def test_generated_pages_are_current() -> None:
         check=False,
     )
     assert done.returncode == 0, f"run `python docs/generate.py`: {done.stdout}{done.stderr}"
+
+
+CONSOLE = re.compile(r"^```(?:console|shell)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of every `eto` command on a page, but of those with something left out (`…`)."""
+    for block in CONSOLE.findall(page.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = line.removeprefix("$ ")
+            if command.startswith("eto ") and "…" not in command:
+                yield shlex.split(command, comments=True)[1:]
+
+
+COMMAND_PAGES = [*PAGES, *sorted((ROOT / "baselines").rglob("*.md"))]
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in COMMAND_PAGES if any(commands(p))], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_commands_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command of a page exists and has the flags that the page gives it; nothing is run."""
+    called: list[str] = []
+
+    def stub(command: Callable[..., None]) -> Callable[..., None]:
+        return functools.wraps(command)(lambda *_, **__: called.append(command.__name__))
+
+    class Recorder(tyro.extras.SubcommandApp):
+        def command(self, func: Any = None, **named: Any) -> Any:
+            if func is not None:  # a group of commands
+                return super().command(func, **named)
+            register = super().command(**named)
+            return lambda command: register(stub(command))
+
+    monkeypatch.setattr(tyro.extras, "SubcommandApp", Recorder)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` replaces it
+    for words in commands(page):
+        if "--help" not in words:
+            main(words)
+    assert len(called) == len([w for w in commands(page) if "--help" not in w])
+
+
+def test_a_command_that_is_not_understood_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ eto reproduce --tier cpu \\\n    --out runs/x\n```\n")
+    assert list(commands(page)) == [["reproduce", "--tier", "cpu", "--out", "runs/x"]]
+    with pytest.raises(SystemExit):
+        test_commands_are_understood(page, monkeypatch)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SAVED = re.compile(r"Save this as `([\w.]+)`:\s*\Z")
 SHORTER = {
-    "make quickstart": "make quickstart TIER=smoke",
+    "make quickstart": "make quickstart RECIPE=smoke",
     "make test": "make test PYTEST_ARGS=tests/envs/test_spaces.py",
 }
 """Commands that would take long, and what is run in their place."""
@@ -39,7 +39,7 @@ def test_a_script_is_made_of_what_is_there() -> None:
     )
     assert script(readme).splitlines() == [
         *("set -eux", "cat >a.py <<'END_OF_FILE'", "x = 1", "END_OF_FILE"),
-        *("python a.py", "make quickstart TIER=smoke"),
+        *("python a.py", "make quickstart RECIPE=smoke"),
     ]
 
 

@@ -138,7 +138,7 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
         **(known | facts),
         task_id=chat.task_id,
         initial_observation=first,
-        messages=turns,
+        messages=chat.messages,
         steps=_steps(turns[1:], world, score),
         status=cast(Status, status),
         score=score,

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from eto_agents.policy import Decision, as_policy
+from eto_agents.policy import Decision, as_policy, conversation_of
+from eto_agents.trajectory import Message
 from eto_agents.worlds import find_world
 from eto_agents.worlds.base import known_world
 from eto_agents.worlds.narrator import STYLES, Narrator, Style
@@ -82,6 +83,10 @@ class NarratedPolicy:
         decisions = self._policy.act(slots, observations, infos)
         rows = zip(slots, observations, infos, decisions, strict=True)
         return [self._narrate(*row) for row in rows]
+
+    def conversation(self, slot: int) -> list[Message]:
+        """The wrapped policy's."""
+        return conversation_of(self._policy, slot)
 
     def _narrate(self, slot: int, observation: str, info: Info, decision: Decision) -> Decision:
         thought = self._think(slot, observation, info, decision.action)

@@ -134,6 +134,11 @@ class ReActPolicy:
             decisions[slot] = _decide(self._conversations[slot], completion)
         return [decisions[slot] for slot in slots]
 
+    def conversation(self, slot: int) -> list[Message]:
+        """All that was said in a slot, what the model does not read any more included."""
+        held = self._conversations.get(slot)
+        return [] if held is None else held.whole()
+
     def _read(self, slot: int, observation: str, info: Info) -> list[Message]:
         """Take the observation in; the chat to be continued."""
         if slot in self._conversations:

@@ -23,8 +23,8 @@ class RandomPolicy:
     """A uniformly random admissible action.
 
     Where an action has a slot for free text (WebShop's ``search[<keywords>]``) one to four random
-    words of the instruction fill it. Each episode has a generator of its own, so that it does not
-    depend on the episodes played at the same time.
+    words of the instruction fill it. Each episode has its own generator, so that it does not depend
+    on the episodes played beside it.
     """
 
     name = "random"

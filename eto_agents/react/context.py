@@ -47,7 +47,7 @@ class Conversation:
         self._turns: list[tuple[Message, Message]] = []
         self._said: tuple[str, Parsed] | None = None
         self.n_dropped = 0
-        self.has_example = with_example and bool(prompt.example)
+        self._began_with_example = self.has_example = with_example and bool(prompt.example)
 
     @property
     def n_turns(self) -> int:
@@ -83,6 +83,16 @@ class Conversation:
             chat.extend(turn)
         return chat
 
+    def whole(self) -> list[Message]:
+        """All of it, dropped turns and the agent's last words included."""
+        chat = self._prompt.head(with_example=self._began_with_example)
+        chat.append(self._prompt.task(self._observation, with_example=self._began_with_example))
+        for turn in self._turns:
+            chat.extend(turn)
+        if self._said is not None:
+            chat.append({"role": "assistant", "content": self._said[0]})
+        return chat
+
     def fit(self, max_tokens: int, count: Counter = estimate_tokens) -> list[Message]:
         """Drop by the rule until the chat has at most `max_tokens`.
 
@@ -114,9 +124,9 @@ def transcript(
 ) -> list[Message]:
     """The whole chat of a recorded episode, its last observation included.
 
-    It is what the agent read and wrote, so it differs from `Trajectory.messages`: it has the
-    prompt, replies have their prefix, and after a text without an action there is the harness's
-    error message where the trajectory has the world's answer.
+    For an episode that a `ReActPolicy` played with the same prompt it is `Trajectory.messages` and
+    the answer to the last action. Replies have their prefix, and after a text without an action
+    there is the harness's error message where the trajectory has the world's answer.
 
     Args:
         prompt: what the agent was told.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from eto_agents.report.replay import write_replay
 from eto_agents.reproduce import run as run_module
 from eto_agents.reproduce import tables
 from eto_agents.reproduce.options import Options
+from eto_agents.reproduce.outcome import Outcome, run_folder
 from eto_agents.reproduce.recipe import METHODS, Recipe
-from eto_agents.reproduce.run import Event, Outcome, WorldRun, run_folder
+from eto_agents.reproduce.run import WorldRun
+from eto_agents.reproduce.steps import Event
 from eto_agents.settings import write_json
 from eto_envs.errors import EtoError, MissingExtraError, require
 from eto_envs.files import write_whole
@@ -159,14 +160,12 @@ def _run_apart(
 def _prepared(n_threads: int) -> Iterator[None]:
     """Set the number of threads, and silence libraries that would disturb the progress display."""
     import torch
-    from transformers.utils import logging
+
+    from eto_agents.training.trl import quiet_libraries
 
     if n_threads:
         torch.set_num_threads(n_threads)
-    logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        for text in (r"gradient_checkpointing\w*` is deprecated", "'rollout_func'.* experimental"):
-            warnings.filterwarnings("ignore", f".*{text}")
+    with quiet_libraries():
         yield
 
 

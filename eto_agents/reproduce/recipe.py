@@ -312,10 +312,7 @@ def parse_recipe(name: str, record: Mapping[str, Any], changes: Mapping[str, Any
 
 
 _OWN_KEYS: Final = ("about", "methods", "seeds", "n_processes", "n_threads")
-_SECTIONS: Final = (
-    *("world", "model", "expert", "sft", "sft_more", "best_of_n", "rft", "ppo", "grpo"),
-    *("eto", "dpo", "evaluation", "measured"),
-)
+_SECTIONS: Final = (*(f.name for f in dataclasses.fields(WorldRecipe) if f.name != "name"), "dpo")
 
 
 def _merged(

@@ -25,7 +25,7 @@ from eto_agents.report.sections import NO_INTERVAL, NO_INTERVAL_NOTE
 from eto_agents.worlds.base import title_of
 
 if TYPE_CHECKING:
-    from eto_agents.reproduce.run import Outcome
+    from eto_agents.reproduce.outcome import Outcome
 
 Scores = list[tuple[str, float]]
 """Pairs of task and final score; a task occurs once for each seed."""

@@ -7,7 +7,7 @@
 TRL's `DPOTrainer` counts every token after the prompt, so in a trajectory of several turns it would
 train on what the environment says; all that comes after its collator goes by `completion_mask`, so
 a collator that gives ours is all it takes (`TrajectoryCollator`). The reference's log-probabilities
-are computed once, in batches of like length, and no second model is kept.
+are computed once, in batches of similar length, and no second model is held in memory.
 
 Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper names a
 cosine with 3 % warm-up, for SFT, which is the default here too, and beta 0.1 (ALFWorld 0.5); the
@@ -35,7 +35,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import (
+from eto_agents.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -44,7 +44,7 @@ from eto_agents.models.checkpoints import (
 from eto_agents.processes import gathered_weights, n_processes
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import DPO, SettingsError
-from eto_agents.training.cpu_head import use_cpu_head, use_own_head
+from eto_agents.training.cpu_head import restore_head, use_cpu_head
 from eto_agents.training.losses import DivergedError
 from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.preference_rows import (
@@ -211,7 +211,7 @@ def train_dpo(
         on_start(step_of(last))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    use_own_head(trained)
+    restore_head(trained)
     weights = gathered_weights(trainer)
     return Fitted(dataclasses.replace(checkpoint, model=merged(trained).eval()), weights)
 

@@ -16,7 +16,7 @@ from eto_agents.trajectory import Trajectory
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
-    from eto_agents.models.checkpoints import Checkpoint
+    from eto_agents.models.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)

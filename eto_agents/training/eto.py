@@ -155,8 +155,9 @@ def _iteration(
 def _dpo_settings(settings: ETO, number: int) -> Any:
     """DPO's settings in an iteration: some differ from the second one on."""
     later = {"beta": settings.later_beta, "learning_rate": settings.later_learning_rate}
-    given = {name: value for name, value in later.items() if value is not None and number > 1}
-    return dataclasses.replace(settings.dpo, world=settings.world, **given)  # type: ignore[arg-type]
+    changes: dict[str, Any] = {"world": settings.world} | (later if number > 1 else {})
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(settings.dpo, **given)
 
 
 def _pair(

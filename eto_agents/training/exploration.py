@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint
+from eto_agents.models.checkpoint import Checkpoint, load_checkpoint
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import ETO, RFT
 from eto_agents.training.task_splits import mean_score, play

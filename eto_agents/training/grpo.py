@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import (
+from eto_agents.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -33,7 +33,7 @@ from eto_agents.processes import n_processes
 from eto_agents.rollout import Job, Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import GRPO, SettingsError
-from eto_agents.training.cpu_head import use_own_head
+from eto_agents.training.cpu_head import restore_head
 from eto_agents.training.episodes import sample_of
 from eto_agents.training.task_splits import split_dev, tasks_of
 from eto_agents.training.trl import Trained, newest_state, step_of
@@ -104,7 +104,7 @@ def _fit(
         with _readable(checkpoint.model):
             trainer = GRPOTrainer(
                 model=checkpoint.model,
-                reward_funcs=lambda score, **_: score,
+                reward_funcs=_score,
                 args=_config(settings, run.work, checkpoint.model.device.type == "cpu"),
                 train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
                 processing_class=checkpoint.tokenizer,
@@ -117,7 +117,7 @@ def _fit(
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
     if not run.is_writer:
         return {}
-    use_own_head(checkpoint.model)
+    restore_head(checkpoint.model)
     save_checkpoint(checkpoint, run.checkpoint)
     metrics = run.metrics()
     return {
@@ -128,6 +128,11 @@ def _fit(
         "last_score": metrics[-1]["score"],
         "wall_s": round(time.monotonic() - started_s, 1),
     }
+
+
+def _score(score: list[float], **_: Any) -> list[float]:
+    """TRL's reward of the episodes: the score that `_row` has brought along."""
+    return score
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from eto_agents.trajectory import PLAYED, Step, Trajectory, conversation
+from eto_agents.trajectory import PLAYED, Step, Trajectory
 from eto_envs.errors import DataError, UnknownNameError
 
 Cut = Literal["rejected", "agent", "none"]
@@ -218,11 +218,15 @@ def step_pairs(experts: Iterable[Trajectory], own: Mapping[str, Sequence[Step | 
 
 
 def with_steps(trajectory: Trajectory, steps: Sequence[Step]) -> Trajectory:
-    """The trajectory with other steps; its score and status stay those of the whole."""
-    kept = list(steps)
-    return replace(
-        trajectory, steps=kept, messages=conversation(trajectory.initial_observation, kept)
-    )
+    """The trajectory with other steps; its score and status stay those of the whole.
+
+    Its messages are those of the steps, if these are its first; else there are none.
+    """
+    shown = list(steps)
+    is_start = shown == trajectory.steps[: len(shown)]
+    n_unsaid = 2 * (len(trajectory.steps) - len(shown))
+    messages = trajectory.messages[: len(trajectory.messages) - n_unsaid] if is_start else []
+    return replace(trajectory, steps=shown, messages=messages)
 
 
 def _outcome(expert: Trajectory | None, episode: Trajectory) -> str:

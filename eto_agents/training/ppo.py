@@ -33,7 +33,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Job, Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import PPO

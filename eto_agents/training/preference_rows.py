@@ -20,7 +20,7 @@ from eto_agents.training.rows import TooLong, chat_of, encode_trajectory
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
-    from eto_agents.models.checkpoints import Checkpoint
+    from eto_agents.models.checkpoint import Checkpoint
     from eto_agents.preference import PreferencePair
 
 

@@ -25,7 +25,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from eto_agents.console import report
-from eto_agents.models.checkpoints import (
+from eto_agents.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -71,7 +71,7 @@ def sft(model: str | Path, experts: Sequence[Trajectory], settings: SFT, *, out:
         RunMismatchError: the folder holds a run with other settings, trajectories or model.
     """
     if not experts:
-        raise EmptyDataError("no trajectories to train on: none were kept")
+        raise EmptyDataError("no trajectories to train on: none were given")
     run = once(
         out,
         lambda run: fit(model, experts, settings, run),

@@ -19,9 +19,9 @@ from eto_agents.trajectory import Step, Trajectory
 from eto_agents.worlds import find_world
 
 if TYPE_CHECKING:
-    from eto_agents.models.checkpoints import Checkpoint
+    from eto_agents.models.checkpoint import Checkpoint
 
-_GROUP = 64  # experts that are gone through together; a kill loses at most so many
+_GROUP = 64  # experts in one batch; an interruption loses at most this many
 
 
 def own_steps(
@@ -41,8 +41,7 @@ def own_steps(
         checkpoint: whose prompts it is shown.
         experts: one a task.
         sampling: how it is sampled.
-        file: where the steps are kept, as trajectories of the same tasks; a call that was killed
-            goes on.
+        file: the steps, as trajectories of the same tasks; a call that was interrupted resumes.
         seed: of what is drawn.
         world: whose prompt; by default the one the trajectories tell.
 

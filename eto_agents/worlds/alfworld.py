@@ -1,7 +1,7 @@
 """ALFWorld: what is still to be done and where things may be, how a person wanders.
 
-The memory of thoughts is the explorer's (`eto_envs.alfworld.memory`), so a thought knows what a
-player has read and no more: a place that was not looked into "may" hold what is wanted.
+The memory of thoughts is the explorer's (`eto_envs.alfworld.experts.memory`): a thought knows what
+a player has read and no more: a place that was not looked into "may" hold what is wanted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from eto_agents.react.parse import LENIENT, Format
 from eto_agents.worlds.base import World
 from eto_agents.worlds.narrator import Narrator, Style, capitalised, with_article
-from eto_envs.alfworld.engine import NOTHING_HAPPENS
-from eto_envs.alfworld.explorer import read_task
-from eto_envs.alfworld.memory import Memory, kind_of, split_command
-from eto_envs.alfworld.problem import Goal
+from eto_envs.alfworld.engine.problem import Goal
+from eto_envs.alfworld.engine.rules import NOTHING_HAPPENS
+from eto_envs.alfworld.experts.explorer import read_task
+from eto_envs.alfworld.experts.memory import Memory, kind_of, split_command
 from eto_envs.shaping import Info
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ALFWorld(World):
 
     def write_more_tasks(self, folder: Path, n_rounds: int) -> None:
         """Games in rooms of their own."""
-        from eto_envs.alfworld.mini import write_mini
+        from eto_envs.alfworld.mini.games import write_mini
 
         write_mini(folder, n_rounds)
 

@@ -68,7 +68,7 @@ class WebShop(World):
 
     def write_more_tasks(self, folder: Path, n_rounds: int) -> None:
         """Goals that ask in other words for other options of the same products."""
-        from eto_envs.webshop.mini import build_mini_bundle
+        from eto_envs.webshop.mini.dataset import build_mini_bundle
 
         build_mini_bundle(folder, n_rounds)
 

@@ -13,11 +13,11 @@ from eto_envs.core import Advance, TextEnv
 from eto_envs.errors import UnknownNameError
 from eto_envs.tasks import SPLITS, Task, TaskSet, TaskSets, find_task_set
 from eto_envs.vector import TextVectorEnv
-from eto_envs.webshop.datasets import find_bundle
-from eto_envs.webshop.engine import Session, WebShopEngine
+from eto_envs.webshop.data.datasets import find_bundle
+from eto_envs.webshop.data.shop import Shop, open_shop
+from eto_envs.webshop.engine.engine import Session, WebShopEngine
+from eto_envs.webshop.engine.pages import with_history
 from eto_envs.webshop.expert import remaining_plan
-from eto_envs.webshop.pages import with_history
-from eto_envs.webshop.shop import Shop, open_shop
 
 MAX_STEPS = 10
 """ETO's step limit (`eval_agent/configs/task/webshop.json`)."""

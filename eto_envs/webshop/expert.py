@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from eto_envs.webshop.engine import N_PER_PAGE, WebShopEngine
-from eto_envs.webshop.pages import Session
-from eto_envs.webshop.records import Goal, Product
-from eto_envs.webshop.reward import (
+from eto_envs.webshop.data.records import Goal, Product
+from eto_envs.webshop.engine.engine import N_PER_PAGE, WebShopEngine
+from eto_envs.webshop.engine.pages import Session
+from eto_envs.webshop.engine.reward import (
     Wanted,
     get_reward,
     option_matches,

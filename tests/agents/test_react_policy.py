@@ -1,4 +1,4 @@
-"""The ReAct agent, end to end: in WebShop's mini shop, over a script and over a server."""
+"""The ReAct agent end to end in WebShop's mini dataset, with a scripted model and a server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 
 import eto_envs  # noqa: F401 (registers the ids)
 from eto_agents import TrajectoryStore, evaluate, load_policy, run_episode
+from eto_agents.best_of_n import BestOfN
 from eto_agents.cli import main
 from eto_agents.models import Completion, Sampling
 from eto_agents.models.scripted import ScriptedModel
 from eto_agents.policies.react import ReActPolicy
-from eto_agents.policy import Policy
+from eto_agents.policy import Policy, as_policy
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import load_prompts
 from eto_agents.trajectory import Message
@@ -32,7 +33,7 @@ BAD = "I would like the first one, please."
 
 
 def own_turns(chat: Sequence[Message]) -> list[str]:
-    """What the agent has said since the task."""
+    """The agent's replies since the task was given."""
     return [m["content"] for m in chat[len(HEAD) + 1 :] if m["role"] == "assistant"]
 
 
@@ -102,14 +103,54 @@ def test_the_model_reads_the_transcript(expert_actions: dict[str, list[str]]) ->
     assert [s.usage.get("format_errors", 0) for s in episode.steps[:3]] == [0, 1, 0]
 
 
-def test_bad_formats_cost_steps_and_nothing_else() -> None:
+def test_a_trajectory_has_the_conversation_that_the_agent_had() -> None:
+    chats: list[Sequence[Message]] = []
+
+    def script(chat: Sequence[Message]) -> str:
+        chats.append(list(chat))
+        return [BAD, "Action: search[red shoes]"][len(chats) % 2]
+
+    for policy in (
+        ReActPolicy(ScriptedModel(script)),
+        BestOfN(ReActPolicy(ScriptedModel(script)), 1),
+    ):
+        chats.clear()
+        played = run_episode(policy, WEBSHOP, 0, split="seen", max_steps=3, **MINI)
+        said = {"role": "assistant", "content": played.steps[-1].text}
+        assert played.messages == [*chats[-1], said]
+        assert played.messages[0] == HEAD[0]
+        assert len(played.messages) == len(HEAD) + 2 * 3
+
+
+def test_dropped_turns_are_in_the_recorded_conversation() -> None:
+    policy = ReActPolicy(ScriptedModel(lambda _: "Action: search[x]"), max_context_tokens=1600)
+    played = run_episode(policy, WEBSHOP, 0, split="seen", max_steps=6, **MINI)
+    assert played.steps[-1].usage["dropped_turns"] > 0
+    assert len(played.messages) == len(HEAD) + 2 * 6
+
+
+def test_a_malformed_conversation_is_not_recorded(caplog: Any) -> None:
+    class Odd:
+        def reset(self, task: Any, seed: int) -> None: ...
+
+        def act(self, observation: str, info: Any) -> str:
+            return "search[x]"
+
+    odd = as_policy(Odd())
+    odd.conversation = lambda slot: [slot]  # type: ignore[attr-defined]
+    played = run_episode(odd, WEBSHOP, 0, split="seen", max_steps=1, **MINI)
+    assert (played.status, played.messages) == ("truncated", [])
+    assert "conversation cannot be recorded" in caplog.text
+
+
+def test_malformed_replies_only_cost_steps() -> None:
     results = play(ReActPolicy(ScriptedModel(lambda chat: BAD)))
     for split in results.splits.values():
         assert split.statuses == {"truncated": 6}
         assert (split.reward.mean, split.steps, split.invalid_actions) == (0.0, 10.0, 1.0)
 
 
-def test_an_action_without_its_mark_is_not_done() -> None:
+def test_an_action_without_the_action_label_is_not_executed() -> None:
     model = ScriptedModel(["Action: search[a]", "search[b]", *["click[buy now]"] * 8])
     episode = run_episode(ReActPolicy(model), WEBSHOP, 0, split="seen", **MINI)
     assert episode.status == "truncated"
@@ -117,7 +158,7 @@ def test_an_action_without_its_mark_is_not_done() -> None:
     assert len({step.observation for step in episode.steps}) == 1
 
 
-def test_a_failed_request_ends_its_episode_as_the_agents_error() -> None:
+def test_a_failed_request_ends_its_episode_as_agent_error() -> None:
     def script(chat: Sequence[Message]) -> str | Completion:
         if len(own_turns(chat)) == 2 and len(goal_of(chat)) % 2:
             return Completion(error="server away", usage={"prompt_tokens": 3.0})
@@ -141,7 +182,7 @@ def test_an_unreachable_server_gives_no_score(tmp_path: Path) -> None:
     assert "APIConnectionError" in error
 
 
-def test_a_recorded_run_is_made_again_without_the_server(
+def test_a_recorded_run_is_repeated_without_the_server(
     expert_actions: dict[str, list[str]], tmp_path: Path
 ) -> None:
     pytest.importorskip("openai")
@@ -166,7 +207,7 @@ def test_a_recorded_run_is_made_again_without_the_server(
 
 def test_results_do_not_depend_on_the_batch() -> None:
     class Drawn:
-        """Says what its seed says."""
+        """Replies with its seed."""
 
         name = "drawn"
 
@@ -193,7 +234,7 @@ def test_results_do_not_depend_on_the_batch() -> None:
     assert len({action for episode in alone for action in episode}) == 5 * 2 * 10
 
 
-def test_long_conversations_are_cut_and_it_is_told() -> None:
+def test_dropped_turns_of_long_conversations_are_reported() -> None:
     model = ScriptedModel(lambda chat: "Action: search[shoe]")
     policy = ReActPolicy(model, max_context_tokens=3000, max_tokens=100)
     episode = run_episode(policy, WEBSHOP, 0, split="seen", **MINI)
@@ -211,7 +252,7 @@ def test_long_conversations_are_cut_and_it_is_told() -> None:
     assert "there is room for 200" in error.error
 
 
-def test_a_cut_off_text_is_told() -> None:
+def test_a_cut_off_reply_is_reported() -> None:
     model = ScriptedModel(lambda chat: Completion("Action: sear", finish_reason="length"))
     episode = run_episode(ReActPolicy(model), WEBSHOP, 0, split="seen", **MINI)
     assert all(step.usage["cut_off"] == 1.0 for step in episode.steps)
@@ -242,7 +283,7 @@ def test_other_worlds_need_a_prompt(tmp_path: Path) -> None:
     assert set(without.statuses) == {"agent_error"}
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments() -> None:
     model = ScriptedModel([])
     assert isinstance(ReActPolicy(model), Policy)
     with pytest.raises(UnknownNameError, match="Write KIND:NAME"):

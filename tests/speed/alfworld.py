@@ -22,16 +22,16 @@ from typing import Any
 
 from filelock import FileLock
 
-from eto_envs.alfworld.admissible import admissible_commands
-from eto_envs.alfworld.datasets import Dataset, open_dataset
-from eto_envs.alfworld.engine import step
+from eto_envs.alfworld.data.datasets import Dataset, open_dataset
+from eto_envs.alfworld.data.games import find_games
+from eto_envs.alfworld.data.pack import build_pack
+from eto_envs.alfworld.data.reading import read_game
+from eto_envs.alfworld.engine.admissible import admissible_commands
+from eto_envs.alfworld.engine.game import Game
+from eto_envs.alfworld.engine.rules import step
+from eto_envs.alfworld.engine.wording import introduction
 from eto_envs.alfworld.env import ALFWorldEnv, make_vector_env
-from eto_envs.alfworld.game import Game
-from eto_envs.alfworld.games import find_games
-from eto_envs.alfworld.pack import build_pack
-from eto_envs.alfworld.reading import read_game
 from eto_envs.alfworld.stock import StockEngine
-from eto_envs.alfworld.wording import introduction
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "shared/data/alfworld/alfworld-2.1.1.tar.xz"
 N_GAMES, N_STEPS, N_REPETITIONS, N_ENVS = 60, 30, 5, 64

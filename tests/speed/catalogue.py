@@ -22,8 +22,8 @@ from typing import Any
 import gymnasium as gym
 
 import eto_envs  # noqa: F401 (registers the ids)
-from eto_envs.webshop.bundle import build_bundle
-from eto_envs.webshop.shop import open_shop
+from eto_envs.webshop.data.bundle import build_bundle
+from eto_envs.webshop.data.shop import open_shop
 
 SIZES = (1_000, 10_000, 100_000)
 N_WORDS, N_QUERIES, N_STEPS = 20_000, 200, 3_000

@@ -19,8 +19,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from eto_envs.webshop.search import SearchIndex
-from eto_envs.webshop.words import Analyzer, analyze
+from eto_envs.webshop.search.index import SearchIndex
+from eto_envs.webshop.search.words import Analyzer, analyze
 
 SIZES = (1_000, 10_000, 100_000)
 WORDS_PER_DOCUMENT = 120

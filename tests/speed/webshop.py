@@ -18,11 +18,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from eto_envs.webshop.bundle import build_bundle
-from eto_envs.webshop.datasets import find_bundle
-from eto_envs.webshop.engine import WebShopEngine
+from eto_envs.webshop.data.bundle import build_bundle
+from eto_envs.webshop.data.datasets import find_bundle
+from eto_envs.webshop.data.shop import Shop
+from eto_envs.webshop.engine.engine import WebShopEngine
 from eto_envs.webshop.expert import plan
-from eto_envs.webshop.shop import Shop
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "webshop"
 N_EPISODES, N_STEPS, N_REPETITIONS, N_INTERLEAVED = 192, 15, 7, 64

@@ -5,7 +5,7 @@ this environment, so search, pages and rewards are the same ones. Needs the extr
 
 ![A product page with its options](webshop.png)
 
-(The picture is made by `python -m pytest tests/envs/webshop/test_browser.py --screenshots
+(The picture is made by `python -m pytest tests/envs/webshop/browser/test_env.py --screenshots
 docs/environments`.)
 
 ### Playing yourself

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 from eto_envs.errors import CorruptDataError, EpisodeEndedError, EtoError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
-from eto_envs.webshop.engine import Session, WebShopEngine
+from eto_envs.webshop.engine.engine import Session, WebShopEngine
 
 ID_BYTES = 16
 MAX_TRIPS = 10_000

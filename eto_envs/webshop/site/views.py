@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from eto_envs.errors import require
 from eto_envs.tasks import Task
-from eto_envs.webshop.engine import WebShopEngine, parse_action
-from eto_envs.webshop.pages import options_json
-from eto_envs.webshop.records import Product
-from eto_envs.webshop.reward import n_attributes_matched, option_matches, wanted_options
+from eto_envs.webshop.data.records import Product
+from eto_envs.webshop.engine.engine import WebShopEngine, parse_action
+from eto_envs.webshop.engine.pages import options_json
+from eto_envs.webshop.engine.reward import n_attributes_matched, option_matches, wanted_options
 from eto_envs.webshop.site.sessions import Trip, Trips
 
 TEMPLATES = {

@@ -111,7 +111,7 @@ def make_a_folder_of(name: str) -> Callable[[Path], None]:
         (make_a_folder_of("run.json"), DataError, "run.json"),
         (write("run.json", b'{\n "env_id": '), CorruptDataError, r"run.json, line 2"),
         (write("run.json", b"[]"), CorruptDataError, "run.json is not a JSON object"),
-        (write("run.json", b'{"env_id": 3}'), DataError, "made by an early version"),
+        (write("run.json", b'{"env_id": 3}'), DataError, "written by an early version"),
         (edit_settings, CorruptDataError, "run.json is damaged.*env_id"),
         (write("run.json", b"\xff"), CorruptDataError, "run.json is not UTF-8"),
         (write("results.json", b"{"), CorruptDataError, "results.json"),
@@ -136,7 +136,7 @@ def test_a_run_of_schema_1_is_refused(tmp_path: Path, name: str) -> None:
     (folder / name).write_text(old)
     message = rf"{name}.* has schema 1, .* reads schema 2"
     if name == "run.json":
-        message = "was made by version .* of eto-gym, whose folders"
+        message = "was written by version .* of eto-gym, whose folders"
         with pytest.raises(DataError, match=message):
             read_log(folder)
     with pytest.raises(DataError, match=message):

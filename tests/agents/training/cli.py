@@ -1,7 +1,8 @@
-"""The command line as a module, for launchers that start one."""
+"""The command line as a module, for launchers that start one; it knows the tests' worlds."""
 
 from __future__ import annotations
 
+import tests.agents.training.worlds  # noqa: F401 (registers them)
 from eto_agents.cli import main
 
 if __name__ == "__main__":

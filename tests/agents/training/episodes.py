@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eto_agents.models.checkpoints import Checkpoint
+from eto_agents.models.checkpoint import Checkpoint
 from eto_agents.models.tiny import make_tiny
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.rows import texts_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eto_agents.training.cpu_head import use_cpu_head, use_own_head
+from eto_agents.training.cpu_head import restore_head, use_cpu_head
 
 utils = importlib.import_module("trl.trainer.utils")
 add_fused_lm_head = getattr(utils, "add_fused_lm_head", None)
@@ -52,7 +52,7 @@ def test_it_gives_what_trls_head_gives(left: bool, n_items: int | None) -> None:
     add_fused_lm_head(ours, outputs=FIELDS)
     use_cpu_head(ours)
     given = batch(left) | ({} if n_items is None else {"num_items_in_batch": n_items})
-    if left:  # what positions padded at the beginning have, both are told
+    if left:  # both get the positions of rows that are padded on the left
         given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
     expected, found = (m(**given, fused_lm_head=True) for m in (theirs, ours))
     for name in (*FIELDS, "loss", "label_mask"):
@@ -85,5 +85,5 @@ def test_the_models_own_head_comes_back() -> None:
     model = llama()
     add_fused_lm_head(model)
     use_cpu_head(model)
-    use_own_head(model)
+    restore_head(model)
     assert model.forward.__func__ is LlamaForCausalLM.forward

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.preference import read_pairs, write_pairs
 from eto_agents.runs import RunMismatchError
 from eto_agents.settings import DPO

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from eto_agents.console import relayed
-from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.preference import read_pairs
 from eto_agents.runs import RunFolder, RunMismatchError
 from eto_agents.settings import DPO, ETO, SettingsError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.runs import RunMismatchError
 from eto_agents.settings import DPO, ETO, RFT, read_json
 from eto_agents.training import exploration

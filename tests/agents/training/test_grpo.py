@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts
 from eto_agents.runs import RunFolder, RunMismatchError
 from eto_agents.settings import GRPO, SFT, SettingsError

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from eto_agents.training.pairs import (
     step_pairs,
     trajectory_pairs,
 )
-from eto_agents.trajectory import Step, Trajectory, conversation
+from eto_agents.trajectory import Message, Step, Trajectory
 from eto_envs.errors import DataError, UnknownNameError
 
 
@@ -35,13 +36,22 @@ def episode(task_id: str, actions: str, score: float, **changes: Any) -> Traject
         "seed": 0,
         "policy": "agent",
         "initial_observation": "start",
-        "messages": conversation("start", steps),
+        "messages": said(steps),
         "steps": steps,
         "status": "completed",
         "score": score,
         "success": score == 1.0,
     }
     return Trajectory(**fields | changes)
+
+
+def said(steps: Sequence[Step]) -> list[Message]:
+    """What an agent that holds a conversation has said and read by its last step."""
+    messages: list[Message] = [{"role": "user", "content": "start"}]
+    for step in steps:
+        messages.append({"role": "assistant", "content": step.action})
+        messages.append({"role": "user", "content": step.observation})
+    return messages[:-1]
 
 
 def actions(trajectory: Trajectory) -> str:
@@ -84,7 +94,7 @@ def test_the_rejected_is_cut_to_the_length_of_the_chosen_plus_five_rounds(
     for pair in (*lost.pairs, *won.pairs):
         assert actions(pair.chosen) == short  # the chosen is never cut
         for side in (pair.chosen, pair.rejected):
-            assert side.messages == conversation("start", side.steps)
+            assert side.messages == said(side.steps)
 
 
 def test_a_rejected_that_is_just_short_enough_stays_whole() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from eto_agents.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts, jobs_of, make_batch
 from eto_agents.runs import RunMismatchError
 from eto_agents.settings import PPO, SettingsError
@@ -223,7 +223,7 @@ def test_a_damaged_state_is_refused(bandit: Checkpoint, tmp_path: Path) -> None:
     assert load_state(tmp_path, actor, optimizer) == 3
     file = tmp_path / "state.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CorruptDataError, match="remove it to begin anew"):
+    with pytest.raises(CorruptDataError, match="delete it to start over"):
         load_state(tmp_path, actor, optimizer)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eto_agents.models.checkpoints import save_checkpoint
+from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.runs import RunFolder, RunMismatchError
 from eto_agents.settings import RFT
 from eto_agents.store import TrajectoryStore

@@ -12,8 +12,12 @@ from eto_envs.errors import DataError, UnknownNameError
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("the extra train is not installed", allow_module_level=True)
 
+from eto_agents.models.scripted import ScriptedModel
+from eto_agents.policies.react import ReActPolicy
 from eto_agents.react.chat import encode
 from eto_agents.react.prompts import load_prompts
+from eto_agents.rollout import run_episode
+from eto_agents.training.pairs import with_steps
 from eto_agents.training.rows import (
     EmptyDataError,
     build_rows,
@@ -21,6 +25,7 @@ from eto_agents.training.rows import (
     encode_trajectory,
     texts_of,
 )
+from eto_agents.trajectory import Trajectory
 from tests.agents.training.episodes import episode, nano
 
 pytestmark = pytest.mark.torch
@@ -50,10 +55,6 @@ def test_the_worked_example_is_read_but_not_trained_on(with_example: bool) -> No
 
 
 def test_it_is_what_the_policy_shows_the_model() -> None:
-    from eto_agents.models.scripted import ScriptedModel
-    from eto_agents.policies.react import ReActPolicy
-    from eto_agents.rollout import run_episode
-
     model = ScriptedModel(["Thought: a\nAction: look", "no action", *["Action: look"] * 48])
     policy = ReActPolicy(model, prompts="brief", with_example=False)
     played = run_episode(policy, "ETO-ALFWorld-v0", 0, split="train", dataset="mini", max_steps=4)
@@ -62,6 +63,26 @@ def test_it_is_what_the_policy_shows_the_model() -> None:
     said = NANO.tokenizer.encode("Action: look<|end|>", add_special_tokens=False)
     assert row.ids == read.ids + said
     assert row.mask[-len(said) - 1 :] == [0] + [1] * len(said)
+
+
+@pytest.mark.parametrize("with_example", [False, True])
+def test_a_row_can_be_made_from_the_recorded_messages_alone(with_example: bool) -> None:
+    model = ScriptedModel(["Thought: a\nAction: look", "no action", *["Action: look"] * 48])
+    policy = ReActPolicy(model, prompts="own", with_example=with_example)
+    played = run_episode(policy, "ETO-ALFWorld-v0", 0, split="train", dataset="mini", max_steps=4)
+    reader = dataclasses.replace(NANO, prompts="own", with_example=with_example)
+    read_back = Trajectory.from_json(played.to_json())
+    n_said = len(read_back.steps)
+    row = encode(
+        read_back.messages,
+        NANO.tokenizer,
+        NANO.template,
+        first_trained=len(read_back.messages) - (2 * n_said - 1),
+    )
+    assert row == encode_trajectory(played, reader)
+    short = with_steps(played, played.steps[:2])
+    assert short.messages == played.messages[: len(played.messages) - 4]
+    assert with_steps(played, played.steps[1:]).messages == []
 
 
 def test_sampled_tokens_are_kept_where_they_are_this_tokenizers() -> None:
@@ -84,11 +105,11 @@ def test_long_rows_are_counted_or_an_error_never_cut() -> None:
     rows = build_rows([*EPISODES, longer], NANO, max_length=n_tokens + 5)
     assert (len(rows.rows), rows.n_too_long) == (3, 1)
     assert rows.n_tokens == sum(len(row.ids) for row in rows.rows)
-    with pytest.raises(DataError, match=f"{n_tokens + 5} are allowed"):
+    with pytest.raises(DataError, match=f"more than {n_tokens + 5}"):
         build_rows([*EPISODES, longer], NANO, max_length=n_tokens + 5, too_long="error")
     with pytest.raises(EmptyDataError, match="all 1 have more than 9 tokens"):
         build_rows([longer], NANO, max_length=9)
-    with pytest.raises(EmptyDataError, match="none were kept"):
+    with pytest.raises(EmptyDataError, match="none were given"):
         build_rows([], NANO)
     with pytest.raises(ValueError, match="must be positive"):
         build_rows(EPISODES, NANO, max_length=0)

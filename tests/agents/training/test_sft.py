@@ -22,7 +22,7 @@ if importlib.util.find_spec("trl") is None:
 
 import torch
 
-from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.runs import RunMismatchError
 from eto_agents.training.rows import EmptyDataError, build_rows
 from eto_agents.training.sft import TokenBatches, open_model, sft
@@ -178,7 +178,7 @@ def test_there_must_be_something_to_learn_from(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     with pytest.raises(EmptyDataError, match=r"all 8 have more than 9 tokens"):
         sft("tiny:nano", EXPERTS, replace(QUICK, max_length=9), out=tmp_path / "long")
-    with pytest.raises(DataNotFoundError, match="no checkpoint .*nothing"):
+    with pytest.raises(DataNotFoundError, match=r"no checkpoint .*nothing"):
         sft(tmp_path / "nothing", EXPERTS, QUICK, out=tmp_path / "out")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eto_agents.models.checkpoints import load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.training.trl import (
     lora_config,
     merged,

@@ -10,13 +10,13 @@ import gymnasium as gym
 import torch
 from torch.nn.functional import cross_entropy
 
-from eto_agents.models.checkpoints import Checkpoint
-from eto_agents.models.huggingface import HuggingFaceModel
+from eto_agents.models.checkpoint import Checkpoint
 from eto_agents.models.tiny import make_tiny
 from eto_agents.policies.react import ReActPolicy
+from eto_agents.settings import Playing
 from eto_agents.training import losses
 from eto_agents.training.rows import encode_trajectory
-from eto_agents.trajectory import Step, Trajectory, conversation
+from eto_agents.trajectory import Step, Trajectory
 from eto_envs.core import Advance, TextEnv
 from eto_envs.tasks import Task, TaskSet
 from eto_envs.vector import TextVectorEnv
@@ -111,7 +111,7 @@ def episode(letters: str, env_id: str = BANDIT, task_id: str = "t0", **changes: 
         "seed": 0,
         "policy": "script",
         "initial_observation": "Say a or b.",
-        "messages": conversation("Say a or b.", steps),
+        "messages": [],
         "steps": steps,
         "status": "completed",
         "score": score,
@@ -153,12 +153,5 @@ def undecided(folder: Path, env_id: str = BANDIT, *, n_steps: int = 60) -> Check
 
 def play(checkpoint: Checkpoint, temperature: float = 1.0) -> ReActPolicy:
     """The agent of a checkpoint."""
-    model = HuggingFaceModel.of(checkpoint)
-    return ReActPolicy(
-        model,
-        prompts=checkpoint.prompts,
-        with_example=checkpoint.with_example,
-        world=WORLD,
-        temperature=temperature,
-        max_tokens=6,
-    )
+    settings = Playing(world=WORLD, max_new_tokens=6)
+    return checkpoint.policy(settings, temperature=temperature)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from eto_envs.alfworld.game import Game
-from eto_envs.alfworld.pack import Pack, build_pack
-from eto_envs.alfworld.reading import read_problem
+from eto_envs.alfworld.data.pack import Pack, build_pack
+from eto_envs.alfworld.data.reading import read_problem
+from eto_envs.alfworld.engine.game import Game
 from tests.envs.alfworld.house import GOALS, game_file, pddl_problem, task_id, task_text
 
 

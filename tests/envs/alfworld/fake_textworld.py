@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from eto_envs.alfworld import stock
-from eto_envs.alfworld.admissible import admissible_commands
-from eto_envs.alfworld.engine import step
-from eto_envs.alfworld.game import Game
-from eto_envs.alfworld.reading import read_game
-from eto_envs.alfworld.wording import introduction
+from eto_envs.alfworld.data.reading import read_game
+from eto_envs.alfworld.engine.admissible import admissible_commands
+from eto_envs.alfworld.engine.game import Game
+from eto_envs.alfworld.engine.rules import step
+from eto_envs.alfworld.engine.wording import introduction
 
 
 class PddlEnv:

@@ -9,8 +9,8 @@ import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from eto_envs.alfworld.data.pack import Pack
 from eto_envs.alfworld.env import ALFWorldEnv, make_vector_env
-from eto_envs.alfworld.pack import Pack
 from eto_envs.errors import SnapshotError, UnknownNameError
 from eto_envs.testing import check_text_env
 from tests.envs.alfworld.house import GOALS, task_id

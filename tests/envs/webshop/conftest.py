@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from eto_envs.webshop.engine import Outcome, ReferenceCrash, Session, WebShopEngine
-from eto_envs.webshop.records import Goal, Product
-from eto_envs.webshop.search import TooManyTermsError
+from eto_envs.webshop.data.records import Goal, Product
+from eto_envs.webshop.engine.engine import Outcome, ReferenceCrash, Session, WebShopEngine
+from eto_envs.webshop.search.index import TooManyTermsError
 
 GOLDEN_PRICE_SEED = 20240302
 
@@ -186,8 +186,8 @@ def official_shop(
     real_source: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Any]:
     """`official_shop(kind)`: the real products, with prices and nouns as when recorded."""
-    from eto_envs.webshop.bundle import build_bundle
-    from eto_envs.webshop.shop import open_shop
+    from eto_envs.webshop.data.bundle import build_bundle
+    from eto_envs.webshop.data.shop import open_shop
 
     target = tmp_path_factory.mktemp("webshop") / "bundle"
     bundle = build_bundle(real_source, target, price_seed=GOLDEN_PRICE_SEED)

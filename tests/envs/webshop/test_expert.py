@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eto_envs.webshop.engine import Session, WebShopEngine
+from eto_envs.webshop.engine.engine import Session, WebShopEngine
 from eto_envs.webshop.expert import MAX_ACTIONS, next_action, plan
 
 

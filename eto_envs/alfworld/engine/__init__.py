@@ -1,0 +1,1 @@
+"""ALFWorld's rules: games, states, commands and the texts that answer them."""

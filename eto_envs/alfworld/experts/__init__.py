@@ -1,0 +1,1 @@
+"""Experts for ALFWorld: one that knows everything, one that explores."""

@@ -1,0 +1,1 @@
+"""The mini games: generated households, which need no download."""

@@ -1,0 +1,1 @@
+"""WebShop through a real browser."""

@@ -1,0 +1,1 @@
+"""WebShop's data: official files, bundles, products, goals and prices."""

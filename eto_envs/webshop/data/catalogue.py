@@ -1,0 +1,147 @@
+"""The products of a bundle, read from disk one at a time.
+
+Here are `Asins` (a lazy sequence of product ids) and `Catalogue`. Nothing is loaded at opening, so
+that 1.18 million products cost milliseconds, and processes share the pages. Not here: how a bundle
+is made (`bundle`), what a product costs and who wants it (`goals`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eto_envs.webshop.data.jsonfiles import JsonLines, load_array
+from eto_envs.webshop.data.records import Product
+
+N_CACHED_PRODUCTS = 2048  # about 10 kB each when decoded
+
+
+class Asins(Sequence[str]):
+    """A lazy sequence of product ids: some rows of the catalogue, or all of them."""
+
+    def __init__(self, table: NDArray[np.bytes_], rows: Sequence[int] | NDArray[Any]) -> None:
+        """Refer to rows of a table.
+
+        Args:
+            table: all ids in catalogue order, UTF-8, shape (n products,).
+            rows: which of them, in this order.
+        """
+        self._table = table
+        self._rows = rows
+
+    def __len__(self) -> int:
+        """Number of ids."""
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Asins: ...
+    def __getitem__(self, index: int | slice) -> str | Asins:
+        """The id at an index, or the ids of a slice."""
+        if isinstance(index, slice):
+            return Asins(self._table, self._rows[index])
+        asin: bytes = self._table[self._rows[index]]
+        return asin.decode()
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids in order."""
+        return (self._table[row].decode() for row in self._rows)
+
+    def __repr__(self) -> str:
+        """How many there are, and the first few."""
+        return f"Asins({list(self[:3])}{', …' if len(self) > 3 else ''}, n={len(self)})"
+
+
+def product_record(product: Product) -> dict[str, Any]:
+    """The product as JSON, field by field."""
+    return {field: getattr(product, field) for field in Product.__slots__}
+
+
+def _product(record: dict[str, Any]) -> Product:
+    for field in ("bullets", "price_range_usd", "attributes", "nouns"):
+        record[field] = tuple(record[field])
+    record["options"] = {name: tuple(values) for name, values in record["options"].items()}
+    return Product(**record)
+
+
+class Catalogue:
+    """The products of a bundle in catalogue order.
+
+    Attributes:
+        asins: every product's id.
+        product: ``product(asin) -> Product``, the last few thousand kept decoded; raises KeyError
+            for an unknown id.
+    """
+
+    asins: Asins
+    product: Callable[[str], Product]
+
+    def __init__(self, folder: Path) -> None:
+        """Open the catalogue of the bundle in `folder`; `bundle.open_bundle` checks it first."""
+        self._lines = JsonLines(folder, "products")
+        self._table = load_array(folder / "asins.npy")
+        self._sorter = load_array(folder / "asins_order.npy")
+        self._groups_file = folder / "groups.json"
+        self._codes = {
+            kind: load_array(folder / f"{kind}.npy") for kind in ("categories", "queries")
+        }
+        self.asins = Asins(self._table, range(len(self._table)))
+        self.product = functools.lru_cache(N_CACHED_PRODUCTS)(self._read)
+
+    def __len__(self) -> int:
+        """Number of products."""
+        return len(self._table)
+
+    def row(self, asin: str) -> int:
+        """Position of a product in the catalogue.
+
+        Raises:
+            KeyError: no product has this id.
+        """
+        key = asin.encode("utf-8", "surrogatepass")
+        # The key gets the table's type, or NumPy would convert the whole table to the key's.
+        place = np.searchsorted(
+            self._table, np.array(key, dtype=self._table.dtype), sorter=self._sorter
+        )
+        if place < len(self._table):
+            row = int(self._sorter[place])
+            if self._table[row] == key:
+                return row
+        raise KeyError(asin)
+
+    def _read(self, asin: str) -> Product:
+        return _product(self._lines[self.row(asin)])
+
+    def __iter__(self) -> Iterator[Product]:
+        """All products, in order, decoded one at a time and not kept."""
+        return (_product(record) for record in self._lines)
+
+    def asins_at(self, rows: Sequence[int] | NDArray[Any]) -> Asins:
+        """The ids of some rows."""
+        return Asins(self._table, rows)
+
+    def in_category(self, category: str) -> Asins:
+        """The products of a category, in catalogue order; none for an unknown one."""
+        return self._members("categories", category)
+
+    def of_query(self, query: str) -> Asins:
+        """The products crawled under a query, in catalogue order; none for an unknown one."""
+        return self._members("queries", query)
+
+    def _members(self, kind: str, name: str) -> Asins:
+        code = self._group_codes[kind].get(name, -1)
+        return Asins(self._table, np.flatnonzero(self._codes[kind] == code))
+
+    @functools.cached_property
+    def _group_codes(self) -> dict[str, dict[str, int]]:
+        groups = json.loads(self._groups_file.read_bytes())
+        return {
+            kind: {name: code for code, name in enumerate(names)} for kind, names in groups.items()
+        }

@@ -1,0 +1,212 @@
+"""The nouns of product names, which decide the reward's `r_type`.
+
+The original tags names with spaCy whenever something is bought (`get_type_reward` in
+`web_agent_site/engine/goal.py` of princeton-nlp/WebShop at commit 64fa2a5: the lower-case tokens
+tagged NOUN or PROPN, in order, with repetitions). Only catalogue names are ever tagged, so the
+nouns are found once, when a bundle is built, and no model is needed later. Three sources are here:
+a table in the dataset folder, spaCy, and a heuristic that needs no model. No tagger is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from eto_envs.errors import CorruptDataError, DataNotFoundError, MissingExtraError, require
+from eto_envs.webshop.data.official import NOUNS_FILE, string_tuple
+
+NounsFrom = Literal["auto", "file", "spacy", "heuristic"]
+
+# ETO runs en_core_web_lg, the original first ran en_core_web_sm.
+SPACY_MODELS = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm")
+HEURISTIC = "closed-class-1"  # the number goes up with every change of a list or rule below
+HEURISTIC_WARNING = (
+    "the nouns of product names come from a heuristic, because no spaCy model is installed: about"
+    " 2 % of comparisons of two product types differ from the original's, so scores compare only"
+    " with those of the same bundle. pip install 'eto-gym[spacy]' and a model such as"
+    " en_core_web_lg, then build the bundle again, or put a nouns.json into the dataset's folder"
+)
+
+
+class NounSource(Protocol):
+    """Finds the nouns of names.
+
+    Attributes:
+        description: what found them, with its version; goes into the bundle's manifest.
+    """
+
+    description: str
+
+    def nouns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """The nouns of each name: lower case, in order, with repetitions."""
+
+
+def noun_source(kind: NounsFrom, folder: Path, spacy_model: str | None = None) -> NounSource:
+    """The source that builds a bundle's nouns.
+
+    Args:
+        kind: which; ``"auto"`` takes the folder's table, else spaCy, else the heuristic, which then
+            warns once.
+        folder: the dataset's folder.
+        spacy_model: a spaCy model's name or folder; None for the first of `SPACY_MODELS` there is.
+
+    Raises:
+        DataNotFoundError: the table or the model asked for is not there.
+        MissingExtraError: spaCy was asked for and is not installed.
+        ValueError: `kind` is none of those named.
+    """
+    if kind not in ("auto", "file", "spacy", "heuristic"):
+        raise ValueError(f"nouns={kind!r}; it is 'auto', 'file', 'spacy' or 'heuristic'")
+    if kind == "file" or (kind == "auto" and not spacy_model and (folder / NOUNS_FILE).is_file()):
+        return TableNouns(folder / NOUNS_FILE)
+    if kind == "spacy" or spacy_model:
+        return SpacyNouns(spacy_model)
+    if kind == "auto":
+        try:
+            return SpacyNouns(None)
+        except (MissingExtraError, DataNotFoundError):
+            return HeuristicNouns(is_fallback=True)
+    return HeuristicNouns()
+
+
+class TableNouns:
+    """Nouns from a JSON file that maps each product name to its list of nouns."""
+
+    description = "file"
+
+    def __init__(self, path: Path) -> None:
+        """Read the table.
+
+        Raises:
+            DataNotFoundError: there is no such file.
+            CorruptDataError: it is no JSON object.
+        """
+        self._path = path
+        try:
+            self._table: Mapping[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise DataNotFoundError(
+                f"there is no {path}; it maps each product name to its list of nouns"
+            ) from error
+        except ValueError as error:
+            raise CorruptDataError(f"{path} is truncated or no JSON: {error}") from error
+        if not isinstance(self._table, dict):
+            raise CorruptDataError(f"{path} holds no JSON object of name to nouns")
+
+    def nouns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """The nouns of each name.
+
+        Raises:
+            CorruptDataError: a name is not in the table, or its entry is no list of texts.
+        """
+        missing = [name for name in names if name not in self._table]
+        if missing:
+            raise CorruptDataError(
+                f"{self._path} has no entry for the product name {missing[0]!r}; add its nouns, or"
+                " remove the file to have them found"
+            )
+        return [string_tuple(self._table[name], self._path, repr(name)) for name in names]
+
+
+class SpacyNouns:
+    """Nouns from a spaCy model's tagger, as in the original.
+
+    The parser and the entity recogniser are left out: they do not change the tags.
+    """
+
+    def __init__(self, model: str | None) -> None:
+        """Load a model.
+
+        Raises:
+            DataNotFoundError: the model, or for None any of `SPACY_MODELS`, is not installed.
+            MissingExtraError: spaCy is not installed.
+        """
+        spacy = require("spacy", extra="spacy")
+        wanted = [model] if model else SPACY_MODELS
+        found = next((name for name in wanted if _is_model(spacy, name)), None)
+        if found is None:
+            raise DataNotFoundError(
+                f"no spaCy model {' or '.join(wanted)}; `python -m spacy download {wanted[0]}`"
+            )
+        self._model = spacy.load(
+            found, exclude=["parser", "ner", "lemmatizer", "senter", "entity_linker"]
+        )
+        meta = self._model.meta
+        self.description = f"spacy {meta['lang']}_{meta['name']} {meta['version']}"
+
+    def nouns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """The nouns of each name."""
+        return [
+            tuple(token.text.lower() for token in document if token.pos_ in ("NOUN", "PROPN"))
+            for document in self._model.pipe(names)
+        ]
+
+
+def _is_model(spacy: Any, name: str) -> bool:
+    return bool(spacy.util.is_package(name)) or Path(name, "meta.json").is_file()
+
+
+class HeuristicNouns:
+    """Takes for a noun every token that has a letter and is no function word."""
+
+    description = f"heuristic {HEURISTIC}"
+
+    def __init__(self, *, is_fallback: bool = False) -> None:
+        """Make it; a fallback warns once, when it first gets names."""
+        self._is_to_warn = is_fallback
+
+    def nouns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """The nouns of each name."""
+        if self._is_to_warn:
+            self._is_to_warn = False
+            warnings.warn(HEURISTIC_WARNING, stacklevel=2)
+        return [
+            tuple(
+                token
+                for token in tokens(name)
+                if _HAS_LETTER.search(token) and token not in FUNCTION_WORDS
+            )
+            for name in names
+        ]
+
+
+_FUNCTION_WORDS_TEXT = """
+    a an the this that these those some any all both each every no
+    i you he she it we they me him them us my your his her its our their
+    who what which where when why how there here
+    and or but nor so yet if while because although than as
+    of in on at by for from to with without within into onto over under up down off out about
+    above below across after against along among around before behind beside between beyond
+    during inside near outside per through toward towards until upon via
+    be is are was were been being am do does did has have had can could will would shall should may
+    might must not one two three four five six seven eight nine ten x
+    """
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS_TEXT.split())
+
+_HAS_LETTER = re.compile(r"[^\W\d_]")
+_EDGES = re.compile(r"^\W+|(?:['’]s)?\W*$|['’]s$", re.IGNORECASE)
+_UNIT = re.compile(r"(?<=\d)(?=(?:[kdcmnµ]?m[²³]?|yd|in|ft|[km]?g|lb|oz|mph|[kmgt]b|[KMGT]B?)$)")
+_INSIDE = re.compile(
+    r"(?<=[^\W\d_])(?:[-–—~]+|,)(?=[^\W\d_])"  # between letters
+    r"|(?<=[^\W_])[:<>=/](?=[^\W\d_])"
+    r"|(?<=[a-z])\.(?=[A-Z])|\.{2,}|…|(?<=\d)[*+^-](?=\d)"
+)
+
+
+def tokens(name: str) -> list[str]:
+    """The lower-case words of a name, roughly as spaCy's English tokenizer splits it.
+
+    Punctuation around words is dropped, words are split at hyphens, commas and slashes between
+    letters, possessives and units after numbers are split off.
+    """
+    return [
+        word.lower()
+        for chunk in name.split()
+        for part in _INSIDE.split(_EDGES.sub("", chunk))
+        for word in _UNIT.split(_EDGES.sub("", part))
+        if word
+    ]

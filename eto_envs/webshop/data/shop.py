@@ -1,0 +1,230 @@
+"""The shop: one immutable dataset, opened once per process and shared by all its environments.
+
+Here are `Shop`, which brings products, prices, search, goals and splits together, `open_shop`, and
+`ensure_bundle`, which builds and caches the bundle of a folder of official files. Not here: pages
+and clicks (`engine`, `pages`) and the reward.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+
+from eto_envs.errors import DataNotFoundError, UnknownNameError
+from eto_envs.webshop.data import official
+from eto_envs.webshop.data.bundle import build_bundle
+from eto_envs.webshop.data.catalogue import Catalogue
+from eto_envs.webshop.data.goals import KINDS, Goals, HumanGoals, PriceDraws, SyntheticGoals
+from eto_envs.webshop.data.jsonfiles import load_array
+from eto_envs.webshop.data.manifest import FORMAT, is_bundle, read_manifest
+from eto_envs.webshop.data.records import Product
+
+GoalKind = Literal["human", "synthetic"]
+N_HITS = 50  # the original shows at most 50 results of a search
+SEEN_EVERY = 10  # without published splits, one goal in ten is kept for testing
+MAX_AUTO_BUILD_BYTES = 200_000_000
+
+
+class Shop:
+    """Products, prices, search, goals and splits of one dataset; nothing in it changes.
+
+    Attributes:
+        dataset: the dataset's name, as results quote it.
+        price_seed: what ranged prices and price caps were drawn with.
+        nouns_source: what found the nouns of product names.
+        fingerprint: SHA-256 of what changes a score besides the goals: products with their nouns,
+            and prices.
+        asins: every product's id, in catalogue order.
+        goals: the goals in the original's shuffled order, made when asked for.
+        splits: goal indices by split, in order. ``train``, ``seen`` and ``unseen`` are the
+            published lists where the dataset has them; of an index that stands twice in a list
+            (ETO's train list has 4116 twice) the first is kept. Otherwise, and for synthetic
+            goals, ``seen`` is every tenth goal and ``train`` the rest. ``train_clean`` is
+            ``train`` without what the other splits hold.
+        product: ``product(asin) -> Product``; raises KeyError for an unknown id.
+    """
+
+    product: Callable[[str], Product]
+
+    def __init__(
+        self, folder: Path, *, goals: GoalKind = "human", price_seed: int | None = None
+    ) -> None:
+        """Open the bundle in `folder`; `open_shop` does so once per process.
+
+        Args:
+            folder: a bundle.
+            goals: which kind of goals.
+            price_seed: draws other prices and caps; None for the bundle's own.
+
+        Raises:
+            DataNotFoundError: the folder holds no bundle.
+            CorruptDataError: the bundle is damaged.
+            UnknownNameError: there is no such kind of goals.
+        """
+        if goals not in KINDS:
+            raise UnknownNameError("kind of goals", goals, KINDS)
+        from eto_envs.webshop.search.index import SearchIndex
+
+        manifest = read_manifest(folder)
+        stored_seed: int = manifest["price_seed"]
+        self.dataset: str = manifest["dataset"]
+        self.nouns_source: str = manifest["nouns"]
+        self.price_seed = stored_seed if price_seed is None else price_seed
+        self._catalogue = Catalogue(folder)
+        self._index = SearchIndex.open(folder / "index")
+        draws = None
+        if self.price_seed != stored_seed:
+            ends = load_array(folder / "low_usd.npy"), load_array(folder / "high_usd.npy")
+            draws = PriceDraws(self.price_seed, *ends)
+        self._prices_usd = draws.prices_usd if draws else load_array(folder / "prices_usd.npy")
+        self.asins: Sequence[str] = self._catalogue.asins
+        self.goals: Goals = (
+            HumanGoals(folder, draws)
+            if goals == "human"
+            else SyntheticGoals(folder, self._catalogue, draws)
+        )
+        published = json.loads((folder / "splits.json").read_bytes()) if goals == "human" else {}
+        self.splits = _splits(published, len(self.goals))
+        self.product = self._catalogue.product
+        self._products_sha256: str = manifest["files"]["products.jsonl"]["sha256"]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of products, nouns with their source, and prices."""
+        digest = hashlib.sha256(f"{self._products_sha256}\n{self.nouns_source}\n".encode())
+        digest.update(np.ascontiguousarray(self._prices_usd, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def price_usd(self, asin: str) -> float:
+        """What a product costs, in US dollars.
+
+        Raises:
+            KeyError: no product has this id.
+        """
+        return float(self._prices_usd[self._catalogue.row(asin)])
+
+    def search(self, text: str) -> Sequence[str]:
+        """The products that fit a text, best first, at most 50.
+
+        Raises:
+            TooManyTermsError: the text has over 1,024 different words.
+        """
+        return self._catalogue.asins_at(self._index.top(text, N_HITS))
+
+    def in_category(self, category: str) -> Sequence[str]:
+        """The products of a category, in catalogue order; none for an unknown one."""
+        return self._catalogue.in_category(category)
+
+    def of_query(self, query: str) -> Sequence[str]:
+        """The products crawled under a query, in catalogue order; none for an unknown one."""
+        return self._catalogue.of_query(query)
+
+
+class _Rest(Sequence[int]):
+    """The numbers below `n` that are no multiple of `SEEN_EVERY`, without a list of millions."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n - len(range(0, self._n, SEEN_EVERY))
+
+    def __getitem__(self, place: int) -> int:  # type: ignore[override]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return place + place // (SEEN_EVERY - 1) + 1
+
+
+def _splits(published: Mapping[str, Sequence[int]], n_goals: int) -> Mapping[str, Sequence[int]]:
+    splits: dict[str, Sequence[int]] = {}
+    if not published:
+        rest = _Rest(n_goals)
+        splits = {"train": rest, "train_clean": rest, "seen": range(0, n_goals, SEEN_EVERY)}
+        return MappingProxyType(splits)
+    for split, indices in published.items():
+        splits[split] = tuple(dict.fromkeys(indices))
+    tested = {*splits["seen"], *splits.get("unseen", ())}
+    splits["train_clean"] = tuple(index for index in splits["train"] if index not in tested)
+    return MappingProxyType(splits)
+
+
+def open_shop(folder: Path, *, goals: GoalKind = "human", price_seed: int | None = None) -> Shop:
+    """The shop of a bundle, opened once per process for each set of arguments.
+
+    Args:
+        folder: a bundle.
+        goals: which kind of goals.
+        price_seed: draws other prices and caps; None for the bundle's own.
+
+    Raises:
+        DataNotFoundError: the folder holds no bundle.
+        CorruptDataError: the bundle is damaged.
+        UnknownNameError: there is no such kind of goals.
+    """
+    return _open_shop(Path(folder).resolve(), goals, price_seed)
+
+
+@functools.lru_cache(maxsize=16)
+def _open_shop(folder: Path, goals: GoalKind, price_seed: int | None) -> Shop:
+    return Shop(folder, goals=goals, price_seed=price_seed)
+
+
+def ensure_bundle(source: Path, cache: Path) -> Path:
+    """The bundle of a folder: itself if it is one, else the cached bundle built from it.
+
+    A cached bundle is found by the folder's path and its files' sizes and times, so that a changed
+    file leads to a new build. Processes that ask at once wait for one build.
+
+    Args:
+        source: a bundle, or a folder of official files.
+        cache: where bundles are kept.
+
+    Raises:
+        DataNotFoundError: a file is missing, or the dataset is too large to be built unasked.
+        CorruptDataError: a file is truncated, altered or of the wrong kind.
+    """
+    if is_bundle(source):
+        return source
+    official.require_files(source)
+    size = (source / official.PRODUCTS_FILE).stat().st_size
+    if size > MAX_AUTO_BUILD_BYTES:
+        raise DataNotFoundError(
+            f"{source} has no bundle yet, and with {size / 1e9:.1f} GB of products building one"
+            f" takes long: run `eto data build webshop {source}` once"
+        )
+    from filelock import FileLock
+
+    prefix, target = cached_bundle(source, cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{prefix}.lock"):
+        if not is_bundle(target):
+            build_bundle(source, target)
+            for outdated in cache.glob(f"{prefix}-*"):
+                if outdated != target:
+                    shutil.rmtree(outdated, ignore_errors=True)
+    return target
+
+
+def cached_bundle(source: Path, cache: Path) -> tuple[str, Path]:
+    """Prefix of all bundles of a source folder, and the bundle's folder for its present state."""
+    place = source.resolve()
+    state = [str(FORMAT)]
+    names = (*official.REQUIRED_FILES, official.NOUNS_FILE, *official.SPLIT_FILES.values())
+    for name in names:
+        if (place / name).is_file():
+            stat = (place / name).stat()
+            state.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
+    prefix = f"{place.name}-{_short_hash(str(place))}"
+    return prefix, cache / f"{prefix}-{_short_hash(*state)}"
+
+
+def _short_hash(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:12]

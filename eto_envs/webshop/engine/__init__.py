@@ -1,0 +1,1 @@
+"""WebShop's rules: what actions do, what pages say, and the reward."""

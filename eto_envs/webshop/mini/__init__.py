@@ -1,0 +1,1 @@
+"""The mini dataset: a shop of our own words, which needs no download."""

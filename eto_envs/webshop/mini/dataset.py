@@ -1,0 +1,143 @@
+"""The mini dataset: a shop of our own words, in the layout of the official files.
+
+``python -m eto_envs.webshop.mini FOLDER [ROUNDS]`` writes it: about a thousand products of sixty
+types in fifteen categories, and 1,400 goals in three splits (1,000 train, 200 seen, 200 unseen).
+The products of three categories are asked for in the unseen split only; the seen split asks for
+products that no train goal asks for, in categories that train goals know. Products of a type come
+in families that share brand and make, and differ in attributes, options and price, so that the
+first hit of a search is often not quite what is wanted. The bytes are the same on every machine:
+all draws go through `random.Random.random`. `bundle` beside this file is the bundle built from
+it. Nothing here is taken from the official catalogue, and scores on it compare with nothing
+published.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eto_envs.webshop.data import official
+from eto_envs.webshop.data.bundle import build_bundle
+from eto_envs.webshop.data.goals import shuffled_order
+from eto_envs.webshop.mini.products import (
+    N_MEMBERS,
+    Draw,
+    Item,
+    attribute_entry,
+    draw_asins,
+    draw_family,
+    marked_nouns,
+    plain,
+    product_entry,
+    read_kinds,
+)
+from eto_envs.webshop.mini.requests import request
+
+MINI_BUNDLE = Path(__file__).with_name("bundle")
+N_GOALS = {"train": 1000, "seen": 200, "unseen": 200}
+_VOCABULARY = Path(__file__).with_name("vocabulary.json")
+_SEED = 41
+_N_FAMILIES = 6  # of each product type
+_N_SEEN_PER_TYPE = 3  # products of a type that only the seen split asks for
+
+
+def _human_entry(draw: Draw, item: Item, known: set[str]) -> dict[str, Any]:
+    """A request for a product, worded in a way that no other is, as the human file has it."""
+    while True:
+        n_attributes = draw.pick((1, 2, 2, 3, 3))
+        attributes = draw.sample(item.attributes, n_attributes)
+        names = draw.some(
+            list(item.options), max(1, len(item.options) - int(1.25 * draw.uniform()))
+        )
+        options = {name: draw.pick(item.options[name]) for name in names}
+        text = request(draw, item, attributes, options)
+        if text not in known:
+            known.add(text)
+            return {
+                "asin": item.asin,
+                "instruction": text,
+                "attributes": [attribute.text for attribute in item.attributes],
+                "options": [f"{name}: {value}" for name, value in options.items()],
+                "instruction_attributes": [attribute.text for attribute in attributes],
+                "instruction_options": list(options.values()),
+            }
+
+
+def _wanted(draw: Draw, items: Sequence[Item]) -> dict[str, list[str]]:
+    """Which split's goals ask for each product: ASIN to one or two names of the same split."""
+    pools: dict[str, list[Item]] = {split: [] for split in N_GOALS}
+    for start in range(0, len(items), _N_FAMILIES * N_MEMBERS):
+        members = draw.shuffled(items[start : start + _N_FAMILIES * N_MEMBERS])
+        n_seen = 0 if members[0].kind.is_unseen else _N_SEEN_PER_TYPE
+        pools["seen"] += members[:n_seen]
+        pools["unseen" if members[0].kind.is_unseen else "train"] += members[n_seen:]
+    wanted: dict[str, list[str]] = {item.asin: [] for item in items}
+    for split, pool in pools.items():
+        n_once = min(len(pool), N_GOALS[split])
+        for item in draw.sample(pool, n_once) + draw.sample(pool, N_GOALS[split] - n_once):
+            wanted[item.asin].append(split)
+    return wanted
+
+
+def write_mini(target: Path, n_rounds: int = 1) -> Path:
+    """Write the mini dataset's files into a folder, which is made if it is not there.
+
+    Args:
+        target: the folder.
+        n_rounds: how often as many train goals are drawn; those of each further round ask for the
+            same products in other words, for other attributes and options. The goals of seen and
+            unseen stay as they are but for their indices, and prices, which go by these.
+
+    Returns:
+        `target`.
+    """
+    vocabulary = json.loads(_VOCABULARY.read_bytes())
+    draw = Draw(_SEED)
+    asins = draw_asins(draw)
+    items = [
+        item
+        for kind in read_kinds(vocabulary)
+        for _ in range(_N_FAMILIES)
+        for item in draw_family(draw, kind, vocabulary, asins)
+    ]
+    wanted = _wanted(draw, items)
+    items = draw.shuffled(items)
+    known: set[str] = set()
+    products = [product_entry(draw, item) for item in items]
+    human = {i.asin: [_human_entry(draw, i, known) for _ in wanted[i.asin]] for i in items}
+    again = Draw(_SEED + 1)
+    for item in items:
+        if "train" in wanted[item.asin]:
+            n_more = (n_rounds - 1) * len(wanted[item.asin])
+            human[item.asin] += [_human_entry(again, item, known) for _ in range(n_more)]
+            wanted[item.asin] += ["train"] * n_more
+    split_of_goal = [split for item in items for split in wanted[item.asin]]
+    order = shuffled_order(len(split_of_goal))
+    files: dict[str, object] = {
+        official.PRODUCTS_FILE: products,
+        official.ATTRIBUTES_FILE: {item.asin: attribute_entry(draw, item) for item in items},
+        official.HUMAN_FILE: {asin: entries for asin, entries in human.items() if entries},
+        official.NOUNS_FILE: {plain(item.title): marked_nouns(item.title) for item in items},
+    }
+    for split, name in official.SPLIT_FILES.items():
+        files[name] = [i for i, place in enumerate(order) if split_of_goal[place] == split]
+    target.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+        (target / name).write_bytes(text.encode())
+    return target
+
+
+def build_mini_bundle(target: Path, n_rounds: int = 1) -> Path:
+    """Build the bundle that is shipped beside this file, or one with more train goals.
+
+    Returns:
+        `target`.
+    """
+    name = "mini" if n_rounds == 1 else f"mini-{n_rounds}-rounds"
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_mini(Path(folder), n_rounds)
+        return build_bundle(files, target, nouns="file", dataset=name)

