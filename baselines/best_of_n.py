@@ -21,6 +21,7 @@ from common import SHOP, published
 from eto_agents import Results, evaluate
 from eto_agents.best_of_n import BestOfN
 from eto_agents.console import Display
+from eto_agents.markdown import markdown_table
 from eto_agents.policy import load_policy
 
 
@@ -70,7 +71,7 @@ def main(args: Args) -> None:
 def table(results: Results) -> str:
     """Figures by split: one sample, majority, best of N, then pass@k and best@k."""
     samples = {name: split.samples for name, split in results.splits.items()}
-    rows = [["", *samples], ["---"] * (len(samples) + 1)]
+    rows = []
     for label, key in (
         ("mean", "reward_mean"),
         ("majority", "reward_majority"),
@@ -81,7 +82,7 @@ def table(results: Results) -> str:
     for label, key in (("pass", "pass_at_k"), ("best", "best_at_k")):
         for k in range(1, n + 1):
             rows.append([f"{label}@{k}", *(_number(s[key][str(k)]) for s in samples.values())])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown_table(["", *samples], rows)
 
 
 def _number(value: Any) -> str:

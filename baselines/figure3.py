@@ -14,9 +14,10 @@ from typing import Annotated
 
 import tyro
 
-from eto_agents.evaluation.curves import score_by_step
-from eto_agents.evaluation.full_report import write_report
 from eto_agents.evaluation.runs import read_run
+from eto_agents.markdown import markdown_table
+from eto_agents.report.curves import score_by_step
+from eto_agents.report.full_report import write_report
 from eto_agents.reproduce.all import run_all
 from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.run import Outcome
@@ -59,11 +60,12 @@ def table(outcome: Outcome) -> str:
         for key, split_run in split_runs.items()
     }
     head = ["step", *(f"{title(column)}: {label}" for label, column in curves)]
-    lines = [head, ["---"] * len(head)]
-    for step in range(n_steps + 1):
-        lines.append([str(step), *(f"{100 * curve[step]:.1f}" for curve in curves.values())])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{outcome.world} seed {outcome.seed}: reward × 100 after each step\n\n{text}\n"
+    rows = [
+        [str(step), *(f"{100 * curve[step]:.1f}" for curve in curves.values())]
+        for step in range(n_steps + 1)
+    ]
+    title_ = f"{outcome.world} seed {outcome.seed}: reward × 100 after each step"
+    return f"{title_}\n\n{markdown_table(head, rows)}\n"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from eto_agents.evaluation.full_report import write_report
+from eto_agents.report.full_report import write_report
 from eto_agents.reproduce.all import open_runs
 from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.run import WorldRun

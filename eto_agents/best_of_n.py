@@ -21,7 +21,7 @@ from eto_agents.policy import (
     load_policy,
     with_time_limit,
 )
-from eto_agents.trajectory import Message, Trajectory
+from eto_agents.trajectory import PLAYED, Message, Trajectory
 from eto_agents.worlds import find_world
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -76,8 +76,8 @@ class BestOfN:
                 "give the policy a temperature such as 0.7",
                 stacklevel=2,
             )
-        if hasattr(self.policy, "batch_size"):
-            self.batch_size: int = self.policy.batch_size
+        if hasattr(self.policy, "n_envs"):
+            self.n_envs: int = self.policy.n_envs
 
     def limit_time(self, seconds: float | None) -> None:
         """Limit the time that the wrapped policy may take to decide."""
@@ -112,7 +112,7 @@ def best(samples: Sequence[Trajectory]) -> Trajectory:
         ValueError: `samples` is empty.
     """
     ordered = sorted(samples, key=lambda t: t.sample)
-    return max(ordered, key=lambda t: (t.status in ("completed", "truncated"), t.score))
+    return max(ordered, key=lambda t: (t.status in PLAYED, t.score))
 
 
 def pass_at_k(n: int, n_successes: int, k: int) -> float:

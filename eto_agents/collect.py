@@ -30,7 +30,7 @@ def collect(  # noqa: PLR0913 (each is a separate choice of the user)
     thoughts: Style = "none",
     min_score: float = MIN_SCORE,
     seeds: Sequence[int] = (0,),
-    batch_size: int = 32,
+    n_envs: int = 32,
     n_tasks: int | None = None,
     env_args: Mapping[str, Any] | None = None,
     action_timeout_s: float | None = None,
@@ -48,7 +48,7 @@ def collect(  # noqa: PLR0913 (each is a separate choice of the user)
         min_score: minimum final score of an episode to train on, in [0, 1]; recorded in
             ``run.json`` and applied on reading.
         seeds: every task is played once for each seed.
-        batch_size: maximum number of episodes played at once.
+        n_envs: maximum number of episodes played at once.
         n_tasks: play only the first this many tasks of each split.
         env_args: keyword arguments for the environment.
         action_timeout_s: seconds an agent may take to decide before its episode ends as
@@ -70,7 +70,7 @@ def collect(  # noqa: PLR0913 (each is a separate choice of the user)
         splits,
         seeds=seeds,
         out=out,
-        batch_size=batch_size,
+        n_envs=n_envs,
         n_tasks=n_tasks,
         env_args=env_args,
         action_timeout_s=action_timeout_s,

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from eto_agents.runs import read_record
-from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import Trajectory
-from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
-
-PLAYED: Final = ("completed", "truncated")
-"""Statuses of episodes that were played to an end of the world's."""
+from eto_agents.episode_log import read_log
+from eto_agents.runs import episodes_file, read_record
+from eto_agents.trajectory import PLAYED, Trajectory
+from eto_envs.errors import CorruptDataError, UnknownNameError
 
 
 class Collection(NamedTuple):
@@ -51,14 +48,12 @@ def read_collection(path: str | Path, *, min_score: float | None = None) -> Coll
         UnknownNameError: `min_score` is not in [0, 1].
     """
     path = Path(path)
-    episodes = path / "episodes.jsonl" if path.is_dir() else path
-    if not episodes.is_file():
-        raise DataNotFoundError(f"no episodes at {episodes}: run `eto collect --out {path}` first")
+    log = read_log(path, may_mix=True, with_messages=True)
     if min_score is None:
-        min_score = recorded_min_score(episodes.parent)
+        min_score = recorded_min_score(episodes_file(path).parent)
     check_min_score(min_score)
     selected, scores, dropped = [], [], Counter[str]()
-    for trajectory in TrajectoryStore(episodes).latest().values():
+    for trajectory in log.episodes:
         if trajectory.status not in PLAYED:
             dropped[trajectory.status] += 1
             continue

@@ -17,14 +17,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from eto_agents.trajectory import PLAYED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
+    from rich.table import Table
     from typing_extensions import Self
 
     from eto_agents.trajectory import Trajectory
@@ -276,7 +279,7 @@ class _Tally:
 
     def add(self, episode: Trajectory, *, is_new: bool) -> None:
         self.statuses[episode.status] += 1
-        if episode.status in ("completed", "truncated"):
+        if episode.status in PLAYED:
             self.scores.setdefault(episode.task_id, []).append(episode.score)
         if is_new:
             self.n_new += 1
@@ -345,3 +348,52 @@ def clock(seconds: float) -> str:
 
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    caption: str = "",
+    right: Collection[str] = (),
+    folded: Collection[str] = (),
+    is_compact: bool = False,
+) -> Table:
+    """A table for the terminal, to be printed by `rich.console.Console`.
+
+    Texts are shown as they are: nothing in them is read as rich's markup.
+
+    Args:
+        headings: one for each column.
+        rows: cells, as many in each row as there are headings.
+        title: shown above.
+        caption: shown below.
+        right: headings of the columns that are aligned right.
+        folded: headings of the columns whose long words are broken into lines; in other columns
+            what does not fit is cut off.
+        is_compact: no frame, title and caption aligned left, and no cell broken into lines.
+    """
+    from rich.box import HEAVY_HEAD, SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    side: Literal["left", "center"] = "left" if is_compact else "center"
+    shown = Table(
+        title=escape(title) or None,
+        caption=escape(caption) or None,
+        box=SIMPLE_HEAD if is_compact else HEAVY_HEAD,
+        title_justify=side,
+        caption_justify=side,
+    )
+    for heading in headings:
+        shown.add_column(
+            escape(heading),
+            justify="right" if heading in right else "left",
+            overflow="fold" if heading in folded else "ellipsis",
+            no_wrap=is_compact,
+        )
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    return shown

@@ -12,9 +12,9 @@ from typing import Any, Final
 from eto_agents.policy import Policy
 from eto_agents.rollout import Job, Rollouts, make_batch
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import EpisodeKey, Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
 
-FINAL: Final = ("completed", "truncated", "agent_error")
+FINAL: Final = (*PLAYED, "agent_error")
 """Statuses of episodes that are not played again when a run resumes."""
 
 
@@ -53,7 +53,7 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
     jobs: Sequence[Job],
     *,
     split: str,
-    batch_size: int,
+    n_envs: int,
     env_args: Mapping[str, Any],
     on_end: Callable[[Trajectory], None],
     action_timeout_s: float | None = None,
@@ -66,7 +66,7 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
         env_id: the Gymnasium id.
         jobs: the episodes to play; if there are none, no environment is made.
         split: the split that the tasks belong to.
-        batch_size: maximum number of episodes played at once.
+        n_envs: maximum number of episodes played at once.
         env_args: further keyword arguments for the environment.
         on_end: called with every episode that has ended.
         action_timeout_s: seconds an agent may take to decide before its episode ends as
@@ -74,7 +74,7 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
     """
     if not jobs:
         return
-    env = make_batch(env_id, policy, min(batch_size, len(jobs)), {**env_args, "split": split})
+    env = make_batch(env_id, policy, min(n_envs, len(jobs)), {**env_args, "split": split})
     rollouts = Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s)
     try:
         for trajectory in rollouts:

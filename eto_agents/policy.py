@@ -72,7 +72,7 @@ class Policy(Protocol):
 
     Optional attributes: `name` (str, for results), `reveal` (names of what it needs in `info`,
     such as ``("admissible_actions",)``), `provenance` (a JSON-able dict: model, sampling, prompt
-    hash) and `batch_size` (the most episodes it can serve at once).
+    hash) and `n_envs` (the most episodes it can serve at once).
     """
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:

@@ -63,14 +63,14 @@ def episode_seed(seed: int, task_id: str, sample: int = 0) -> int:
 
 
 def make_batch(
-    env_id: str, policy: Policy, batch_size: int, env_args: Mapping[str, Any] | None = None
+    env_id: str, policy: Policy, n_envs: int, env_args: Mapping[str, Any] | None = None
 ) -> TextVectorEnv:
-    """Make a vector environment of `batch_size` episodes that reveals what `policy` needs."""
+    """Make a vector environment of `n_envs` episodes that reveals what `policy` needs."""
     arguments = dict(env_args or {})
     reveal = (*arguments.pop("reveal", ()), *getattr(policy, "reveal", ()))
     env = gym.make_vec(
         env_id,
-        num_envs=batch_size,
+        num_envs=n_envs,
         vectorization_mode="vector_entry_point",
         autoreset_mode=AutoresetMode.DISABLED.value,
         reveal=tuple(dict.fromkeys(reveal)),

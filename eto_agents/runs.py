@@ -274,6 +274,11 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
             yield f"{name} {was!r} (now {is_now!r})"
 
 
+def episodes_file(path: Path) -> Path:
+    """The file of episodes in a run's folder; a path that is no folder is such a file itself."""
+    return path / "episodes.jsonl" if path.is_dir() else path
+
+
 EPISODES: Final = "episodes"
 """The kind of evaluations, collections and imports: all hold the episodes of one policy."""
 

@@ -34,18 +34,28 @@ class TrajectoryStore:
         An incomplete last line is skipped.
 
         Raises:
-            CorruptDataError: a line is not a trajectory; names the line.
+            CorruptDataError: a line is not UTF-8 text or not a trajectory; names the line.
         """
         if not self.path.exists():
             return
-        with self.path.open(encoding="utf-8", newline="\n") as lines:
+        with self.path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if not line.endswith("\n"):
+                if not line.endswith(b"\n"):
                     return
+                where = f"{self.path}, line {number}"
                 try:
-                    yield Trajectory.from_json(line)
+                    yield Trajectory.from_json(line.decode())
+                except UnicodeDecodeError as error:
+                    raise CorruptDataError(f"{where}: not UTF-8 text ({error.reason})") from error
                 except CorruptDataError as error:
-                    raise CorruptDataError(f"{self.path}, line {number}: {error}") from error
+                    raise CorruptDataError(f"{where}: {error}") from error
+
+    def has_unfinished_line(self) -> bool:
+        """Whether the file ends in the middle of a line."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 1))
+            return file.read() not in (b"", b"\n")
 
     def latest(self) -> dict[EpisodeKey, Trajectory]:
         """The last record of each episode, by key: an episode that was played again counts once."""

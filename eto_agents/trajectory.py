@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from eto_envs.errors import CorruptDataError
 
@@ -21,7 +21,10 @@ Status = Literal["completed", "truncated", "agent_error", "env_error", "cancelle
 """How an episode ended: the task ended it, the step limit did, the agent failed, the environment
 failed, or the run was interrupted."""
 
-STATUSES: tuple[str, ...] = get_args(Status)
+STATUSES: Final[tuple[str, ...]] = get_args(Status)
+
+PLAYED: Final = ("completed", "truncated")
+"""The statuses of episodes that the task or its step limit ended: their scores count."""
 
 
 class Message(TypedDict):

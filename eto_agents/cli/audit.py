@@ -127,18 +127,20 @@ def _progress(what: str, quiet: bool) -> Callable[[int, int], None] | None:
 
 
 def _table(found: Determinism) -> Any:
-    from rich.table import Column, Table
-
+    from eto_agents.console import table
     from eto_envs.audit import PARTS
 
-    title = f"{found.env_id}, dataset {found.dataset}: the same when replayed"
-    kinds = Column("task type", overflow="fold")
-    table = Table(kinds, "walks", "moments", *(f"{part}s" for part in PARTS), title=title)
-    rows = list(found.by_kind.items())
-    for kind, agreement in [*rows, ("all", found.total)] if len(rows) > 1 else rows:
+    kinds = list(found.by_kind.items())
+    rows = []
+    for kind, agreement in [*kinds, ("all", found.total)] if len(kinds) > 1 else kinds:
         shares = [_percent(agreement.n_same[part], agreement.n_moments) for part in PARTS]
-        table.add_row(kind or "-", str(agreement.n_walks), str(agreement.n_moments), *shares)
-    return table
+        rows.append((kind or "-", str(agreement.n_walks), str(agreement.n_moments), *shares))
+    return table(
+        ("task type", "walks", "moments", *(f"{part}s" for part in PARTS)),
+        rows,
+        title=f"{found.env_id}, dataset {found.dataset}: the same when replayed",
+        folded=("task type",),
+    )
 
 
 def _percent(n_same: int, n: int) -> str:

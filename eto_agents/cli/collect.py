@@ -28,7 +28,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     thought_style: Literal["full", "brief"] | None = None,
     min_score: float = 0.7,
     seeds: tuple[int, ...] = (0,),
-    batch_size: int = 32,
+    n_envs: int = 32,
     n_tasks: int | None = None,
     dataset: str | None = None,
     max_steps: int | None = None,
@@ -53,7 +53,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         min_score: Minimum final score of an episode to train on or to export, in [0, 1]. Episodes
             that score less are stored as well.
         seeds: Seeds; every task is played once for each.
-        batch_size: Number of episodes played at once.
+        n_envs: Number of episodes played at once.
         n_tasks: Play only the first N tasks of each split. By default all.
         dataset: Dataset of the environment: mini, an official name such as full, or a folder that
             holds the official files. By default the official data if downloaded, else mini.
@@ -64,7 +64,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     from eto_agents.collect import collect
     from eto_agents.console import Display
 
-    at_least_one(batch_size=batch_size, n_tasks=n_tasks)
+    at_least_one(n_envs=n_envs, n_tasks=n_tasks)
     if agent.policy is None and agent.model is None:
         agent = dataclasses.replace(agent, policy="expert")
     folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
@@ -79,7 +79,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
             thoughts=style,
             min_score=min_score,
             seeds=seeds,
-            batch_size=batch_size,
+            n_envs=n_envs,
             n_tasks=n_tasks,
             env_args=arguments,
             action_timeout_s=agent.action_timeout,

@@ -20,17 +20,16 @@ def list_files() -> None:
     For example:
         eto data list
     """
-    from rich.table import Table
-
+    from eto_agents.console import table
     from eto_envs import data
 
-    table = Table("group", "file", "size", "here", "licence")
+    rows = []
     for row in data.status():
         here = "–" if not row.present else "yes" if row.size_ok else "wrong size"
         file = row.file
-        table.add_row(file.group, file.name, _size(file.size_bytes), here, file.licence)
+        rows.append((file.group, file.name, _size(file.size_bytes), here, file.licence))
     console = _console()
-    console.print(table)
+    console.print(table(("group", "file", "size", "here", "licence"), rows))
     console.print(f"cache: {data.cache_dir()} ($ETO_DATA_DIR)", highlight=False, soft_wrap=True)
 
 

@@ -91,7 +91,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     splits: tuple[str, ...] = ("seen", "unseen"),
     out: Path | None = None,
     seeds: tuple[int, ...] = (0,),
-    batch_size: int = 32,
+    n_envs: int = 32,
     n_tasks: int | None = None,
     dataset: str | None = None,
     max_steps: int | None = None,
@@ -114,7 +114,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         splits: Splits to play.
         out: Folder of the run; by default runs/ENV-POLICY.
         seeds: Seeds; every task is played once for each.
-        batch_size: Number of episodes played at once.
+        n_envs: Number of episodes played at once.
         n_tasks: Play only the first N tasks of each split. By default all.
         dataset: Dataset of the environment: mini, an official name such as full, or a folder that
             holds the official files. By default the official data if downloaded, else mini.
@@ -128,9 +128,9 @@ def run(  # noqa: PLR0913 (the flags of the command)
 
     from eto_agents.console import Display
     from eto_agents.evaluation.harness import evaluate
-    from eto_agents.evaluation.report import rich_table
+    from eto_agents.evaluation.tables import terminal_table
 
-    at_least_one(batch_size=batch_size, n_tasks=n_tasks)
+    at_least_one(n_envs=n_envs, n_tasks=n_tasks)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"
     try:
         with Display(quiet):
@@ -140,7 +140,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
                 splits,
                 seeds=seeds,
                 out=folder,
-                batch_size=batch_size,
+                n_envs=n_envs,
                 n_tasks=n_tasks,
                 env_args=key_values(env_args) | given(dataset=dataset, max_steps=max_steps),
                 agent_errors=agent_errors,
@@ -150,7 +150,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nstopped; rerun the command to resume ({folder})\n")
         raise
-    Console(highlight=False).print(rich_table(results), f"written to {folder}", sep="\n")
+    Console(highlight=False).print(terminal_table(results), f"written to {folder}", sep="\n")
 
 
 def _raised_in_the_class(error: TypeError) -> bool:

@@ -21,13 +21,13 @@ def envs() -> None:
 
     import gymnasium as gym
     from rich.console import Console
-    from rich.table import Table
 
     import eto_envs
+    from eto_agents.console import table
     from eto_envs.errors import EtoError
     from eto_envs.tasks import SPLITS
 
-    table = Table("environment", "dataset", "split", "tasks", "first task")
+    rows = []
     for env_id in eto_envs.IDS:
         for split in SPLITS:
             try:
@@ -37,9 +37,9 @@ def envs() -> None:
             except EtoError:
                 continue  # this dataset has no such split
             tasks = env.unwrapped.tasks  # type: ignore[attr-defined]
-            table.add_row(env_id, tasks.dataset, split, str(len(tasks)), tasks.ids[0])
+            rows.append((env_id, tasks.dataset, split, str(len(tasks)), tasks.ids[0]))
             env.close()
-    Console().print(table)
+    Console().print(table(("environment", "dataset", "split", "tasks", "first task"), rows))
 
 
 def play(

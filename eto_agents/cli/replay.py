@@ -29,7 +29,7 @@ def replay(
             the agent a name.
         out: File to write.
     """
-    from eto_agents.evaluation.replay import write_replay
+    from eto_agents.report.replay import write_replay
 
     if not runs:
         raise UnknownNameError("run", "", (), "Give at least one folder written by `eto eval`.")

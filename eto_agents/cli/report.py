@@ -32,7 +32,7 @@ def report(
     """
     from rich.console import Console
 
-    from eto_agents.evaluation.full_report import write_report
+    from eto_agents.report.full_report import write_report
 
     if not runs and not iterations:
         raise UnknownNameError("run", "", (), "Give at least one folder written by `eto eval`.")

@@ -60,18 +60,20 @@ _READS = {
 def _plan(recipe: Recipe, options: Options) -> str:
     """List the steps of every world and seed, as Markdown."""
     from eto_agents.console import clock
+    from eto_agents.markdown import markdown_table
 
     lines = [f"# Recipe {recipe.name}", "", recipe.about]
     for name, world in recipe.worlds.items():
         for seed in recipe.seeds:
             folder = options.out / name / f"seed-{seed}"
-            lines += ["", f"## {name} seed {seed}", ""]
-            lines += ["| step | folder | reads | measured |", "| --- | --- | --- | --- |"]
+            rows = []
             for step in recipe.steps:
                 measured = world.measured.get(step)
                 took = "–" if measured is None else clock(measured)
                 where = folder / "runs" / step if step == "best-of-n" else folder / step
-                lines.append(f"| {step} | {where} | {_READS[step]} | {took} |")
+                rows.append((step, str(where), _READS[step], took))
+            table = markdown_table(("step", "folder", "reads", "measured"), rows)
+            lines += ["", f"## {name} seed {seed}", "", table]
     return "\n".join(lines)
 
 

@@ -267,7 +267,7 @@ def _evaluate(
         settings.env,
         splits,
         out=folder,
-        batch_size=settings.n_envs,
+        n_envs=settings.n_envs,
         n_tasks=n_tasks,
         env_args=settings.env_args,
     )
@@ -278,21 +278,23 @@ def iteration_table(
     done: Sequence[Iteration], scores: Sequence[Mapping[str, float]], best: int
 ) -> Table:
     """The scores by iteration: the paper's Figure 4 as a table."""
-    from rich.table import Table
+    from eto_agents.console import table
 
     splits = list(dict.fromkeys(name for by_split in scores for name in by_split))
-    table = Table("iteration", "pairs", "win / tie / lose", "explored", "dev", *splits)
+    rows = []
     for row, by_split in zip(done, scores, strict=True):
         counts = row.counts
         outcomes = " / ".join(str(counts.get(name, 0)) for name in ("win", "tie", "lose"))
         values = (row.explored, row.dev, *(by_split.get(name) for name in splits))
-        table.add_row(
-            f"{row.number}{' *' if row.number == best else ''}",
-            str(counts.get("pairs", "")),
-            outcomes if counts else "",
-            *("" if value is None else f"{value:.3f}" for value in values),
+        rows.append(
+            (
+                f"{row.number}{' *' if row.number == best else ''}",
+                str(counts.get("pairs", "")),
+                outcomes if counts else "",
+                *("" if value is None else f"{value:.3f}" for value in values),
+            )
         )
-    return table
+    return table(("iteration", "pairs", "win / tie / lose", "explored", "dev", *splits), rows)
 
 
 def with_config(arguments: Sequence[str]) -> list[str]:

@@ -20,7 +20,6 @@ import gymnasium as gym
 from eto_agents.console import Episodes, Progress
 from eto_agents.episodes import FINAL, play_into, split_jobs
 from eto_agents.evaluation import provenance, samples
-from eto_agents.evaluation.report import markdown
 from eto_agents.evaluation.results import (
     AgentErrors,
     Results,
@@ -28,11 +27,12 @@ from eto_agents.evaluation.results import (
     n_tokens,
     summarise,
 )
+from eto_agents.evaluation.tables import markdown
 from eto_agents.policy import Policy, as_policy
 from eto_agents.rollout import Job, jobs_of
 from eto_agents.runs import episodes_folder
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import EpisodeKey, Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
 from eto_envs.errors import UnknownNameError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
@@ -45,7 +45,7 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
     *,
     seeds: Sequence[int] = (0,),
     out: str | Path | None = None,
-    batch_size: int = 32,
+    n_envs: int = 32,
     n_tasks: int | None = None,
     env_args: Mapping[str, Any] | None = None,
     agent_errors: AgentErrors = "exclude",
@@ -63,7 +63,7 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
         splits: the task sets to play.
         seeds: every task is played once for each.
         out: the run's folder; None keeps nothing.
-        batch_size: how many episodes run at once; does not change the results of an agent whose
+        n_envs: how many episodes run at once; does not change the results of an agent whose
             episodes do not influence each other.
         n_tasks: only the first so many tasks of each split (noted in the provenance).
         env_args: keyword arguments for the environment.
@@ -92,9 +92,9 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
             env_id=env_id,
             out=Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out),
             env_args=dict(env_args or {}),
-            batch_size=batch_size,
+            n_envs=n_envs,
             agent_errors=agent_errors,
-            final=FINAL[:2] if retry_agent_errors else FINAL,
+            final=PLAYED if retry_agent_errors else FINAL,
             action_timeout_s=action_timeout_s,
             facts=dict(facts or {}),
             report_progress=progress or Episodes(),
@@ -110,7 +110,7 @@ class _Run:
     env_id: str
     out: Path
     env_args: dict[str, Any]
-    batch_size: int
+    n_envs: int
     agent_errors: AgentErrors
     final: tuple[str, ...]
     action_timeout_s: float | None
@@ -120,7 +120,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.policy_name = str(getattr(self.policy, "name", type(self.policy).__name__))
         self.n_samples = int(getattr(self.policy, "n_samples", 1))
-        self.batch_size = min(self.batch_size, getattr(self.policy, "batch_size", self.batch_size))
+        self.n_envs = min(self.n_envs, getattr(self.policy, "n_envs", self.n_envs))
 
     def play(self, splits: Sequence[str], seeds: Sequence[int], n_tasks: int | None) -> Results:
         # All task sets are opened first: a misspelt name fails before hours of work, not after.
@@ -162,7 +162,7 @@ class _Run:
                     },
                     "agent_errors": self.agent_errors,
                     "action_timeout_s": self.action_timeout_s,
-                    "batch_size": self.batch_size,
+                    "n_envs": self.n_envs,
                     "started": started,
                     "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                     "versions": provenance.versions(),
@@ -202,7 +202,7 @@ class _Run:
             self.env_id,
             waiting,
             split=tasks.split,
-            batch_size=self.batch_size,
+            n_envs=self.n_envs,
             env_args=self.env_args,
             on_end=on_end,
             action_timeout_s=self.action_timeout_s,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eto_agents.evaluation.statistics import Estimate, clustered_mean, success_rate
-from eto_agents.trajectory import STATUSES, Trajectory, check_schema
+from eto_agents.trajectory import PLAYED, STATUSES, Trajectory, check_schema
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
 
@@ -72,27 +72,36 @@ def summarise(
 ) -> SplitResult:
     """The figures of one split's episodes."""
     episodes = list(trajectories)
-    counted = {"completed", "truncated"} | ({"agent_error"} if agent_errors == "zero" else set())
-    kept = [e for e in episodes if e.status in counted]
-    scores = [(e.task_id, 0.0 if e.status == "agent_error" else e.score) for e in kept]
-    wins = [(e.task_id, float(e.success and e.status != "agent_error")) for e in kept]
-    n_steps = sum(len(e.steps) for e in kept)
-    n_invalid = sum(not step.is_valid for e in kept for step in e.steps)
+    scored = counted_scores(episodes, agent_errors)
+    counted = [e for e, _ in scored]
+    n_steps = sum(len(e.steps) for e in counted)
+    n_invalid = sum(not step.is_valid for e in counted for step in e.steps)
     statuses: Counter[str] = Counter(e.status for e in episodes)
     return SplitResult(
         split=split,
         tasks_sha256=tasks_sha256,
-        n_tasks=len({e.task_id for e in kept}),
-        n_episodes=len(kept),
+        n_tasks=len({e.task_id for e in counted}),
+        n_episodes=len(counted),
         n_planned=n_planned,
-        reward=clustered_mean(scores),
-        success=success_rate(wins),
-        steps=n_steps / len(kept) if kept else float("nan"),
+        reward=clustered_mean((e.task_id, score) for e, score in scored),
+        success=success_rate((e.task_id, float(e.success and e.status in PLAYED)) for e in counted),
+        steps=n_steps / len(counted) if counted else float("nan"),
         invalid_actions=n_invalid / n_steps if n_steps else float("nan"),
         tokens=n_tokens(episodes),
         wall_s=sum(e.wall_s for e in episodes),
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
     )
+
+
+def counted_scores(
+    episodes: Iterable[Trajectory], agent_errors: AgentErrors = "exclude"
+) -> list[tuple[Trajectory, float]]:
+    """The episodes that enter means, each with the score that it enters them with."""
+    return [
+        (episode, episode.score if episode.status in PLAYED else 0.0)
+        for episode in episodes
+        if episode.status in PLAYED or (episode.status == "agent_error" and agent_errors == "zero")
+    ]
 
 
 def n_tokens(episodes: Iterable[Trajectory]) -> int:

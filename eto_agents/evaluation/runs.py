@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from eto_agents.evaluation.results import AgentErrors, Results, SplitResult, n_tokens, summarise
+from eto_agents.episode_log import EpisodeLog, labelled, read_log
+from eto_agents.evaluation.results import (
+    AgentErrors,
+    Results,
+    SplitResult,
+    counted_scores,
+    n_tokens,
+    summarise,
+)
 from eto_agents.evaluation.samples import by_task_and_seed, chosen
 from eto_agents.runs import EPISODES, RunRecord, read_record
-from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import EpisodeKey, Trajectory
-from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
+from eto_agents.trajectory import Trajectory
+from eto_envs.errors import DataError, DataNotFoundError
 
 
 @dataclass(frozen=True, eq=False)  # no slots: figures are kept once they are computed
@@ -75,15 +81,13 @@ class SplitRun:
     @property
     def counted(self) -> tuple[Trajectory, ...]:
         """The episodes that enter means."""
-        statuses = {"completed", "truncated"}
-        if self.agent_errors == "zero":
-            statuses.add("agent_error")
-        return tuple(e for e in self.episodes if e.status in statuses)
+        return tuple(e for e, _ in counted_scores(self.episodes, self.agent_errors))
 
     @property
     def scores(self) -> list[tuple[str, float]]:
         """Task and final score of each counted episode."""
-        return [(e.task_id, 0.0 if e.status == "agent_error" else e.score) for e in self.counted]
+        scored = counted_scores(self.episodes, self.agent_errors)
+        return [(episode.task_id, score) for episode, score in scored]
 
     @functools.cached_property
     def kinds(self) -> dict[str, SplitRun]:
@@ -143,13 +147,13 @@ def read_run(folder: Path, label: str = "") -> Run:
     """Read a run's folder.
 
     Args:
-        folder: what `eto eval --out` got.
-        label: what the report calls the agent, by default the policy's name.
+        folder: what `eto eval --out` wrote.
+        label: what the report calls the agent; by default the policy's name.
 
     Raises:
-        DataNotFoundError: the folder is no run, or holds no episode yet.
+        DataNotFoundError: the folder is no run, or no episode has ended yet.
         CorruptDataError: a file is damaged; names the file and the line.
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or another release of eto-gym wrote it.
     """
     record = read_record(folder)
     if record is None or record.kind != EPISODES:
@@ -157,36 +161,21 @@ def read_run(folder: Path, label: str = "") -> Run:
         raise DataNotFoundError(
             f"{folder} is no evaluation: {fault}; name a folder that `eto eval --out` wrote"
         )
-    for key, kind in {"env_id": str, "env_args": dict, "policy": str}.items():
-        if not isinstance(record.settings.get(key), kind):
-            raise CorruptDataError(f"{folder / 'run.json'} is damaged: no usable {key!r}")
-    settings = record.settings
     results = Results.load(folder) if (folder / "results.json").exists() else None
-    episodes = _read_episodes(folder / "episodes.jsonl", record)
-    if not episodes:
-        raise DataNotFoundError(
-            f"{folder} is an empty run: no episode has ended yet; "
-            f"run or continue `eto eval --env {settings['env_id']} --out {folder}`"
-        )
-    splits = [_split_run(split, record, results, episodes) for split in record.inputs]
+    log = read_log(folder, label)
+    splits = [_split_run(split, record, results, log) for split in record.inputs]
     return Run(
-        label=label or settings["policy"],
+        label=log.label,
         folder=folder,
-        policy=settings["policy"],
+        policy=record.settings["policy"],
         is_finished=results is not None,
         splits=tuple(split_run for split_run in splits if split_run.samples),
         provenance={
-            "policy": settings.get("policy_provenance", {}),
-            "env_args": settings["env_args"],
+            "policy": record.settings.get("policy_provenance", {}),
+            "env_args": record.settings["env_args"],
         }
         | (results.provenance if results else {}),
     )
-
-
-def named(text: str) -> tuple[Path, str]:
-    """``FOLDER`` or ``AGENT=FOLDER`` as the folder and the agent's name, which may be empty."""
-    label, equals, folder = text.partition("=")
-    return (Path(folder), label) if equals and not Path(text).exists() else (Path(text), "")
 
 
 def read_runs(names: Sequence[str]) -> list[Run]:
@@ -197,21 +186,16 @@ def read_runs(names: Sequence[str]) -> list[Run]:
     """
     runs: list[Run] = []
     for text in names:
-        folder, label = named(text)
-        run = read_run(folder, label)
-        for other in runs:
-            if other.folder.resolve() == run.folder.resolve():
-                raise DataError(f"{run.folder} is given twice")
+        run = read_run(*labelled(text))
+        if any(other.folder.resolve() == run.folder.resolve() for other in runs):
+            raise DataError(f"{run.folder} is given twice")
         runs.append(run)
     return runs
 
 
-def _split_run(
-    split: str, record: RunRecord, results: Results | None, episodes: Sequence[Trajectory]
-) -> SplitRun:
-    found = tuple(e for e in episodes if e.split == split)
-    planned = record.facts.get("n_planned")
-    n_planned = planned.get(split) if isinstance(planned, dict) else None
+def _split_run(split: str, record: RunRecord, results: Results | None, log: EpisodeLog) -> SplitRun:
+    episodes = tuple(episode for episode in log.episodes if episode.split == split)
+    n_planned = (log.n_planned or {}).get(split)
     agent_errors = "exclude"
     if results is not None and split in results.splits:
         # run.json first: it is as new as the last command, results.json as the last finished one.
@@ -220,45 +204,11 @@ def _split_run(
         agent_errors = results.provenance.get("agent_errors", "exclude")
     return SplitRun(
         env_id=record.settings["env_id"],
-        dataset=found[0].dataset if found else "",
+        dataset=episodes[0].dataset if episodes else "",
         split=split,
         sha256=record.inputs[split],
         max_steps=record.settings["env_args"].get("max_steps"),
         n_planned=n_planned,
         agent_errors=cast(AgentErrors, agent_errors),
-        samples=found,
+        samples=episodes,
     )
-
-
-def _read_episodes(path: Path, record: RunRecord) -> list[Trajectory]:
-    """The last record of each episode; every line is checked against `run.json`."""
-    latest: dict[EpisodeKey, Trajectory] = {}
-    number = 0
-    try:
-        for number, episode in enumerate(TrajectoryStore(path).read(), start=1):
-            for problem in _problems(episode, record):
-                raise CorruptDataError(f"{path}, line {number}: {problem}")
-            latest[episode.key] = replace(episode, messages=[])
-    except UnicodeDecodeError as error:
-        raise CorruptDataError(f"{path}, after line {number}: not UTF-8 text") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    return list(latest.values())
-
-
-def _problems(episode: Trajectory, record: RunRecord) -> Iterator[str]:
-    """Why a line cannot be an episode of the run that `run.json` describes."""
-    for step, score in enumerate([*(s.score for s in episode.steps), episode.score], start=1):
-        is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
-        if not is_number or math.isnan(score) or not 0.0 <= score <= 1.0:
-            where = "final score" if step > len(episode.steps) else f"score after step {step}"
-            yield f"the {where} of task {episode.task_id!r} is {score!r}, not within [0, 1]"
-    expected = {
-        "env_id": record.settings["env_id"],
-        "policy": record.settings["policy"],
-        "tasks_sha256": record.inputs.get(episode.split),
-    }
-    for key, value in expected.items():
-        found = getattr(episode, key)
-        if found != value:
-            yield f"its {key} is {found!r}, but run.json says {value!r}: two runs are mixed here"

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from eto_agents.best_of_n import best, best_at_k, majority, outcome, pass_at_k
-from eto_agents.evaluation.results import AgentErrors
+from eto_agents.evaluation.results import AgentErrors, counted_scores
 from eto_agents.evaluation.statistics import clustered_mean
 from eto_agents.trajectory import STATUSES, Trajectory
 
@@ -45,7 +45,7 @@ def figures(
         number of different outcomes a task; ``statuses`` of all samples; ``n_short``, the
         number of tasks and seeds with fewer counted samples than N.
     """
-    kept = [(group[0].task_id, _counted(group, agent_errors)) for group in groups]
+    kept = [(group[0].task_id, counted_scores(group, agent_errors)) for group in groups]
     kept = [(task, samples) for task, samples in kept if samples]
     scores = [(task, [score for _, score in samples]) for task, samples in kept]
     trajectories = [(task, [t for t, _ in samples]) for task, samples in kept]
@@ -68,13 +68,6 @@ def figures(
         "statuses": {name: statuses[name] for name in STATUSES if statuses[name]},
         "n_short": sum(len(samples) < n_samples for _, samples in kept) + (len(groups) - len(kept)),
     }
-
-
-def _counted(group: Group, agent_errors: AgentErrors) -> list[tuple[Trajectory, float]]:
-    counted = [(t, t.score) for t in group if t.status in ("completed", "truncated")]
-    if agent_errors == "zero":
-        counted += [(t, 0.0) for t in group if t.status == "agent_error"]
-    return counted
 
 
 def _majority_score(samples: list[tuple[Trajectory, float]]) -> float:

@@ -17,7 +17,7 @@ class HumanPolicy:
 
     name = "human"
     reveal = ("admissible_actions",)
-    batch_size = 1
+    n_envs = 1
 
     def __init__(self, console: Any = None) -> None:
         """Make it; `console` is a `rich.console.Console`, by default the terminal's."""

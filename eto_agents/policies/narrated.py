@@ -59,7 +59,7 @@ class NarratedPolicy:
         self.reveal = tuple(getattr(self._policy, "reveal", ()))
         own = dict(getattr(self._policy, "provenance", {}))
         self.provenance: dict[str, Any] = own | {"thoughts": style}
-        for name in ("batch_size", "n_samples"):  # what the harness asks of a policy
+        for name in ("n_envs", "n_samples"):  # what the harness asks of a policy
             if hasattr(self._policy, name):
                 setattr(self, name, getattr(self._policy, name))
         self._seeds: dict[int, int] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from eto_agents.policy import Decision
+from eto_agents.runs import episodes_file
 from eto_agents.store import TrajectoryStore
 from eto_envs.errors import DataNotFoundError
 from eto_envs.shaping import Info
@@ -22,8 +23,8 @@ class RandomPolicy:
     """A uniformly random admissible action.
 
     Where an action has a slot for free text (WebShop's ``search[<keywords>]``) one to four random
-    words of the instruction fill it. Each episode has a generator of its own, so a run does not
-    depend on the batch size.
+    words of the instruction fill it. Each episode has its own generator, so that it does not depend
+    on the episodes played beside it.
     """
 
     name = "random"
@@ -94,8 +95,7 @@ class ReplayPolicy:
         """
         self._actions = {task: list(texts) for task, texts in (actions or {}).items()}
         if source is not None:
-            path = Path(source)
-            path = path / "episodes.jsonl" if path.is_dir() else path
+            path = episodes_file(Path(source))
             if not path.is_file():
                 raise DataNotFoundError(f"no trajectories at {path}: run `eto eval` first")
             for trajectory in TrajectoryStore(path).read():

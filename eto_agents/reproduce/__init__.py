@@ -1,1 +1,1 @@
-"""The paper's tables from one command: tiers, stages, tables and plans."""
+"""The paper's tables from one command: recipes, their runs and the tables of them."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from eto_agents.console import Display, Report, clock, log
-from eto_agents.evaluation.full_report import write_report
-from eto_agents.evaluation.replay import write_replay
+from eto_agents.report.full_report import write_report
+from eto_agents.report.replay import write_replay
 from eto_agents.reproduce import run as run_module
 from eto_agents.reproduce import tables
 from eto_agents.reproduce.options import Options

@@ -150,22 +150,36 @@ class WorldRun:
         self.folder = folder
         self.sft_checkpoint = folder / "sft" / "checkpoint"
 
-    @functools.cached_property
+    @property
     def dataset(self) -> str:
         """What is trained on: the recipe's, or a mini dataset with further train tasks."""
         world = self.recipe.world
         if world.n_rounds == 1:
             return world.dataset
-        import filelock
+        return str(self.folder.parent / f"mini-{world.n_rounds}-rounds")
 
-        described = world_of_env(world.env)
-        path = self.folder.parent / f"mini-{world.n_rounds}-rounds"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-            if not path.exists():
-                log(f"making {world.n_rounds} rounds of train tasks")
-                described.write_more_tasks(path, world.n_rounds)
-        return str(path)
+    @property
+    def base(self) -> str:
+        """The model before training: a new tiny one, or the one that is named."""
+        model = self.recipe.model
+        return str(self.folder / "base" / "checkpoint") if model.is_tiny else model.name
+
+    @functools.cached_property
+    def demonstrations(self) -> list[Trajectory]:
+        """The experts' trajectories that are imitated, once `prepare` has collected them."""
+        return list(TrajectoryStore(self.folder / "demonstrations" / "episodes.jsonl").read())
+
+    def prepare(self) -> Facts:
+        """Write the dataset, collect the demonstrations, and make the untrained model.
+
+        Returns:
+            Counts of the demonstrations, and the experts' mean score.
+        """
+        self._write_dataset()
+        facts = self.collect_demonstrations()
+        if self.recipe.model.is_tiny:
+            self._make_base()
+        return facts
 
     def tuned(self, settings: _S) -> _S:
         """Settings of SFT or RFT with what follows from the other sections."""
@@ -215,9 +229,21 @@ class WorldRun:
         settings: ETO = self.playing(self.recipe.eto, dpo=dpo)
         return settings
 
-    @functools.cached_property
-    def demonstrations(self) -> list[Trajectory]:
-        """The experts' trajectories that are learnt from; none is of a dev task."""
+    def _write_dataset(self) -> None:
+        """Make the mini dataset with further train tasks; runs of a world share it."""
+        import filelock
+
+        world, path = self.recipe.world, Path(self.dataset)
+        if world.n_rounds == 1:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                log(f"making {world.n_rounds} rounds of train tasks")
+                world_of_env(world.env).write_more_tasks(path, world.n_rounds)
+
+    def collect_demonstrations(self) -> Facts:
+        """Let the experts play; none of what is kept is of a dev task."""
         recipe = self.recipe
         decisive = {
             "world": dataclasses.asdict(recipe.world),
@@ -238,7 +264,7 @@ class WorldRun:
                 thoughts=recipe.expert.thoughts,
                 min_score=recipe.expert.min_score,
                 seeds=range(first, first + recipe.expert.n_samples),
-                batch_size=recipe.model.n_envs,
+                n_envs=recipe.model.n_envs,
                 n_tasks=recipe.expert.n_tasks,
                 env_args={"dataset": self.dataset},
             )
@@ -252,8 +278,8 @@ class WorldRun:
                 "score": math.fsum(played.scores) / max(len(played.scores), 1),
             }
 
-        run = once(self.folder / "demonstrations", make, kind="demonstrations", settings=decisive)
-        return list(TrajectoryStore(run.episodes).read())
+        folder = self.folder / "demonstrations"
+        return once(folder, make, kind="demonstrations", settings=decisive).result or {}
 
     def dev_tasks(self) -> list[Any]:
         """The tasks that are split off train to choose on."""
@@ -262,30 +288,24 @@ class WorldRun:
         tasks = tasks[: self.recipe.expert.n_tasks]
         return split_dev(tasks, settings.dev_tasks, settings.dev_seed).dev
 
-    @functools.cached_property
-    def base(self) -> str:
-        """The model before training: a new tiny one, or the one that is named."""
+    def _make_base(self) -> None:
+        """Make the tiny model, with the demonstrations' vocabulary."""
         model = self.recipe.model
-        if not model.is_tiny:
-            return model.name
-        record = {**dataclasses.asdict(model), "prompt": self.recipe.world.prompt}
-        record["seed"] = self.seed
-        demonstrations = self.demonstrations
 
         def make(run: RunFolder) -> Facts:
-            made = open_model(model.name, demonstrations, self.tuned(self.recipe.sft))
+            made = open_model(model.name, self.demonstrations, self.tuned(self.recipe.sft))
             save_checkpoint(made, run.checkpoint)
             n_parameters = sum(p.numel() for p in made.model.parameters())
             return {"n_parameters": n_parameters, "vocabulary": len(made.tokenizer)}
 
-        run = once(
+        prompt = self.recipe.world.prompt
+        once(
             self.folder / "base",
             make,
             kind="base",
-            settings=record,
+            settings=dataclasses.asdict(model) | {"prompt": prompt, "seed": self.seed},
             demonstrations=self.folder / "demonstrations",
         )
-        return str(run.checkpoint)
 
     def evaluate(
         self, name: str, checkpoint: str | Path, best_of_n: BestOf | None = None
@@ -314,7 +334,7 @@ class WorldRun:
             recipe.world.env,
             recipe.evaluation.splits,
             out=self.run_folder(name),
-            batch_size=model.n_envs,
+            n_envs=model.n_envs,
             n_tasks=recipe.evaluation.n_tasks,
             # The splits of the table are the dataset's own, whatever was trained on.
             env_args={"dataset": recipe.world.dataset},
@@ -503,8 +523,7 @@ def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda 
     steps = _Steps(outcome, methods, recipe.worlds[world].measured, watch)
     with relayed(steps.relay):
         with steps.step("expert", "expert") as facts:
-            world_run.demonstrations  # noqa: B018 (they are made when they are first asked for)
-            facts |= read_json(folder / "demonstrations" / "result.json")
+            facts |= world_run.prepare()
         for method in methods:
             with steps.step(method, METHODS[method]) as facts:
                 try:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from eto_agents.evaluation.comparison import ENV_IDS
 from eto_agents.evaluation.published import COLUMNS, PublishedRow, load_published
 from eto_agents.evaluation.runs import read_run
-from eto_agents.evaluation.sections import NO_WIDTH, NO_WIDTH_NOTE
 from eto_agents.evaluation.statistics import Estimate, Paired, clustered_mean, paired
+from eto_agents.markdown import markdown_table
+from eto_agents.report.sections import NO_WIDTH, NO_WIDTH_NOTE
 from eto_agents.worlds.base import title_of
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def table_of(outcomes: Sequence[Outcome], labels: Mapping[str, str]) -> Table:
 def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
     """The table, with published rows below it where some are given."""
     head = ["", *(title(column) for column in table.columns), "average"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for label in table.rows:
         cells = [show(table.cell(label, column)) for column in table.columns]
         lines.append([label, *cells, _points(table.average(label))])
@@ -166,7 +167,7 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
         where = " ".join(filter(None, (row.source, row.table)))
         about = "; ".join(filter(None, (where, "as quoted" if row.is_quoted else "", row.note)))
         lines.append([f"*{row.method}, {row.model} ({about})*", *values, average])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = markdown_table(head, lines)
     if published:
         text += (
             "\n\nRows in italics are published, with another model; their average is over all "
@@ -180,14 +181,15 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
 
 def markdown_differences(found: Sequence[Difference], first: str, second: str) -> str:
     """One row minus another: mean, interval and p over tasks, and the seeds' own differences."""
-    lines = [["", f"{first} − {second}", "p", "tasks", "by seed", "over seeds"], ["---"] * 6]
+    head = ["", f"{first} − {second}", "p", "tasks", "by seed", "over seeds"]
+    lines = []
     for title_, result, by_seed in found:
         seeds = ", ".join(f"{100 * value:+.1f}" for value in by_seed.values())
         over = Difference(title_, result, by_seed).over_seeds
         p = "–" if math.isnan(result.p) else f"{result.p:.3f}"
         cells = [title_, show(result.difference, "+"), p, str(result.n_tasks), seeds]
         lines.append([*cells, "–" if over is None else show(over, "+")])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(head, lines)
 
 
 def record(table: Table, found: Sequence[Difference]) -> dict[str, Any]:

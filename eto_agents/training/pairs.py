@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from eto_agents.trajectory import Step, Trajectory
+from eto_agents.trajectory import PLAYED, Step, Trajectory
 from eto_envs.errors import DataError, UnknownNameError
 
 Cut = Literal["rejected", "agent", "none"]
@@ -27,9 +27,6 @@ Cut = Literal["rejected", "agent", "none"]
 (ETO's general builder), or nothing (its ALFWorld builder)."""
 
 EXTRA_ROUNDS = 5  # `len(golden_trajs[key]) + 5*2` messages in ETO's builder
-
-PLAYED = ("completed", "truncated")
-"""Statuses whose score says something about the agent."""
 
 
 class NoPairsError(DataError):

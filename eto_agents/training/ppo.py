@@ -44,6 +44,7 @@ from eto_agents.training.rows import by_length
 from eto_agents.training.states import load_state, save_state
 from eto_agents.training.task_splits import split_dev, tasks_of
 from eto_agents.training.trl import Trained
+from eto_agents.trajectory import PLAYED
 from eto_envs.errors import DataError, EtoError
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def _samples(
     episodes: Sequence[Trajectory], checkpoint: Checkpoint, world: str | None
 ) -> tuple[list[Sample], dict[str, float]]:
     """The episodes that can be learned from, and what is logged of all."""
-    played = [e for e in episodes if e.status in ("completed", "truncated") and e.steps]
+    played = [e for e in episodes if e.status in PLAYED and e.steps]
     # A model that did not read the whole conversation wrote under another one than we can rebuild.
     read = [e for e in played if not any(s.usage.get("dropped_turns") for s in e.steps)]
     found = [(e, sample_of(e, checkpoint, world=world)) for e in read]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import RFT
@@ -21,9 +21,7 @@ from eto_agents.training.rows import EmptyDataError
 from eto_agents.training.sft import fit
 from eto_agents.training.task_splits import draw, split_dev, tasks_of
 from eto_agents.training.trl import Trained
-
-if TYPE_CHECKING:
-    from eto_agents.trajectory import Trajectory
+from eto_agents.trajectory import PLAYED, Trajectory
 
 
 def rft(
@@ -120,4 +118,4 @@ def _actions(episode: Trajectory) -> tuple[str, ...]:
 
 
 def _played(episodes: Iterable[Trajectory]) -> list[Trajectory]:
-    return [episode for episode in episodes if episode.status in ("completed", "truncated")]
+    return [episode for episode in episodes if episode.status in PLAYED]

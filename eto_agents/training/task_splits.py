@@ -133,7 +133,7 @@ def play(
                 env_id,
                 waiting,
                 split=split,
-                batch_size=n_envs,
+                n_envs=n_envs,
                 env_args=env_args or {},
                 on_end=on_end,
             )

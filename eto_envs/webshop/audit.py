@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
+from eto_envs.comparison import Comparison, Difference, not_a_recording, read_recordings
 from eto_envs.webshop.data.datasets import find_bundle
 from eto_envs.webshop.data.shop import Shop, open_shop
 from eto_envs.webshop.engine.engine import ReferenceCrash, WebShopEngine
@@ -38,7 +38,7 @@ def compare(
 
     Raises:
         DataNotFoundError: there is no such file or dataset.
-        CorruptDataError: a line of it is no recorded episode.
+        CorruptDataError: a line of it is not a recorded episode.
     """
     shop = open_shop(find_bundle(dataset), goals=goals, price_seed=price_seed)
     report = Comparison("WebShop", f"{shop.dataset}, {transcripts.name}")
@@ -54,7 +54,7 @@ def compare(
             report.n_episodes += 1
             report.n_steps += len(episode["steps"])
         except (ValueError, LookupError, TypeError) as error:
-            raise no_recording(transcripts, number, error) from None
+            raise not_a_recording(transcripts, number, error) from None
         if progress is not None:
             progress(n_done, len(recordings))
     return report

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from eto_agents import Results, TrajectoryStore, evaluate
 from eto_agents.best_of_n import BestOfN, best, best_at_k, majority, outcome, pass_at_k
-from eto_agents.evaluation import report
+from eto_agents.evaluation import tables
 from eto_agents.evaluation.samples import figures
 from eto_agents.rollout import run_episode
 from eto_agents.trajectory import Trajectory
@@ -122,7 +122,7 @@ def test_evaluate_plays_and_stores_every_sample(tmp_path: Path) -> None:
     assert split.samples["distinct_outcomes"] > 1
     assert results.provenance["policy"]["best_of_n"] == 4
     assert Results.load(tmp_path) == results
-    assert "of 4 samples a task" in report.markdown([results])
+    assert "of 4 samples a task" in tables.markdown([results])
 
 
 def test_sample_0_is_the_episode_of_the_wrapped_policy(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     run(out, BestOfN("random", n=3))
     lines = (out / "episodes.jsonl").read_text().splitlines(keepends=True)
     (out / "episodes.jsonl").write_text("".join(lines[:7]) + lines[7][:30])
-    again = run(out, BestOfN("random", n=3), batch_size=2)
+    again = run(out, BestOfN("random", n=3), n_envs=2)
     for key in ("reward", "success", "steps", "samples", "statuses"):
         assert getattr(again.splits["seen"], key) == getattr(whole.splits["seen"], key), key
 

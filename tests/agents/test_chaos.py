@@ -39,7 +39,7 @@ N_KILLS = 11
 
 def command(out: str, *more: str) -> list[str]:
     flags = ["--env", CORRIDOR, "--policy", "slow:Slow", "--out", out, "--env-args", "n=20"]
-    flags += ["--seeds", "0", "1", "--batch-size", "5", "--quiet", *more]
+    flags += ["--seeds", "0", "1", "--n-envs", "5", "--quiet", *more]
     return [sys.executable, "-c", RUN_ETO, "eval", *flags]
 
 

@@ -85,7 +85,12 @@ def test_pairs_survive_export_and_import(name: str, tmp_path: Path) -> None:
         (("export", "eto-sft", "{c}", "{t}", "--min-score", "2"), 2, "no min_score 2.0"),
         (("export", "eto-sft", "{c}", "{t}", "--splits", "seen"), 1, "no episode of"),
         (("import", "eto-sft", "{t}", "{t}"), 1, "there is no file"),
-        (("import", "messages", "{c}/episodes.jsonl", "{t}"), 1, "line 1: 'n_prompt' is None"),
+        (
+            ("import", "messages", "{c}/episodes.jsonl", "{t}"),
+            1,
+            "'messages' is no list of messages",
+        ),
+        (("import", "messages", "{lines}", "{t}"), 1, "line 1: 'n_prompt' is None"),
     ],
 )
 def test_errors_name_the_mistake(
@@ -96,8 +101,10 @@ def test_errors_name_the_mistake(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello"}]}) + "\n")
     with pytest.raises(SystemExit) as stop:
-        eto(*(a.format(c=collection, t=tmp_path / "target") for a in arguments))
+        eto(*(a.format(c=collection, t=tmp_path / "target", lines=lines) for a in arguments))
     assert stop.value.code == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "target").exists()

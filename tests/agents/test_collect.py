@@ -69,7 +69,7 @@ def test_an_interrupted_collection_resumes(tmp_path: Path) -> None:
             "expert",
             "ETO-ALFWorld-v0",
             out=tmp_path / "parts",
-            batch_size=2,
+            n_envs=2,
             progress=stop,
             **arguments,
         )

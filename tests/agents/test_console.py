@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,7 @@ from eto_agents.console import (
     log,
     relayed,
     report,
+    table,
 )
 from eto_agents.trajectory import Trajectory
 from tests.agents.test_trajectory import episode
@@ -162,3 +164,35 @@ def test_without_scores_no_reward_is_shown(capsys: pytest.CaptureFixture[str]) -
         show = Episodes(now=lambda: 100.0)
         show(Progress("seen", 1, 1, ended("a", 0.25, "agent_error")))
     assert capsys.readouterr().err == "seen: 1/1 episodes  (agent_error 1)\n"
+
+
+@pytest.mark.parametrize("is_compact", [False, True])
+def test_a_table_shows_texts_as_they_are(is_compact: bool) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    cells = [("[red]a[/red]", "1.0 [0.5, 1.0]"), ("b [/]", ":smile:")]
+    console.print(
+        table(
+            ("agent [x]", "score"),
+            cells,
+            title="[bold]title",
+            caption="caption [/b]",
+            right=("score",),
+            is_compact=is_compact,
+        )
+    )
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in ("agent [x]", "[bold]title", "caption [/b]", *itertools.chain(*cells)):
+        assert text in shown
+    lines = [line.rstrip(" │┃") for line in shown.splitlines()]
+    ends = [len(line) for line in lines if line.endswith(("score", ":smile:"))]
+    assert len(ends) == 2
+    assert len(set(ends)) == 1  # aligned right
+
+
+def test_long_words_are_folded_or_cut_off() -> None:
+    console = Console(file=io.StringIO(), width=30)
+    console.print(table(("kept", "cut"), [("a" * 60, "b" * 60)], folded=("kept",)))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("a") == 60
+    assert shown.count("b") < 60
+    assert "…" in shown

@@ -43,7 +43,7 @@ def test_an_interrupted_call_stores_finished_and_live_episodes(tmp_path: Path) -
                 ENV,
                 jobs_of(_tasks()[:3], (0,)),
                 split="seen",
-                batch_size=2,
+                n_envs=2,
                 env_args={"dataset": "mini"},
                 on_end=stop,
             )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eto_agents import Results, TrajectoryStore, evaluate
-from eto_agents.evaluation import report
+from eto_agents.evaluation import tables
 from eto_agents.evaluation.results import summarise
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, UnknownNameError
 from tests.agents.test_trajectory import episode
@@ -38,13 +38,13 @@ def test_figures(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", batch_size=1)
+    whole = run(tmp_path / "whole", n_envs=1)
     out = tmp_path / "killed"
-    run(out, batch_size=1)
+    run(out, n_envs=1)
     complete = lines(out)[:7]
     (out / "episodes.jsonl").write_text("".join(complete) + lines(out)[7][:40])
     seen: list[Any] = []
-    again = run(out, batch_size=3, progress=seen.append)
+    again = run(out, n_envs=3, progress=seen.append)
     for split, figures in again.splits.items():
         expected = whole.splits[split]
         assert figures.reward == expected.reward
@@ -62,7 +62,7 @@ def test_an_interrupted_run_keeps_its_episodes(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, progress=interrupt, batch_size=2)
+        run(tmp_path, progress=interrupt, n_envs=2)
     statuses = [t.status for t in TrajectoryStore(tmp_path / "episodes.jsonl").read()]
     assert statuses.count("cancelled") >= 1
     results = run(tmp_path)
@@ -108,8 +108,8 @@ def test_agent_errors_are_excluded_or_count_as_zero_and_are_always_reported() ->
     assert left_out.statuses == {"completed": 3, "agent_error": 2}
     result = evaluate(Sick, CORRIDOR, ("seen",), agent_errors="zero")
     assert result.splits["seen"].reward.mean == pytest.approx(0.6)
-    assert "count as 0" in report.markdown([result])
-    assert "2 (2 agent_error)" in report.markdown([evaluate(Sick, CORRIDOR, ("seen",))])
+    assert "count as 0" in tables.markdown([result])
+    assert "2 (2 agent_error)" in tables.markdown([evaluate(Sick, CORRIDOR, ("seen",))])
 
 
 def test_agent_errors_are_played_again_on_request(tmp_path: Path) -> None:
@@ -142,13 +142,13 @@ def test_an_agents_failure_is_stored_with_its_traceback(tmp_path: Path) -> None:
 def test_the_mean_of_no_episodes_is_not_zero() -> None:
     figures = summarise("seen", "00", [], n_planned=3)
     assert math.isnan(figures.reward.mean)
-    assert report.estimate(figures.reward) == "–"
+    assert tables.estimate(figures.reward) == "–"
 
 
 def test_n_tasks_and_invalid_arguments(tmp_path: Path) -> None:
     result = run(None, n_tasks=2)
     assert result.splits["seen"].n_planned == 4
-    assert "only the first 2 tasks" in report.markdown([result])
+    assert "only the first 2 tasks" in tables.markdown([result])
     with pytest.raises(ValueError, match="n_tasks"):
         run(None, n_tasks=0)
     with pytest.raises(UnknownNameError, match="agent_errors"):

@@ -71,7 +71,7 @@ def test_the_experts_actions_in_react_format_score_1(
         return f"Thought: Step {n}.\nAction: {expert_actions[goal_of(chat)][n]}"
 
     model = ScriptedModel(script)
-    results = play(ReActPolicy(model), tmp_path, batch_size=4)
+    results = play(ReActPolicy(model), tmp_path, n_envs=4)
     for split in ("seen", "unseen"):
         assert results.splits[split].reward.mean == 1.0
         assert results.splits[split].invalid_actions == 0.0
@@ -164,7 +164,7 @@ def test_a_failed_request_ends_its_episode_as_agent_error() -> None:
             return Completion(error="server away", usage={"prompt_tokens": 3.0})
         return "Action: search[a]"
 
-    results = play(ReActPolicy(ScriptedModel(script)), batch_size=5)
+    results = play(ReActPolicy(ScriptedModel(script)), n_envs=5)
     n_failed = sum(split.statuses.get("agent_error", 0) for split in results.splits.values())
     n_whole = sum(split.statuses.get("truncated", 0) for split in results.splits.values())
     assert n_failed + n_whole == 12
@@ -216,7 +216,7 @@ def test_results_do_not_depend_on_the_batch() -> None:
         ) -> list[Completion]:
             return [Completion(f"Action: search[{seed}]") for seed in seeds]
 
-    def actions(batch_size: int, tmp: list[list[str]]) -> list[list[str]]:
+    def actions(n_envs: int, tmp: list[list[str]]) -> list[list[str]]:
         evaluate(
             ReActPolicy(Drawn(), temperature=1.0),
             WEBSHOP,
@@ -224,7 +224,7 @@ def test_results_do_not_depend_on_the_batch() -> None:
             env_args=MINI,
             n_tasks=5,
             seeds=(0, 1),
-            batch_size=batch_size,
+            n_envs=n_envs,
             progress=lambda p: p.trajectory and tmp.append([s.action for s in p.trajectory.steps]),
         )
         return sorted(tmp)

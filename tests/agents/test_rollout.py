@@ -19,10 +19,10 @@ from tests.toy import CORRIDOR, CorridorEnv, corridor_tasks
 
 
 def play(
-    policy: Any, batch_size: int, action_timeout_s: float | None = None, **env_args: Any
+    policy: Any, n_envs: int, action_timeout_s: float | None = None, **env_args: Any
 ) -> list[Trajectory]:
     policy = as_policy(policy)
-    env = make_batch(CORRIDOR, policy, batch_size, env_args)
+    env = make_batch(CORRIDOR, policy, n_envs, env_args)
     try:
         jobs = jobs_of(env.envs[0].tasks, (0, 1))
         played = list(Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s))
@@ -36,7 +36,7 @@ def untimed(trajectory: Trajectory) -> Trajectory:
     return dataclasses.replace(trajectory, steps=steps, wall_s=0.0)
 
 
-def test_the_batch_size_changes_nothing() -> None:
+def test_the_number_of_environments_changes_nothing() -> None:
     one = play("random", 1, shaping=("step_cost=0.1",))
     assert (
         one

@@ -131,13 +131,13 @@ def play(
     prompts: str,
     first: int,
     n_episodes: int,
-    batch_size: int,
+    n_envs: int,
     sampling: Sampling,
 ) -> tuple[float, float, float, float]:
     """Episodes, turns and tokens a second, and turns a second of processor time."""
     env_id, arguments = WORLDS[world]
     policy = Narrator(generate, sampling, prompts)
-    env = make_batch(env_id, policy, batch_size, arguments)
+    env = make_batch(env_id, policy, n_envs, arguments)
     tasks = list(itertools.islice(env.envs[0].tasks, first, first + n_episodes))
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
     episodes = list(Rollouts(policy, env, jobs_of(tasks, [0])))

@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from eto_agents.training.cpu_head import use_cpu_head, restore_head
+from eto_agents.training.cpu_head import restore_head, use_cpu_head
 
 BATCHES = {  # sequences, tokens of each, share of the agent's, vocabulary
     "WebShop mini": (2, 1000, 0.06, 3900),

@@ -1,6 +1,7 @@
-"""`Chats`: the token ids of chats, each text encoded once, each reply with the ids it was drawn as.
+"""`ChatEncoder`: token ids of chats, in which each sampled reply has the ids it was sampled as.
 
-The rendering is `eto_agents.react.chat`'s; here is only what is remembered between turns.
+`eto_agents.react.chat` renders chats. Here are the caches between turns: the ids of texts, of whole
+chats and of replies.
 """
 
 from __future__ import annotations
@@ -10,38 +11,41 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
-from eto_agents.models.local.sampler import Sampled, Vocabulary
+from eto_agents.models.local.sampler import SampledReply, Vocabulary
 from eto_agents.react.chat import encode, find_template
 from eto_agents.trajectory import Message
 
-_Key = tuple[tuple[str, str], ...]
+_Key = tuple[tuple[str, str], ...]  # a chat: role and content of each message
 
 _MAX_CHATS: Final = 4096
 _MAX_TEXTS: Final = 8192
 
 
-class Chats:
-    """Chats of one tokenizer and template."""
+class ChatEncoder:
+    """Encodes chats with one tokenizer and template."""
 
     def __init__(self, tokenizer: Any, template: str, vocabulary: Vocabulary) -> None:
-        """Take them.
+        """Check that the tokenizer has the template's tokens.
 
         Raises:
             UnknownNameError: no such template, or the tokenizer lacks its tokens.
         """
-        self._tokenizer = _Remembering(tokenizer)
+        self._tokenizer = _CachingTokenizer(tokenizer)
         self._template = template
         self._vocabulary = vocabulary
-        encode([{"role": "user", "content": ""}], self._tokenizer, template)  # has its tokens
+        encode([{"role": "user", "content": ""}], self._tokenizer, template)  # raises if one lacks
         self._special_ids = {
             self._tokenizer.encode(token, add_special_tokens=False)[0]
             for token in find_template(template).special
         }
+        # For each chat that ends with a sampled reply: the ids of its replies, by position.
         self._replies: OrderedDict[_Key, dict[int, list[int]]] = OrderedDict()
         self._ids: OrderedDict[_Key, list[int]] = OrderedDict()
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a chat, with the opening of the reply where one is due; not to be changed.
+        """Token ids of a chat; one that ends with the user's message ends as a reply begins.
+
+        The list is cached: do not change it.
 
         Raises:
             ValueError: the roles are out of order.
@@ -55,36 +59,36 @@ class Chats:
                 self._tokenizer,
                 self._template,
                 for_reply=for_reply,
-                sampled=self._sampled(key),
+                sampled=self._sampled_ids(key),
             ).ids
             _put(self._ids, key, ids)
         return ids
 
-    def remember(self, messages: Sequence[Message], reply: Sampled) -> None:
-        """Note with which ids a chat was continued: chats that go on from there have these."""
+    def add_reply(self, messages: Sequence[Message], reply: SampledReply) -> None:
+        """Use the ids that a reply to a chat was sampled as, in all chats that continue it."""
         key = _key(messages)
-        ids = self._as_heard(reply)
-        # With reserved tokens in it, a reply is read as the text it is: nobody forges markup.
+        ids = self._ids_in_context(reply)
+        # A reply that contains special tokens is encoded as text, or it could forge messages.
         own = {len(key): ids} if self._special_ids.isdisjoint(ids) else {}
-        _put(self._replies, (*key, ("assistant", reply.text)), self._sampled(key) | own)
+        _put(self._replies, (*key, ("assistant", reply.text)), self._sampled_ids(key) | own)
 
-    def _sampled(self, key: _Key) -> dict[int, list[int]]:
-        """The ids of a chat's replies by position, as far as all of it is remembered."""
+    def _sampled_ids(self, key: _Key) -> dict[int, list[int]]:
+        """Ids of a chat's replies, by position, if all messages up to the last one are cached."""
         last = max((i for i, (role, _) in enumerate(key) if role == "assistant"), default=-1)
         return self._replies.get(key[: last + 1], {})
 
-    def _as_heard(self, reply: Sampled) -> list[int]:
-        """The ids of a reply in the chats that continue it, its end left out."""
+    def _ids_in_context(self, reply: SampledReply) -> list[int]:
+        """Ids of a reply in the chats that continue it, where the template adds the end token."""
         ids = reply.token_ids
         if ids and ids[-1] in self._vocabulary.end_ids:
             return ids[:-1]
-        # A stop may begin inside of a token: what of this token is text is read anew.
+        # A stop may begin inside a token: the text before it in that token is encoded.
         rest = reply.text[len(self._vocabulary.decode(ids)) :]
         return ids + self._tokenizer.encode(rest, add_special_tokens=False) if rest else ids
 
 
-class _Remembering:
-    """A tokenizer that encodes a text once: a chat's texts come back at every turn."""
+class _CachingTokenizer:
+    """A tokenizer that encodes each text once: the texts of a chat come back at every turn."""
 
     def __init__(self, tokenizer: Any) -> None:
         def ids_of(text: str) -> tuple[int, ...]:
@@ -100,7 +104,7 @@ def _key(messages: Sequence[Message]) -> _Key:
     return tuple((message["role"], message["content"]) for message in messages)
 
 
-def _put(table: OrderedDict[_Key, Any], key: _Key, value: Any) -> None:
-    table[key] = value
-    if len(table) > _MAX_CHATS:
-        table.popitem(last=False)
+def _put(cache: OrderedDict[_Key, Any], key: _Key, value: Any) -> None:
+    cache[key] = value
+    if len(cache) > _MAX_CHATS:
+        cache.popitem(last=False)

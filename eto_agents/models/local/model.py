@@ -19,11 +19,11 @@ from typing import Any, Final
 import torch
 
 from eto_agents.models.base import Completion, Sampling
-from eto_agents.models.local.cached_runner import Lockstep
-from eto_agents.models.local.chat_encoder import Chats
-from eto_agents.models.local.runner import Plain, Reader
-from eto_agents.models.local.sampler import Sampled, Vocabulary, continue_all
-from eto_agents.models.local.support import attention_of, check_lockstep
+from eto_agents.models.local.cached_runner import CachedRunner
+from eto_agents.models.local.chat_encoder import ChatEncoder
+from eto_agents.models.local.runner import Runner, UncachedRunner
+from eto_agents.models.local.sampler import SampledReply, Vocabulary, sample_replies
+from eto_agents.models.local.support import attention_pattern, check_cached_logits
 from eto_agents.react.chat import find_template
 from eto_agents.trajectory import Message
 from eto_envs.files import sha256_of
@@ -108,13 +108,13 @@ class LocalModel:
         self._vocabulary = Vocabulary(
             tokenizer, int(config.vocab_size), _end_ids(model, tokenizer, template)
         )
-        self._chats = Chats(tokenizer, template, self._vocabulary)
-        self._reader = self._make_reader(is_new=True)
-        self._weights_seen = self._weights_now()
+        self._encoder = ChatEncoder(tokenizer, template, self._vocabulary)
+        self._runner = self._make_runner(is_new=True)
+        self._cached_versions = self._weight_versions()
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Model, precision, device, template and the weights' SHA-256."""
+        """Name, precision, device, template and hashes of the weights."""
         return {
             "name": self.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -133,64 +133,63 @@ class LocalModel:
         """Continue each conversation; see `ChatModel.generate`.
 
         ``log_probs`` are those of the model's own distribution, whatever temperature and top_p the
-        tokens were drawn with. Usage has ``prompt_tokens``, ``cached_tokens`` (those of the prompt
-        that had not to be read again) and ``completion_tokens``.
+        tokens were sampled with. Usage has ``prompt_tokens``, ``cached_tokens`` (those of the
+        prompt that did not have to be computed) and ``completion_tokens``.
         """
-        done: dict[int, Completion] = {}
+        completions: dict[int, Completion] = {}
         prompts: dict[int, list[int]] = {}
-        for number, conversation in enumerate(conversations):
+        for index, conversation in enumerate(conversations):
             try:
-                prompts[number] = self._chats.encode(conversation)
+                prompts[index] = self._encoder.encode(conversation)
             except ValueError as error:
-                done[number] = Completion(error=str(error))
+                completions[index] = Completion(error=str(error))
                 continue
-            room = self._budget(prompts[number], sampling)
-            if room < 1:
-                done[number] = Completion(
-                    error=f"the conversation has {len(prompts.pop(number))} tokens, the model "
-                    f"reads and writes {self.max_context_tokens}: drop turns"
+            if self._budget(prompts[index], sampling) < 1:
+                completions[index] = Completion(
+                    error=f"the conversation has {len(prompts.pop(index))} tokens, and the context "
+                    f"of the model is {self.max_context_tokens}: drop turns"
                 )
-        self._forget_if_trained()
+        self._clear_cache_if_trained()
         with self._inference():
-            for numbers in self._batches(prompts, sampling):
-                sampled = self._continue(
-                    [prompts[number] for number in numbers],
+            for indices in self._batches(prompts, sampling):
+                replies = self._sample(
+                    [prompts[index] for index in indices],
                     sampling,
-                    None if seeds is None else [seeds[number] for number in numbers],
+                    None if seeds is None else [seeds[index] for index in indices],
                 )
-                for number, (reply, n_known) in zip(numbers, sampled, strict=True):
-                    done[number] = self._completion(
-                        conversations[number], len(prompts[number]), reply, n_known
+                for index, (reply, n_cached) in zip(indices, replies, strict=True):
+                    completions[index] = self._completion(
+                        conversations[index], len(prompts[index]), reply, n_cached
                     )
-        return [self._counted(done[number]) for number in range(len(conversations))]
+        return [self._counted(completions[index]) for index in range(len(conversations))]
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens that the model reads of a chat, the opening of its reply included."""
-        return len(self._chats.encode(messages))
+        """Number of tokens of a chat, those that open the reply included."""
+        return len(self._encoder.encode(messages))
 
-    def forget(self) -> None:
-        """Give the memory of all conversations back; done by itself after the weights changed."""
-        self._reader = self._make_reader(is_new=False)
+    def clear_cache(self) -> None:
+        """Free the KV cache. After a change of the weights `generate` does so itself."""
+        self._runner = self._make_runner(is_new=False)
 
     @property
     def _device(self) -> torch.device:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
-    def _make_reader(self, *, is_new: bool) -> Reader:
+    def _make_runner(self, *, is_new: bool) -> Runner:
         if not self._with_cache:
-            return Plain(self.model)
-        attention = attention_of(self.model)
+            return UncachedRunner(self.model)
+        pattern = attention_pattern(self.model)
         gib = self._max_cache_gib
         n_bytes = _free_bytes(self._device) // 2 if gib is None else int(gib * 2**30)
         if is_new:
             with self._inference():
-                check_lockstep(self.model, attention)
-        return Lockstep(self.model, attention, n_bytes)
+                check_cached_logits(self.model, pattern)
+        return CachedRunner(self.model, pattern, n_bytes)
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
-        """Evaluation mode without gradients; the mode is put back."""
+        """Evaluation mode, without gradients; the model's mode is restored."""
         was_training = self.model.training
         self.model.eval()
         try:
@@ -200,64 +199,67 @@ class LocalModel:
             self.model.train(was_training)
 
     def _budget(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """The most tokens of the reply."""
         if self.max_context_tokens is None:
             return sampling.max_tokens
         return min(sampling.max_tokens, self.max_context_tokens - len(prompt))
 
     def _batches(self, prompts: dict[int, list[int]], sampling: Sampling) -> list[list[int]]:
-        """What is continued together: as many as are allowed and fit into memory."""
+        """Prompts in batches as large as `max_batch` and the memory allow."""
         if not prompts:
             return []
-        numbers = list(prompts)
+        indices = list(prompts)
         longest = max(len(ids) + self._budget(ids, sampling) for ids in prompts.values())
-        self._reader.expect(len(prompts), longest)
-        size = min(self._max_batch, self._reader.most_rows(longest))
-        return [numbers[first : first + size] for first in range(0, len(numbers), size)]
+        self._runner.reserve(len(prompts), longest)
+        size = min(self._max_batch, self._runner.max_rows(longest))
+        return [indices[first : first + size] for first in range(0, len(indices), size)]
 
-    def _continue(
+    def _sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int] | None
-    ) -> list[tuple[Sampled, int]]:
+    ) -> list[tuple[SampledReply, int]]:
+        """Replies, and how many tokens of each prompt were cached."""
         budgets = [self._budget(prompt, sampling) for prompt in prompts]
         try:
-            sampled, n_known = continue_all(
-                self._reader, prompts, budgets, sampling, seeds, self._vocabulary
+            replies, n_cached = sample_replies(
+                self._runner, prompts, budgets, sampling, seeds, self._vocabulary
             )
         except BaseException:
-            # What was interrupted half-way (memory, Ctrl-C) leaves rows that hold something else
-            # than they say.
-            self.forget()
+            # An interruption (out of memory, Ctrl-C) leaves rows whose keys and values are not
+            # those of their ids.
+            self.clear_cache()
             raise
-        return list(zip(sampled, n_known, strict=True))
+        return list(zip(replies, n_cached, strict=True))
 
     def _completion(
-        self, conversation: Sequence[Message], n_prompt: int, reply: Sampled, n_known: int
+        self, conversation: Sequence[Message], n_prompt: int, reply: SampledReply, n_cached: int
     ) -> Completion:
         usage = {
             "prompt_tokens": float(n_prompt),
-            "cached_tokens": float(n_known),
-            "completion_tokens": float(len(reply.drawn)),
+            "cached_tokens": float(n_cached),
+            "completion_tokens": float(len(reply.drawn_ids)),
         }
         if not all(map(math.isfinite, reply.log_probs)):
             return Completion(error="the model's logits are not finite numbers", usage=usage)
-        self._chats.remember(conversation, reply)
+        self._encoder.add_reply(conversation, reply)
         return Completion(reply.text, reply.token_ids, reply.log_probs, usage, reply.finish_reason)
 
     def _counted(self, completion: Completion) -> Completion:
+        """The completion, added to the totals."""
         counts = {"requests": 1.0, "errors": float(bool(completion.error))}
         for name, value in (counts | dict(completion.usage)).items():
             self.totals[name] = self.totals.get(name, 0.0) + value
         return completion
 
-    def _weights_now(self) -> list[tuple[int, int]]:
-        """Changes when a weight does: an optimiser's step counts up its tensor's version."""
+    def _weight_versions(self) -> list[tuple[int, int]]:
+        """Changes whenever a weight does: in-place updates increment a tensor's version."""
         parameters = self.model.parameters()
         return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
 
-    def _forget_if_trained(self) -> None:
-        now = self._weights_now()
-        if now != self._weights_seen:
-            self._weights_seen = now
-            self.forget()
+    def _clear_cache_if_trained(self) -> None:
+        versions = self._weight_versions()
+        if versions != self._cached_versions:
+            self._cached_versions = versions
+            self.clear_cache()
 
     def _weights_record(self) -> dict[str, Any]:
         files = [
@@ -277,11 +279,11 @@ class LocalModel:
 
 
 def _end_ids(model: Any, tokenizer: Any, template: str) -> list[int]:
-    """Tokens that end a turn, as template, tokenizer and the model's own settings say."""
+    """Tokens that end a turn, by the template, the tokenizer and the model's configs."""
     end = find_template(template).end
     ends = {tokenizer.encode(end, add_special_tokens=False)[0], tokenizer.eos_token_id}
-    for settings in (model.config, getattr(model, "generation_config", None)):
-        own = getattr(settings, "eos_token_id", None)
+    for config in (model.config, getattr(model, "generation_config", None)):
+        own = getattr(config, "eos_token_id", None)
         ends.update(own if isinstance(own, list | tuple) else [own])
     return sorted(int(end) for end in ends if end is not None)
 

@@ -1,7 +1,7 @@
-"""Drawing tokens for many conversations at once, and knowing where each reply ends.
+"""Sampling replies for a batch of prompts, and deciding where each one ends.
 
-What is drawn for a conversation depends on its own seed alone. Nothing here reads a model: a
-`Reader` (`eto_agents.models.local.runner`) gives logits for the tokens that it is given.
+A reply depends on its own prompt and seed alone, not on the rest of the batch. The model itself is
+run by a `Runner` (`eto_agents.models.local.runner`), which gives logits for the tokens drawn here.
 """
 
 from __future__ import annotations
@@ -16,277 +16,315 @@ import torch
 from torch import Tensor
 
 from eto_agents.models.base import Sampling
-from eto_agents.models.local.runner import Reader
+from eto_agents.models.local.runner import Runner
 
-_ENDS, _MAY_STOP = 1, 2
+_ENDS_TURN, _MAY_COMPLETE_STOP = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """What was sampled for one conversation.
+class SampledReply:
+    """What was sampled for one prompt.
 
     Attributes:
-        text: the reply, without what ended it.
-        token_ids: its tokens, the one that ends the turn included; of a text that a stop cut,
-            those that lie before the stop as a whole.
-        log_probs: of the tokens, by the model's own distribution (at temperature 1, of all
-            tokens), whatever the temperature and top_p they were drawn with.
+        text: the reply, without the end token or the stop that ended it.
+        token_ids: its tokens, the end token included. Where a stop ended it: the tokens that lie
+            before the stop completely.
+        log_probs: natural-log probabilities of `token_ids` under the model's own distribution
+            (temperature 1, all tokens), whatever they were sampled with.
         finish_reason: ``"stop"`` or ``"length"``.
-        n_read: how many sampled tokens the reader has read (the last one drawn it has not).
-        drawn: all that were drawn, those of the stop included.
+        drawn_ids: all tokens that were drawn, those of the stop included.
+        n_computed: how many of `drawn_ids` the model was run over: all but the last.
     """
 
     text: str
     token_ids: list[int]
     log_probs: list[float]
     finish_reason: str
-    n_read: int
-    drawn: list[int]
+    drawn_ids: list[int]
+    n_computed: int
 
 
 class Vocabulary:
-    """What the sampler knows of tokens.
+    """What sampling has to know of tokens: their texts, and which ones can end a reply.
+
+    Attributes:
+        end_ids: the end tokens.
 
     Args:
         tokenizer: a tokenizer of `transformers`.
-        size: how many tokens the model has logits for.
+        size: number of tokens that the model has logits for.
         end_ids: tokens that end a turn.
     """
 
     def __init__(self, tokenizer: Any, size: int, end_ids: Sequence[int]) -> None:
-        """Take the tokenizer."""
+        """Take the tokenizer; see the class."""
         self._tokenizer = tokenizer
         self._size = size
         self.end_ids = frozenset(end_ids)
-        self._tables: dict[tuple[str, ...], Tensor] = {}
+        self._flags: dict[tuple[str, ...], Tensor] = {}
         self._texts: list[str] | None = None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones included."""
+        """The text of tokens, special tokens included."""
         text: str = self._tokenizer.decode(
             list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
 
-    def table(self, stop: tuple[str, ...]) -> Tensor:
-        """For every token, uint8: 1 if it ends a turn, 2 if a stop's last character is in it."""
-        if stop not in self._tables:
-            may_stop = np.zeros(self._size, bool)
+    def flags(self, stop: tuple[str, ...]) -> Tensor:
+        """Which tokens may end a reply, (vocabulary,) uint8.
+
+        1 marks end tokens, 2 tokens whose text has the last character of a stop: only after those
+        the reply is decoded and searched for stops.
+        """
+        if stop not in self._flags:
+            may_complete = np.zeros(self._size, bool)
             for last in {text[-1] for text in stop if text}:
-                # Other characters may be spread over tokens, or be lost at a token's edges.
+                # Other characters may be spread over several tokens, or be missing in the text of
+                # a token that is decoded alone (as the space at its beginning is).
                 if "!" <= last <= "~":
-                    may_stop |= np.array([last in text for text in self._token_texts()])
+                    may_complete |= np.array([last in text for text in self._token_texts()])
                 else:
-                    may_stop[:] = True
-            table = may_stop.astype(np.uint8) * _MAY_STOP
-            table[[token for token in self.end_ids if token < self._size]] = _ENDS
-            self._tables[stop] = torch.from_numpy(table)
-        return self._tables[stop]
+                    may_complete[:] = True
+            flags = may_complete.astype(np.uint8) * _MAY_COMPLETE_STOP
+            flags[[token for token in self.end_ids if token < self._size]] = _ENDS_TURN
+            self._flags[stop] = torch.from_numpy(flags)
+        return self._flags[stop]
 
     def _token_texts(self) -> list[str]:
         if self._texts is None:
+            # A model may have more logits than its tokenizer has tokens.
             n_known = min(self._size, len(self._tokenizer))
             known = [self.decode([token]) for token in range(n_known)]
             self._texts = known + [""] * (self._size - n_known)
         return self._texts
 
 
-def continue_all(
-    reader: Reader,
+def sample_replies(
+    runner: Runner,
     prompts: Sequence[Sequence[int]],
     budgets: Sequence[int],
     sampling: Sampling,
     seeds: Sequence[int] | None,
     vocabulary: Vocabulary,
-) -> tuple[list[Sampled], list[int]]:
-    """Continue every prompt until it ends.
+) -> tuple[list[SampledReply], list[int]]:
+    """Continue prompts, all in one batch, until every reply has ended.
 
     Args:
-        reader: what reads.
+        runner: runs the model.
         prompts: token ids; at least one each.
-        budgets: the most tokens for each.
-        sampling: how to draw; its `max_tokens` is not looked at.
-        seeds: one for each prompt; without them draws differ from run to run.
-        vocabulary: of the tokenizer.
+        budgets: the most tokens of each reply.
+        sampling: how to sample; `budgets` take the place of its `max_tokens`.
+        seeds: one for each prompt; without them replies differ from run to run.
+        vocabulary: the model's.
 
     Returns:
-        What was sampled for each, and how many tokens of each prompt had not to be read.
+        The replies, and how many tokens of each prompt were cached.
     """
-    known = reader.begin(prompts, max(budgets))
-    numbers = [number for number, _ in known]
-    replies = _Replies(numbers, budgets, sampling.stop, vocabulary)
-    draw = _drawing(sampling, seeds, budgets)
-    tokens = torch.tensor([prompts[number][-1] for number in numbers])
+    prefilled = runner.prefill(prompts, max(budgets))
+    replies = _Replies([row.prompt for row in prefilled], budgets, sampling.stop, vocabulary)
+    draw = _make_draw(sampling, seeds, budgets)
+    # The token that each row is run over next, (rows,); at first the last one of its prompt.
+    tokens = torch.tensor([prompts[row.prompt][-1] for row in prefilled])
     n_steps = 0
     while True:
-        logits = reader.step(tokens, replies.live)
-        tokens, log_probs = draw(logits, replies.numbers, n_steps)
+        logits = runner.decode(tokens, replies.active)
+        tokens, log_probs = draw(logits, replies.indices, n_steps)
         n_steps += 1
-        n_live = replies.add(tokens, log_probs)
-        if not n_live:
+        n_active = replies.append(tokens, log_probs)
+        if not n_active:
             break
-        # Fewer rows are faster, but moving them costs about as much as a token.
-        if n_live <= len(replies.numbers) // 2:
-            order = reader.keep(replies.live.nonzero()[:, 0].tolist())
-            replies.keep(order)
+        # A smaller batch is faster, but moving its rows costs about as much as a step.
+        if n_active <= len(replies.indices) // 2:
+            order = runner.select(replies.active.nonzero()[:, 0].tolist())
+            replies.select(order)
             tokens = tokens[torch.tensor(order, device=tokens.device)]
     sampled = replies.results()
-    reader.end(
+    runner.finish(
         [
-            [*prompt, *reply.drawn[: reply.n_read]]
+            [*prompt, *reply.drawn_ids[: reply.n_computed]]
             for prompt, reply in zip(prompts, sampled, strict=True)
         ]
     )
-    n_known = [0] * len(prompts)
-    for number, n in known:
-        n_known[number] = n
-    return sampled, n_known
+    n_cached = [0] * len(prompts)
+    for row in prefilled:
+        n_cached[row.prompt] = row.n_cached
+    return sampled, n_cached
 
 
 class _Replies:
-    """Replies in the making; rows are the reader's, numbers the prompts'."""
+    """The replies of a batch while they are sampled.
+
+    Tokens and log-probabilities are (prompts, steps). Rows are those of the runner's batch, which
+    shrinks while replies end.
+
+    Attributes:
+        indices: for each row, the index of its prompt.
+        active: (rows,), bool; whether the row's reply goes on.
+    """
 
     def __init__(
         self,
-        numbers: list[int],
+        indices: list[int],
         budgets: Sequence[int],
         stop: tuple[str, ...],
         vocabulary: Vocabulary,
     ) -> None:
-        self.numbers = numbers
-        self.live = torch.ones(len(numbers), dtype=torch.bool)
-        self._n_live = len(numbers)
+        self.indices = indices
+        self.active = torch.ones(len(indices), dtype=torch.bool)
+        self._n_active = len(indices)
         self._budgets = list(budgets)
         self._next_budget = min(budgets)
         self._stop = tuple(text for text in stop if text)
         self._vocabulary = vocabulary
-        self._table = vocabulary.table(self._stop)
-        self._numbers = torch.tensor(numbers)
-        self._tokens = torch.zeros(len(numbers), max(budgets), dtype=torch.long)
-        self._log_probs = torch.zeros(len(numbers), max(budgets))
+        self._flags = vocabulary.flags(self._stop)  # (vocabulary,)
+        self._indices = torch.tensor(indices)  # (rows,)
+        self._tokens = torch.zeros(len(indices), max(budgets), dtype=torch.long)
+        self._log_probs = torch.zeros(len(indices), max(budgets))
         self._n_steps = 0
-        self._done: dict[int, tuple[int, int | None]] = {}  # tokens, and where the text is cut
+        # Of each reply that has ended: its number of tokens, and where a stop begins in its text.
+        self._ended: dict[int, tuple[int, int | None]] = {}
 
-    def add(self, tokens: Tensor, log_probs: Tensor) -> int:
-        """Take a token a row; how many rows go on."""
+    def append(self, tokens: Tensor, log_probs: Tensor) -> int:
+        """Append a token to each row's reply.
+
+        Args:
+            tokens: (rows,), the tokens.
+            log_probs: (rows,), their log-probabilities.
+
+        Returns:
+            The number of active rows.
+        """
         self._move_to(tokens.device)
-        self._tokens[self._numbers, self._n_steps] = tokens
-        self._log_probs[self._numbers, self._n_steps] = log_probs
+        # Rows that have ended are written, too: what lies behind a reply's end is cut off later.
+        self._tokens[self._indices, self._n_steps] = tokens
+        self._log_probs[self._indices, self._n_steps] = log_probs
         self._n_steps += 1
-        flags = self._table[tokens] * self.live
-        if flags.any():
+        flags = self._flags[tokens] * self.active  # (rows,)
+        if flags.any():  # the one point in a step that waits for the device
             for row, flag in enumerate(flags.tolist()):
-                if flag == _ENDS:
-                    self._finish(row, None)
-                elif flag == _MAY_STOP:
-                    cut = self._find_stop(self.numbers[row])
+                if flag == _ENDS_TURN:
+                    self._end(row, None)
+                elif flag == _MAY_COMPLETE_STOP:
+                    cut = self._find_stop(self.indices[row])
                     if cut is not None:
-                        self._finish(row, cut)
+                        self._end(row, cut)
         if self._n_steps >= self._next_budget:
-            self._stop_at_budget()
-        return self._n_live
+            self._end_at_budget()
+        return self._n_active
 
-    def keep(self, order: Sequence[int]) -> None:
-        """Go on with these rows."""
-        rows = torch.tensor(order, device=self.live.device)
-        self.numbers = [self.numbers[row] for row in order]
-        self.live, self._numbers = self.live[rows], self._numbers[rows]
+    def select(self, order: Sequence[int]) -> None:
+        """Shrink the batch; `order` gives the old row of each new one."""
+        rows = torch.tensor(order, device=self.active.device)
+        self.indices = [self.indices[row] for row in order]
+        self.active, self._indices = self.active[rows], self._indices[rows]
 
-    def results(self) -> list[Sampled]:
-        """What was sampled, by prompt."""
+    def results(self) -> list[SampledReply]:
+        """The replies, by prompt."""
         rows = zip(self._tokens.tolist(), self._log_probs.tolist(), strict=True)
-        return [self._result(number, *row) for number, row in enumerate(rows)]
+        return [self._result(index, *row) for index, row in enumerate(rows)]
 
-    def _result(self, number: int, drawn: list[int], log_probs: list[float]) -> Sampled:
-        n_drawn, cut = self._done[number]
+    def _result(self, index: int, drawn: list[int], log_probs: list[float]) -> SampledReply:
+        n_drawn, cut = self._ended[index]
         drawn = drawn[:n_drawn]
         if cut is not None:
-            n_kept, text = self._cut(drawn, cut)
+            n_whole, text = self._cut(drawn, cut)
             reason = "stop"
         else:
-            n_kept = n_drawn
-            is_ended = drawn[-1] in self._vocabulary.end_ids
-            text = self._vocabulary.decode(drawn[:-1] if is_ended else drawn)
-            reason = "stop" if is_ended else "length"
-        return Sampled(text, drawn[:n_kept], log_probs[:n_kept], reason, n_drawn - 1, drawn)
+            n_whole = n_drawn
+            has_end = drawn[-1] in self._vocabulary.end_ids
+            text = self._vocabulary.decode(drawn[:-1] if has_end else drawn)
+            reason = "stop" if has_end else "length"
+        return SampledReply(text, drawn[:n_whole], log_probs[:n_whole], reason, drawn, n_drawn - 1)
 
     def _move_to(self, device: torch.device) -> None:
         if self._tokens.device != device:
-            for name in ("live", "_table", "_numbers", "_tokens", "_log_probs"):
+            for name in ("active", "_flags", "_indices", "_tokens", "_log_probs"):
                 setattr(self, name, getattr(self, name).to(device))
 
-    def _stop_at_budget(self) -> None:
-        for row, number in enumerate(self.numbers):
-            if number not in self._done and self._n_steps >= self._budgets[number]:
-                self._finish(row, None)
-        left = [self._budgets[n] for n in self.numbers if n not in self._done]
+    def _end_at_budget(self) -> None:
+        for row, index in enumerate(self.indices):
+            if index not in self._ended and self._n_steps >= self._budgets[index]:
+                self._end(row, None)
+        left = [self._budgets[index] for index in self.indices if index not in self._ended]
         self._next_budget = min(left, default=0)
 
-    def _finish(self, row: int, cut: int | None) -> None:
-        self._done[self.numbers[row]] = self._n_steps, cut
-        self.live[row] = False
-        self._n_live -= 1
+    def _end(self, row: int, cut: int | None) -> None:
+        self._ended[self.indices[row]] = self._n_steps, cut
+        self.active[row] = False
+        self._n_active -= 1
 
-    def _find_stop(self, number: int) -> int | None:
-        """Where the first stop begins in a reply."""
-        text = self._vocabulary.decode(self._tokens[number, : self._n_steps].tolist())
-        found = [at for at in map(text.find, self._stop) if at >= 0]
-        return min(found, default=None)
+    def _find_stop(self, index: int) -> int | None:
+        """Where the first stop begins in a reply's text."""
+        text = self._vocabulary.decode(self._tokens[index, : self._n_steps].tolist())
+        starts = [start for start in map(text.find, self._stop) if start >= 0]
+        return min(starts, default=None)
 
     def _cut(self, drawn: list[int], cut: int) -> tuple[int, str]:
-        """How many tokens lie before a stop as a whole, and the text before it."""
-        whole = self._vocabulary.decode(drawn)
-        n_kept = len(drawn) - 1
-        while n_kept and len(self._vocabulary.decode(drawn[:n_kept])) > cut:
-            n_kept -= 1
-        return n_kept, whole[:cut]
+        """How many tokens lie before a stop completely, and the text before it."""
+        text = self._vocabulary.decode(drawn)
+        n_whole = len(drawn) - 1
+        while n_whole and len(self._vocabulary.decode(drawn[:n_whole])) > cut:
+            n_whole -= 1
+        return n_whole, text[:cut]
 
 
 Draw = Callable[[Tensor, Sequence[int], int], tuple[Tensor, Tensor]]
-"""Logits (rows, vocabulary), the rows' prompts, and the step: tokens and log-probabilities."""
+"""Takes logits (rows, vocabulary), the index of each row's prompt and the number of the step; gives
+tokens (rows,) and their log-probabilities (rows,)."""
 
 
-def _drawing(sampling: Sampling, seeds: Sequence[int] | None, budgets: Sequence[int]) -> Draw:
+def _make_draw(sampling: Sampling, seeds: Sequence[int] | None, budgets: Sequence[int]) -> Draw:
     if sampling.temperature == 0:
         return lambda logits, _, __: _with_log_probs(logits.float(), logits.argmax(-1))
     if seeds is None:
         entropy = random.SystemRandom()
         seeds = [entropy.getrandbits(63) for _ in budgets]
-    uniform = np.zeros((len(budgets), max(budgets)))
-    for number, (seed, n_tokens) in enumerate(zip(seeds, budgets, strict=True)):
-        uniform[number, :n_tokens] = np.random.default_rng(seed).random(n_tokens)
-    table = torch.from_numpy(uniform)
+    # Random numbers (prompts, steps) in [0, 1), drawn in advance. Each prompt has its own generator
+    # on the CPU, so neither the batch nor the device changes them.
+    numbers = np.zeros((len(budgets), max(budgets)))
+    for index, (seed, n_tokens) in enumerate(zip(seeds, budgets, strict=True)):
+        numbers[index, :n_tokens] = np.random.default_rng(seed).random(n_tokens)
+    uniform = torch.from_numpy(numbers)
 
-    def draw(logits: Tensor, numbers: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
+    def draw(logits: Tensor, indices: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
         logits = logits.float()
-        at = table[torch.tensor(numbers), step].to(logits.device)
-        return _with_log_probs(logits, invert(logits / sampling.temperature, at, sampling.top_p))
+        u = uniform[torch.tensor(indices), step].to(logits.device)
+        tokens = sample_inverse_cdf(logits / sampling.temperature, u, sampling.top_p)
+        return _with_log_probs(logits, tokens)
 
     return draw
 
 
-def invert(logits: Tensor, at: Tensor, top_p: float) -> Tensor:
-    """The tokens at which the distributions' cumulative sums pass `at`.
+def sample_inverse_cdf(logits: Tensor, u: Tensor, top_p: float) -> Tensor:
+    """Inverse transform sampling: the first token at which the cumulative probability exceeds `u`.
 
     Args:
         logits: (rows, vocabulary), float32.
-        at: (rows,), float64, uniform in [0, 1).
-        top_p: tokens are drawn from the likeliest whose sum first reaches it.
+        u: (rows,), float64, uniform in [0, 1).
+        top_p: only the likeliest tokens are drawn, up to the one with which their probability
+            first reaches this.
+
+    Returns:
+        Tokens (rows,).
     """
-    order = None
+    order = None  # (rows, vocabulary), the token at each position, if not the position itself
     probabilities = logits.softmax(-1)
     if top_p < 1:
         probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
         before = probabilities.double().cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= top_p, 0)
+    # In float64: float32 sums over a large vocabulary lose unlikely tokens. `u` is scaled by the
+    # total, which is below 1 where top_p has cut tokens off.
     sums = probabilities.double().cumsum(-1)
-    position = torch.searchsorted(sums, (at * sums[:, -1])[:, None], right=True)
-    # Rounding may lead past the last token that has a share.
+    position = torch.searchsorted(sums, (u * sums[:, -1])[:, None], right=True)  # (rows, 1)
+    # Rounding may lead beyond the last token that has a probability.
     last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1, keepdim=True)
     position = torch.minimum(position, last)
     return (position if order is None else order.gather(-1, position))[:, 0]
 
 
 def _with_log_probs(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (rows,) and their log-probabilities (rows,), from logits (rows, vocabulary)."""
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
     return tokens, chosen - logits.logsumexp(-1)

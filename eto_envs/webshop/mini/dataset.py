@@ -49,7 +49,9 @@ def _human_entry(draw: Draw, item: Item, known: set[str]) -> dict[str, Any]:
     while True:
         n_attributes = draw.pick((1, 2, 2, 3, 3))
         attributes = draw.sample(item.attributes, n_attributes)
-        names = draw.some(list(item.options), max(1, len(item.options) - int(1.25 * draw.share())))
+        names = draw.some(
+            list(item.options), max(1, len(item.options) - int(1.25 * draw.uniform()))
+        )
         options = {name: draw.pick(item.options[name]) for name in names}
         text = request(draw, item, attributes, options)
         if text not in known:

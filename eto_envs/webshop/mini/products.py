@@ -24,16 +24,16 @@ class Draw:
 
     def __init__(self, seed: int) -> None:
         """Seed it."""
-        self.share = random.Random(seed).random
+        self.uniform = random.Random(seed).random
 
     def pick(self, values: Sequence[T]) -> T:
         """One of some values."""
-        return values[int(self.share() * len(values))]
+        return values[int(self.uniform() * len(values))]
 
     def sample(self, values: Sequence[T], n: int) -> list[T]:
         """Some of the values, no place twice, in random order."""
         rest = list(values)
-        return [rest.pop(int(self.share() * len(rest))) for _ in range(n)]
+        return [rest.pop(int(self.uniform() * len(rest))) for _ in range(n)]
 
     def some(self, values: Sequence[T], n: int) -> list[T]:
         """Some of the values, no place twice, in their own order."""
@@ -132,16 +132,16 @@ def draw_family(
     brand, line = draw.pick(vocabulary["brands"]), draw.pick(vocabulary["lines"])
     material = draw.pick(kind.materials)
     order = draw.shuffled(kind.attributes)
-    cents = 100 * (kind.usd[0] + draw.share() * 0.6 * (kind.usd[1] - kind.usd[0]))
+    cents = 100 * (kind.usd[0] + draw.uniform() * 0.6 * (kind.usd[1] - kind.usd[0]))
     for member in range(N_MEMBERS):
         # Neighbours share three of five attributes, the first and the last member one; the last
         # is the dearest.
         own = draw.shuffled(order[2 * member : 2 * member + _N_ATTRIBUTES])
-        if member == N_MEMBERS - 1 and draw.share() < 0.5:
+        if member == N_MEMBERS - 1 and draw.uniform() < 0.5:
             material = draw.pick(kind.materials)
         attributes = (*own, Attribute(material, f"is made of {plain(material)}"))
-        price = int(cents * (1 + member * (0.2 + 0.7 * draw.share())))
-        is_ranged = draw.share() < 0.2
+        price = int(cents * (1 + member * (0.2 + 0.7 * draw.uniform())))
+        is_ranged = draw.uniform() < 0.2
         yield Item(
             asin=next(asins),
             kind=kind,
@@ -151,10 +151,10 @@ def draw_family(
             attributes=attributes,
             title=_title(draw, kind, brand, line, material, attributes),
             options={
-                name: draw.some(values, min(len(values), 2 + int(3 * draw.share())))
+                name: draw.some(values, min(len(values), 2 + int(3 * draw.uniform())))
                 for name, values in kind.options.items()
             },
-            prices_cents=(price, int(price * (1.1 + 0.3 * draw.share())))
+            prices_cents=(price, int(price * (1.1 + 0.3 * draw.uniform())))
             if is_ranged
             else (price,),
         )

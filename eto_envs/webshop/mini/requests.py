@@ -88,7 +88,7 @@ def _spread(draw: Draw, attributes: Sequence[Attribute]) -> tuple[list[Attribute
 def _what(draw: Draw, item: Item, before: Sequence[str]) -> str:
     name, plural = item.kind.name.replace("*", ""), item.kind.plural
     described = ", ".join(before)
-    way = draw.share()
+    way = draw.uniform()
     if way < 0.3:
         alias = item.kind.alias
         return f"{alias}, {described}" if described else alias

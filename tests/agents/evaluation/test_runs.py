@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eto_agents.evaluation import replay_runs
+from eto_agents.episode_log import read_log
 from eto_agents.evaluation.results import Results
 from eto_agents.evaluation.runs import read_run, read_runs
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, EtoError
@@ -99,14 +99,14 @@ def make_a_folder_of(name: str) -> Callable[[Path], None]:
         (edit_line(2, "score", float("nan")), CorruptDataError, r"episodes.jsonl, line 2.*nan"),
         (edit_line(1, "score", 1.5), CorruptDataError, r"episodes.jsonl, line 1.*1.5"),
         (edit_line(3, "score", None), CorruptDataError, r"episodes.jsonl, line 3.*None"),
-        (edit_step_score, CorruptDataError, r"episodes.jsonl, line 1.*after step 1.*inf"),
+        (edit_step_score, CorruptDataError, r"episodes.jsonl, line 1: step 1: score is inf"),
         (edit_line(2, "schema", 99), CorruptDataError, r"episodes.jsonl, line 2.*schema 99"),
         (edit_line(2, "policy", "other"), CorruptDataError, r"line 2.*'other'.*mixed"),
         (edit_line(3, "tasks_sha256", "zz"), CorruptDataError, r"line 3.*tasks_sha256.*mixed"),
         (edit_line(3, "split", "train"), CorruptDataError, r"line 3.*mixed"),
         (append_bytes(b"{}\n"), CorruptDataError, r"episodes.jsonl, line 4"),
-        (append_bytes(b"\xff\xfe\n"), CorruptDataError, r"episodes.jsonl.*UTF-8"),
-        (write("episodes.jsonl", b""), DataNotFoundError, "empty run.*eto eval"),
+        (append_bytes(b"\xff\xfe\n"), CorruptDataError, r"episodes.jsonl, line 4: not UTF-8"),
+        (write("episodes.jsonl", b""), DataNotFoundError, "no complete episode.*eto eval"),
         (make_a_folder_of("episodes.jsonl"), DataError, "episodes.jsonl"),
         (make_a_folder_of("run.json"), DataError, "run.json"),
         (write("run.json", b'{\n "env_id": '), CorruptDataError, r"run.json, line 2"),
@@ -138,7 +138,7 @@ def test_a_run_of_schema_1_is_refused(tmp_path: Path, name: str) -> None:
     if name == "run.json":
         message = "was written by version .* of eto-gym, whose folders"
         with pytest.raises(DataError, match=message):
-            replay_runs.read_run(folder)
+            read_log(folder)
     with pytest.raises(DataError, match=message):
         read_run(folder)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: there and back, and every way in which one can be wrong."""
+"""Checkpoints: there and back, what they become, and every way in which one can be wrong."""
 
 from __future__ import annotations
 
@@ -17,9 +17,23 @@ if importlib.util.find_spec("transformers") is None:
 
 import torch
 
-from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.base import load_model
+from eto_agents.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_local_model,
+    save_checkpoint,
+)
+from eto_agents.models.local import LocalModel
 from eto_agents.models.tiny import make_tiny
 from eto_agents.settings import Playing
+from tests.agents.models.local.random_models import (
+    TOKENIZER,
+    checkpoint_of,
+    first_chat,
+    free_reply,
+    user,
+)
 
 pytestmark = [
     pytest.mark.torch,
@@ -84,7 +98,7 @@ def test_data_types(folder: Path) -> None:
         load_checkpoint(str(folder), dtype="float99")
 
 
-def test_the_template_is_told_by_the_tokens(folder: Path) -> None:
+def test_the_template_follows_from_the_tokens(folder: Path) -> None:
     (folder / "eto.json").unlink()
     read = load_checkpoint(str(folder))
     assert (read.template, read.prompts, read.with_example) == ("plain", "own", True)
@@ -101,7 +115,7 @@ def test_families_are_known(template: str, model_type: str, tmp_path: Path) -> N
     save_checkpoint(made, tmp_path / "model")
     (tmp_path / "model" / "eto.json").unlink()
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    if model_type == "qwen3":  # a Llama's weights would not fit: only the guess is asked here
+    if model_type == "qwen3":  # a Llama's weights would not fit: only the guess is tested
         from eto_agents.models.checkpoint import _guess_template
 
         made.model.config.model_type = model_type
@@ -112,7 +126,7 @@ def test_families_are_known(template: str, model_type: str, tmp_path: Path) -> N
     assert load_checkpoint(str(tmp_path / "model")).template == template
 
 
-def test_a_family_that_nobody_knows(tmp_path: Path) -> None:
+def test_an_unknown_family(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -143,6 +157,64 @@ def test_an_adapter_names_its_base(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder)
     with pytest.raises(DataNotFoundError):
         load_checkpoint(str(tmp_path / "adapter"))
+
+
+def test_an_adapter_gives_the_same_replies_merged_and_unmerged(tmp_path: Path) -> None:
+    import peft
+
+    checkpoint = checkpoint_of()
+    save_checkpoint(checkpoint, tmp_path / "base")
+    base = load_local_model(str(tmp_path / "base"), device="cpu")
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(checkpoint.model, lora)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.5)
+    adapted.save_pretrained(tmp_path / "adapter")
+    unmerged = Checkpoint(adapted, TOKENIZER, "plain").chat_model()
+    loaded = load_local_model(
+        str(tmp_path / "base"), adapter=str(tmp_path / "adapter"), device="cpu"
+    )
+    chat = [user("A lamp?")]
+    a, b, c = (free_reply(model, chat) for model in (base, unmerged, loaded))
+    assert a.token_ids != b.token_ids
+    assert b.token_ids == c.token_ids
+    assert b.log_probs == pytest.approx(c.log_probs, abs=1e-3)
+    hashes = loaded.provenance["weights_sha256"]
+    assert sorted(hashes) == ["adapter/adapter_model.safetensors", "base/model.safetensors"]
+
+
+def test_a_folder_is_a_model_by_name(tmp_path: Path) -> None:
+    made = Checkpoint(checkpoint_of().model, TOKENIZER, "plain", "published", with_example=False)
+    save_checkpoint(made, tmp_path / "model")
+    model = load_model(f"hf:{tmp_path / 'model'}", device="cpu", dtype="float32")
+    assert isinstance(model, LocalModel)
+    assert model.max_context_tokens == 2048
+    record = json.loads(json.dumps(model.provenance))
+    assert record["template"] == "plain"
+    assert record["device"] == "cpu"
+    assert len(record["weights_sha256"]["model/model.safetensors"]) == 64
+    in_memory = made.chat_model()
+    assert len(in_memory.provenance["tensors_sha256"]) == 64
+    chat = first_chat(3)
+    assert free_reply(model, chat).token_ids == free_reply(in_memory, chat).token_ids
+
+
+def test_hf_names_that_mean_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="no checkpoint"):
+        load_model(f"hf:{tmp_path / 'nothing'}")
+    with pytest.raises(CorruptDataError, match=r"no config\.json"):
+        load_model(f"hf:{tmp_path}")
+    with pytest.raises(TypeError, match="max_bacth"):
+        load_model(f"hf:{tmp_path}", max_bacth=3)
+
+
+def test_numbers_of_hf_models_out_of_range(folder: Path) -> None:
+    with pytest.raises(ValueError, match="max_batch must be at least 1, got 0"):
+        load_model(f"hf:{folder}", max_batch=0)
+    with pytest.raises(ValueError, match="max_cache_gib must be positive, got -1"):
+        load_model(f"hf:{folder}", max_cache_gib=-1)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class Speaker:
 
     name = "speaker"
     reveal = ("admissible_actions",)
-    batch_size = 3
+    n_envs = 3
 
     def __init__(self, decision: Decision) -> None:
         self.decision = decision
@@ -176,7 +176,7 @@ def test_what_needs_no_words_is_passed_on(decision: Decision) -> None:
     policy = NarratedPolicy(Speaker(decision), world="alfworld-2.1.1")
     policy.reset([0], [Task("t", "goal", 5)], [0])
     assert policy.act([0], ["a room"], [{}]) == [decision]
-    assert (policy.name, policy.reveal, policy.batch_size) == (
+    assert (policy.name, policy.reveal, policy.n_envs) == (
         "speaker",
         ("admissible_actions",),
         3,

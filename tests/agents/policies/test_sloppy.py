@@ -17,11 +17,11 @@ from eto_envs.tasks import Task
 WEBSHOP, ALFWORLD, SCIENCEWORLD = "ETO-WebShop-v0", "ETO-ALFWorld-v0", "ETO-ScienceWorld-v0"
 
 
-def play(env_id: str, n_tasks: int, batch_size: int = 32, **kwargs: Any) -> list[Trajectory]:
+def play(env_id: str, n_tasks: int, n_envs: int = 32, **kwargs: Any) -> list[Trajectory]:
     rates = kwargs.pop("rates", {})
     policy = load_policy("sloppy-expert", **rates)
     arguments = {"dataset": "1.2.3" if env_id == SCIENCEWORLD else "mini"} | kwargs
-    env = make_batch(env_id, policy, batch_size, arguments)
+    env = make_batch(env_id, policy, n_envs, arguments)
     try:
         tasks = [env.envs[0].tasks[i] for i in range(n_tasks)]
         found = list(Rollouts(policy, env, jobs_of(tasks, (0,))))
@@ -74,7 +74,7 @@ def _walks(episode: list[str]) -> list[str]:
 @pytest.mark.parametrize("env_id", [WEBSHOP, ALFWORLD])
 def test_the_seed_and_nothing_else_draws_the_flaws(env_id: str) -> None:
     first = actions(play(env_id, 40))
-    assert first == actions(play(env_id, 40, batch_size=3))
+    assert first == actions(play(env_id, 40, n_envs=3))
     policy = load_policy("sloppy-expert")
     env = make_batch(env_id, policy, 8, {"dataset": "mini"})
     tasks = [env.envs[0].tasks[i] for i in range(40)]
@@ -95,8 +95,8 @@ def test_it_does_experiments_as_people_do() -> None:
     kinds = ("find-animal", "lifespan-longest-lived", "use-thermometer", "power-component")
     policy = load_policy("sloppy-expert", look=0.2, wrong_room=0.3, skip=0.1, wrong_choice=0.15)
     runs = []
-    for batch_size in (4, 1):
-        env = make_batch(SCIENCEWORLD, policy, batch_size, {"dataset": "1.2.3", **choice})
+    for n_envs in (4, 1):
+        env = make_batch(SCIENCEWORLD, policy, n_envs, {"dataset": "1.2.3", **choice})
         ids = [i for kind in kinds for i in env.envs[0].tasks.ids if i.startswith(f"{kind}/")]
         wanted = [i for kind in kinds for i in [j for j in ids if j.startswith(f"{kind}/")][:4]]
         tasks = [env.envs[0].tasks.find(i) for i in wanted]

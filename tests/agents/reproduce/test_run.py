@@ -240,6 +240,7 @@ def test_the_expert_gets_its_arguments(tmp_path: Path) -> None:
     changes = {"expert.policy": "sloppy-expert", "expert.policy_args": reads_first}
     recipe = read_recipe("smoke", changes).worlds["webshop"]
     world_run = WorldRun(recipe, 0, run_folder(tmp_path, "webshop", 0))
+    world_run.collect_demonstrations()
     played = world_run.demonstrations
     pages = ("click[description]", "click[features]", "click[reviews]")
     assert played
@@ -247,11 +248,13 @@ def test_the_expert_gets_its_arguments(tmp_path: Path) -> None:
 
 
 def test_demonstrations_end_where_the_expert_gives_up(tmp_path: Path) -> None:
-    args = {"order": "likely-then-told", "skip_treatment": 1.0}
+    args = {"order": "likely-then-listed", "skip_treatment": 1.0}
     changes = {"world.n_rounds": 1, "expert.min_score": 0.0, "expert.policy_args": args}
     recipe = read_recipe("cpu", changes).worlds["alfworld"]
     folder = run_folder(tmp_path, "alfworld", 0)
-    played = WorldRun(recipe, 0, folder).demonstrations
+    world_run = WorldRun(recipe, 0, folder)
+    world_run.collect_demonstrations()
+    played = world_run.demonstrations
     whole = {e["task_id"]: e for e in episodes(folder / "expert")}
     failures = [e for e in played if e.score < 1]
     assert len(failures) > len(played) / 3
@@ -271,6 +274,7 @@ def test_demonstrations_end_where_the_expert_gives_up(tmp_path: Path) -> None:
 def test_eto_learns_from_episodes_that_were_played_by_other_means(tmp_path: Path) -> None:
     recipe = read_recipe("smoke").worlds["webshop"]
     world_run = WorldRun(recipe, 0, run_folder(tmp_path, "webshop", 0))
+    world_run.prepare()
     world_run.sft()
     evaluate(
         "expert",

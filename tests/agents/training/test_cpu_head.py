@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eto_agents.training.cpu_head import use_cpu_head, restore_head
+from eto_agents.training.cpu_head import restore_head, use_cpu_head
 
 utils = importlib.import_module("trl.trainer.utils")
 add_fused_lm_head = getattr(utils, "add_fused_lm_head", None)

@@ -15,8 +15,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eto_agents.evaluation.document import Image
 from eto_agents.evaluation.statistics import Estimate
+from eto_agents.report.document import Image
 from eto_envs.errors import require
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 
 from eto_agents.evaluation.comparison import PAPER_COLUMNS, Column, Comparison, Row, average
-from eto_agents.evaluation.document import Cell, Section, Table
 from eto_agents.evaluation.published import COLUMNS, Published, PublishedRow
-from eto_agents.evaluation.sections import NOTHING, points
+from eto_agents.report.document import Cell, Section, Table
+from eto_agents.report.sections import NOTHING, points
 from eto_agents.worlds import all_worlds
 
 TITLES = {

@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from eto_agents.console import table
 from eto_agents.evaluation import samples
 from eto_agents.evaluation.results import Results, SplitResult
 from eto_agents.evaluation.statistics import Estimate
+from eto_agents.markdown import markdown_table
+from eto_agents.trajectory import PLAYED
 
 HEADINGS = (
     "agent",
@@ -40,9 +43,7 @@ def rows(results: Sequence[Results]) -> list[tuple[str, ...]]:
 def _row(result: Results, split: SplitResult) -> tuple[str, ...]:
     uncounted = split.n_planned - split.n_episodes
     reasons = ", ".join(
-        f"{n} {status}"
-        for status, n in split.statuses.items()
-        if status not in ("completed", "truncated")
+        f"{n} {status}" for status, n in split.statuses.items() if status not in PLAYED
     )
     n_seeds = split.n_episodes / split.n_tasks if split.n_tasks else 1
     return (
@@ -80,8 +81,7 @@ def notes(results: Sequence[Results]) -> list[str]:
 
 def markdown(results: Sequence[Results]) -> str:
     """The table and its notes as a Markdown page."""
-    lines = ["# Results", "", "| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
+    lines = ["# Results", "", markdown_table(HEADINGS, rows(results))]
     lines += ["", *(f"- {note}" for note in notes(results)), "", "## Task sets", ""]
     for result in results:
         for split in result.splits.values():
@@ -89,19 +89,13 @@ def markdown(results: Sequence[Results]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rich_table(result: Results) -> Any:
+def terminal_table(result: Results) -> Any:
     """One result's table for a terminal of 80 columns."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    title = f"{result.policy} on {result.env_id} ({result.dataset})"
-    caption = " ".join(notes([result]))
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    table.title_justify = table.caption_justify = "left"
-    shown = HEADINGS[2:]  # agent and world are in the title
-    for heading in shown:
-        right = heading in ("n", "success", "steps", "invalid")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    for row in rows([result]):
-        table.add_row(*row[2:])
-    return table
+    return table(
+        HEADINGS[2:],  # agent and world are in the title
+        [row[2:] for row in rows([result])],
+        title=f"{result.policy} on {result.env_id} ({result.dataset})",
+        caption=" ".join(notes([result])),
+        right=("n", "success", "steps", "invalid"),
+        is_compact=True,
+    )

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import gzip
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eto_agents.episode_log import labelled, read_log
 from eto_agents.evaluation.harness import evaluate
-from eto_agents.evaluation.replay import MARK, page, write_replay
-from eto_agents.evaluation.replay_runs import read_run, read_runs
+from eto_agents.report.replay import MARK, page, write_replay
 from eto_agents.store import TrajectoryStore
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
-from tests.agents.evaluation.logs import HOSTILE, rewrite
+from tests.agents.report.logs import HOSTILE, rewrite
 from tests.toy import CORRIDOR
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +39,7 @@ def unpacked(html: str) -> Any:
 
 
 def test_the_page_holds_every_episode(run: Path) -> None:
-    data = unpacked(page([read_run(run)]))
+    data = unpacked(page([read_log(run)]))
     original = list(TrajectoryStore(run / "episodes.jsonl").read())
     assert len(data["episodes"]) == len(original) == 10
     for shown, t in zip(data["episodes"], original, strict=True):
@@ -57,40 +55,25 @@ def test_the_page_holds_every_episode(run: Path) -> None:
 
 
 def test_the_same_runs_give_the_same_bytes(run: Path) -> None:
-    assert page([read_run(run)]) == page([read_run(run)])
-
-
-def test_an_episode_played_again_replaces_the_first(run: Path) -> None:
-    log = run / "episodes.jsonl"
-    first = next(TrajectoryStore(log).read())
-    with TrajectoryStore(log) as store:
-        store.append(dataclasses.replace(first, score=0.5, success=False))
-    scores = {t.key: t.score for t in read_run(run).episodes}
-    assert scores[first.key] == 0.5
-    assert len(scores) == 10
+    assert page([read_log(run)]) == page([read_log(run)])
 
 
 def test_a_run_that_goes_on_is_shown_so_far(run: Path) -> None:
     (run / "results.json").unlink()
     log = run / "episodes.jsonl"
     log.write_bytes(log.read_bytes()[:-40])
-    half = read_run(run)
+    half = read_log(run)
     assert (len(half.episodes), half.is_finished, half.has_unfinished_line) == (9, False, True)
     assert unpacked(page([half]))["runs"][0]["has_unfinished_line"] is True
 
 
-def test_a_log_alone_will_do(run: Path, tmp_path: Path) -> None:
-    shutil.copy(run / "episodes.jsonl", tmp_path / "log.jsonl")
-    assert len(read_run(tmp_path / "log.jsonl").episodes) == 10
-
-
 def test_agents_of_one_name_are_told_apart(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "again")
-    data = unpacked(page([read_run(run), read_run(tmp_path / "again"), read_run(run)]))
+    data = unpacked(page([read_log(run), read_log(tmp_path / "again"), read_log(run)]))
     labels = [record["label"] for record in data["runs"]]
     assert len(set(labels)) == 3
     assert "again" in labels[1]
-    named = [run.label for run in read_runs([f"first={run}", run])]
+    named = [read_log(*labelled(text)).label for text in (f"first={run}", str(run))]
     assert named == ["first", "random"]
 
 
@@ -99,76 +82,12 @@ def _nan_score(n: int, record: dict[str, Any]) -> None:
         record["score"] = float("nan")
 
 
-def _infinite_usage(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        record["steps"][0]["usage"] = {"cost_usd": float("inf")}
-
-
-def _other_schema(n: int, record: dict[str, Any]) -> None:
-    record["schema"] = 9 if n == 4 else record["schema"]
-
-
-def _number_for_text(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        record["steps"][0]["observation"] = 7
-
-
-def _high_score(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        record["score"] = 100
-
-
-def _terms_as_list(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        record["steps"][0]["reward_terms"] = [1]
-
-
-def _no_status(n: int, record: dict[str, Any]) -> None:
-    if n == 4:
-        del record["status"]
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (_nan_score, "score is nan"),
-        (_infinite_usage, "step 1: cost_usd is inf"),
-        (_other_schema, "schema 9"),
-        (_number_for_text, "step 1: observation is 7, not a text"),
-        (_high_score, r"score is 100, which is not in \[0, 1\]"),
-        (_terms_as_list, "reward_terms"),
-        (_no_status, "status"),
-    ],
-)
-def test_damage_is_named_with_file_and_line(
-    run: Path, change: Callable[[int, dict[str, Any]], None], says: str
-) -> None:
-    rewrite(run, change)
-    with pytest.raises(CorruptDataError, match=rf"episodes\.jsonl, line 4: .*{says}"):
-        read_run(run)
-
-
-def test_bytes_that_are_no_text_are_named_with_their_line(run: Path) -> None:
-    log = run / "episodes.jsonl"
-    lines = log.read_bytes().splitlines(keepends=True)
-    lines[2] = b'{"env_id": "\xff\xfe"}\n'
-    log.write_bytes(b"".join(lines))
-    with pytest.raises(CorruptDataError, match=r"episodes\.jsonl, line 3: not UTF-8"):
-        read_run(run)
-
-
-def test_a_damaged_run_json_is_named(run: Path) -> None:
-    (run / "run.json").write_text('{\n"env_id": ')
-    with pytest.raises(CorruptDataError, match=r"run\.json, line 2"):
-        read_run(run)
-
-
 def test_runs_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match="eto eval"):
-        read_run(tmp_path)
+        read_log(tmp_path)
     (tmp_path / "episodes.jsonl").write_text('{"half a')
-    with pytest.raises(DataNotFoundError, match="no whole episode"):
-        read_run(tmp_path)
+    with pytest.raises(DataNotFoundError, match="no complete episode"):
+        read_log(tmp_path)
     with pytest.raises(DataError, match="at least one"):
         write_replay([], tmp_path / "page.html")
 
@@ -186,16 +105,6 @@ def test_other_task_sets_are_not_put_side_by_side(run: Path, tmp_path: Path) -> 
     with pytest.raises(DataError, match="different task sets"):
         write_replay([run, tmp_path / "other"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
-
-
-def test_two_runs_in_one_log_are_told(run: Path) -> None:
-    def change(number: int, record: dict[str, Any]) -> None:
-        record["policy"] = "stranger" if number == 4 else record["policy"]
-
-    rewrite(run, change)
-    with pytest.raises(CorruptDataError, match=r"line 4: its policy is 'stranger'.*two runs"):
-        read_run(run)
-    assert len(read_run(run / "episodes.jsonl").episodes) == 10  # the log alone claims nothing
 
 
 def test_only_pages_are_overwritten(run: Path, tmp_path: Path) -> None:
@@ -224,7 +133,7 @@ def test_texts_are_never_markup(run: Path) -> None:
         record["steps"][0]["observation"] = HOSTILE
 
     rewrite(run, change)
-    html = page([read_run(run)])
+    html = page([read_log(run)])
     assert "hacked" not in html
     assert html.count("<script") == 2
     assert html.encode().decode() == html

@@ -3,7 +3,6 @@
 // nodes only (`make`), never as markup.
 (() => {
 const ROW_PX = 66;
-const COUNTED = ["completed", "truncated"]; // the statuses that enter a mean
 const SEPARATOR = " [SEP] ";
 const $ = (id) => document.getElementById(id);
 
@@ -182,7 +181,7 @@ function applyFilters() {
     e.score >= low && e.score <= high && hasFailure(e) &&
     (!filters.differs || differs(e)) && hasText(e));
   state.shown.sort(ORDERS[filters.order || "log"][1]);
-  const counted = state.shown.filter((e) => COUNTED.includes(e.status));
+  const counted = state.shown.filter((e) => data.played.includes(e.status));
   const isOneAgent = new Set(counted.map((e) => e.run)).size === 1; // a mean over two says nothing
   $("count").textContent = state.shown.length === 0 ? "No episode fits the filters"
     : `${state.shown.length.toLocaleString("en")} of ${plural(episodes.length, "episode")}`
@@ -370,7 +369,7 @@ function showOverview(message = "") {
 
 function runCard(run, index) {
   const own = episodes.filter((e) => e.run === index);
-  const counted = own.filter((e) => COUNTED.includes(e.status));
+  const counted = own.filter((e) => data.played.includes(e.status));
   const statuses = [...countBy(own, (e) => e.status)].map(([s, n]) => `${n.toLocaleString("en")} ${s}`).join(", ");
   const fact = (label, value) => make("div", {}, make("dt", {}, label), make("dd", {}, value));
   const warnings = [];
@@ -428,7 +427,7 @@ function kindTable() {
   const rows = kinds.map((kind) => make("tr", {},
     make("th", { scope: "row" }, make("button", { type: "button", onclick: () => filterOnly({ kind }) }, kind || "–")),
     data.runs.flatMap((_, index) => {
-      const own = episodes.filter((e) => e.run === index && e.kind === kind && COUNTED.includes(e.status));
+      const own = episodes.filter((e) => e.run === index && e.kind === kind && data.played.includes(e.status));
       const value = mean(own.map((e) => e.score));
       return [make("td", { class: "count" }, own.length.toLocaleString("en")),
         make("td", { class: "count" }, own.length ? value.toFixed(3) : "–", own.length ? meter(value) : null)];

@@ -18,9 +18,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from eto_agents.episode_log import STEP_TEXTS, EpisodeLog, labelled, read_log
 from eto_agents.evaluation import failures
-from eto_agents.evaluation.replay_runs import STEP_TEXTS, Run, read_runs
-from eto_agents.trajectory import STATUSES, Step, Trajectory
+from eto_agents.trajectory import PLAYED, Step, Trajectory
 from eto_agents.worlds.webshop import OPTION_NAMES
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole
@@ -47,7 +47,7 @@ def write_replay(runs: Sequence[str | Path], out: str | Path) -> int:
     """
     path = Path(out)
     _refuse_to_overwrite(path)
-    content = page(read_runs(runs)).encode()
+    content = page([read_log(*labelled(str(run))) for run in runs]).encode()
     try:
         write_whole(path, content)
     except OSError as error:
@@ -55,7 +55,7 @@ def write_replay(runs: Sequence[str | Path], out: str | Path) -> int:
     return len(content)
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[EpisodeLog]) -> str:
     """The page as text; the same runs give the same text.
 
     Raises:
@@ -75,7 +75,7 @@ def page(runs: Sequence[Run]) -> str:
     return MARK + filled
 
 
-def _payload(runs: Sequence[Run]) -> dict[str, Any]:
+def _payload(runs: Sequence[EpisodeLog]) -> dict[str, Any]:
     """All that the page shows; texts are positions in ``strings``."""
     strings = _Strings()
     labels = _distinct_labels(runs)
@@ -86,7 +86,7 @@ def _payload(runs: Sequence[Run]) -> dict[str, Any]:
             {"name": kind, "label": label, "rule": rule}
             for kind, (label, rule) in failures.rules().items()
         ],
-        "statuses": list(STATUSES),
+        "played": list(PLAYED),  # the statuses that enter a mean
         "option_names": sorted(OPTION_NAMES),
         "episodes": [
             _episode_record(number, episode, strings)
@@ -111,15 +111,15 @@ class _Strings:
         return position
 
 
-def _run_record(run: Run, label: str) -> dict[str, Any]:
+def _run_record(run: EpisodeLog, label: str) -> dict[str, Any]:
     first = run.episodes[0]
     return {
         "label": label,
-        "folder": run.folder.name,
+        "folder": run.path.name,
         "env_id": first.env_id,
         "dataset": first.dataset,
         "policy": first.policy,
-        "n_planned": run.n_planned,
+        "n_planned": None if run.n_planned is None else sum(run.n_planned.values()),
         "is_finished": run.is_finished,
         "has_unfinished_line": run.has_unfinished_line,
         "provenance": json.dumps(
@@ -171,27 +171,27 @@ def _rounded(value: float) -> float:
     return round(value, 6)
 
 
-def _check_task_sets(runs: Sequence[Run]) -> None:
+def _check_task_sets(runs: Sequence[EpisodeLog]) -> None:
     """Refuse to put episodes side by side that are of different tasks."""
     if not runs:
         raise DataError("no runs: name at least one folder")
     known: dict[tuple[str, str], tuple[str, Path]] = {}
     for run in runs:
         for t in run.episodes:
-            sha256, folder = known.setdefault((t.env_id, t.split), (t.tasks_sha256, run.folder))
+            sha256, folder = known.setdefault((t.env_id, t.split), (t.tasks_sha256, run.path))
             if sha256 != t.tasks_sha256:
                 raise DataError(
-                    f"{folder} and {run.folder} played different task sets under the name "
+                    f"{folder} and {run.path} played different task sets under the name "
                     f"{t.env_id} {t.split} ({sha256[:12]}… and {t.tasks_sha256[:12]}…): their "
                     "tasks cannot be compared; make one page for each"
                 )
 
 
-def _distinct_labels(runs: Sequence[Run]) -> list[str]:
+def _distinct_labels(runs: Sequence[EpisodeLog]) -> list[str]:
     """The policies' names, with the folders' where those are not distinct."""
     labels = [run.label for run in runs]
     if len(set(labels)) < len(labels):
-        labels = [f"{run.label} · {run.folder.resolve().name}" for run in runs]
+        labels = [f"{run.label} · {run.path.resolve().name}" for run in runs]
     if len(set(labels)) < len(labels):
         labels = [f"{label} #{number}" for number, label in enumerate(labels, start=1)]
     return labels
@@ -207,7 +207,7 @@ def _refuse_to_overwrite(path: Path) -> None:
 
 
 def _asset(name: str) -> str:
-    return (files("eto_agents.evaluation") / name).read_text(encoding="utf-8")
+    return (files("eto_agents.report") / name).read_text(encoding="utf-8")
 
 
 def _csp_hash(text: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from eto_agents.evaluation import figures
 from eto_agents.evaluation.comparison import Column, Comparison
-from eto_agents.evaluation.document import Image, Section
-from eto_agents.evaluation.figures import Line
 from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import Estimate
+from eto_agents.report import figures
+from eto_agents.report.document import Image, Section
+from eto_agents.report.figures import Line
 from eto_agents.worlds.base import title_of
 from eto_envs.errors import UnknownNameError
 

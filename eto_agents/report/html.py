@@ -11,12 +11,12 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from eto_agents.evaluation.document import Cell, Document, Image, Section, Table
+from eto_agents.report.document import Cell, Document, Image, Section, Table
 
 
 def html(document: Document) -> str:
     """The report as a page that stands alone."""
-    frame = files("eto_agents.evaluation").joinpath("report.html").read_text(encoding="utf-8")
+    frame = files("eto_agents.report").joinpath("report.html").read_text(encoding="utf-8")
     links = "".join(
         f'<a href="#section-{number}">{escape(section.title)}</a>'
         for number, section in enumerate(document.sections)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eto_agents.evaluation.comparison import Comparison, Difference, average
-from eto_agents.evaluation.document import Cell, Section, Table
 from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import (
     Estimate,
@@ -19,6 +18,7 @@ from eto_agents.evaluation.statistics import (
     spread,
     task_means,
 )
+from eto_agents.report.document import Cell, Section, Table
 
 NOTHING = "–"
 NO_WIDTH = "‡"

@@ -14,14 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eto_agents.evaluation import sections
-from eto_agents.evaluation.beside import protocols, published_section
 from eto_agents.evaluation.comparison import Comparison, Difference, compare
-from eto_agents.evaluation.curves import figures_section
-from eto_agents.evaluation.document import Document, Section, latex, markdown
-from eto_agents.evaluation.page import html
 from eto_agents.evaluation.published import load_published
 from eto_agents.evaluation.runs import Run, SplitRun, read_runs
+from eto_agents.report import sections
+from eto_agents.report.curves import figures_section
+from eto_agents.report.document import Document, Section
+from eto_agents.report.html import html
+from eto_agents.report.latex import latex
+from eto_agents.report.markdown import markdown
+from eto_agents.report.published import protocols, published_section
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from eto_agents.best_of_n import BestOfN
+from eto_agents.episode_log import read_log
 from eto_agents.evaluation.harness import evaluate
-from eto_agents.evaluation.replay import write_replay
-from eto_agents.evaluation.replay_runs import read_run
+from eto_agents.report.replay import write_replay
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Trajectory
-from tests.agents.evaluation.logs import HOSTILE, rewrite
+from tests.agents.report.logs import HOSTILE, rewrite
 from tests.toy import CORRIDOR
 
 pytestmark = pytest.mark.browser
@@ -222,7 +222,7 @@ def test_two_agents_side_by_side(
     screen = Screen(browser, out)
     screen.press("j")
     random, expert = (next(TrajectoryStore(r / "episodes.jsonl").read()) for r in shop_runs)
-    expert = next(t for t in read_run(shop_runs[1]).episodes if t.task_id == random.task_id)
+    expert = next(t for t in read_log(shop_runs[1]).episodes if t.task_id == random.task_id)
     assert screen.text(".task h1") == random.goal
     assert screen.texts(".cell .action") == [s.action for s in random.steps]
     screen.press("s")
@@ -258,7 +258,7 @@ def test_two_agents_side_by_side(
 def test_shop_pages_are_pages(browser: Any, shop_runs: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     write_replay(shop_runs[1:], out)
-    expert = next(t for t in read_run(shop_runs[1]).episodes if len(t.steps) == 5)
+    expert = next(t for t in read_log(shop_runs[1]).episodes if len(t.steps) == 5)
     link = f"#task={expert.task_id}&split=train"
     screen = Screen(browser, out, link)
     search, item, *options, buy = [s.action for s in expert.steps]

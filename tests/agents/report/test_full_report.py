@@ -17,9 +17,9 @@ import pytest
 
 from eto_agents import evaluate
 from eto_agents.cli import main
-from eto_agents.evaluation.curves import score_by_step
-from eto_agents.evaluation.full_report import write_report
 from eto_agents.evaluation.runs import read_run
+from eto_agents.report.curves import score_by_step
+from eto_agents.report.full_report import write_report
 from eto_envs.errors import CorruptDataError, DataError, UnknownNameError
 from tests.agents.evaluation.made_runs import made_run, scores_of
 from tests.toy import CORRIDOR

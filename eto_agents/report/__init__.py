@@ -1,0 +1,1 @@
+"""What people read of evaluations: reports with tables and figures, and pages of episodes."""
