@@ -105,8 +105,8 @@ class FineTuning(Optimisation):
         warmup_ratio: Share of the steps over which the learning rate warms up, in [0, 1).
         max_length: Maximum number of tokens of a trajectory, prompt included.
         too_long: What to do with longer trajectories: drop and count them, or stop with an error.
-        lora_rank: Rank of the LoRA adapter to train, which is merged into the model at the end; 0
-            trains all weights.
+        lora_rank: Rank of a LoRA adapter to train; 0 trains all weights. SFT and RFT save the
+            adapter, DPO merges it into the model.
         activation_checkpointing: Recompute activations in the backward pass to save memory.
     """
 

@@ -23,8 +23,8 @@ from eto_agents.trajectory import PLAYED, Step, Trajectory
 from eto_envs.errors import DataError, UnknownNameError
 
 Cut = Literal["rejected", "agent", "none"]
-"""What is shortened to the chosen one's length plus some rounds: every rejected trajectory, only the
-agent's (ETO's general builder), or nothing (its ALFWorld builder)."""
+"""Which rejected trajectories are shortened to the length of the chosen one plus some rounds: all,
+only the agent's (ETO's general builder), or none (its ALFWorld builder)."""
 
 EXTRA_ROUNDS = 5  # `len(golden_trajs[key]) + 5*2` messages in ETO's builder
 
