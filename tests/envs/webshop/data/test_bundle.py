@@ -137,7 +137,7 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
 def test_splits_of_another_dataset(source: Path, tmp_path: Path, indices: Any, said: str) -> None:
     (source / "train_indices.json").write_text(json.dumps(indices))
     (source / "test_indices.json").write_text("[0]")
-    with pytest.raises(CorruptDataError, match=f"train_indices.json names {'.*' + said}"):
+    with pytest.raises(CorruptDataError, match=f"train_indices.json contains {'.*' + said}"):
         build_bundle(source, tmp_path / "bundle", nouns="heuristic")
 
 
