@@ -81,7 +81,7 @@ def read_log(
     file = episodes_file(path)
     if not file.is_file():
         raise DataNotFoundError(
-            f"no episodes at {file}: run `eto eval --out {path}` or `eto collect --out {path}`"
+            f"no episodes at {file}: run `eto collect --out {path}` or `eto eval --out {path}`"
         )
     record = read_record(path) if path.is_dir() else None
     claim = None if may_mix else _claim(path, record)

@@ -214,6 +214,17 @@ def baseline_uses_command_line(module: Module) -> Iterator[str]:
                 yield f"{module.name}:{line} imports {name}: the command line is no library"
 
 
+ENGINE = "eto_agents.models.local"
+DOORS = {ENGINE, f"{ENGINE}.LocalModel", f"{ENGINE}.UnsupportedModelError"}
+
+
+def engine_is_entered_elsewhere(module: Module) -> Iterator[str]:
+    if not f"{module.name}.".startswith(f"{ENGINE}."):
+        for line, name in imported(module):
+            if f"{name}.".startswith(f"{ENGINE}.") and name not in DOORS:
+                yield f"{module.name}:{line} imports {name}, which is internal to {ENGINE}"
+
+
 METHODS = {"sft", "rft", "dpo", "ppo", "grpo", "eto"}
 BUILDS_ON = {("eto", "dpo"), ("rft", "sft")}
 
@@ -293,6 +304,7 @@ def code_from_data(module: Module) -> Iterator[str]:
 RULES = (
     layer_breaches,
     baseline_uses_command_line,
+    engine_is_entered_elsewhere,
     method_imports_method,
     global_randomness,
     prints,
@@ -334,6 +346,12 @@ def test_no_module_breaks_a_rule(rule: Callable[[Module], Iterator[str]]) -> Non
         (layer_breaches, "eto_envs.brand_new", ""),
         (baseline_uses_command_line, "baselines.eto", "from eto_agents.cli import train"),
         (baseline_uses_command_line, "baselines.eto", "def f():\n    import eto_agents.cli.train"),
+        (engine_is_entered_elsewhere, "baselines.eto", "import eto_agents.models.local.sampler"),
+        (
+            engine_is_entered_elsewhere,
+            "eto_agents.training.ppo",
+            "def f():\n    from eto_agents.models.local.model import LocalModel",
+        ),
         (method_imports_method, "eto_agents.training.ppo", "from eto_agents.training import dpo"),
         (method_imports_method, "eto_agents.training.sft", "import eto_agents.training.eto"),
         (global_randomness, "eto_envs.core", "import random\nrandom.seed(1)"),
@@ -363,6 +381,16 @@ def test_rules_find_what_breaks_them(
         (layer_breaches, "eto_agents.cli.data", "from eto_envs import data"),
         (baseline_uses_command_line, "baselines.eto", "import eto_agents.training.eto"),
         (baseline_uses_command_line, "eto_agents.cli.train", "from eto_agents.cli import data"),
+        (
+            engine_is_entered_elsewhere,
+            "eto_agents.models.checkpoint",
+            "from eto_agents.models.local import LocalModel",
+        ),
+        (
+            engine_is_entered_elsewhere,
+            f"{ENGINE}.model",
+            f"from {ENGINE}.sampler import Vocabulary",
+        ),
         (method_imports_method, "eto_agents.training.eto", "import eto_agents.training.dpo"),
         (method_imports_method, "eto_agents.training.rft", "import eto_agents.training.sft"),
         (global_randomness, "eto_envs.core", "import random\nrandom.Random(1).choice([1])"),

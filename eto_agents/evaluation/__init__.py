@@ -1,1 +1,1 @@
-"""One harness for every agent: episodes, statistics, results, tables."""
+"""Evaluating agents: playing whole task sets, results and statistics."""

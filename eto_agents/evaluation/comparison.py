@@ -1,9 +1,9 @@
-"""Which runs stand beside each other, and which differences are real.
+"""Which runs can be compared, and which of their differences are significant.
 
-Runs become rows (agents) and columns (world and split), as in the paper's Table 2. A column holds
-results of one task set and one step limit only: the rest is refused, because means over different
-tasks do not compare. Differences are tested task by task; p-values of a table are corrected
-together (Holm), and only what is left of them marks a row as best. Not here: how it looks.
+Runs become rows (agents) and columns (world and split), as in the paper's Table 2. All results of a
+column are of one task set under one step limit; others are refused, because means over different
+tasks are not comparable. Differences are tested task by task, and the p-values of a table are
+corrected together (Holm); only significant differences mark a row as the best.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from eto_agents.worlds.base import title_of
 from eto_envs.errors import DataError, UnknownNameError
 
 PAPER_COLUMNS = tuple(COLUMNS.values())
-"""Table 2 of the paper, from left to right."""
+"""Environment id and split of the columns of the paper's Table 2, from left to right."""
 
 ETO_DATASETS = {world.env_id: world.dataset for world in all_worlds() if world.columns}
 """The datasets whose task sets are those of the paper."""
 
 ENV_IDS = tuple(world.env_id for world in all_worlds())
-"""The described worlds' environments, in the order of tables."""
+"""Environment ids of all known worlds, in the order of tables."""
 
 
 class Column(NamedTuple):
-    """One task set under one step limit.
+    """A task set under a step limit.
 
     Attributes:
         env_id: the Gymnasium id.
-        split: its name.
+        split: the split's name.
         dataset: the dataset's name.
         sha256: the task set's hash.
         max_steps: the step limit that overrides the protocol's, or None.
@@ -50,17 +50,17 @@ class Column(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """World and split."""
+        """Environment id and split."""
         return self.env_id, self.split
 
     @property
     def title(self) -> str:
-        """World and split for people."""
+        """World and split as a heading."""
         return f"{title_of(self.env_id)} {self.split}"
 
     @property
     def difference_from_paper(self) -> str:
-        """Why published numbers do not compare with this column, or an empty text."""
+        """Why published results are not comparable with this column; empty if they are."""
         if self.key not in PAPER_COLUMNS:
             return "the paper has no such task set"
         if self.dataset != ETO_DATASETS[self.env_id]:
@@ -72,11 +72,11 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One agent.
+    """An agent's row.
 
     Attributes:
-        label: its name in tables.
-        splits: its episodes by column key.
+        label: the agent's name in tables.
+        splits: its runs by column key.
     """
 
     label: str
@@ -84,13 +84,13 @@ class Row:
 
 
 class Difference(NamedTuple):
-    """Two agents in one column.
+    """The difference of two agents in one column.
 
     Attributes:
-        first: label of the one whose score is the minuend.
-        second: label of the other.
-        column: where.
-        result: the test of it.
+        first: label of the agent that is compared.
+        second: label of the agent whose score is subtracted.
+        column: the column.
+        result: the difference and its test.
         p_holm: its p-value, corrected for all comparisons of the table.
     """
 
@@ -101,14 +101,14 @@ class Difference(NamedTuple):
     p_holm: float
 
     @property
-    def is_real(self) -> bool:
-        """Whether it is outside noise at the level `ALPHA`."""
+    def is_significant(self) -> bool:
+        """Whether the corrected p-value is below `ALPHA`."""
         return self.p_holm < ALPHA
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows and columns that may stand in one table."""
+    """Runs that can be compared, as the rows and columns of one table."""
 
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
@@ -117,7 +117,7 @@ class Comparison:
         """The row of an agent.
 
         Raises:
-            UnknownNameError: there is none.
+            UnknownNameError: there is no such agent.
         """
         for row in self.rows:
             if row.label == label:
@@ -125,24 +125,24 @@ class Comparison:
         raise UnknownNameError("agent", label, [row.label for row in self.rows])
 
     def against(self, label: str) -> list[Difference]:
-        """Every other agent minus this one, in every column that both have."""
+        """Every other agent minus this one, in all columns that both have."""
         reference = self.row(label)
         others = [row for row in self.rows if row is not reference]
         return self._differences([(row, reference) for row in others])
 
     def all_pairs(self) -> list[Difference]:
-        """Every two agents in every column that both have."""
+        """The difference of each pair of agents, in all columns that both have."""
         return self._differences(itertools.combinations(self.rows, 2))
 
     def best(self) -> set[tuple[str, Column]]:
-        """Label and column of each agent that is better than every other one beyond noise.
+        """Label and column of each agent that is significantly better than every other one.
 
-        All pairs of the table are corrected together, so that picking the winner first is paid
-        for. A column of which some agent has played other tasks has no best agent.
+        P-values are corrected for all pairs of the table, since the winner is picked after the
+        fact. A column has no best agent if its means are not over the same tasks.
         """
         wins: dict[tuple[str, Column], int] = {}
         for difference in self.all_pairs():
-            if difference.is_real:
+            if difference.is_significant:
                 is_first = difference.result.difference.mean > 0
                 winner = difference.first if is_first else difference.second
                 key = winner, difference.column
@@ -150,24 +150,24 @@ class Comparison:
         return {
             (label, column)
             for (label, column), n_wins in wins.items()
-            if n_wins == len(self.in_column(column)) - 1 and not self.uneven(column)
+            if n_wins == len(self.in_column(column)) - 1 and not self.mismatch(column)
         }
 
     def in_column(self, column: Column) -> list[tuple[Row, SplitRun]]:
-        """The agents that have played a column, with their episodes."""
+        """The agents that have played a column, with their runs."""
         return [(row, row.splits[column.key]) for row in self.rows if column.key in row.splits]
 
-    def uneven(self, column: Column) -> str:
-        """Why this column's means are not over the same tasks, or an empty text."""
+    def mismatch(self, column: Column) -> str:
+        """Why this column's means are not over the same tasks; empty if they are."""
         split_runs = [split_run for _, split_run in self.in_column(column)]
-        if not all(split_run.is_whole for split_run in split_runs):
-            return "a run has not ended"
+        if not all(split_run.is_complete for split_run in split_runs):
+            return "a run is not finished"
         if len({frozenset(e.task_id for e in split_run.counted) for split_run in split_runs}) > 1:
             return "the means are not over the same tasks"
         return ""
 
     def _differences(self, pairs: Iterable[tuple[Row, Row]]) -> list[Difference]:
-        found = [
+        results = [
             (first, second, column, result)
             for first, second in pairs
             for column in self.columns
@@ -176,10 +176,10 @@ class Comparison:
                 paired(first.splits[column.key].scores, second.splits[column.key].scores)
             ]
         ]
-        corrected = holm([result.p for *_, result in found])
+        corrected = holm([result.p for *_, result in results])
         return [
             Difference(first.label, second.label, column, result, p)
-            for (first, second, column, result), p in zip(found, corrected, strict=True)
+            for (first, second, column, result), p in zip(results, corrected, strict=True)
         ]
 
 
@@ -187,7 +187,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """Put runs into one table.
 
     Raises:
-        DataError: two runs of the same world and split have other tasks or another step limit.
+        DataError: two runs of the same world and split differ in their task set or step limit.
     """
     if not runs:
         raise DataError("nothing to report: name at least one run's folder")
@@ -203,18 +203,18 @@ def compare(runs: Sequence[Run]) -> Comparison:
     return Comparison(_rows(runs), tuple(sorted((c for c, _ in columns.values()), key=_position)))
 
 
-def average(comparison: Comparison, row: Row) -> float:
-    """The paper's average: over its five columns, each counting the same; NaN if one is missing."""
+def average(row: Row) -> float:
+    """The paper's average: its five columns with equal weight; NaN if one is missing."""
     means = []
     for key in PAPER_COLUMNS:
-        if key not in row.splits or not row.splits[key].is_whole:
+        if key not in row.splits or not row.splits[key].is_complete:
             return float("nan")
-        means.append(row.splits[key].figures.reward.mean)
+        means.append(row.splits[key].summary.reward.mean)
     return math.fsum(means) / len(means)
 
 
 def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
-    """One row for each agent: runs of one agent over several worlds are joined."""
+    """A row for each agent; an agent's runs in several worlds are joined into one row."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.label, run.model), []).append(run)
@@ -226,7 +226,7 @@ def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
             splits = {split_run.column: split_run for run in members for split_run in run.splits}
             rows.append(Row(label, splits))
             continue
-        # The same name twice for one task set, or for two models: the folders tell them apart.
+        # One name for two runs of a task set, or for two models: add the folder's name.
         for run in members:
             splits = {split_run.column: split_run for split_run in run.splits}
             rows.append(Row(f"{label} ({run.folder.resolve().name})", splits))
@@ -252,19 +252,19 @@ def _refusal(known: Column, owner: Run, column: Column, run: Run) -> str:
         why = (
             f"they played different task sets (dataset {known.dataset!r}, sha256 "
             f"{known.sha256[:12]}; dataset {column.dataset!r}, sha256 {column.sha256[:12]}), and "
-            "means over different tasks do not compare"
+            "means over different tasks are not comparable"
         )
-        cure = "play one of them again with the other's --dataset"
+        remedy = "rerun one of them with the other's --dataset"
     elif known.max_steps != column.max_steps:
         limits = [
             f"{limit} steps" if limit else "the protocol's" for limit in _limits(known, column)
         ]
         why = f"their step limits differ ({limits[0]}; {limits[1]})"
-        cure = "play one of them again with the other's --max-steps"
+        remedy = "rerun one of them with the other's --max-steps"
     else:
-        why = f"their datasets are called {known.dataset!r} and {column.dataset!r}"
-        cure = "play one of them again with the other's --dataset"
-    return f"{where}: {why}. Report them apart (`eto report {run.folder}`), or {cure}."
+        why = f"their datasets have different names ({known.dataset!r}; {column.dataset!r})"
+        remedy = "rerun one of them with the other's --dataset"
+    return f"{where}: {why}. Report them separately (`eto report {run.folder}`), or {remedy}."
 
 
 def _limits(*columns: Column) -> list[int | None]:

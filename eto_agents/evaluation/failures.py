@@ -1,8 +1,8 @@
-"""Why an episode did not succeed: kinds of failure, found by stated rules.
+"""Why an episode did not succeed: kinds of failure, detected by fixed rules.
 
-Here are the rules, as pure functions of one `Trajectory`, and the order in which one of several is
-the main one. They read what the log holds and nothing else: no model judges, and what an agent was
-wanted to buy is known only as far as the instruction's text says it.
+The rules are pure functions of one `Trajectory`; their order decides which of several failures is
+the main one. They use nothing but the log: no model judges an episode, and what an agent should
+have bought is known only as far as the instruction says so.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from eto_agents.trajectory import Step, Trajectory
 from eto_agents.worlds import Failure, all_worlds, find_world
 
 N_REPEATS: Final = 3
-"""So often the same action in the same situation makes a loop."""
+"""The same action in the same situation, repeated this often, is a loop."""
 
 N_STALE: Final = 5
-"""So many last steps without anything new mean that the agent gave up."""
+"""An agent gave up if this many steps at the end bring nothing new."""
 
 
 def rules() -> dict[str, tuple[str, str]]:
-    """Label and rule of each kind, in order of precedence: an episode's first is the main one."""
+    """Label and rule of each kind; an episode's main kind is its first one in this order."""
     special = {kind: rule for world in all_worlds() for kind, rule in world.failure_rules.items()}
     return {**_ERRORS, **special, **_RULES}
 
@@ -29,43 +29,47 @@ def rules() -> dict[str, tuple[str, str]]:
 _ERRORS: Final = {
     "env_error": (
         "environment error",
-        "The world failed, retries included; not the agent's doing.",
+        "The environment failed, also when retried; the agent is not to blame.",
     ),
-    "agent_error": ("agent error", "The agent raised, took too long or gave no usable action."),
+    "agent_error": (
+        "agent error",
+        "The agent raised an exception, timed out or returned no usable action.",
+    ),
 }
 _RULES: Final = {
-    "task_failed": ("task failed", "The world ended the task without success, before the limit."),
+    "task_failed": ("task failed", "The task ended without success, before the step limit."),
     "loop": (
         "loop",
-        f"The same action was given at least {N_REPEATS} times after the same observation.",
+        f"The agent took the same action at least {N_REPEATS} times after the same observation.",
     ),
-    "format_errors": ("format error", "The agent wrote at least one text without an action in it."),
+    "format_errors": ("format error", "At least one of the agent's replies contained no action."),
     "invalid_actions": (
         "invalid actions",
-        "The world did not accept at least one action. It is the main kind only where half of all "
-        "actions were not accepted, or where no other rule holds.",
+        "The world rejected at least one action. This is the main kind only if it rejected at "
+        "least half of all actions, or if no other rule applies.",
     ),
     "gave_up": (
         "gave up",
-        f"The last {N_STALE} steps or more brought no higher score and no observation that had "
-        "not been seen before; in WebShop also: the limit came and nothing was bought.",
+        f"At least the last {N_STALE} steps brought neither a higher score nor a new observation; "
+        "in WebShop also if nothing had been bought when the step limit was reached.",
     ),
-    "limit": ("hit the limit", "The step limit ended the episode before the task did."),
+    "limit": ("hit the limit", "The step limit ended the episode."),
 }
 
 
 def failures(trajectory: Trajectory) -> list[Failure]:
-    """What went wrong, the main kind first.
+    """What went wrong in an episode, the main kind first.
 
-    Empty for an episode that succeeded, and for one that was cancelled: it may yet be played.
-    Every other episode has at least one.
+    An episode that succeeded has no failure, nor has one that was cancelled, which may still be
+    played. Every other episode has at least one.
     """
     if trajectory.success or trajectory.status == "cancelled":
         return []
-    found = find_world(trajectory.world).failures(trajectory)
-    finders = [f for f in _FINDERS if not found or f not in (_task_failed, _gave_up)]
-    found += [failure for rule in finders if (failure := rule(trajectory)) is not None]
-    return sorted(found, key=lambda failure: _precedence(failure, trajectory))
+    special = find_world(trajectory.world).failures(trajectory)
+    # The world's own failures explain the end of the episode, in place of the general ones.
+    detectors = [d for d in _DETECTORS if not special or d not in (_task_failed, _gave_up)]
+    general = [failure for detect in detectors if (failure := detect(trajectory)) is not None]
+    return sorted([*special, *general], key=lambda failure: _precedence(failure, trajectory))
 
 
 def _precedence(failure: Failure, trajectory: Trajectory) -> int:
@@ -113,7 +117,7 @@ def _invalid_actions(t: Trajectory) -> Failure | None:
     steps = tuple(
         i for i, step in enumerate(t.steps) if not step.is_valid and not _has_format_error(step)
     )
-    detail = f"{len(steps)} of {_count(len(t.steps), 'action')} not accepted"
+    detail = f"{len(steps)} of {_count(len(t.steps), 'action')} rejected"
     return Failure("invalid_actions", detail, steps) if steps else None
 
 
@@ -131,7 +135,7 @@ def _limit(t: Trajectory) -> Failure | None:
     return Failure("limit", f"{_count(len(t.steps), 'step')}, score {t.score:.2f}")
 
 
-_FINDERS: Final[Sequence[Callable[[Trajectory], Failure | None]]] = (
+_DETECTORS: Final[Sequence[Callable[[Trajectory], Failure | None]]] = (
     _env_error,
     _agent_error,
     _task_failed,
@@ -144,12 +148,12 @@ _FINDERS: Final[Sequence[Callable[[Trajectory], Failure | None]]] = (
 
 
 def observations(t: Trajectory) -> list[str]:
-    """What the agent saw: the initial observation and those after each step."""
+    """What the agent saw: the initial observation, then the one after each step."""
     return [t.initial_observation, *(step.observation for step in t.steps)]
 
 
 def _n_stale(t: Trajectory) -> int:
-    """Number of last steps that brought neither a higher score nor a new observation."""
+    """Number of steps at the end that brought neither a higher score nor a new observation."""
     seen = {t.initial_observation}
     best = 0.0
     n_stale = 0
@@ -162,7 +166,7 @@ def _n_stale(t: Trajectory) -> int:
 
 
 def _has_format_error(step: Step) -> bool:
-    """Whether what the agent wrote had no action: then the world got the empty command."""
+    """Whether the agent's reply had no action; the world then got the empty command."""
     return bool(step.usage.get("format_errors")) or (not step.action and bool(step.text))
 
 

@@ -1,8 +1,8 @@
-"""`evaluate`: one way to score every agent, resumable and with its provenance.
+"""`evaluate`: plays whole task sets with any agent and writes results with their provenance.
 
-A run is a folder: `run.json` (what is being run), `episodes.jsonl` (every episode, appended as it
-ends), `results.json` and `report.md` (written at the end). The same call on the same folder
-resumes.
+A run is a folder: `run.json` (what is being run), `episodes.jsonl` (every episode, appended when it
+ends), `results.json` and `report.md` (written at the end). Calling it again on the same folder
+resumes the run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import gymnasium as gym
 
 from eto_agents.console import Episodes, Progress
 from eto_agents.episodes import FINAL, play_into, sort_out
-from eto_agents.evaluation import provenance, samples
+from eto_agents.evaluation import provenance
 from eto_agents.evaluation.results import (
     AgentErrors,
     Results,
@@ -27,7 +27,8 @@ from eto_agents.evaluation.results import (
     n_tokens,
     summarise,
 )
-from eto_agents.evaluation.tables import markdown
+from eto_agents.evaluation.samples import best_of_each, by_task_and_seed, summarise_samples
+from eto_agents.evaluation.tables import results_page
 from eto_agents.policy import Policy, as_policy
 from eto_agents.rollout import Job, jobs_of
 from eto_agents.runs import episodes_folder
@@ -38,7 +39,7 @@ from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
 
 
-def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
+def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
     policy: Any,
     env_id: str,
     splits: Sequence[str] = ("seen", "unseen"),
@@ -57,33 +58,34 @@ def evaluate(  # noqa: PLR0913 (each is one thing that a user decides)
     """Play every task of the splits and average the final scores.
 
     Args:
-        policy: a policy, a one-episode agent, a class of either, or a name; of a
-            `eto_agents.best_of_n.BestOfN` every sample is played and kept, the best counts.
+        policy: a policy, a one-episode agent, a class of either, or a name. With a
+            `eto_agents.best_of_n.BestOfN` every sample is played and logged, and the best counts.
         env_id: the Gymnasium id.
         splits: the task sets to play.
-        seeds: every task is played once for each.
-        out: the run's folder; None keeps nothing.
-        n_envs: how many episodes run at once; does not change the results of an agent whose
-            episodes do not influence each other.
-        n_tasks: only the first so many tasks of each split (noted in the provenance).
+        seeds: every task is played once under each seed.
+        out: the run's folder; with None nothing is saved.
+        n_envs: the number of episodes played at once. It does not change the results, unless the
+            agent's episodes influence each other.
+        n_tasks: play only the first `n_tasks` tasks of each split; the results state it.
         env_args: keyword arguments for the environment.
         agent_errors: ``"exclude"`` leaves episodes in which the agent failed out of the means,
             ``"zero"`` counts them as 0.
-        retry_agent_errors: play episodes again that ended as `agent_error` in an earlier run.
-        action_timeout_s: an agent that takes longer to answer has failed; None waits for ever.
-        facts: what ``run.json`` is to state besides, such as a collection's least score.
-        progress: called for every episode that ends; by default it is shown by the open
-            `eto_agents.console.Display`, if there is one.
+        retry_agent_errors: replay the episodes that ended as `agent_error` in an earlier call.
+        action_timeout_s: seconds after which an agent that has not answered counts as failed; with
+            None there is no limit.
+        facts: further facts for ``run.json``, such as a collection's minimum score.
+        progress: called whenever an episode ends; by default the open
+            `eto_agents.console.Display`, if any, shows the progress.
 
     Returns:
-        The results, also written to `out`.
+        The results, which are also written to `out`.
 
     Raises:
-        UnknownNameError: an unknown split, policy or argument.
+        UnknownNameError: a split, policy or argument does not exist.
         DataError: `out` holds another run.
     """
     if isinstance(splits, str):
-        raise TypeError(f"splits must be a sequence of names, got the text {splits!r}")
+        raise TypeError(f"splits must be a sequence of names, got the string {splits!r}")
     if agent_errors not in ("exclude", "zero"):
         raise UnknownNameError("agent_errors", agent_errors, ("exclude", "zero"))
     with contextlib.ExitStack() as stack:
@@ -123,7 +125,7 @@ class _Run:
         self.n_envs = min(self.n_envs, getattr(self.policy, "n_envs", self.n_envs))
 
     def play(self, splits: Sequence[str], seeds: Sequence[int], n_tasks: int | None) -> Results:
-        # All task sets are opened first: a misspelt name fails before hours of work, not after.
+        # Open all task sets first: a misspelt name has to fail before hours of work, not after.
         task_sets = {split: self._task_set(split) for split in splits}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         folder = episodes_folder(
@@ -139,7 +141,7 @@ class _Run:
                 split: jobs_of(_first(n_tasks, tasks), seeds, self.n_samples)
                 for split, tasks in task_sets.items()
             }
-            # What is planned is no part of the claim: more seeds or tasks may join a run.
+            # The plan is not part of the claim: seeds and tasks may be added to a run.
             planned = {split: len(own) for split, own in jobs.items()}
             run.state(n_planned=run.record.facts.get("n_planned", {}) | planned, **self.facts)
             done = store.latest()
@@ -170,7 +172,7 @@ class _Run:
                 },
             )
             outcome.save(self.out / "results.json")
-            write_whole(self.out / "report.md", markdown([outcome]).encode())
+            write_whole(self.out / "report.md", results_page([outcome]).encode())
         return outcome
 
     def _task_set(self, split: str) -> TaskSet:
@@ -188,7 +190,7 @@ class _Run:
         store: TrajectoryStore,
         done: Mapping[EpisodeKey, Trajectory],
     ) -> SplitResult:
-        finished, waiting = sort_out(tasks.split, jobs, done, self.final)
+        finished, remaining = sort_out(tasks.split, jobs, done, self.final)
         start = Progress(tasks.split, len(finished), len(jobs), None, list(finished.values()))
         self.report_progress(start)
 
@@ -200,7 +202,7 @@ class _Run:
             store,
             self.policy,
             self.env_id,
-            waiting,
+            remaining,
             split=tasks.split,
             n_envs=self.n_envs,
             env_args=self.env_args,
@@ -212,11 +214,11 @@ class _Run:
     def _summarise(
         self, tasks: TaskSet, episodes: Collection[Trajectory], n_planned: int
     ) -> SplitResult:
-        groups = samples.by_task_and_seed(episodes)
+        groups = by_task_and_seed(episodes)
         result = summarise(
             tasks.split,
             tasks.sha256,
-            samples.chosen(groups),
+            best_of_each(groups),
             n_planned=n_planned // self.n_samples,
             agent_errors=self.agent_errors,
         )
@@ -226,7 +228,7 @@ class _Run:
             result,
             tokens=n_tokens(episodes),
             wall_s=sum(episode.wall_s for episode in episodes),
-            samples=samples.figures(groups, self.n_samples, agent_errors=self.agent_errors),
+            samples=summarise_samples(groups, self.n_samples, agent_errors=self.agent_errors),
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, machine-independent facts of the run."""
+"""Where a result comes from: versions of packages, and the commit of this one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ PACKAGES = ("eto-gym", "gymnasium", "numpy", "rapidfuzz", "torch", "transformers
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that could change a score, where installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that could change a score."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
-    """The commit of the checkout this package runs from, "+" appended if it was changed.
+    """The commit of the git checkout that this package runs from.
 
-    None if it does not run from a git checkout.
+    Returns:
+        The commit, followed by "+" if tracked files have been changed; None if this is no checkout.
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -1,7 +1,7 @@
-"""Published numbers, and how far they stand beside ours.
+"""Published results, with their sources and protocols.
 
-They are in `baselines/published.toml`, with source and protocol; a wheel carries a copy of that
-file beside this module. Nothing is computed from them but averages that a source leaves out.
+They are in `baselines/published.toml`; a wheel has a copy of that file beside this module. Only
+averages that a source does not give are computed from them.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ else:
 COLUMNS = {
     name: (world.env_id, split) for world in all_worlds() for name, split in world.columns.items()
 }
-"""The file's column names and the columns of our tables."""
+"""Environment id and split by the file's column name."""
 
 FILE = "published.toml"
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """One method's published numbers.
+    """The published results of one method.
 
     Attributes:
-        method: what was done, such as ``"ETO"``.
+        method: the method, such as ``"ETO"``.
         model: the base model.
         values: number x 100 by column name of `COLUMNS`.
-        metric: ``"reward"`` (average final reward) or ``"success"`` (share of successes).
-        protocol: key of the protocol it was measured under.
+        metric: ``"reward"`` (average final reward) or ``"success"`` (success rate).
+        protocol: key of the protocol under which it was measured.
         source: key of the source.
-        table: where in the source; empty where that was not recorded.
-        is_quoted: read in a secondary copy of the source: shown "as quoted".
-        spread: the source's own plus-minus, x 100, by column name.
-        note: what else a reader must know.
+        table: where it is in the source; empty if that is not recorded.
+        is_quoted: whether it was taken from a secondary source, and is shown "as quoted".
+        spread: the uncertainty that the source gives (±), x 100, by column name.
+        note: what else a reader has to know.
     """
 
     method: str
@@ -61,7 +61,7 @@ class PublishedRow:
 
     @property
     def average(self) -> float:
-        """Mean of the five columns; NaN if the source lacks one."""
+        """Mean of the five columns; NaN if the source does not have all of them."""
         if set(self.values) != set(COLUMNS):
             return float("nan")
         return math.fsum(self.values.values()) / len(COLUMNS)
@@ -69,12 +69,12 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The file's content.
+    """The content of the file.
 
     Attributes:
-        rows: in the file's order.
+        rows: the rows, in the file's order.
         sources: title by source key.
-        protocols: description by protocol key; ``"eto"`` is ours.
+        protocols: description by protocol key; ``"eto"`` is the one that this package follows.
     """
 
     rows: tuple[PublishedRow, ...]
@@ -84,25 +84,27 @@ class Published:
 
 @functools.cache
 def load_published() -> Published:
-    """The published numbers that come with this package.
+    """The published results that come with this package.
 
     Raises:
-        DataNotFoundError: the file is not there.
-        CorruptDataError: it is not what it should be.
+        DataNotFoundError: the file is missing.
+        CorruptDataError: the file is damaged.
     """
     packaged = files("eto_agents.evaluation") / FILE
     in_checkout = Path(__file__).resolve().parents[2] / "baselines" / FILE
     for place in (packaged, in_checkout):
         if place.is_file():
             return parse_published(place.read_text(encoding="utf-8"), str(place))
-    raise DataNotFoundError(f"{FILE} is neither in the package nor at {in_checkout}: reinstall")
+    raise DataNotFoundError(
+        f"{FILE} is neither in the package nor at {in_checkout}: reinstall eto-gym"
+    )
 
 
 def parse_published(text: str, name: str) -> Published:
-    """Read the file's text; `name` is for messages.
+    """Parse the content of the file; `name` is for error messages.
 
     Raises:
-        CorruptDataError: it is not what it should be.
+        CorruptDataError: the text is damaged.
     """
     try:
         record = tomllib.loads(text)
@@ -113,7 +115,7 @@ def parse_published(text: str, name: str) -> Published:
             if row.source not in sources or row.protocol not in protocols:
                 raise ValueError(f"{row.method}: unknown source or protocol")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptDataError(f"{name} is not a table of published numbers ({error!r})") from error
+        raise CorruptDataError(f"{name} is not a file of published results ({error!r})") from error
     return Published(rows, sources, protocols)
 
 

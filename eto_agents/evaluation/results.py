@@ -1,7 +1,7 @@
-"""`Results`: what an evaluation found, and its JSON file.
+"""`Results`: the outcome of an evaluation, and its JSON file.
 
-Means are over tasks (episodes of a task are averaged first) and only over episodes that ended by
-the task or its limit; what is missing is counted, never averaged away.
+Means are over tasks (the episodes of a task are averaged first), and only over episodes that the
+task or its step limit ended; missing episodes are counted and reported.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from eto_envs.files import write_whole
 SCHEMA_VERSION = 2
 
 AgentErrors = Literal["exclude", "zero"]
-"""What an episode in which the agent failed counts as: nothing, or a score of 0."""
+"""How an episode in which the agent failed counts: not at all, or as a score of 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitResult:
-    """One split's figures.
+    """The results of one split.
 
     Attributes:
-        split: its name.
+        split: the split's name.
         tasks_sha256: the hash of its task set.
-        n_tasks: tasks that enter the means.
-        n_episodes: episodes that enter the means.
-        n_planned: episodes that should have been played.
+        n_tasks: number of tasks in the means.
+        n_episodes: number of episodes in the means.
+        n_planned: number of episodes that were to be played.
         reward: average final score in [0, 1], with its interval.
-        success: share of episodes with score 1, with its interval (`success_rate`).
+        success: share of episodes with a score of 1, with its interval (`success_rate`).
         steps: mean number of steps.
         invalid_actions: share of actions that the world did not accept, in [0, 1].
-        tokens: prompt and completion tokens in all; 0 for agents without a model.
-        wall_s: summed seconds of episodes (episodes of a batch run at the same time).
+        tokens: total of prompt and completion tokens; 0 for agents without a model.
+        wall_s: total of the episodes' seconds (episodes played at once overlap in time).
         statuses: number of episodes by status.
-        samples: where each task was played several times, what the samples say together
-            (`eto_agents.evaluation.samples.figures`); the other fields are then about the chosen
-            ones, `tokens` and `wall_s` about all.
+        samples: metrics over all samples of a task if each task was played several times
+            (`eto_agents.evaluation.samples.summarise_samples`). The other fields are then about
+            the best samples, except that `tokens` and `wall_s` are about all of them.
     """
 
     split: str
@@ -70,7 +70,7 @@ def summarise(
     n_planned: int,
     agent_errors: AgentErrors = "exclude",
 ) -> SplitResult:
-    """The figures of one split's episodes."""
+    """Summarise the episodes of one split."""
     episodes = list(trajectories)
     scored = counted_scores(episodes, agent_errors)
     counted = [e for e, _ in scored]
@@ -96,7 +96,7 @@ def summarise(
 def counted_scores(
     episodes: Iterable[Trajectory], agent_errors: AgentErrors = "exclude"
 ) -> list[tuple[Trajectory, float]]:
-    """The episodes that enter means, each with the score that it enters them with."""
+    """The episodes that count in means, each with the score it counts with."""
     return [
         (episode, episode.score if episode.status in PLAYED else 0.0)
         for episode in episodes
@@ -105,7 +105,7 @@ def counted_scores(
 
 
 def n_tokens(episodes: Iterable[Trajectory]) -> int:
-    """Prompt and completion tokens of the episodes together."""
+    """Total of prompt and completion tokens."""
     return int(sum(_tokens(step.usage) for e in episodes for step in e.steps))
 
 
@@ -115,14 +115,14 @@ def _tokens(usage: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """An evaluation's outcome.
+    """The outcome of an evaluation.
 
     Attributes:
         env_id: the Gymnasium id.
         dataset: the dataset's name.
         policy: the policy's name.
-        splits: figures by split.
-        provenance: what it takes to run it again: arguments, seeds, versions, commit, model.
+        splits: results by split.
+        provenance: what is needed to repeat it: arguments, seeds, versions, commit, model.
     """
 
     env_id: str
@@ -142,8 +142,8 @@ class Results:
         """Read a results file, or the one in a run's folder.
 
         Raises:
-            DataNotFoundError: there is none.
-            CorruptDataError: it is not one, or of another schema.
+            DataNotFoundError: there is no such file.
+            CorruptDataError: it is damaged, or has another schema.
         """
         path = path / "results.json" if path.is_dir() else path
         if not path.is_file():

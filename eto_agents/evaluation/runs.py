@@ -1,8 +1,8 @@
-"""Reading run folders for a report, finished or not, and refusing what is damaged.
+"""The run of an agent as reports need it: its episodes by split, with their summary.
 
-A run is what `eto eval` writes: `run.json` (what runs), `episodes.jsonl` (every episode) and, once
-it is finished, `results.json`. The figures of a report are computed from the episodes, so a run
-that is still going on is read like one that has ended. Nothing here writes.
+`eto eval` writes a run: `run.json`, `episodes.jsonl` (read by `eto_agents.episode_log`) and, once
+it is finished, `results.json`. Reports compute everything from the episodes, so that an unfinished
+run is read like a finished one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from eto_agents.evaluation.results import (
     n_tokens,
     summarise,
 )
-from eto_agents.evaluation.samples import by_task_and_seed, chosen
+from eto_agents.evaluation.samples import best_of_each, by_task_and_seed
 from eto_agents.runs import EPISODES, RunRecord, read_record
 from eto_agents.trajectory import Trajectory
 from eto_envs.errors import DataError, DataNotFoundError
 
 
-@dataclass(frozen=True, eq=False)  # no slots: figures are kept once they are computed
+@dataclass(frozen=True, eq=False)  # no slots: properties are cached
 class SplitRun:
-    """One run's episodes on one task set.
+    """The episodes of a run on one task set.
 
     Attributes:
         env_id: the Gymnasium id.
@@ -39,9 +39,9 @@ class SplitRun:
         split: the split's name.
         sha256: the task set's hash.
         max_steps: the step limit that overrides the protocol's, or None.
-        n_planned: samples there will be; None for an unfinished run that does not say.
-        agent_errors: what an episode in which the agent failed counts as.
-        samples: the last record of everything that was played, messages left out.
+        n_planned: number of samples that are to be played; None if the run does not state it.
+        agent_errors: how an episode in which the agent failed counts.
+        samples: the last record of each sample, without its conversation.
     """
 
     env_id: str
@@ -55,32 +55,32 @@ class SplitRun:
 
     @functools.cached_property
     def episodes(self) -> tuple[Trajectory, ...]:
-        """One episode for each task and seed: of several samples the one that Best-of-N chooses."""
-        return tuple(chosen(by_task_and_seed(self.samples)))
+        """One episode for each task and seed: the best one of several samples."""
+        return tuple(best_of_each(by_task_and_seed(self.samples)))
 
     @property
     def n_samples(self) -> int:
-        """Samples of a task under one seed; 1 but for Best-of-N."""
+        """Number of samples of a task under one seed; 1 except for Best-of-N."""
         return max((sample.sample for sample in self.samples), default=0) + 1
 
     @property
     def n_ended(self) -> int:
-        """Samples that have ended; interrupted ones will be played again."""
+        """Number of samples that have ended; cancelled ones will be played again."""
         return sum(sample.status != "cancelled" for sample in self.samples)
 
     @property
     def column(self) -> tuple[str, str]:
-        """World and split: where its figures go in a table."""
+        """Environment id and split: its column in a table."""
         return self.env_id, self.split
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every planned sample has ended."""
         return self.n_planned is not None and self.n_ended >= self.n_planned
 
     @property
     def counted(self) -> tuple[Trajectory, ...]:
-        """The episodes that enter means."""
+        """The episodes that count in means."""
         return tuple(e for e, _ in counted_scores(self.episodes, self.agent_errors))
 
     @property
@@ -91,7 +91,7 @@ class SplitRun:
 
     @functools.cached_property
     def kinds(self) -> dict[str, SplitRun]:
-        """The split by task type, in alphabetical order."""
+        """The episodes by task type, in alphabetical order."""
         names = sorted({e.kind for e in self.samples})
         return {
             name: replace(self, samples=tuple(e for e in self.samples if e.kind == name))
@@ -99,8 +99,8 @@ class SplitRun:
         }
 
     @functools.cached_property
-    def figures(self) -> SplitResult:
-        """Means and counts over the episodes so far; tokens and seconds of all samples."""
+    def summary(self) -> SplitResult:
+        """Means and counts over the episodes so far; tokens and seconds are of all samples."""
         result = summarise(
             self.split,
             self.sha256,
@@ -117,15 +117,15 @@ class SplitRun:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder's content.
+    """The content of a run's folder.
 
     Attributes:
-        label: the agent's row in a table: the policy's name, or what the caller gave.
-        folder: where it was read.
+        label: what tables call the agent: the policy's name, or what the caller gave.
+        folder: the folder.
         policy: the policy's name.
-        is_finished: whether `results.json` is there.
-        splits: its splits, in the order of `run.json`; those without episodes are left out.
-        provenance: what it takes to run it again, as far as it is written down.
+        is_finished: whether the folder has `results.json`.
+        splits: the splits in the order of `run.json`, without those that have no episodes.
+        provenance: what is needed to repeat the run, as far as it is recorded.
     """
 
     label: str
@@ -137,7 +137,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        """What tells the models of two agents of one name apart; prompts differ by world."""
+        """Identifies the agent's model; prompts are left out, as they differ by world."""
         policy = self.provenance.get("policy", {})
         parts = [policy.get(key) for key in ("model", "model_provenance", "sampling")]
         return json.dumps(parts, sort_keys=True, default=str)
@@ -198,9 +198,10 @@ def _split_run(split: str, record: RunRecord, results: Results | None, log: Epis
     n_planned = (log.n_planned or {}).get(split)
     agent_errors = "exclude"
     if results is not None and split in results.splits:
-        # run.json first: it is as new as the last command, results.json as the last finished one.
-        planned_then = results.splits[split].n_planned * results.splits[split].samples.get("n", 1)
-        n_planned = n_planned or planned_then
+        # run.json takes precedence: unlike results.json it is also of a command that has not
+        # finished.
+        n_finished = results.splits[split].n_planned * results.splits[split].samples.get("n", 1)
+        n_planned = n_planned or n_finished
         agent_errors = results.provenance.get("agent_errors", "exclude")
     return SplitRun(
         env_id=record.settings["env_id"],

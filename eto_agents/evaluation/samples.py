@@ -1,7 +1,7 @@
-"""Figures of a split whose tasks were played several times each: what Best-of-N reports.
+"""Metrics of a split whose tasks were each played several times, for Best-of-N.
 
-Which sample is chosen, pass@k and majority are defined in `eto_agents.best_of_n`; here they are
-averaged over tasks, with intervals.
+`eto_agents.best_of_n` defines the best sample, the majority and pass@k for one task; this module
+averages them over tasks and adds intervals.
 """
 
 from __future__ import annotations
@@ -19,37 +19,42 @@ Group = list[Trajectory]
 
 
 def by_task_and_seed(episodes: Iterable[Trajectory]) -> list[Group]:
-    """The samples of each task under each seed, in an order that the episodes' has no part in."""
+    """Group samples by task and seed; the result does not depend on the order of the episodes."""
     groups: dict[Hashable, Group] = {}
     for episode in sorted(episodes, key=lambda t: (t.seed, t.task_id, t.sample)):
         groups.setdefault((episode.seed, episode.task_id), []).append(episode)
     return list(groups.values())
 
 
-def chosen(groups: Iterable[Group]) -> list[Trajectory]:
+def best_of_each(groups: Iterable[Group]) -> list[Trajectory]:
     """The best sample of each group."""
     return [best(group) for group in groups]
 
 
-def figures(
+def summarise_samples(
     groups: Sequence[Group], n_samples: int, *, agent_errors: AgentErrors = "exclude"
 ) -> dict[str, Any]:
-    """What N samples a task say, as JSON-able values.
+    """Summarise N samples of each task as JSON-able values.
 
-    Means are over tasks; a sample that ended as `agent_error` counts as nothing, or as a score of
-    0; a figure of k samples is over the tasks that have k counted samples.
+    Means are over tasks. Metrics of k samples are over the tasks that have at least k counted
+    samples.
+
+    Args:
+        groups: the samples of each task under each seed.
+        n_samples: N.
+        agent_errors: how a sample in which the agent failed counts.
 
     Returns:
-        ``n``; ``reward_mean``, ``reward_majority`` and ``reward_best``, each ``[mean, low, high]``;
-        ``pass_at_k`` and ``best_at_k``, by ``"1"`` … ``"N"``; ``distinct_outcomes``, the mean
-        number of different outcomes a task; ``statuses`` of all samples; ``n_short``, the
-        number of tasks and seeds with fewer counted samples than N.
+        ``n``: N; ``reward_mean``, ``reward_majority`` and ``reward_best``: each ``[mean, low,
+        high]``; ``pass_at_k`` and ``best_at_k``: by ``"1"`` … ``"N"``; ``distinct_outcomes``: mean
+        number of different outcomes of a task; ``statuses``: number of samples by status;
+        ``n_short``: number of tasks and seeds with fewer than N counted samples.
     """
-    kept = [(group[0].task_id, counted_scores(group, agent_errors)) for group in groups]
-    kept = [(task, samples) for task, samples in kept if samples]
-    scores = [(task, [score for _, score in samples]) for task, samples in kept]
-    trajectories = [(task, [t for t, _ in samples]) for task, samples in kept]
-    majorities = [(task, _majority_score(samples)) for task, samples in kept]
+    counted = [(group[0].task_id, counted_scores(group, agent_errors)) for group in groups]
+    counted = [(task, samples) for task, samples in counted if samples]
+    scores = [(task, [score for _, score in samples]) for task, samples in counted]
+    trajectories = [(task, [t for t, _ in samples]) for task, samples in counted]
+    majorities = [(task, _majority_score(samples)) for task, samples in counted]
     statuses: Counter[str] = Counter(t.status for group in groups for t in group)
     ks = range(1, n_samples + 1)
     return {
@@ -66,7 +71,8 @@ def figures(
         },
         "distinct_outcomes": _mean((t, float(len(set(map(outcome, s))))) for t, s in trajectories),
         "statuses": {name: statuses[name] for name in STATUSES if statuses[name]},
-        "n_short": sum(len(samples) < n_samples for _, samples in kept) + (len(groups) - len(kept)),
+        "n_short": sum(len(samples) < n_samples for _, samples in counted)
+        + (len(groups) - len(counted)),
     }
 
 
@@ -80,7 +86,7 @@ def _n_wins(scores: Sequence[float]) -> int:
 
 
 def _mean(values: Iterable[tuple[Hashable, float]]) -> float | None:
-    """The mean over tasks; None if there is none."""
+    """The mean over tasks; None if there are no values."""
     by_task: dict[Hashable, list[float]] = {}
     for task, value in values:
         by_task.setdefault(task, []).append(value)
@@ -89,8 +95,8 @@ def _mean(values: Iterable[tuple[Hashable, float]]) -> float | None:
     return sum(sum(v) / len(v) for v in by_task.values()) / len(by_task)
 
 
-def sentence(samples: dict[str, Any]) -> str:
-    """The figures in one sentence for a report."""
+def in_words(samples: dict[str, Any]) -> str:
+    """What `summarise_samples` returned, as one sentence for a report."""
     means = ", ".join(
         f"{label} {_shown(samples[key][0])}"
         for label, key in (
@@ -102,11 +108,11 @@ def sentence(samples: dict[str, Any]) -> str:
     ks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k < samples["n"]] + [samples["n"]]
     passes = ", ".join(f"@{k} {_shown(samples['pass_at_k'][str(k)])}" for k in ks)
     text = (
-        f"of {samples['n']} samples a task, reward {means}; pass {passes}; "
-        f"{_shown(samples['distinct_outcomes'], 1)} different outcomes a task"
+        f"of {samples['n']} samples per task, reward {means}; pass {passes}; "
+        f"{_shown(samples['distinct_outcomes'], 1)} different outcomes per task"
     )
     if samples["n_short"]:
-        text += f"; {samples['n_short']} tasks have fewer samples that count"
+        text += f"; {samples['n_short']} tasks have fewer counted samples"
     return text + "."
 
 

@@ -1,10 +1,10 @@
-"""Means with honest intervals, and whether two agents differ.
+"""Means with confidence intervals, and tests of whether two agents differ.
 
-Episodes of one task under several seeds are not independent, so intervals resample tasks, not
-episodes (a cluster bootstrap), and two agents are compared task by task: most of the spread of a
-task set is between its tasks, and a paired comparison is free of it. `scipy.stats` does the
-resampling, always seeded, always over values in sorted order: no result depends on the order of
-episodes. Not here: reading runs (`runs`) and which comparisons a report makes (`comparison`).
+Episodes of one task under several seeds are not independent, so intervals resample tasks rather
+than episodes (a cluster bootstrap). Two agents are compared task by task: most of the variance of a
+task set is between its tasks, and a paired comparison removes it. `scipy.stats` does the
+resampling, always seeded and over sorted values, so that no result depends on the order of the
+episodes. `eto_agents.evaluation.comparison` decides which comparisons a report makes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 N_RESAMPLES = 9_999
 MAX_EXACT_FLIPS = 16
-"""Up to so many non-zero differences all 2^n sign flips are counted instead of sampled."""
+"""Up to this many non-zero differences, all 2^n sign flips are enumerated instead of sampled."""
 ALPHA = 0.05
 POWER = 0.8
 
 Values = Iterable[tuple[Hashable, float]]
-"""Pairs of task and value; a task may occur many times (seeds)."""
+"""Pairs of task and value; a task may occur several times (seeds)."""
 
 
 class Estimate(NamedTuple):
@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: the mean.
-        low: lower end of the 95 % interval; None where it cannot be told (fewer than two tasks).
+        low: lower end of the 95 % interval; None if it is undefined (fewer than two tasks).
         high: upper end.
     """
 
@@ -41,15 +41,16 @@ class Estimate(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Two agents on the same tasks.
+    """A comparison of two agents on the same tasks.
 
     Attributes:
-        n_tasks: tasks that both have played.
+        n_tasks: number of tasks that both have played.
         difference: mean over tasks of the first agent's value minus the second's, with its 95 %
             interval (a bootstrap over tasks).
-        p: two-sided p-value of a sign-flip permutation test of "no difference"; NaN without tasks.
-        detectable: smallest true difference that `n_tasks` tasks with this spread would show with
-            a power of 0.8 at alpha 0.05; None where the spread cannot be told.
+        p: two-sided p-value of a sign-flip permutation test against "no difference"; NaN without
+            tasks.
+        detectable: minimum detectable difference with `n_tasks` tasks of this standard deviation,
+            at a power of 0.8 and alpha 0.05; None if the standard deviation is 0 or undefined.
     """
 
     n_tasks: int
@@ -62,7 +63,7 @@ def clustered_mean(values: Values, *, confidence: float = 0.95, seed: int = 0) -
     """The mean over tasks with a percentile bootstrap interval that resamples tasks.
 
     Args:
-        values: pairs of task and value; a task may occur many times and counts once, with the
+        values: pairs of task and value; a task that occurs several times counts once, with the
             mean of its values.
         confidence: the interval's nominal coverage, in (0, 1).
         seed: seeds the resampling.
@@ -81,12 +82,12 @@ def clustered_mean(values: Values, *, confidence: float = 0.95, seed: int = 0) -
 
 
 def success_rate(values: Values, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """The share of successes over tasks, with an interval that is never without width.
+    """The success rate over tasks, with an interval that never has zero width.
 
-    Where every task either always succeeds or always fails (one seed, above all), tasks are coin
-    tosses and the interval is Wilson's: unlike the bootstrap it has a width at 0 of n and n of n,
-    and unlike Clopper and Pearson's it is not wider than it says. Where seeds of a task disagree,
-    the tasks' rates are not 0 or 1 any more and the interval is `clustered_mean`'s.
+    If every task either always succeeds or always fails (in particular with one seed), tasks are
+    Bernoulli trials and the interval is Wilson's: unlike the bootstrap it has a width at 0 of n and
+    n of n, and unlike Clopper and Pearson's it is not conservative. If seeds of a task disagree,
+    the tasks' rates are no longer 0 or 1, and the interval is that of `clustered_mean`.
 
     Args:
         values: pairs of task and 0 or 1.
@@ -117,41 +118,43 @@ def paired(first: Values, second: Values, *, seed: int = 0) -> Paired:
     ours, theirs = task_means(first), task_means(second)
     differences = sorted(ours[task] - theirs[task] for task in ours if task in theirs)
     mirrored = [-value for value in reversed(differences)]
-    # The same resamples whichever agent is named first: swapping them changes signs, nothing else.
-    turned = mirrored > differences
-    shown = mirrored if turned else differences
-    difference = clustered_mean(enumerate(shown), seed=seed)
-    if turned:
+    # Use the same resamples whichever agent comes first: swapping them changes the sign alone.
+    is_mirrored = mirrored > differences
+    values = mirrored if is_mirrored else differences
+    difference = clustered_mean(enumerate(values), seed=seed)
+    if is_mirrored:
         difference = _negative(difference)
     return Paired(
-        len(shown),
+        len(values),
         difference,
-        _sign_flip_p(np.array(shown), seed),
-        minimum_detectable(spread(shown), len(shown)),
+        _sign_flip_p(np.array(values), seed),
+        minimum_detectable(standard_deviation(values), len(values)),
     )
 
 
-def spread(values: Sequence[float]) -> float | None:
-    """The standard deviation of the population that values are drawn from; None below two."""
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation; None for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def minimum_detectable(
     deviation: float | None, n_tasks: int, *, power: float = POWER, alpha: float = ALPHA
 ) -> float | None:
-    """The smallest true mean that a two-sided test of "zero" finds with a given power.
+    """The smallest true mean that a two-sided test against zero detects with a given power.
 
     ``(z(1 - alpha / 2) + z(power)) * deviation / sqrt(n_tasks)``, the normal approximation.
 
     Args:
-        deviation: standard deviation of one task's value. Paired: that of the differences.
-            Unpaired, two agents of equal spread on n tasks each: theirs times sqrt(2).
+        deviation: standard deviation of a task's value. For a paired comparison that of the
+            differences; for an unpaired one of two agents on n tasks each with the same standard
+            deviation, that times sqrt(2).
         n_tasks: number of tasks.
-        power: chance to find it, in (0, 1).
-        alpha: chance to find something where there is nothing, in (0, 1).
+        power: probability of detecting the effect, in (0, 1).
+        alpha: probability of a false positive, in (0, 1).
 
     Returns:
-        The effect in the unit of `deviation`; None where there is no spread to tell it from.
+        The effect in the unit of `deviation`; None if `deviation` is 0 or undefined, or there are
+        fewer than two tasks.
     """
     from scipy.stats import norm
 
@@ -161,7 +164,7 @@ def minimum_detectable(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p-values that hold for all comparisons of a table together.
+    """Holm's step-down correction: p-values adjusted for the number of comparisons.
 
     NaN (nothing to compare) stays NaN and does not count as a comparison.
     """
@@ -177,12 +180,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def task_means(values: Values) -> dict[Hashable, float]:
-    """Each task's mean over its values, such as over seeds."""
+    """The mean of each task's values, for example over seeds."""
     by_task: dict[Hashable, list[float]] = {}
     for task, value in values:
         by_task.setdefault(task, []).append(value)
-    # math.fsum and not numpy's sum: the same values in another order give the same mean.
-    return {task: math.fsum(found) / len(found) for task, found in by_task.items()}
+    # math.fsum, unlike numpy's sum, does not depend on the order of the values.
+    return {task: math.fsum(own) / len(own) for task, own in by_task.items()}
 
 
 def _negative(estimate: Estimate) -> Estimate:
@@ -208,21 +211,21 @@ def _percentile_interval(
 
 
 def _sign_flip_p(differences: npt.NDArray[np.float64], seed: int) -> float:
-    """Under "no difference" each task's difference is as likely to have the other sign."""
+    """Under the null hypothesis, each task's difference is equally likely to have either sign."""
     from scipy.stats import permutation_test
 
     if len(differences) == 0:
         return float("nan")
-    # A zero has no sign to flip. Without them the test is the same, and more often exact.
-    moved = differences[differences != 0]
-    if len(moved) < 2:
-        return 1.0  # one sign says nothing: the other is as likely
+    # A zero has no sign to flip; leaving zeros out gives the same test, more often exact.
+    nonzero = differences[differences != 0]
+    if len(nonzero) < 2:
+        return 1.0  # a single sign is no evidence: the other one is equally likely
     result = permutation_test(
-        (moved, np.zeros_like(moved)),
+        (nonzero, np.zeros_like(nonzero)),
         _mean_difference,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=np.inf if len(moved) <= MAX_EXACT_FLIPS else N_RESAMPLES,
+        n_resamples=np.inf if len(nonzero) <= MAX_EXACT_FLIPS else N_RESAMPLES,
         batch=1_000,
         rng=np.random.default_rng(seed),
     )

@@ -1,4 +1,4 @@
-"""Results as a table for people: Markdown for files, a `rich` table for the terminal."""
+"""Results as a table, in Markdown for files and drawn for the terminal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from eto_agents.console import table
-from eto_agents.evaluation import samples
 from eto_agents.evaluation.results import Results, SplitResult
+from eto_agents.evaluation.samples import in_words
 from eto_agents.evaluation.statistics import Estimate
 from eto_agents.markdown import markdown_table
 from eto_agents.trajectory import PLAYED
@@ -36,12 +36,12 @@ def estimate(value: Estimate) -> str:
 
 
 def rows(results: Sequence[Results]) -> list[tuple[str, ...]]:
-    """One row of texts for each result and split, in the order of `HEADINGS`."""
+    """A row of cells for each result and split, in the order of `HEADINGS`."""
     return [_row(result, split) for result in results for split in result.splits.values()]
 
 
 def _row(result: Results, split: SplitResult) -> tuple[str, ...]:
-    uncounted = split.n_planned - split.n_episodes
+    n_missing = split.n_planned - split.n_episodes
     reasons = ", ".join(
         f"{n} {status}" for status, n in split.statuses.items() if status not in PLAYED
     )
@@ -55,18 +55,18 @@ def _row(result: Results, split: SplitResult) -> tuple[str, ...]:
         "–" if math.isnan(split.success.mean) else f"{split.success.mean:.1%}",
         "–" if math.isnan(split.steps) else f"{split.steps:.1f}",
         "–" if math.isnan(split.invalid_actions) else f"{split.invalid_actions:.1%}",
-        f"{uncounted}" + (f" ({reasons})" if reasons else ""),
+        f"{n_missing}" + (f" ({reasons})" if reasons else ""),
     )
 
 
 def notes(results: Sequence[Results]) -> list[str]:
-    """What a reader must know to use the table."""
+    """What a reader has to know to interpret the table."""
     out = [
-        "Reward is the mean final score over tasks, in [0, 1], and its interval by a bootstrap "
-        "over tasks. Success is the share of episodes with score 1."
+        "Reward is the final score in [0, 1], averaged over tasks, with a bootstrap interval over "
+        "tasks. Success is the share of episodes with a score of 1."
     ]
     if any(result.dataset == "mini" for result in results):
-        out.append("Scores on the embedded mini dataset compare with nothing published.")
+        out.append("Scores on the embedded mini dataset are not comparable with published results.")
     for result in results:
         n_tasks = result.provenance.get("n_tasks")
         if n_tasks is not None:
@@ -75,11 +75,11 @@ def notes(results: Sequence[Results]) -> list[str]:
             out.append(f"{result.policy}: episodes in which the agent failed count as 0.")
         for split in result.splits.values():
             if split.samples:
-                out.append(f"{result.policy}, {split.split}: {samples.sentence(split.samples)}")
+                out.append(f"{result.policy}, {split.split}: {in_words(split.samples)}")
     return out
 
 
-def markdown(results: Sequence[Results]) -> str:
+def results_page(results: Sequence[Results]) -> str:
     """The table and its notes as a Markdown page."""
     lines = ["# Results", "", markdown_table(HEADINGS, rows(results))]
     lines += ["", *(f"- {note}" for note in notes(results)), "", "## Task sets", ""]
@@ -92,7 +92,7 @@ def markdown(results: Sequence[Results]) -> str:
 def terminal_table(result: Results) -> Any:
     """One result's table for a terminal of 80 columns."""
     return table(
-        HEADINGS[2:],  # agent and world are in the title
+        HEADINGS[2:],  # the title has the agent and the world
         [row[2:] for row in rows([result])],
         title=f"{result.policy} on {result.env_id} ({result.dataset})",
         caption=" ".join(notes([result])),

@@ -1,4 +1,4 @@
-"""Chat models: what continues conversations, here or behind a server."""
+"""Chat models: local ones, and those behind a server."""
 
 from __future__ import annotations
 

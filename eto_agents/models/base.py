@@ -1,7 +1,7 @@
-"""`ChatModel`: what a language model is to this library, and how a name becomes one.
+"""`ChatModel`: the interface of language models, and how one is loaded by name.
 
-A model continues many conversations in one call. What goes wrong with one of them is that
-completion's `error`, never an exception and never an empty text that could pass for an answer.
+A model continues many conversations in one call. A failure in one of them is that completion's
+`error`, never an exception and never an empty text that could pass for a reply.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ MODELS: Mapping[str, str] = {
     "openai": "eto_agents.models.openai:OpenAIModel",
     "scripted": "eto_agents.models.scripted:ScriptedModel",
 }
-"""What can stand before the colon in a model's name: ``"openai:gpt-4o-mini"``."""
+"""What may precede the colon in a model's name, such as ``"openai:gpt-4o-mini"``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn.
+    """How replies are sampled.
 
     Attributes:
-        temperature: 0 takes the likeliest token.
-        top_p: the share of probability that is drawn from, in (0, 1].
-        max_tokens: the most a completion has.
-        stop: texts before which a completion ends; they are not part of it.
+        temperature: at least 0, which is greedy decoding.
+        top_p: tokens are drawn from the likeliest that have this probability together, in (0, 1].
+        max_tokens: the most tokens of a completion.
+        stop: texts that end a completion; they are not part of it.
     """
 
     temperature: float = 0.0  # ETO evaluates greedily
     top_p: float = 1.0
     max_tokens: int = 512
-    # `LMAgent.stop_words` of ETO's harness: the agent is not to write the world's part.
+    # `LMAgent.stop_words` of ETO's harness: the model must not write observations itself.
     stop: tuple[str, ...] = ("\nObservation:", "\nTask:", "\n---")
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ValueError: a value is outside of its range.
+            ValueError: a value is out of range.
         """
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
@@ -57,7 +57,7 @@ class Sampling:
         object.__setattr__(self, "stop", tuple(self.stop))
 
     def record(self) -> dict[str, Any]:
-        """As JSON-able values, for provenance."""
+        """The values as JSON, for provenance."""
         return asdict(self) | {"stop": list(self.stop)}
 
 
@@ -68,10 +68,10 @@ class Completion:
     Attributes:
         text: the text.
         token_ids: its tokens as they were sampled, if known.
-        log_probs: natural-log probabilities of the tokens, if asked for and known.
+        log_probs: natural-log probabilities of the tokens, if known.
         usage: ``prompt_tokens``, ``completion_tokens``, ``cost_usd`` and the like.
         finish_reason: ``"stop"``, ``"length"``, or what the server says.
-        error: if not empty, there is no completion, and this is why.
+        error: why there is no completion; empty if there is one.
     """
 
     text: str = ""
@@ -84,11 +84,11 @@ class Completion:
 
 @runtime_checkable
 class ChatModel(Protocol):
-    """A model of conversations.
+    """A model that continues conversations.
 
-    Optional: `count_tokens(messages) -> int`, `max_context_tokens` (int), `provenance` (a JSON-able
-    dict of what the model's answers depend on), and `prompts` and `with_example` (what it was
-    trained with; see `eto_agents.policies.react`).
+    Optional members: `count_tokens(messages) -> int`, `max_context_tokens` (int), `provenance` (a
+    dict of JSON values that the model's replies depend on), and `prompts` and `with_example` (what
+    it was trained with; see `eto_agents.policies.react`).
     """
 
     name: str
@@ -103,23 +103,24 @@ class ChatModel(Protocol):
 
         Args:
             conversations: chats that end with the user's message.
-            sampling: how.
-            seeds: one for each conversation, so that what is drawn for it does not depend on the
-                others; without effect at temperature 0.
+            sampling: how replies are sampled.
+            seeds: one for each conversation, so that its reply does not depend on the others;
+                without effect at temperature 0.
         """
 
 
 def load_model(name: str, **arguments: Any) -> ChatModel:
-    """The model that a name means.
+    """Load a model by its name.
 
     Args:
         name: ``"hf:<folder or name>"``, ``"openai:<model>"``, ``"scripted:<file>"``, or
             ``"package.module:Class"``.
-        **arguments: for the model's class; what is after a known kind's colon is its first.
+        **arguments: for the model's class or function; its first argument is what follows the colon
+            of a known kind.
 
     Raises:
-        UnknownNameError: the name means nothing.
-        TypeError: the class does not take the arguments.
+        UnknownNameError: there is no such model.
+        TypeError: the class or function does not take the arguments.
     """
     kind, colon, rest = name.partition(":")
     if not colon or not rest:

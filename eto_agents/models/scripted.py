@@ -1,4 +1,4 @@
-"""`ScriptedModel`: says what it was told to say; for tests, demonstrations and replays."""
+"""`ScriptedModel`: replies from a script, for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Script = Sequence[Reply] | Callable[[Sequence[Message]], Reply] | str | Path
 
 
 class ScriptedModel:
-    """A model without a model.
+    """A chat model whose replies come from a script.
 
     Attributes:
         name: ``"scripted"``.
         provenance: SHA-256 of a script that is a list.
-        requests: every conversation it was asked to continue, in order.
+        requests: all conversations that it continued, in order.
     """
 
     name = "scripted"
 
     def __init__(self, script: Script) -> None:
-        """Take what to say.
+        """Take the script.
 
         Args:
-            script: replies, given out in the order of the requests; or a function of the
-                conversation; or the path of a JSON file with a list of texts.
+            script: replies in the order of the requests; or a function from a conversation to its
+                reply; or the path of a JSON file with a list of texts.
 
         Raises:
             DataNotFoundError: there is no such file.

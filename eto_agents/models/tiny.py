@@ -1,12 +1,12 @@
-"""Tiny language models, built and trained from nothing on a laptop's processor.
+"""Tiny language models, built and trained from scratch on a laptop's CPU.
 
-They are Llamas (Touvron et al. 2023) with a byte-level BPE tokenizer trained on the texts they are
-to read. The tokenizer makes easy what an agent does most: to see that two words are the same, and
-to copy. A thing is the same token in the goal, on a page and in an action (``mug``, whatever its
-number); an item code that the texts repeat is one token, because a model of this size does not
-learn to copy ten characters one by one in minutes; and so is a phrase of the world's templates
-(``, you see a``), which tells nothing: an episode has a quarter fewer tokens, and what is to be
-compared stands closer together. Training is `eto_agents.training`'s part.
+They are Llamas (Touvron et al. 2023) with a byte-level BPE tokenizer trained on the texts they will
+read. The tokenizer makes easy what an agent does most, which is to compare words and to copy them.
+An object is the same token in the goal, on a page and in an action (``mug``, whatever its number).
+An item code that occurs repeatedly is one token, because a model of this size does not learn in
+minutes to copy ten characters one by one. So is a frequent phrase of the world's templates
+(``, you see a``), which carries no information: an episode has a quarter fewer tokens, and what
+must be compared is closer together. Training is `eto_agents.training`'s part.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from eto_agents.react.chat import find_template
 from eto_envs.errors import UnknownNameError, require
 
 MAX_CONTEXT_TOKENS: Final = 4096
-"""What a tiny model can read at most; ETO trains and evaluates with as many."""
+"""The longest context of a tiny model; ETO trains and evaluates with the same."""
 
-# In this order: WebShop's separator, with the space before a code (at which the text is cut before
-# it comes here); words; numbers; signs; white space.
+# In this order: WebShop's separator, with a space that precedes a code (the text was split at codes
+# before, so the space is at its end); words; numbers; punctuation; white space.
 _PIECES: Final = r" ?\[SEP\](?: $)?| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+"
-_MIN_SHARE: Final = 0.03  # of the texts: what so many say is a template's
+_MIN_SHARE: Final = 0.03  # of the texts: a phrase in more of them is from a template
 _LONGEST_PHRASE: Final = 12  # pieces
-_MOST_TEXTS: Final = 4000  # read to find phrases
+_MOST_TEXTS: Final = 4000  # searched for phrases
 _CODE: Final = re.compile(r"\b(?=[A-Z0-9]*[0-9])(?=[A-Z0-9]*[A-Z])[A-Z0-9]{6,}\b")
 
 
@@ -40,10 +40,10 @@ class Size:
     """The shape of a model.
 
     Attributes:
-        width: features of a token.
-        n_layers: layers.
-        n_heads: attention heads, which share `width` equally.
-        feed_forward: features inside a feed-forward block.
+        width: hidden size.
+        n_layers: number of layers.
+        n_heads: number of attention heads, of `width` / `n_heads` channels each.
+        feed_forward: hidden size of the feed-forward blocks.
     """
 
     width: int
@@ -70,21 +70,21 @@ def make_tiny(
     prompts: str = "brief",
     seed: int = 0,
 ) -> Checkpoint:
-    """An untrained model whose tokenizer knows the texts.
+    """Create an untrained model, with a tokenizer trained on texts.
 
     Args:
-        texts: what it is going to read, such as the messages of expert episodes.
+        texts: what the model will read, such as the messages of expert episodes.
         size: one of `SIZES`.
-        vocab_size: tokens that are not item codes; codes that occur more than once get one each
-            besides.
+        vocab_size: number of tokens, without those of item codes: each code that occurs more than
+            once is an additional token.
         template: the chat template.
-        prompts: which prompts it is going to be trained with.
-        seed: of the weights; the same seed and texts give the same model, and torch's own
-            generator stays where it is.
+        prompts: the prompts it will be trained with.
+        seed: of the weights; the same seed and texts give the same model. The global generator of
+            torch is left unchanged.
 
     Raises:
         UnknownNameError: no such size or template.
-        ValueError: there are no texts, or the vocabulary has no room for the 256 bytes.
+        ValueError: there are no texts, or `vocab_size` is too small for the 256 bytes.
         MissingExtraError: a package for it is not installed.
     """
     if size not in SIZES:
@@ -127,7 +127,7 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    parts = (part for text in whole for part in _CODE.split(text))  # as encoding cuts them
+    parts = (part for text in whole for part in _CODE.split(text))  # as the tokenizer splits them
     tokenizer.train_from_iterator(parts, trainer)
     tokenizer.add_tokens(_codes(whole))
     wrap: Any = PreTrainedTokenizerFast
@@ -141,21 +141,21 @@ def train_tokenizer(
 
 
 def _phrases(texts: Sequence[str]) -> list[str]:
-    """Runs of words that many of the texts have; no number or numbered thing is in one.
+    """Phrases that many of the texts contain, without numbers and numbered objects.
 
-    The longest comes first, so that the first that fits is the longest.
+    They are sorted by length, longest first: the tokenizer takes the first that matches.
     """
-    read = random.Random(0).sample(texts, min(len(texts), _MOST_TEXTS))
-    texts_in_pieces = [re.findall(_PIECES, text) for text in read]
+    sample = random.Random(0).sample(texts, min(len(texts), _MOST_TEXTS))
+    texts_in_pieces = [re.findall(_PIECES, text) for text in sample]
     numbered = {
         piece
         for pieces in texts_in_pieces
         for piece, following in pairwise(pieces)
         if piece.strip().isalpha() and following.strip().isdigit()
     }
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter()  # of the texts with a phrase
     for pieces in texts_in_pieces:
-        said = set()
+        phrases = set()
         for start in range(len(pieces)):
             phrase = ""
             for n_before, piece in enumerate(pieces[start : start + _LONGEST_PHRASE]):
@@ -163,9 +163,9 @@ def _phrases(texts: Sequence[str]) -> list[str]:
                     break
                 phrase += piece
                 if n_before:
-                    said.add(phrase)
-        counts.update(said)
-    common = [phrase for phrase, count in counts.items() if count >= _MIN_SHARE * len(read)]
+                    phrases.add(phrase)
+        counts.update(phrases)
+    common = [phrase for phrase, count in counts.items() if count >= _MIN_SHARE * len(sample)]
     return sorted(common, key=lambda phrase: (-len(phrase), phrase))
 
 

@@ -1,1 +1,1 @@
-"""What people read of evaluations: reports with tables and figures, and pages of episodes."""
+"""Reports for people: tables and figures of runs, and pages that replay their episodes."""

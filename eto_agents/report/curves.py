@@ -1,7 +1,8 @@
-"""What the figures of a report show, computed from its comparison.
+"""The data of a report's figures, computed from its comparison.
 
-The score after each step is that of the paper's Figure 3: it starts at 0 and, when an episode has
-ended, stays where it was. Only tasks that all agents of a task set have played enter its mean.
+The score after each step is that of the paper's Figure 3: it starts at 0, and an episode that has
+ended keeps its score. Its mean is over the tasks that all agents have played. The reward by
+iteration is the paper's Figure 4.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def figures_section(
 
     Args:
         comparison: the runs.
-        iterations: runs of successive ETO iterations, in order, the i-th of a world being its
-            iteration i; empty for no such figure.
-        tasks: ids whose score is drawn step by step; empty for one task of each task set.
+        iterations: runs of successive ETO iterations in order, counted from 0 in each world; the
+            figure of the reward by iteration is left out if there are none.
+        tasks: ids of tasks whose score is drawn step by step; by default one of each task set.
 
     Raises:
         UnknownNameError: no agent has played one of `tasks`.
@@ -42,43 +43,44 @@ def figures_section(
 
 
 def score_by_step(split_run: SplitRun, task_ids: Iterable[str], n_steps: int) -> list[float]:
-    """Mean score after 0, 1, … `n_steps` steps, each task counting once.
+    """Mean score after 0, 1, …, `n_steps` steps, with equal weight for each task.
 
     Args:
-        split_run: one agent's episodes.
-        task_ids: the tasks to average over; each must be among the counted episodes.
-        n_steps: how far to go; shorter episodes keep their last score.
+        split_run: an agent's episodes.
+        task_ids: the tasks to average over; the agent must have counted episodes of each.
+        n_steps: the last step; shorter episodes keep their last score.
 
     Returns:
         `n_steps` + 1 scores in [0, 1].
     """
     by_task = _curves(split_run)
     means = []
-    wanted = list(task_ids)
+    task_ids = list(task_ids)
     for step in range(n_steps + 1):
         at_step = [
             math.fsum(curve[min(step, len(curve) - 1)] for curve in by_task[task])
             / len(by_task[task])
-            for task in wanted
+            for task in task_ids
         ]
         means.append(math.fsum(at_step) / len(at_step))
     return means
 
 
 def _curves(split_run: SplitRun) -> dict[str, list[list[float]]]:
-    found: dict[str, list[list[float]]] = {}
+    """The scores after each step of the counted episodes, by task."""
+    curves: dict[str, list[list[float]]] = {}
     for episode in split_run.counted:
-        is_error = episode.status == "agent_error"  # counted as 0, whatever it had reached
+        is_error = episode.status == "agent_error"  # counts as 0, whatever score it had reached
         curve = [0.0] if is_error else [0.0, *(step.score for step in episode.steps)]
-        found.setdefault(episode.task_id, []).append(curve)
-    return found
+        curves.setdefault(episode.task_id, []).append(curve)
+    return curves
 
 
 def _bars(comparison: Comparison) -> Image:
     return figures.bars(
         {
             column.title: {
-                row.label: split_run.figures.reward
+                row.label: split_run.summary.reward
                 for row, split_run in comparison.in_column(column)
             }
             for column in comparison.columns
@@ -98,8 +100,8 @@ def _means(comparison: Comparison) -> Image:
         title = f"{column.title} ({len(tasks)} tasks)"
         panels[title] = _lines_of(comparison, column, tasks)
     caption = (
-        "Reward after each step, mean over the tasks that all agents have played; an "
-        "episode that has ended keeps its score."
+        "Reward after each step, averaged over the tasks that all agents have played. An episode "
+        "that has ended keeps its score."
     )
     return figures.lines(
         panels, _labels(comparison), "reward-by-step", caption, "steps", is_stepped=True
@@ -107,11 +109,11 @@ def _means(comparison: Comparison) -> Image:
 
 
 def _chosen_tasks(comparison: Comparison, tasks: Sequence[str]) -> Image:
-    chosen = _named(comparison, tasks) if tasks else _most_telling(comparison)
+    chosen = _requested(comparison, tasks) if tasks else _most_varied(comparison)
     panels = {
         f"{column.title}: {task}": _lines_of(comparison, column, [task]) for column, task in chosen
     }
-    rule = "chosen by name" if tasks else "of each task set the task with most different scores"
+    rule = "as requested" if tasks else "of each task set, the one with the most distinct scores"
     caption = f"Reward after each step on single tasks ({rule})."
     return figures.lines(
         panels, _labels(comparison), "reward-by-step-tasks", caption, "steps", is_stepped=True
@@ -125,7 +127,7 @@ def _lines_of(comparison: Comparison, column: Column, tasks: Sequence[str]) -> l
         if tasks and set(tasks) <= {e.task_id for e in split_run.counted}
     ]
     n_steps = max(
-        # One more than the longest episode, so that its last score can be seen.
+        # One step more than the longest episode has, so that its last score is visible.
         (
             len(e.steps) + 1
             for _, split_run in members
@@ -150,22 +152,21 @@ def _common_tasks(comparison: Comparison, column: Column) -> list[str]:
     return sorted(common)
 
 
-def _named(comparison: Comparison, tasks: Sequence[str]) -> list[tuple[Column, str]]:
-    known = {
+def _requested(comparison: Comparison, tasks: Sequence[str]) -> list[tuple[Column, str]]:
+    played = {
         column: {
             e.task_id for _, split_run in comparison.in_column(column) for e in split_run.counted
         }
         for column in comparison.columns
     }
-    found = [(column, task) for task in tasks for column in known if task in known[column]]
     for task in tasks:
-        if not any(task in ids for ids in known.values()):
-            everything = sorted(set().union(*known.values()))
-            raise UnknownNameError("task", task, everything, "It must be one that was played.")
-    return found
+        if not any(task in ids for ids in played.values()):
+            known = sorted(set().union(*played.values()))
+            raise UnknownNameError("task", task, known, "Name a task that was played.")
+    return [(column, task) for task in tasks for column, ids in played.items() if task in ids]
 
 
-def _most_telling(comparison: Comparison) -> list[tuple[Column, str]]:
+def _most_varied(comparison: Comparison) -> list[tuple[Column, str]]:
     chosen = []
     for column in comparison.columns[:MAX_TASKS]:
         scores: dict[str, set[float]] = {task: set() for task in _common_tasks(comparison, column)}
@@ -187,11 +188,14 @@ def _iterations(runs: Sequence[Run]) -> Image:
             )
     panels: Mapping[str, Sequence[Line]] = {
         title_of(world): [
-            Line(split, range(len(found)), [split_run.figures.reward for split_run in found])
-            for split, found in splits.items()
+            Line(split, range(len(own)), [split_run.summary.reward for split_run in own])
+            for split, own in splits.items()
         ]
         for world, splits in worlds.items()
     }
     splits_shown = list(dict.fromkeys(split_run.split for run in runs for split_run in run.splits))
-    caption = "Average reward × 100 by ETO iteration with 95 % intervals; 0 is before the first."
+    caption = (
+        "Average reward × 100 by ETO iteration, with 95 % intervals. Iteration 0 is the policy "
+        "before the first."
+    )
     return figures.lines(panels, splits_shown, "reward-by-iteration", caption, "ETO iteration")

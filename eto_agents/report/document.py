@@ -1,7 +1,8 @@
-"""A report as data: sections with paragraphs, tables and figures.
+"""A report as data: sections of paragraphs, tables and figures.
 
-`eto_agents.report.sections` and its neighbours fill it; `html`, `markdown` and `latex` write it.
-Its texts are plain: each writer escapes them, since agents choose their own names.
+`eto_agents.report.sections`, `curves` and `published` make the sections; `html`, `markdown` and
+`latex` write the document. Its strings are plain text, which each writer escapes: agents choose
+their own names.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from typing import NamedTuple
 
 
 class Cell(NamedTuple):
-    """A table's cell.
+    """A cell of a table.
 
     Attributes:
-        text: what it says.
-        detail: a smaller second part, such as an interval.
-        is_best: better than the rest of its column beyond noise: shown in bold.
+        text: the content.
+        detail: a second part in smaller type, such as an interval.
+        is_best: whether it is significantly better than the rest of its column; shown in bold.
     """
 
     text: str
@@ -30,11 +31,11 @@ class Table:
 
     Attributes:
         headings: one for each column.
-        rows: cells, as many as there are headings.
-        n_text_columns: how many columns from the left are words; the rest are figures.
-        label: short name, for references in LaTeX.
+        rows: rows of as many cells as there are headings.
+        n_text_columns: number of columns at the left that hold words; the others hold numbers.
+        label: a short name, for references in LaTeX.
         caption: one sentence.
-        n_text_at_end: how many columns at the right are words again.
+        n_text_at_end: number of columns at the right that hold words as well.
     """
 
     headings: tuple[str, ...]
@@ -47,18 +48,18 @@ class Table:
     @property
     def is_text(self) -> list[bool]:
         """For each column whether it holds words."""
-        n_figures = len(self.headings) - self.n_text_columns - self.n_text_at_end
-        return [True] * self.n_text_columns + [False] * n_figures + [True] * self.n_text_at_end
+        n_numbers = len(self.headings) - self.n_text_columns - self.n_text_at_end
+        return [True] * self.n_text_columns + [False] * n_numbers + [True] * self.n_text_at_end
 
 
 class Image(NamedTuple):
-    """A figure's files.
+    """A figure.
 
     Attributes:
-        name: file name without its ending.
-        caption: what it shows, also for those who cannot see it.
-        svg: the drawing.
-        png: the same as pixels.
+        name: the files' name without its suffix.
+        caption: what it shows; also the alternative text.
+        svg: the content of the SVG file.
+        png: the content of the PNG file.
     """
 
     name: str
@@ -69,14 +70,14 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and what is under it.
+    """A heading and what follows it, in this order.
 
     Attributes:
         title: the heading.
-        paragraphs: what must be read before the tables.
+        paragraphs: what a reader has to know before the tables.
         tables: the tables.
         images: the figures.
-        notes: what explains them, after them.
+        notes: explanations of the tables and figures.
     """
 
     title: str

@@ -1,9 +1,8 @@
-"""Figures of a report: bars with intervals, reward by step, reward by iteration.
+"""Drawing a report's figures: bars with intervals, reward by step, reward by iteration.
 
-The second is the paper's Figure 3 (the score after each step, carried forward when an episode has
-ended), the third its Figure 4. Drawn with matplotlib's Agg on figures of their own: no window, no
-global state, and the same bytes for the same data. Colours are Okabe and Ito's, told apart by
-colour-blind readers; line styles and markers repeat what colour says.
+They are drawn with matplotlib on `Figure` objects of their own: no window opens, no global state
+changes, and the same data give the same bytes. The colours are Okabe and Ito's palette for
+colour-blind readers; line styles and markers make lines distinguishable without colour.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look the same everywhere
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -39,7 +38,7 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "svg.hashsalt": "eto-gym",
-    "text.parse_math": False,  # an agent called "$x$" is no formula
+    "text.parse_math": False,  # an agent's name may contain "$"
 }
 PNG_DPI = 160
 N_ACROSS = 3
@@ -50,9 +49,9 @@ class Line(NamedTuple):
     """One line of a figure.
 
     Attributes:
-        label: the agent, or what else the line is.
-        x: positions.
-        y: means with their intervals, rewards in [0, 1], as many as `x`.
+        label: the agent, or what else the line stands for.
+        x: horizontal positions.
+        y: mean rewards in [0, 1] with their intervals, as many as `x`.
     """
 
     label: str
@@ -61,11 +60,11 @@ class Line(NamedTuple):
 
 
 def bars(groups: Mapping[str, Mapping[str, Estimate]], agents: Sequence[str]) -> Image:
-    """Average reward with intervals: one panel for each column, one bar for each agent.
+    """Average reward with intervals: a panel for each column, a bar for each agent.
 
     Args:
-        groups: column title to agent to estimate in [0, 1].
-        agents: all agents, from top to bottom; an agent has the same colour in every figure.
+        groups: estimates in [0, 1] by the column's title and the agent.
+        agents: all agents, from top to bottom; an agent has the same colour in all figures.
     """
     with _style():
         figure, axes = _grid(len(groups), 0.6 + 0.32 * len(agents), share_y=True)
@@ -93,22 +92,22 @@ def lines(
     *,
     is_stepped: bool = False,
 ) -> Image:
-    """Reward against something: one panel for each title, one line for each agent.
+    """Reward along a horizontal axis: a panel for each title, a line for each agent.
 
     Args:
-        panels: title to lines.
-        labels: the lines' labels in order; a label has the same colour in every figure.
-        name: file name without its ending.
-        caption: what it shows.
-        x_label: what the horizontal axis counts.
-        is_stepped: draw stairs without markers (a score holds until the next step), not points
-            with interval bars.
+        panels: lines by title.
+        labels: the lines' labels in order; a label has the same colour in all figures.
+        name: the files' name without its suffix.
+        caption: what the figure shows.
+        x_label: label of the horizontal axis.
+        is_stepped: draw a step function without markers (a score holds until the next step)
+            rather than points with intervals.
     """
     with _style():
         figure, axes = _grid(len(panels), 2.4, share_y=True)
         handles: dict[str, Any] = {}
-        for panel, (title, found) in zip(axes, panels.items(), strict=True):
-            for line in found:
+        for panel, (title, group) in zip(axes, panels.items(), strict=True):
+            for line in group:
                 order = labels.index(line.label)
                 draw = _stairs if is_stepped else _points
                 handles[line.label] = draw(panel, line, order)
@@ -116,7 +115,7 @@ def lines(
             panel.set_ylim(-4, 104)
             panel.set_yticks(range(0, 101, 25))
             if not is_stepped:
-                panel.set_xticks(sorted({x for line in found for x in line.x}))
+                panel.set_xticks(sorted({x for line in group for x in line.x}))
                 panel.margins(x=0.12)
             else:
                 panel.set_xlim(left=0)
@@ -166,7 +165,7 @@ def _points(panel: Axes, line: Line, order: int) -> Any:
     above = [
         (m if e.high is None else 100 * e.high) - m for m, e in zip(means, line.y, strict=True)
     ]
-    # Intervals of lines that meet would lie on each other.
+    # Shift each line a little, so that intervals at the same position stay visible.
     shifted = [x + 0.04 * (order % 4) for x in line.x]
     return panel.errorbar(
         shifted,
@@ -206,7 +205,7 @@ def _outer_labels(figure: Figure, axes: Sequence[Axes], x_label: str, y_label: s
 
 
 def _short(label: str) -> str:
-    """A name that leaves room for the figure."""
+    """A label short enough to leave room for the figure."""
     label = " ".join(label.split())
     return label if len(label) <= 28 else label[:17] + "…" + label[-10:]
 
@@ -220,7 +219,7 @@ def _style() -> Iterator[None]:
 
 def _image(figure: Figure, name: str, caption: str) -> Image:
     drawing, pixels = io.BytesIO(), io.BytesIO()
-    # No date and no version: the same data give the same bytes.
+    # Without date and version the same data give the same bytes.
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(pixels, format="png", dpi=PNG_DPI, metadata={"Software": None})
     return Image(name, caption, drawing.getvalue(), pixels.getvalue())

@@ -1,7 +1,7 @@
-"""`write_report`: runs in, a folder with Markdown, LaTeX, CSV, figures and one HTML page out.
+"""`write_report`: compares runs in a folder of Markdown, LaTeX, CSV, figures and an HTML page.
 
-Everything is read, checked, computed and drawn before the first file is written: bad input leaves
-an older report as it was.
+Everything is read, checked, computed and drawn before the first file is written, so that bad input
+leaves an existing report unchanged.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from eto_agents.report.document import Document, Section
 from eto_agents.report.html import html
 from eto_agents.report.latex import latex
 from eto_agents.report.markdown import markdown
-from eto_agents.report.published import protocols, published_section
+from eto_agents.report.published import published_section
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole
 
@@ -36,42 +36,41 @@ def write_report(
     iterations: Sequence[str] = (),
     tasks: Sequence[str] = (),
 ) -> list[Path]:
-    """Report runs side by side.
+    """Write a report that compares runs.
 
     Args:
         runs: folders of `eto eval`, or ``AGENT=FOLDER``; finished or not.
-        out: folder for the files; those of an older report are replaced.
-        against: the agent that others are compared with; by default the first one.
-        iterations: runs of successive ETO iterations, in order, for the figure of the reward by
+        out: folder of the report; the files of an existing report are replaced.
+        against: the agent with which the others are compared; by default the first one.
+        iterations: runs of successive ETO iterations in order, for the figure of the reward by
             iteration; they are reported like `runs`.
-        tasks: ids whose score is drawn step by step.
+        tasks: ids of tasks whose score is drawn step by step.
 
     Returns:
         The files written: report.html, report.md, report.tex, report.csv, differences.csv and
         the figures.
 
     Raises:
-        DataError: a run is damaged or empty, two runs do not compare, or `out` is a run itself.
-        UnknownNameError: no such agent or task.
+        DataError: a run is damaged or empty, two runs are not comparable, or `out` is itself a run.
+        UnknownNameError: there is no such agent or task.
     """
     if (out / "run.json").exists():
         raise DataError(
-            f"{out} is a run, and its own report.md would be lost: choose another --out"
+            f"{out} is a run, whose own report.md would be overwritten: choose another --out"
         )
-    read = read_runs([*runs, *(name for name in iterations if name not in runs)])
-    chosen = [_find(read, name) for name in iterations]
-    comparison = compare(read)
+    all_runs = read_runs([*runs, *(name for name in iterations if name not in runs)])
+    iteration_runs = [_find(all_runs, name) for name in iterations]
+    comparison = compare(all_runs)
     reference = comparison.row(against).label if against else comparison.rows[0].label
-    found = comparison.against(reference)
-    document = _document(
-        comparison, read, reference, found, figures_section(comparison, chosen, tasks)
-    )
+    differences = comparison.against(reference)
+    figures = figures_section(comparison, iteration_runs, tasks)
+    document = _document(comparison, all_runs, reference, differences, figures)
     contents = {
         "report.html": html(document).encode(),
         "report.md": markdown(document).encode(),
         "report.tex": latex(document).encode(),
-        "report.csv": _csv(_figure_rows(comparison)),
-        "differences.csv": _csv(_difference_rows(found)),
+        "report.csv": _csv(_result_records(comparison)),
+        "differences.csv": _csv(_difference_records(differences)),
     }
     for image in document.images:
         contents[f"figures/{image.name}.svg"] = image.svg
@@ -90,55 +89,54 @@ def _document(
     comparison: Comparison,
     runs: Sequence[Run],
     reference: str,
-    found: Sequence[Difference],
+    differences: Sequence[Difference],
     figures: Section,
 ) -> Document:
     published = load_published()
     parts = [sections.results(comparison)]
-    if found:
-        parts.append(sections.differences(comparison, reference, found))
+    if differences:
+        parts.append(sections.differences(reference, differences))
     parts += [sections.episodes(comparison), figures]
-    kinds = sections.task_types(comparison)
-    if kinds is not None:
-        parts.append(kinds)
-    beside = published_section(comparison, published)
-    parts.append(replace(beside, notes=(*beside.notes, *protocols(published))))
+    task_types = sections.task_types(comparison)
+    if task_types is not None:
+        parts.append(task_types)
+    parts.append(published_section(comparison, published))
     parts.append(sections.provenance(comparison, runs))
     return Document("Evaluation report", tuple(parts))
 
 
-def _figure_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
+def _result_records(comparison: Comparison) -> Iterable[dict[str, Any]]:
     for column in comparison.columns:
         for row, split_run in comparison.in_column(column):
-            yield {"agent": row.label, "task_type": "", **_figures(split_run)}
+            yield {"agent": row.label, "task_type": "", **_result_record(split_run)}
             if len(split_run.kinds) > 1:
                 for kind, part in split_run.kinds.items():
-                    yield {"agent": row.label, "task_type": kind, **_figures(part)}
+                    yield {"agent": row.label, "task_type": kind, **_result_record(part)}
 
 
-def _figures(split_run: SplitRun) -> dict[str, Any]:
-    figures = split_run.figures
+def _result_record(split_run: SplitRun) -> dict[str, Any]:
+    summary = split_run.summary
     return {
         "env_id": split_run.env_id,
         "split": split_run.split,
         "dataset": split_run.dataset,
         "tasks_sha256": split_run.sha256,
         "max_steps": split_run.max_steps,
-        "is_whole": split_run.is_whole,
-        "n_tasks": figures.n_tasks,
-        "n_episodes": figures.n_episodes,
+        "is_complete": split_run.is_complete,
+        "n_tasks": summary.n_tasks,
+        "n_episodes": summary.n_episodes,
         "n_planned": split_run.n_planned,
-        **{f"reward_{key}": value for key, value in figures.reward._asdict().items()},
-        **{f"success_{key}": value for key, value in figures.success._asdict().items()},
-        "steps": figures.steps,
-        "invalid_actions": figures.invalid_actions,
-        "tokens": figures.tokens,
-        "statuses": json.dumps(figures.statuses),
+        **{f"reward_{key}": value for key, value in summary.reward._asdict().items()},
+        **{f"success_{key}": value for key, value in summary.success._asdict().items()},
+        "steps": summary.steps,
+        "invalid_actions": summary.invalid_actions,
+        "tokens": summary.tokens,
+        "statuses": json.dumps(summary.statuses),
     }
 
 
-def _difference_rows(found: Iterable[Difference]) -> Iterable[dict[str, Any]]:
-    for difference in found:
+def _difference_records(differences: Iterable[Difference]) -> Iterable[dict[str, Any]]:
+    for difference in differences:
         result = difference.result
         yield {
             "agent": difference.first,
@@ -154,15 +152,15 @@ def _difference_rows(found: Iterable[Difference]) -> Iterable[dict[str, Any]]:
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as a CSV file; rewards in [0, 1], unrounded; empty where there is nothing to say."""
+    """Rows as a CSV file; rewards are unrounded in [0, 1], and NaN is an empty field."""
     rows = list(rows)
     text = io.StringIO(newline="")
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+        writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
     return text.getvalue().encode()
 
 
-def _plain(value: Any) -> Any:
-    return "" if isinstance(value, float) and value != value else value
+def _field(value: Any) -> Any:
+    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -1,7 +1,7 @@
-"""A report as one HTML file: no network, no script, figures inside.
+"""A report as one HTML file, with its figures inside: it needs no network and has no script.
 
-The frame and the style are `report.html`; here a document becomes its body. Every text is escaped:
-agents choose their own names.
+`report.html` is the frame with the style; this module writes the body. All text is escaped: agents
+choose their own names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from eto_agents.report.document import Cell, Document, Image, Section, Table
 
 
 def html(document: Document) -> str:
-    """The report as a page that stands alone."""
+    """The report as a self-contained page."""
     frame = files("eto_agents.report").joinpath("report.html").read_text(encoding="utf-8")
     links = "".join(
         f'<a href="#section-{number}">{escape(section.title)}</a>'
@@ -39,7 +39,7 @@ def _table(table: Table) -> str:
         f'<th scope="col"{_words(i, table)}>{escape(h)}</th>' for i, h in enumerate(table.headings)
     )
     rows = "\n".join(_row(row, table) for row in table.rows)
-    # A region that can be reached with the keyboard: on a phone wide tables scroll sideways.
+    # A region that takes the keyboard's focus, because wide tables scroll sideways.
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(table.caption)}">'
         f'<table id="{escape(table.label)}"><caption>{escape(table.caption)}</caption>'
@@ -64,7 +64,7 @@ def _words(position: int, table: Table) -> str:
 
 
 def _figure(image: Image) -> str:
-    # As an image and not inline: ids of several drawings in one page would clash.
+    # As an image rather than inline, where the ids of several drawings would clash.
     data = base64.b64encode(image.svg).decode()
     caption = escape(image.caption)
     return (

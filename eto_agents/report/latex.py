@@ -8,7 +8,7 @@ from eto_agents.report.document import Cell, Document, Table
 
 
 def latex(document: Document) -> str:
-    """The report's tables in LaTeX, to be input into a paper; needs booktabs and graphicx."""
+    r"""The report's tables in LaTeX, for ``\input``; they need booktabs and graphicx."""
     lines = [
         f"% {' '.join(document.title.split())}",
         "% \\usepackage{booktabs,graphicx} and \\input this file.",
@@ -44,7 +44,7 @@ def _table(table: Table) -> list[str]:
 def _cell(cell: Cell) -> str:
     text = _escaped(cell.text)
     text = rf"\textbf{{{text}}}" if cell.is_best else text
-    # A cell that begins with "[" after a row's end would be read as an argument of "\\".
+    # At the beginning of a row, "[" would be read as an optional argument of the "\\" before it.
     text = f"{{}}{text}" if text.startswith("[") else text
     return rf"{text} {{\scriptsize {_escaped(cell.detail)}}}" if cell.detail else text
 

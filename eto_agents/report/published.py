@@ -1,7 +1,7 @@
-"""Published numbers in a report, marked where they do not compare with ours.
+"""Published results in a report, marked where they are not comparable with ours.
 
-A published number stands beside one of ours only if ours was played on the paper's own task set
-under its limits. Everything else is shown apart, under a heading that says so.
+A published result appears next to ours only if ours was played on the paper's own task set under
+the paper's step limit. All others are in a separate table whose caption says so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from eto_agents.evaluation.comparison import PAPER_COLUMNS, Column, Comparison, Row, average
 from eto_agents.evaluation.published import COLUMNS, Published, PublishedRow
 from eto_agents.report.document import Cell, Section, Table
-from eto_agents.report.sections import NOTHING, points
+from eto_agents.report.sections import DASH, points
 from eto_agents.worlds import all_worlds
 
 TITLES = {
@@ -23,36 +23,42 @@ TITLES = {
 
 
 def published_section(comparison: Comparison, published: Published) -> Section:
-    """Published rows beside ours where the task set is the paper's, else apart from them."""
+    """Published rows, in one table with ours where the task set is the paper's."""
     columns = {column.key: column for column in comparison.columns}
     comparable = {key for key, c in columns.items() if not c.difference_from_paper}
-    same = [r for r in published.rows if r.protocol == "eto" and r.metric == "reward"]
-    other = [r for r in published.rows if r not in same]
-    ours = [_our_row(row, comparison, comparable) for row in comparison.rows]
+    same_protocol = [r for r in published.rows if r.protocol == "eto" and r.metric == "reward"]
+    others = [r for r in published.rows if r not in same_protocol]
+    ours = [_our_row(row, comparable) for row in comparison.rows]
     tables = [
         _table(
-            [row for row in ours if row is not None] + [_row(r, published, False) for r in same],
+            [row for row in ours if row is not None]
+            + [_row(r, published, is_comparable=True) for r in same_protocol],
             "published",
             "Published average rewards × 100 under the paper's protocol"
             + (", ours first" if comparable else ""),
         ),
         _table(
-            [_row(r, published, True) for r in other],
+            [_row(r, published, is_comparable=False) for r in others],
             "published-other",
-            "Published under other limits, task sets or metrics: not comparable with any row above",
+            "Published with other step limits, task sets or metrics: not comparable with the rows "
+            "above",
         ),
     ]
-    title = "Beside published numbers" if comparable else "Published numbers, for orientation only"
+    suffix = "" if comparable else " (not comparable)"
     warnings, notes = _notes(comparison.columns, comparable)
-    return Section(title, warnings, tuple(tables), notes=notes)
+    protocols = (f"Protocol {key}: {text}." for key, text in published.protocols.items())
+    return Section(
+        f"Published results{suffix}", tuple(warnings), tuple(tables), notes=(*notes, *protocols)
+    )
 
 
 def _notes(
     columns: Sequence[Column], comparable: set[tuple[str, str]]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> tuple[list[str], list[str]]:
+    """What to read before and after the tables."""
     warnings, notes = [], []
     if not comparable:
-        warnings.append("No published number compares with the results above.")
+        warnings.append("No published result is comparable with the results above.")
     reasons: dict[str, list[str]] = {}
     for column in columns:
         if reason := column.difference_from_paper:
@@ -61,20 +67,19 @@ def _notes(
         warnings.append(f"Not comparable: {', '.join(titles)}: {reason}.")
     if ("ETO-ScienceWorld-v0", "unseen") in comparable:
         notes.append(
-            "ScienceWorld unseen: the paper's Table 1 counts 241 tasks, its repository holds the "
-            "211 that are played here; prices, physics and wording differ between versions of the "
-            "worlds (see the page on reproduction)."
+            "ScienceWorld unseen: the paper's Table 1 counts 241 tasks; its repository has 211, "
+            "which are the ones played here. Prices, physics and wording differ between versions "
+            "of the worlds (see the documentation's page on reproduction)."
         )
     notes.append(
-        "Published rows come without intervals and without episodes: a difference from them can "
-        "only be judged by the column “detectable” under “Episodes”."
+        "Published results have neither intervals nor episodes: whether a difference from them is "
+        "significant can be judged only by the column “detectable” under “Episodes”."
     )
-    return tuple(warnings), tuple(notes)
+    return warnings, notes
 
 
-def _our_row(
-    row: Row, comparison: Comparison, comparable: set[tuple[str, str]]
-) -> tuple[Cell, ...] | None:
+def _our_row(row: Row, comparable: set[tuple[str, str]]) -> tuple[Cell, ...] | None:
+    """A row of ours with its comparable columns; None if it has none."""
     shown = comparable & set(row.splits)
     if not shown:
         return None
@@ -82,26 +87,26 @@ def _our_row(
     for key in PAPER_COLUMNS:
         if key in shown:
             split_run = row.splits[key]
-            mark = "" if split_run.is_whole else "so far"
-            cells.append(Cell(points(split_run.figures.reward.mean), mark))
+            mark = "" if split_run.is_complete else "so far"
+            cells.append(Cell(points(split_run.summary.reward.mean), mark))
         else:
-            cells.append(Cell(NOTHING))
-    is_whole = set(PAPER_COLUMNS) <= comparable
-    mean = average(comparison, row) if is_whole else float("nan")
+            cells.append(Cell(DASH))
+    has_all = set(PAPER_COLUMNS) <= comparable
+    mean = average(row) if has_all else float("nan")
     return (*cells, Cell(points(mean)), Cell("this report"), Cell(""))
 
 
-def _row(row: PublishedRow, published: Published, is_apart: bool) -> tuple[Cell, ...]:
+def _row(row: PublishedRow, published: Published, *, is_comparable: bool) -> tuple[Cell, ...]:
     cells = [Cell(row.method), Cell(row.model)]
     for column in COLUMNS:
         value = row.values.get(column)
-        text = NOTHING if value is None else f"{value:.1f}"
+        text = DASH if value is None else f"{value:.1f}"
         plus_minus = row.spread.get(column)
         cells.append(Cell(text, "" if plus_minus is None else f"± {plus_minus:g}"))
-    mean = NOTHING if math.isnan(row.average) else f"{row.average:.1f}"
+    mean = DASH if math.isnan(row.average) else f"{row.average:.1f}"
     source = published.sources[row.source] + (f", {row.table}" if row.table else "")
     remarks = []
-    if is_apart:
+    if not is_comparable:
         words = "success rate" if row.metric == "success" else "average reward"
         remarks.append(f"≠ {words}, protocol {row.protocol}")
     remarks += ["as quoted"] * row.is_quoted + [row.note] * bool(row.note)
@@ -111,8 +116,3 @@ def _row(row: PublishedRow, published: Published, is_apart: bool) -> tuple[Cell,
 def _table(rows: Sequence[tuple[Cell, ...]], label: str, caption: str) -> Table:
     headings = ("method", "model", *TITLES.values(), "average", "source", "remarks")
     return Table(headings, tuple(rows), 2, label, caption, n_text_at_end=2)
-
-
-def protocols(published: Published) -> list[str]:
-    """What the protocols' names mean, one sentence each."""
-    return [f"Protocol {key}: {text}." for key, text in published.protocols.items()]

@@ -1,6 +1,6 @@
-"""What a report says: the tables of a comparison, and the notes a reader needs.
+"""The sections of a report: the tables of a comparison, with the notes a reader needs.
 
-Rewards are x 100 here, as in the paper. How it is written down is `document`'s and `page`'s part.
+Rewards are x 100 here, as in the paper.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from eto_agents.evaluation.statistics import (
     Estimate,
     clustered_mean,
     minimum_detectable,
-    spread,
+    standard_deviation,
     task_means,
 )
 from eto_agents.report.document import Cell, Section, Table
 
-NOTHING = "–"
-NO_WIDTH = "‡"
-NO_WIDTH_NOTE = (
-    "‡ The same value on every task: resampling cannot tell an interval (the success rate has one)."
+DASH = "–"
+NO_INTERVAL = "‡"
+NO_INTERVAL_NOTE = (
+    "‡ Every task has the same value, so the bootstrap gives no interval; the success rate has one."
 )
 
 
 def results(comparison: Comparison) -> Section:
-    """The paper's table: agents down, task sets across, average reward x 100."""
+    """Average reward x 100, in the form of the paper's Table 2: a row for each agent."""
     best = comparison.best()
-    has_average = any(not math.isnan(average(comparison, row)) for row in comparison.rows)
+    has_average = any(not math.isnan(average(row)) for row in comparison.rows)
     rows = []
     for row in comparison.rows:
         cells = [Cell(row.label)]
@@ -38,7 +38,7 @@ def results(comparison: Comparison) -> Section:
             is_best = (row.label, column) in best
             cells.append(_reward(row.splits.get(column.key), is_best))
         if has_average:
-            cells.append(Cell(points(average(comparison, row))))
+            cells.append(Cell(points(average(row))))
         rows.append(tuple(cells))
     titles = [column.title for column in comparison.columns]
     headings = ("agent", *titles, *(["average"] if has_average else []))
@@ -50,24 +50,24 @@ def results(comparison: Comparison) -> Section:
 def points(value: float | None) -> str:
     """A share in [0, 1] as points of 100, such as ``63.1``."""
     if value is None or math.isnan(value):
-        return NOTHING
+        return DASH
     return f"{100 * value:.1f}".replace("-", "−")
 
 
 def _interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
-    if estimate.low == estimate.high:  # resampling equal values: no interval of width 0, but none
-        return NO_WIDTH
+    if estimate.low == estimate.high:  # equal values: their bootstrap says nothing
+        return NO_INTERVAL
     return f"[{points(estimate.low)}, {points(estimate.high)}]"
 
 
 def _reward(split_run: SplitRun | None, is_best: bool) -> Cell:
     if split_run is None:
-        return Cell(NOTHING)
-    reward = split_run.figures.reward
+        return Cell(DASH)
+    reward = split_run.summary.reward
     details = [_interval(reward)]
-    if not split_run.is_whole:
+    if not split_run.is_complete:
         details.append(f"({so_far(split_run)})")
     return Cell(points(reward.mean), " ".join(filter(None, details)), is_best)
 
@@ -75,32 +75,37 @@ def _reward(split_run: SplitRun | None, is_best: bool) -> Cell:
 def so_far(split_run: SplitRun) -> str:
     """How much of a split has been played, such as ``57 of 200 so far``."""
     if split_run.n_planned is None:
-        return f"{split_run.n_ended} so far, of a number that the run does not say"
-    return f"{split_run.n_ended} of {split_run.n_planned}" + (
-        "" if split_run.is_whole else " so far"
-    )
+        return f"{split_run.n_ended} so far, the total is unknown"
+    suffix = "" if split_run.is_complete else " so far"
+    return f"{split_run.n_ended} of {split_run.n_planned}{suffix}"
 
 
 def _result_notes(comparison: Comparison) -> Iterator[str]:
     yield (
-        "Mean final score over tasks, × 100. The interval is a bootstrap over tasks (several seeds "
-        "of a task count as one). Bold: better than every other agent of the column beyond noise "
+        "Mean final score over tasks, × 100, with a bootstrap interval over tasks (the seeds of a "
+        "task are averaged first). Bold: significantly better than every other agent of the column "
         "(paired sign-flip test on the same tasks, p < 0.05 after Holm's correction for all pairs "
         "of the table)."
     )
-    yield NO_WIDTH_NOTE
-    yield "The average counts the paper's five task sets alike."
+    yield NO_INTERVAL_NOTE
+    yield "The average gives the paper's five task sets equal weight."
     for column in comparison.columns:
-        if reason := comparison.uneven(column):
-            yield f"{column.title}: {reason}; no agent is marked as best, pairs use common tasks."
+        if reason := comparison.mismatch(column):
+            yield (
+                f"{column.title}: {reason}, so no agent is marked as the best, and differences are "
+                "over the tasks that both agents have played."
+            )
     if mini := [column.title for column in comparison.columns if column.dataset == "mini"]:
-        yield f"{', '.join(mini)}: the embedded mini dataset compares with nothing published."
+        yield (
+            f"{', '.join(mini)}: scores on the embedded mini dataset are not comparable with "
+            "published results."
+        )
     for row in comparison.rows:
         n_samples = max(split_run.n_samples for split_run in row.splits.values())
         if n_samples > 1:
             yield (
-                f"{row.label}: of up to {n_samples} samples of each task the one with the best "
-                "reward counts, which an agent alone cannot know."
+                f"{row.label}: of up to {n_samples} samples of each task the one with the highest "
+                "reward counts; an agent by itself could not tell which one that is."
             )
     counts_zero = {
         row.label
@@ -113,51 +118,57 @@ def _result_notes(comparison: Comparison) -> Iterator[str]:
 
 
 def episodes(comparison: Comparison) -> Section:
-    """Success, steps, invalid actions, and which episodes the means leave out."""
+    """Success, steps, invalid actions, and the number of episodes by status."""
     rows = []
     for column in comparison.columns:
         for row, split_run in comparison.in_column(column):
-            figures = split_run.figures
-            n_seeds = figures.n_episodes / figures.n_tasks if figures.n_tasks else 1
-            deviation = spread(list(task_means(split_run.scores).values()))
+            summary = split_run.summary
+            n_seeds = summary.n_episodes / summary.n_tasks if summary.n_tasks else 1
+            deviation = standard_deviation(list(task_means(split_run.scores).values()))
             unpaired = None if deviation is None else deviation * math.sqrt(2)
-            statuses = ", ".join(f"{n} {status}" for status, n in figures.statuses.items())
+            statuses = ", ".join(f"{n} {status}" for status, n in summary.statuses.items())
             cells = [
                 Cell(column.title),
                 Cell(row.label),
-                Cell(statuses if split_run.is_whole else f"{statuses} ({so_far(split_run)})"),
-                Cell(f"{figures.n_tasks}" + ("" if n_seeds == 1 else f" × {n_seeds:.3g}")),
-                Cell(points(figures.success.mean), _interval(figures.success)),
-                Cell(NOTHING if math.isnan(figures.steps) else f"{figures.steps:.1f}"),
-                Cell(points(figures.invalid_actions)),
-                Cell(f"{figures.tokens:,}" if figures.tokens else NOTHING),
-                Cell(points(minimum_detectable(unpaired, figures.n_tasks))),
+                Cell(statuses if split_run.is_complete else f"{statuses} ({so_far(split_run)})"),
+                Cell(f"{summary.n_tasks}" + ("" if n_seeds == 1 else f" × {n_seeds:.3g}")),
+                Cell(points(summary.success.mean), _interval(summary.success)),
+                Cell(DASH if math.isnan(summary.steps) else f"{summary.steps:.1f}"),
+                Cell(points(summary.invalid_actions)),
+                Cell(f"{summary.tokens:,}" if summary.tokens else DASH),
+                Cell(points(minimum_detectable(unpaired, summary.n_tasks))),
             ]
             rows.append(tuple(cells))
-    figures_shown = ("tasks", "success %", "steps", "invalid %", "tokens", "detectable")
-    headings = ("task set", "agent", "episodes", *figures_shown)
+    numbers = ("tasks", "success %", "steps", "invalid %", "tokens", "detectable")
+    headings = ("task set", "agent", "episodes", *numbers)
     caption = "Success, steps, invalid actions and episodes by status"
     notes = (
-        "Success: share of tasks solved (score 1), Wilson's interval, or the bootstrap's where "
-        "seeds of a task disagree. Steps: mean of an episode. Invalid: share of actions that the "
-        "world did not accept. Only completed and truncated episodes enter means.",
-        "Detectable: the difference in points that these tasks would show with a power of 80 % at "
-        "the 5 % level against another agent whose episodes are not at hand (unpaired, equal "
-        "spread), such as a published number. The paired figure is under “Differences”.",
+        "Success: share of tasks solved (score 1), with Wilson's interval, or the bootstrap's if "
+        "seeds of a task disagree. Steps: mean number of steps of an episode. Invalid: share of "
+        "actions that the world did not accept. Only completed and truncated episodes count in "
+        "means.",
+        "Detectable: the minimum difference in points that these tasks would detect, with a power "
+        "of 80 % at the 5 % level, from an agent whose episodes are not available (unpaired, same "
+        "standard deviation), such as a published result. For the paired one see “Differences”.",
     )
     table = Table(headings, tuple(rows), 3, "episodes", caption)
     return Section("Episodes", tables=(table,), notes=notes)
 
 
-def differences(comparison: Comparison, against: str, found: Sequence[Difference]) -> Section:
-    """Every agent minus one of them, task by task."""
+def differences(against: str, results: Sequence[Difference]) -> Section:
+    """Every agent minus one of them, task by task.
+
+    Args:
+        against: label of the agent with which the others are compared.
+        results: the differences.
+    """
     rows = []
-    for difference in found:
+    for difference in results:
         result = difference.result
-        if difference.is_real:
+        if difference.is_significant:
             verdict = "better" if result.difference.mean > 0 else "worse"
         else:
-            verdict = "inside noise" if result.n_tasks else "no common task"
+            verdict = "not significant" if result.n_tasks else "no common task"
         cells = (
             Cell(difference.column.title),
             Cell(difference.first),
@@ -169,14 +180,15 @@ def differences(comparison: Comparison, against: str, found: Sequence[Difference
             Cell(points(result.detectable)),
         )
         rows.append(cells)
-    figures = ("tasks", "difference", "p", "p (Holm)", "detectable")
-    headings = ("task set", "agent", f"against {against}", *figures)
+    numbers = ("tasks", "difference", "p", "p (Holm)", "detectable")
+    headings = ("task set", "agent", f"against {against}", *numbers)
     notes = (
-        f"Points of average reward more than {against} on the tasks that both have played, with "
-        "a 95 % bootstrap interval over tasks; p by a two-sided sign-flip test (exact up to 16 "
-        f"tasks that differ), corrected for the {len(rows)} comparisons of this table. Detectable: "
-        "the true difference that these tasks would show with a power of 80 % at the 5 % level.",
-        NO_WIDTH_NOTE,
+        f"Difference from {against} in points of average reward, on the tasks that both have "
+        "played, with a 95 % bootstrap interval over tasks. p: two-sided sign-flip test (exact if "
+        f"at most 16 tasks differ), corrected for the {len(rows)} comparisons of this table. "
+        "Detectable: the minimum true difference that these tasks would detect, with a power of "
+        "80 % at the 5 % level.",
+        NO_INTERVAL_NOTE,
     )
     caption = f"Paired differences from {against}, points of average reward"
     table = Table(headings, tuple(rows), 3, "differences", caption)
@@ -184,14 +196,14 @@ def differences(comparison: Comparison, against: str, found: Sequence[Difference
 
 
 def probability(p: float) -> str:
-    """A p-value for people."""
+    """A p-value, rounded."""
     if math.isnan(p):
-        return NOTHING
+        return DASH
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def task_types(comparison: Comparison) -> Section | None:
-    """Average reward by task type, one table for each task set that has types; None if none has."""
+    """Average reward by task type, a table for each task set with types; None if none has any."""
     tables = []
     for column in comparison.columns:
         members = comparison.in_column(column)
@@ -199,7 +211,7 @@ def task_types(comparison: Comparison) -> Section | None:
         if len(kinds) < 2:
             continue
         rows = tuple(
-            (Cell(kind or NOTHING), *(_kind(split_run.kinds.get(kind)) for _, split_run in members))
+            (Cell(kind or DASH), *(_kind(split_run.kinds.get(kind)) for _, split_run in members))
             for kind in kinds
         )
         labels = tuple(row.label for row, _ in members)
@@ -208,21 +220,21 @@ def task_types(comparison: Comparison) -> Section | None:
         tables.append(Table(("task type", *labels), rows, 1, slug, caption))
     if not tables:
         return None
-    note = "Small numbers of tasks have wide intervals; no difference between them is tested here."
-    return Section("Task types", tables=tuple(tables), notes=(note, NO_WIDTH_NOTE))
+    note = "Few tasks give wide intervals; the differences of these tables are not tested."
+    return Section("Task types", tables=tuple(tables), notes=(note, NO_INTERVAL_NOTE))
 
 
 def _kind(split_run: SplitRun | None) -> Cell:
     scores = split_run.scores if split_run else []
     if not scores:
-        return Cell(NOTHING)
+        return Cell(DASH)
     reward = clustered_mean(scores)
     n_tasks = len({task for task, _ in scores})
     return Cell(points(reward.mean), f"{_interval(reward)} ({n_tasks})".strip())
 
 
 def provenance(comparison: Comparison, runs: Sequence[Run]) -> Section:
-    """Where everything comes from."""
+    """The task sets with their hashes, and the runs with their commits and versions."""
     task_sets = tuple(
         (
             Cell(column.title),
@@ -234,7 +246,7 @@ def provenance(comparison: Comparison, runs: Sequence[Run]) -> Section:
     )
     rows = tuple(_run_cells(run) for run in runs)
     return Section(
-        "Where it comes from",
+        "Provenance",
         (),
         (
             Table(
@@ -252,10 +264,10 @@ def _run_cells(run: Run) -> tuple[Cell, ...]:
     versions = run.provenance.get("versions", {})
     return (
         Cell(run.label),
-        # The folder's name and not its path: a report is shared, a home folder's name need not be.
+        # The folder's name without its path, which may reveal more than a shared report should.
         Cell(Path(run.folder).resolve().name),
-        Cell("finished" if all(split_run.is_whole for split_run in run.splits) else "not finished"),
+        Cell("finished" if all(part.is_complete for part in run.splits) else "not finished"),
         Cell(" ".join(map(str, seeds))),
-        Cell(str(run.provenance.get("commit") or NOTHING)[:12]),
-        Cell(", ".join(f"{name} {number}" for name, number in versions.items()) or NOTHING),
+        Cell(str(run.provenance.get("commit") or DASH)[:12]),
+        Cell(", ".join(f"{name} {number}" for name, number in versions.items()) or DASH),
     )

@@ -22,7 +22,7 @@ from eto_agents.evaluation.published import COLUMNS, PublishedRow, load_publishe
 from eto_agents.evaluation.runs import read_run
 from eto_agents.evaluation.statistics import Estimate, Paired, clustered_mean, paired
 from eto_agents.markdown import markdown_table
-from eto_agents.report.sections import NO_WIDTH, NO_WIDTH_NOTE
+from eto_agents.report.sections import NO_INTERVAL, NO_INTERVAL_NOTE
 from eto_agents.worlds.base import title_of
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
             "five columns of the paper. A mini dataset compares with none of them."
         )
     notes = [f"- {note}" for note in table.notes]
-    if NO_WIDTH in text:
-        notes.append(f"- {NO_WIDTH_NOTE}")
+    if NO_INTERVAL in text:
+        notes.append(f"- {NO_INTERVAL_NOTE}")
     return "\n\n".join([text, "\n".join(notes)] if notes else [text])
 
 
@@ -239,7 +239,7 @@ def show(estimate: Estimate | None, sign: str = "") -> str:
     if low is None or high is None:
         return f"{mean}"
     # Resampling equal values gives no interval, not one without width.
-    return f"{mean} {NO_WIDTH}" if estimate.low == estimate.high else f"{mean} [{low}, {high}]"
+    return f"{mean} {NO_INTERVAL}" if estimate.low == estimate.high else f"{mean} [{low}, {high}]"
 
 
 def _points(value: float | None) -> str:

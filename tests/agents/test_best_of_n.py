@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from eto_agents import Results, TrajectoryStore, evaluate
 from eto_agents.best_of_n import BestOfN, best, best_at_k, majority, outcome, pass_at_k
 from eto_agents.evaluation import tables
-from eto_agents.evaluation.samples import figures
+from eto_agents.evaluation.samples import summarise_samples
 from eto_agents.rollout import run_episode
 from eto_agents.trajectory import Trajectory
 from tests.agents.test_trajectory import episode
@@ -78,12 +78,12 @@ def test_the_majority_needs_no_score() -> None:
     assert majority(bought).sample == 0
 
 
-def test_figures() -> None:
+def test_metrics_of_samples() -> None:
     groups = [
         [sample(0, 0.0, "x"), sample(1, 1.0, "y"), sample(2, 0.0, "x")],
         [sample(0, 0.5, task="b"), sample(1, 0.5, "z", status="agent_error", task="b")],
     ]
-    found = figures(groups, 3)
+    found = summarise_samples(groups, 3)
     assert found["reward_mean"][0] == pytest.approx((1 / 3 + 0.5) / 2)
     assert found["reward_best"][0] == 0.75
     assert found["reward_majority"][0] == 0.25
@@ -92,9 +92,9 @@ def test_figures() -> None:
     assert found["distinct_outcomes"] == 1.5
     assert found["statuses"] == {"completed": 4, "agent_error": 1}
     assert found["n_short"] == 1
-    zero = figures(groups, 3, agent_errors="zero")
+    zero = summarise_samples(groups, 3, agent_errors="zero")
     assert zero["reward_mean"][0] == pytest.approx((1 / 3 + 0.25) / 2)
-    assert figures([], 3)["pass_at_k"] == {"1": None, "2": None, "3": None}
+    assert summarise_samples([], 3)["pass_at_k"] == {"1": None, "2": None, "3": None}
 
 
 def run(out: Path | None, policy: Any, **kwargs: Any) -> Results:
@@ -122,7 +122,7 @@ def test_evaluate_plays_and_keeps_every_sample(tmp_path: Path) -> None:
     assert split.samples["distinct_outcomes"] > 1
     assert results.provenance["policy"]["best_of_n"] == 4
     assert Results.load(tmp_path) == results
-    assert "of 4 samples a task" in tables.markdown([results])
+    assert "of 4 samples per task" in tables.results_page([results])
 
 
 def test_sample_0_is_the_plain_policys_episode(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_the_table_has_a_row_an_iteration() -> None:
     counts = {"win": 1, "tie": 2, "lose": 3, "pairs": 4}
     first = Iteration(1, "dpo", 0.55, counts, 0.625, {})
     table = iteration_table([start, first], [{"seen": 0.6}, {}], best=1)
-    columns = {str(c.header): [str(cell) for cell in c.cells] for c in table.columns}
+    columns = {str(column.header): list(map(str, column.cells)) for column in table.columns}
     assert columns["iteration"] == ["0", "1 *"]
     assert columns["pairs"] == ["", "4"]
     assert columns["win / tie / lose"] == ["", "1 / 2 / 3"]

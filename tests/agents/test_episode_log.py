@@ -167,7 +167,7 @@ def test_names(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(run: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"no episodes at .*`eto eval --out .*eto collect"):
+    with pytest.raises(DataNotFoundError, match=r"no episodes at .*`eto collect --out .*eto eval"):
         read_log(run / "nowhere")
     log = run / "episodes.jsonl"
     log.write_bytes(log.read_bytes()[:40])

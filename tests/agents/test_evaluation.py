@@ -108,8 +108,8 @@ def test_agent_errors_are_counted_apart_or_as_zero_but_never_silently() -> None:
     assert left_out.statuses == {"completed": 3, "agent_error": 2}
     result = evaluate(Sick, CORRIDOR, ("seen",), agent_errors="zero")
     assert result.splits["seen"].reward.mean == pytest.approx(0.6)
-    assert "count as 0" in tables.markdown([result])
-    assert "2 (2 agent_error)" in tables.markdown([evaluate(Sick, CORRIDOR, ("seen",))])
+    assert "count as 0" in tables.results_page([result])
+    assert "2 (2 agent_error)" in tables.results_page([evaluate(Sick, CORRIDOR, ("seen",))])
 
 
 def test_agent_errors_are_played_again_on_request(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_nothing_counted_is_not_zero() -> None:
 def test_n_tasks_and_bad_arguments(tmp_path: Path) -> None:
     result = run(None, n_tasks=2)
     assert result.splits["seen"].n_planned == 4
-    assert "only the first 2 tasks" in tables.markdown([result])
+    assert "only the first 2 tasks" in tables.results_page([result])
     with pytest.raises(ValueError, match="n_tasks"):
         run(None, n_tasks=0)
     with pytest.raises(UnknownNameError, match="agent_errors"):

@@ -1,11 +1,11 @@
 """How fast `hf:` models play: `python tests/speed/generation.py [--size small] [--tokens 32]`.
 
-Both sides play the same episodes of the mini worlds with the same untrained tiny model: the expert
-acts, so that the model reads real pages, and the model writes so many tokens a turn. One side is
-`LocalModel`, 32 episodes at once, the other `transformers`' own `generate`, one episode
-at a time, each turn from its beginning. They take turns, so that both meet the same load; compare
-the ratio. Prompts: "own" with its worked example, which every pretrained model reads, and "brief",
-which tiny models are trained with.
+Both sides play the same episodes of the mini worlds with the same untrained tiny model. The expert
+acts, so that the prompts contain real pages, and the model writes a fixed number of tokens a turn.
+One side is `LocalModel` with 32 episodes in a batch, the other `transformers`' own `generate` with
+one episode at a time, which computes each turn's whole prompt. The sides alternate, so that both
+run under the same load; compare the ratios. The prompts are "own" with its worked example, for
+pretrained models, and "brief", which tiny models are trained with.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ WORLDS = {
 Generate = Callable[[list[list[Any]], Sampling], list[Completion]]
 
 
-class Narrator:
-    """The expert acts, a model writes what is thrown away: its time is what counts."""
+class TimedPolicy:
+    """The expert's actions; a model writes a reply each turn, only for the time it takes."""
 
     reveal = ExpertPolicy.reveal
 
@@ -85,11 +85,11 @@ class Narrator:
 
 
 def stock(checkpoint: Checkpoint, *, with_cache: bool = True) -> Generate:
-    """`transformers`' own generation, each turn from its beginning.
+    """`transformers`' own generation, which computes each turn's whole prompt.
 
     Args:
-        checkpoint: what generates.
-        with_cache: keep keys and values within a turn.
+        checkpoint: the model.
+        with_cache: use a KV cache within a turn.
     """
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
 
@@ -134,9 +134,9 @@ def play(
     n_envs: int,
     sampling: Sampling,
 ) -> tuple[float, float, float, float]:
-    """Episodes, turns and tokens a second, and turns a second of processor time."""
+    """Episodes, turns and tokens per second, and turns per second of processor time."""
     env_id, arguments = WORLDS[world]
-    policy = Narrator(generate, sampling, prompts)
+    policy = TimedPolicy(generate, sampling, prompts)
     env = make_batch(env_id, policy, n_envs, arguments)
     tasks = list(itertools.islice(env.envs[0].tasks, first, first + n_episodes))
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
@@ -190,17 +190,17 @@ def main() -> None:
 def report(what: str, batched: LocalModel, fast: Any, slow: Any, slowest: Any) -> None:
     n = {name: value / batched.totals["requests"] for name, value in batched.totals.items()}
     print(
-        f"{what}: {n['prompt_tokens']:.0f} tokens read a turn, "
-        f"{n['prompt_tokens'] - n['cached_tokens']:.0f} of them new"
+        f"{what}: {n['prompt_tokens']:.0f} prompt tokens a turn, "
+        f"{n['prompt_tokens'] - n['cached_tokens']:.0f} of them not cached"
     )
-    sides = {"batched": fast, "stock, one at a time": slow, "stock without cache": slowest}
+    sides = {"batched": fast, "generate, one at a time": slow, "generate without cache": slowest}
     for name, rows in sides.items():
         episodes, turns, tokens, cpu = map(statistics.median, zip(*rows, strict=True))
         print(
-            f"  {name:22}{episodes:7.2f} episodes/s{turns:8.1f} turns/s{tokens:8,.0f} tokens/s"
-            f"{cpu:8.1f} turns a second of processor time"
+            f"  {name:24}{episodes:7.2f} episodes/s{turns:8.1f} turns/s{tokens:8,.0f} tokens/s"
+            f"{cpu:8.1f} turns/s of processor time"
         )
-    for name, rows in (("stock", slow), ("stock without cache", slowest)):
+    for name, rows in (("generate", slow), ("generate without cache", slowest)):
         ratios = [
             f"{statistics.median(a[i] / b[i] for a, b in zip(fast, rows, strict=True)):.1f}"
             for i in (1, 3)

@@ -18,7 +18,7 @@ from eto_agents.evaluation.statistics import (
     holm,
     minimum_detectable,
     paired,
-    spread,
+    standard_deviation,
     success_rate,
     task_means,
 )
@@ -201,7 +201,7 @@ def test_five_points_unpaired_need_about_1300_tasks_an_arm() -> None:
 def test_nothing_is_detectable_without_spread() -> None:
     assert minimum_detectable(None, 10) is None
     assert minimum_detectable(0.0, 10) is None
-    assert spread([1.0]) is None
+    assert standard_deviation([1.0]) is None
 
 
 @slowly
