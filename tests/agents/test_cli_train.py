@@ -102,7 +102,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "code", "message"),
     [
         (["sft", "--out", "x"], 1, "no data: name folders of `eto collect`"),
-        (["sft", "--data", "nothing"], 1, "no episodes at nothing: run `eto eval --out"),
+        (["sft", "--data", "nothing"], 1, "no episodes at nothing: run `eto collect --out"),
         (["sft", "--epochs", "0"], 2, "epochs must be above 0, got 0"),
         (["eto", "--model", "x", "--dpo.beta", "0"], 2, "beta must be above 0, got 0"),
         (["grpo", "--model", "x", "--n-samples", "1"], 2, "n_samples 1, which is at least 2"),
