@@ -69,7 +69,7 @@ def main(args: Args) -> None:
 
 
 def table(results: Results) -> str:
-    """Figures by split: one sample, majority, best of N, then pass@k and best@k."""
+    """Metrics by split: one sample, majority, best of N, then pass@k and best@k."""
     samples = {name: split.samples for name, split in results.splits.items()}
     rows = []
     for label, key in (

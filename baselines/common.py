@@ -51,7 +51,7 @@ def smoke_start(out: Path) -> Start:
     played = collect(
         "expert", SHOP, out=out / "experts", thoughts="brief", n_tasks=12, env_args=args
     )
-    return Start(played.kept, sft(TINY, played.kept, SMOKE_SFT, out=out / "sft").checkpoint)
+    return Start(played.selected, sft(TINY, played.selected, SMOKE_SFT, out=out / "sft").checkpoint)
 
 
 def score(

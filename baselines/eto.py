@@ -60,7 +60,7 @@ def main(args: Args) -> None:
             settings = ETO(**SMOKE_PLAY, iterations=1, dpo=SMOKE)
             experts, policy, n_tasks = start.experts, str(start.policy), 3
         else:
-            experts = read_collection(args.experts).kept
+            experts = read_collection(args.experts).selected
         for iteration in eto(policy, experts, settings, out=args.out / "eto"):
             player = load_checkpoint(iteration.model).policy(settings)
             folder = args.out / "evaluation" / str(iteration.number)

@@ -3,8 +3,8 @@
     python baselines/figure3.py --smoke
     python baselines/figure3.py --recipe cpu --out runs/reproduce
 
-An episode that has ended keeps its score. The paper's figure is an image without numbers: there is
-nothing published to print beside ours. With the extra ``plot`` the figure is drawn, too.
+An episode that has ended keeps its score. The paper's figure is an image without numbers, so there
+are no published values to print. If the extra ``plot`` is installed, the figure is drawn as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eto_agents.report.curves import score_by_step
 from eto_agents.report.full_report import write_report
 from eto_agents.reproduce.all import run_all
 from eto_agents.reproduce.options import Options
-from eto_agents.reproduce.run import Outcome
+from eto_agents.reproduce.outcome import Outcome
 from eto_agents.reproduce.tables import title
 from eto_envs.errors import MissingExtraError
 
@@ -31,8 +31,8 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """Run SFT and ETO of a recipe and print the score after each step, x 100.
 
     Args:
-        options: which recipe, and what of it.
-        smoke: with the smallest model, in a minute.
+        options: the recipe, and which part of it to run.
+        smoke: run with the smallest model, which takes a minute.
     """
     options = replace(options.smoked() if smoke else options, methods=tuple(METHODS))
     for outcome in run_all(options.load(), options.out, quiet=options.quiet):
@@ -47,7 +47,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
 
 
 def table(outcome: Outcome) -> str:
-    """Steps down, task sets and agents across."""
+    """A row for each step, a column for each task set and agent."""
     split_runs = {
         (label, split_run.column): split_run
         for method, label in METHODS.items()
@@ -59,13 +59,13 @@ def table(outcome: Outcome) -> str:
         key: score_by_step(split_run, sorted({e.task_id for e in split_run.counted}), n_steps)
         for key, split_run in split_runs.items()
     }
-    head = ["step", *(f"{title(column)}: {label}" for label, column in curves)]
+    headings = ["step", *(f"{title(column)}: {label}" for label, column in curves)]
     rows = [
         [str(step), *(f"{100 * curve[step]:.1f}" for curve in curves.values())]
         for step in range(n_steps + 1)
     ]
-    title_ = f"{outcome.world} seed {outcome.seed}: reward × 100 after each step"
-    return f"{title_}\n\n{markdown_table(head, rows)}\n"
+    caption = f"{outcome.world} seed {outcome.seed}: reward × 100 after each step"
+    return f"{caption}\n\n{markdown_table(headings, rows)}\n"
 
 
 if __name__ == "__main__":

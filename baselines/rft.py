@@ -62,7 +62,7 @@ def main(args: Args) -> None:
             settings = RFT(**dataclasses.asdict(SMOKE_SFT) | play)
             experts, model, policy, n_tasks = start.experts, TINY, str(start.policy), 3
         else:
-            experts = read_collection(args.experts).kept
+            experts = read_collection(args.experts).selected
         trained = rft(model, experts, settings, explorer=policy, out=args.out / "rft")
         found = trained.result
         print(f"{found['n_successes']} of {found['n_explored']} episodes succeeded, "

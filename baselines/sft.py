@@ -64,7 +64,7 @@ def main(args: Args) -> None:
             args.expert, args.env, out=args.out / "experts", thoughts="brief",
             n_tasks=args.n_tasks, env_args=env_args,
         )  # fmt: skip
-        trained = sft(args.model, experts.kept, args.sft, out=args.out / "sft")
+        trained = sft(args.model, experts.selected, args.sft, out=args.out / "sft")
         found = trained.result
         losses = f"loss {found['first_loss']:.3f} to {found['last_loss']:.3f}"
         print(f"{losses} in {found['n_steps']} steps")

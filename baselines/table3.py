@@ -1,9 +1,9 @@
-"""The paper's Table 3: SFT and ETO from other base models, beside the published rows.
+"""The paper's Table 3: SFT and ETO from other base models, with the published rows.
 
     python baselines/table3.py --smoke
     python baselines/table3.py --recipe 1gpu --models Qwen/Qwen2.5-0.5B-Instruct runs/my/checkpoint
 
-A model is a name on the hub, a checkpoint's folder, or tiny:SIZE.
+A model is a name on the Hugging Face Hub, a checkpoint's folder, or tiny:SIZE.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ def main(
     """Run a recipe with each model and print one table.
 
     Args:
-        options: which recipe, and what of it; its rows are SFT, SFT-more and ETO.
-        models: base models in place of the recipe's.
-        smoke: one smallest model on a handful of tasks, in a minute.
+        options: the recipe, and which part of it to run; by default SFT, SFT-more and ETO.
+        models: the base models, in place of the recipe's.
+        smoke: run the smallest model on a handful of tasks, which takes a minute.
     """
     if smoke:
         options, models = replace(options.smoked(), methods=("sft", "eto")), ("tiny:nano",)
     entries = []
     for model in models:
-        own = replace(
+        model_options = replace(
             options,
             out=options.out / model.replace("/", "--").replace(":", "-"),
             methods=options.methods or tuple(METHODS),
             set=(*options.set, f"model.name={model}"),
         )
-        recipe = own.load()
-        outcomes = run_all(recipe, own.out, quiet=options.quiet)
+        recipe = model_options.load()
+        outcomes = run_all(recipe, model_options.out, quiet=options.quiet)
         for method in recipe.methods:
             runs = [(o.seed, run) for o in outcomes if (run := o.run(method)) is not None]
             entries.append(Entry(f"{METHODS[method]}, {Path(model).name}", runs))

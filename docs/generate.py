@@ -1,8 +1,8 @@
-"""Writes the pages that come from the code: environments from docstrings, commands from their help.
+"""Generates pages from the code: environments from docstrings, commands from their help texts.
 
-The page of an environment has the docstring of its class, and may have that of a module below it.
+The page of an environment consists of the docstring of its class and of related modules.
 
-`python docs/generate.py` writes the pages; `--check` only says whether they are current.
+`python docs/generate.py` writes the pages; `--check` only reports the pages that are out of date.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ ENVIRONMENTS = {
 WIDTH = 100
 COMMAND_LINE = """# The command line
 
-What `--help` prints for each command. Exit codes: 0 for success, 1 for a failure that the message
-explains, 2 for a command that cannot be understood, 130 if it was interrupted.
+The `--help` text of every command. Exit codes: 0 for success, 1 for a failure that the message
+explains, 2 for incorrect usage, 130 if interrupted.
 """
 
 
@@ -49,7 +49,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def environment_page(env_id: str, *targets: str) -> str:
-    """The page of one environment: the docstrings of its class and of what goes with it."""
+    """The page of one environment: the docstrings of its class and of related modules."""
     return "\n".join([f"# {env_id}\n", *(f"{docstring(target)}\n" for target in targets)])
 
 
@@ -71,7 +71,7 @@ def help_sections(*command: str) -> Iterator[str]:
 
 
 def help_of(*command: str) -> str:
-    """What ``eto COMMAND --help`` prints in a terminal of `WIDTH` columns."""
+    """The output of ``eto COMMAND --help`` in a terminal of `WIDTH` columns."""
     from eto_agents.cli import main
 
     os.environ["COLUMNS"] = str(WIDTH)
@@ -82,7 +82,11 @@ def help_of(*command: str) -> str:
 
 
 def main(check: bool) -> int:
-    """Write the pages, or only check them; the exit code."""
+    """Write the pages, or only check them.
+
+    Returns:
+        The exit code: 1 if a check fails, else 0.
+    """
     n_outdated = 0
     for path, text in pages():
         file = Path(__file__).parent / path
@@ -92,7 +96,7 @@ def main(check: bool) -> int:
         if not check:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        sys.stdout.write(f"{path} was not current\n")
+        sys.stdout.write(f"{path} was out of date\n")
     return int(check and n_outdated > 0)
 
 

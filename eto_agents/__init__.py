@@ -1,6 +1,7 @@
 """Agents, evaluation and training for the environments of `eto_envs`.
 
-Names are loaded when they are first used: importing this package costs no more than Gymnasium.
+Public names are imported lazily, on first use, so importing this package costs no more than
+importing Gymnasium.
 """
 
 from __future__ import annotations

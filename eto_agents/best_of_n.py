@@ -1,9 +1,10 @@
-"""`BestOfN`: play a task N times with any policy and keep the best try.
+"""`BestOfN`: play each task N times with any policy and count the best episode.
 
-The paper's baseline (section 4): N = 10 samples, the one with the highest final reward is
-chosen. That reward is the true one, which no agent in use would know: Best-of-N is a bound on what
-choosing among samples could give. `majority` needs no reward. Playing and averaging are the
-harness's part; here are the policy and the pure functions of one task's samples.
+The paper's baseline (section 4): of N = 10 samples the one with the highest final reward is
+selected. The selection uses the true reward, which a deployed agent does not know, so Best-of-N is
+an upper bound on what selecting among samples can achieve; `majority` selects without the reward.
+The evaluation harness plays and averages; this module has the policy and the pure functions of one
+task's samples.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from eto_envs.tasks import Task
 
 
 class BestOfN:
-    """A policy whose tasks are played `n_samples` times by `evaluate`; the best sample counts.
+    """A policy for which `evaluate` plays each task `n_samples` times and counts the best sample.
 
-    Each sample is an episode of the wrapped policy with a seed of its own, kept in the episode log;
-    sample 0 is the episode the policy plays without Best-of-N. Whoever plays this policy by other
-    means (`run_episode`, `Rollouts`) plays the wrapped one.
+    Each sample is an episode of the wrapped policy with its own seed, and all are stored; sample 0
+    is the episode that the policy plays without Best-of-N. Outside `evaluate` (`run_episode`,
+    `Rollouts`) this policy acts as the wrapped one.
 
     Attributes:
         n_samples: N.
@@ -41,24 +42,25 @@ class BestOfN:
     Args:
         policy: anything `as_policy` takes.
         n: N, at least 1.
-        **arguments: for a policy that is named.
+        **arguments: keyword arguments for the policy, if it is given by name.
     """
 
     def __init__(self, policy: Any, n: int = 10, **arguments: Any) -> None:
         """Wrap a policy.
 
         Raises:
-            ValueError: `n` is no whole number of at least 1.
-            UnknownNameError: no such policy.
-            TypeError: arguments for a policy that was given, not named, or that is Best-of-N.
+            ValueError: `n` is not a positive integer.
+            UnknownNameError: there is no policy of that name.
+            TypeError: there are arguments for a policy that is not given by name, or the policy is
+                a Best-of-N itself.
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
+            raise ValueError(f"n must be a positive integer, got {n!r}")
         if arguments and not isinstance(policy, str):
             raise TypeError(f"unexpected arguments: {', '.join(arguments)}")
         self.policy = load_policy(policy, **arguments) if arguments else as_policy(policy)
         if isinstance(self.policy, BestOfN):
-            raise TypeError("Best-of-N of Best-of-N is Best-of-(N times N): give the plain policy")
+            raise TypeError("the policy is a Best-of-N already: pass the policy that it wraps")
         self.n_samples = n
         inner = str(getattr(self.policy, "name", type(self.policy).__name__))
         self.name = f"best-of-{n} ({inner})"
@@ -70,29 +72,29 @@ class BestOfN:
         }
         if n > 1 and _is_greedy(self.provenance):
             warnings.warn(
-                f"{self.name}: all samples of a task will be the same at temperature 0; "
-                "give the policy temperature=0.7 or so",
+                f"{self.name}: at temperature 0 all samples of a task are the same; "
+                "give the policy a temperature such as 0.7",
                 stacklevel=2,
             )
         if hasattr(self.policy, "n_envs"):
             self.n_envs: int = self.policy.n_envs
 
     def limit_time(self, seconds: float | None) -> None:
-        """Bound the wrapped policy's time to answer."""
+        """Limit the time that the wrapped policy may take to decide."""
         self.policy = with_time_limit(self.policy, seconds)
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Begin samples."""
+        """Begin an episode in each of `slots`."""
         self.policy.reset(slots, tasks, seeds)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """Decide as the wrapped policy does."""
+        """Return the wrapped policy's decisions."""
         return self.policy.act(slots, observations, infos)
 
     def conversation(self, slot: int) -> list[Message]:
-        """The wrapped policy's."""
+        """The wrapped policy's conversation in a slot."""
         return conversation_of(self.policy, slot)
 
 
@@ -102,51 +104,60 @@ def _is_greedy(provenance: Mapping[str, Any]) -> bool:
 
 
 def best(samples: Sequence[Trajectory]) -> Trajectory:
-    """The sample with the highest final score; of equal ones the first.
+    """The sample with the highest final score; ties go to the first.
 
-    A sample that did not end by the task or its limit is chosen only where none did.
+    A sample that was not played to its end is selected only if none was.
 
     Raises:
-        ValueError: there is none.
+        ValueError: `samples` is empty.
     """
     ordered = sorted(samples, key=lambda t: t.sample)
     return max(ordered, key=lambda t: (t.status in PLAYED, t.score))
 
 
 def pass_at_k(n: int, n_successes: int, k: int) -> float:
-    """Chance that of `k` samples drawn from `n` without return at least one succeeds.
+    """Probability that at least one of `k` samples, drawn from `n` without replacement, succeeds.
 
     The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1).
 
+    Args:
+        n: number of samples.
+        n_successes: number of successes among them, in [0, n].
+        k: number of samples drawn, in [1, n].
+
     Raises:
-        ValueError: not 1 <= k <= n, or not 0 <= n_successes <= n.
+        ValueError: `k` or `n_successes` is out of range.
     """
     if not 1 <= k <= n or not 0 <= n_successes <= n:
-        raise ValueError(f"no pass@{k} of {n_successes} successes in {n} samples")
+        raise ValueError(f"pass@{k} is undefined for {n_successes} successes in {n} samples")
     return 1.0 - math.comb(n - n_successes, k) / math.comb(n, k)
 
 
 def best_at_k(scores: Sequence[float], k: int) -> float:
-    """Mean of the highest score over all ways to draw `k` of the samples without return.
+    """Expected highest score among `k` of the samples, drawn without replacement.
 
-    For scores of 0 and 1 it is `pass_at_k`.
+    For scores of 0 and 1 it equals `pass_at_k`.
+
+    Args:
+        scores: the samples' final scores.
+        k: number of samples drawn, in [1, len(scores)].
 
     Raises:
-        ValueError: not 1 <= k <= len(scores).
+        ValueError: `k` is out of range.
     """
     n = len(scores)
     if not 1 <= k <= n:
-        raise ValueError(f"no best of {k} among {n} scores")
-    # In rising order the i-th (from 0) is the highest of comb(i, k - 1) draws.
+        raise ValueError(f"best@{k} is undefined for {n} scores")
+    # In ascending order, the i-th score (from 0) is the highest in comb(i, k - 1) of the draws.
     weighted = (score * math.comb(i, k - 1) for i, score in enumerate(sorted(scores)))
     return math.fsum(weighted) / math.comb(n, k)
 
 
 def outcome(trajectory: Trajectory) -> Hashable:
-    """What the agent brought about, told without the score.
+    """What the agent achieved, without looking at the score.
 
-    What the world says of it, as WebShop of what was bought; elsewhere, or where it says nothing,
-    the sequence of actions that the world accepted.
+    It is what the world defines as the outcome (`World.outcome`), such as the product bought in
+    WebShop; if the world defines none, the sequence of actions that the environment accepted.
     """
     stated = find_world(trajectory.world).outcome(trajectory)
     if stated is not None:
@@ -155,10 +166,10 @@ def outcome(trajectory: Trajectory) -> Hashable:
 
 
 def majority(samples: Sequence[Trajectory]) -> Trajectory:
-    """The first sample of the most frequent `outcome`; of equally frequent ones the earliest.
+    """The first sample with the most frequent `outcome`; ties go to the earliest outcome.
 
     Raises:
-        ValueError: there is none.
+        ValueError: `samples` is empty.
     """
     groups: dict[Hashable, list[Trajectory]] = {}
     for sample in sorted(samples, key=lambda t: t.sample):

@@ -1,8 +1,9 @@
-"""`collect`: expert trajectories to learn from, in a resumable folder.
+"""`collect`: play expert trajectories to train on, into a resumable folder.
 
-It is an evaluation (`eto_agents.evaluation.harness`) of a policy whose decisions get words
-(`eto_agents.policies.narrated`), and a least score for what training is to keep. The paper's
-experts (Section 4.1) are people, GPT-4 and search, and what scored too low was left out.
+It evaluates (`eto_agents.evaluation.harness`) a policy whose decisions are put into words
+(`eto_agents.policies.narrated`), and records the minimum score of the episodes to train on. In the
+paper (section 4.1) the experts are people, GPT-4 and search, and episodes that score too low are
+left out as well.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from eto_agents.evaluation.harness import evaluate
 from eto_agents.policies.narrated import NarratedPolicy
 from eto_agents.worlds.narrator import Style
 
-MIN_SCORE = 0.7  # below it the paper leaves WebShop's demonstrations out
+MIN_SCORE = 0.7  # the paper leaves out WebShop demonstrations that score less
 
 
-def collect(  # noqa: PLR0913 (each is one thing that a user decides)
+def collect(  # noqa: PLR0913 (each is a separate choice of the user)
     policy: Any,
     env_id: str,
     splits: Sequence[str] = ("train",),
@@ -35,27 +36,31 @@ def collect(  # noqa: PLR0913 (each is one thing that a user decides)
     action_timeout_s: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Collection:
-    """Play every task of the splits and say what is worth learning from.
+    """Play every task of the splits, and select the episodes that score enough to train on.
 
     Args:
         policy: anything `as_policy` takes.
         env_id: the Gymnasium id.
-        splits: the task sets to play.
-        out: the folder; the same call on it goes on where it was stopped.
-        thoughts: ``"full"``, ``"brief"``, or ``"none"`` for "Action: …" alone.
-        min_score: the least final score that is kept on reading; stated in ``run.json``.
-        seeds: every task is played once for each.
-        n_envs: how many episodes run at once.
-        n_tasks: only the first so many tasks of each split.
+        splits: the splits to play.
+        out: the folder; repeating the call resumes an interrupted collection.
+        thoughts: style of the thoughts that the narrator adds: ``"full"``, ``"brief"``, or
+            ``"none"`` for "Action: …" alone.
+        min_score: minimum final score of an episode to train on, in [0, 1]; recorded in
+            ``run.json`` and applied on reading.
+        seeds: every task is played once for each seed.
+        n_envs: maximum number of episodes played at once.
+        n_tasks: play only the first this many tasks of each split.
         env_args: keyword arguments for the environment.
-        action_timeout_s: an agent that takes longer to answer has failed.
+        action_timeout_s: seconds an agent may take to decide before its episode ends as
+            `agent_error`; None sets no limit.
         progress: see `evaluate`.
 
     Returns:
-        What `read_collection` reads.
+        What `read_collection` returns for the folder.
 
     Raises:
-        UnknownNameError: an unknown split, policy, style or argument, or an impossible `min_score`.
+        UnknownNameError: an unknown split, policy, style or argument, or `min_score` is not in
+            [0, 1].
         DataError: `out` holds another run.
     """
     check_min_score(min_score)

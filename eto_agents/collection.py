@@ -1,8 +1,8 @@
-"""What training keeps of the episodes in a folder.
+"""`read_collection`: select the episodes of a folder that are good enough to train on.
 
 A collection (`eto collect`) and an evaluation are folders of the same form: `run.json` and
-`episodes.jsonl`. The log has every episode; which of them are good enough is decided on reading,
-by the `min_score` that `run.json` states. Playing the episodes is `eto_agents.collect`'s part.
+`episodes.jsonl`. The file holds every episode; those that score at least the `min_score` recorded
+in `run.json` are selected on reading. The episodes are played by `eto_agents.collect`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class Collection(NamedTuple):
     """The episodes of a folder.
 
     Attributes:
-        kept: those to learn from, in the log's order.
-        scores: final score of every episode that was played to its end, kept or not.
-        dropped: how many were left out, by reason: ``below min_score``, ``no steps``, or the status
-            of an episode that was not played to its end.
-        min_score: the least score in [0, 1] that is kept.
+        selected: the episodes to train on, in the file's order.
+        scores: final scores of all episodes that were played to their end, selected or not.
+        dropped: number of episodes left out, by reason: ``below min_score``, ``no steps``, or the
+            status of an episode that was not played to its end.
+        min_score: minimum final score of a selected episode, in [0, 1].
     """
 
-    kept: list[Trajectory]
+    selected: list[Trajectory]
     scores: list[float]
     dropped: dict[str, int]
     min_score: float
@@ -39,8 +39,8 @@ def read_collection(path: str | Path, *, min_score: float | None = None) -> Coll
 
     Args:
         path: the folder, or a file of trajectories.
-        min_score: the least final score that is kept; by default what ``run.json`` states, 0 if it
-            states nothing.
+        min_score: minimum final score of an episode to select, in [0, 1]; by default the one
+            recorded in ``run.json``, or 0 if there is none.
 
     Raises:
         DataNotFoundError: there are no episodes.
@@ -50,9 +50,9 @@ def read_collection(path: str | Path, *, min_score: float | None = None) -> Coll
     path = Path(path)
     log = read_log(path, may_mix=True, with_messages=True)
     if min_score is None:
-        min_score = stated_min_score(episodes_file(path).parent)
+        min_score = recorded_min_score(episodes_file(path).parent)
     check_min_score(min_score)
-    kept, scores, dropped = [], [], Counter[str]()
+    selected, scores, dropped = [], [], Counter[str]()
     for trajectory in log.episodes:
         if trajectory.status not in PLAYED:
             dropped[trajectory.status] += 1
@@ -63,28 +63,28 @@ def read_collection(path: str | Path, *, min_score: float | None = None) -> Coll
         elif trajectory.score < min_score:
             dropped["below min_score"] += 1
         else:
-            kept.append(trajectory)
-    return Collection(kept, scores, dict(dropped), min_score)
+            selected.append(trajectory)
+    return Collection(selected, scores, dict(dropped), min_score)
 
 
-def stated_min_score(folder: Path) -> float:
-    """What a run's folder states, 0 if nothing.
+def recorded_min_score(folder: Path) -> float:
+    """The minimum score recorded in a folder's ``run.json``; 0 if there is none.
 
     Raises:
         CorruptDataError: ``run.json`` is damaged.
     """
     record = read_record(folder)
-    stated = 0.0 if record is None else record.facts.get("min_score", 0.0)
-    if not isinstance(stated, int | float):
-        raise CorruptDataError(f"{folder / 'run.json'} is damaged: min_score is {stated!r}")
-    return float(stated)
+    min_score = 0.0 if record is None else record.facts.get("min_score", 0.0)
+    if not isinstance(min_score, int | float):
+        raise CorruptDataError(f"{folder / 'run.json'} is damaged: min_score is {min_score!r}")
+    return float(min_score)
 
 
 def check_min_score(min_score: float) -> None:
-    """See that a least score is one.
+    """Check that a minimum score is in range.
 
     Raises:
-        UnknownNameError: it is not in [0, 1].
+        UnknownNameError: `min_score` is not in [0, 1].
     """
     if not 0.0 <= min_score <= 1.0:
-        raise UnknownNameError("min_score", min_score, (), "It is a number from 0 to 1.")
+        raise UnknownNameError("min_score", min_score, (), "It must be a number from 0 to 1.")

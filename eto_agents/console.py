@@ -1,9 +1,9 @@
-"""How long work shows where it is: bars in a terminal, elsewhere a line at least twice a minute.
+"""The progress display: bars in a terminal, elsewhere a line every `LINE_EVERY_S` seconds.
 
-Whatever takes long calls `report` and need not know who is watching: a training method reports its
-steps and its loss, `Episodes` what is played. A `Display` shows the reports made while it is open;
-without one, and with `quiet`, nothing is shown. `relayed` hands the reports of a worker process to
-its parent. All of it goes to stderr: stdout is for results.
+Long-running code calls `report`: a training method reports its steps and its loss, `Episodes` the
+episodes played. A `Display` shows the reports made while it is open; without one, or with `quiet`,
+nothing is shown. `relayed` passes the reports of a worker process on to its parent. All output goes
+to stderr: stdout is for results.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
 
 LINE_EVERY_S = 20.0
-"""How often a line is written where there is no terminal, even if nothing new was reported."""
+"""Seconds between two lines where there is no terminal, even if nothing new was reported."""
 
 _BEAT_S = 5.0
 _BAR_WIDTH = 24
 
 
 class Report(NamedTuple):
-    """Where something is.
+    """The progress of one piece of work.
 
     Attributes:
-        name: what is being done, such as a task set that is played or ``"sft"``.
-        n_done: units done, those of earlier calls included.
-        n_planned: units there will be; 0 if that is not known.
+        name: what is being done, such as the split being played or ``"sft"``.
+        n_done: units done, including those of earlier runs.
+        n_planned: total number of units; 0 if unknown.
         unit: what is counted, such as ``"episodes"``.
-        figures: what is known so far, such as ``{"loss": "0.43"}``.
-        is_even: whether the units take about as long as each other, so that the time left can be
-            told from their number.
-        text: a line that is to stay, in place of all the above.
+        figures: values to show, such as ``{"loss": "0.43"}``.
+        is_even: whether all units take about the same time, so that the remaining time can be
+            estimated from their number.
+        text: a line to print permanently, in place of all the above.
     """
 
     name: str = ""
@@ -63,7 +63,7 @@ class Report(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether all that was planned is done."""
+        """Whether all planned units are done."""
         return self.n_done >= self.n_planned > 0
 
     def shown_count(self) -> str:
@@ -86,20 +86,20 @@ _receiver: ContextVar[Callable[[Report], None] | None] = ContextVar("receiver", 
 def report(
     name: str, n_done: int, n_planned: int, unit: str = "", figures: Mapping[str, str] | None = None
 ) -> None:
-    """Say where something is; see `Report`. Nothing happens where nobody is watching."""
+    """Report progress (see `Report`); does nothing unless a `Display` is open."""
     if (receive := _receiver.get()) is not None:
         receive(Report(name, n_done, n_planned, unit, dict(figures or {})))
 
 
 def log(text: str) -> None:
-    """Show a line that stays."""
+    """Print a permanent line above the progress bars; does nothing unless a `Display` is open."""
     if (receive := _receiver.get()) is not None:
         receive(Report(text=text))
 
 
 @contextlib.contextmanager
 def relayed(receive: Callable[[Report], None]) -> Iterator[None]:
-    """Give `receive` what is reported inside, in place of who is watching outside."""
+    """Send the reports made inside the context to `receive`, not to an enclosing display."""
     token = _receiver.set(receive)
     try:
         yield
@@ -109,7 +109,7 @@ def relayed(receive: Callable[[Report], None]) -> Iterator[None]:
 
 @dataclass
 class _Row:
-    """The latest report under a name, and when its first one came."""
+    """The latest report under a name, and when the first one arrived."""
 
     latest: Report
     n_first: int
@@ -117,7 +117,7 @@ class _Row:
     shown_s: float
 
     def eta(self, now_s: float) -> str:
-        """The time that is left at this rate; empty if there is none or it is not known."""
+        """Estimated remaining time at the rate so far; empty if unknown."""
         n_left = self.latest.n_planned - self.latest.n_done
         n_new, elapsed_s = self.latest.n_done - self.n_first, now_s - self.started_s
         if not self.latest.is_even or n_left <= 0 or n_new <= 0 or elapsed_s <= 0:
@@ -130,12 +130,12 @@ class _Row:
 
 
 class Display:
-    """Shows what is reported while it is open; a context manager.
+    """Shows the reports that are made while it is open; a context manager.
 
     Args:
         quiet: show nothing.
-        console: where; by default the terminal's stderr.
-        now: the clock in seconds, for tests.
+        console: the console to write to; stderr by default.
+        now: clock in seconds, replaced in tests.
     """
 
     def __init__(
@@ -144,18 +144,18 @@ class Display:
         console: Console | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Set it up; nothing is shown before there is something to show."""
+        """Set up the display; nothing is shown before the first report."""
         self._quiet = quiet
         self._console = console
         self._now = now
         self._rows: dict[str, _Row] = {}
-        self._lock = threading.RLock()  # the heart beats in a thread of its own
+        self._lock = threading.RLock()  # `_keep_beating` runs in a thread of its own
         self._closed = threading.Event()
         self._bars: Bars | None = None
         self._bar_ids: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        """Begin to receive what is reported."""
+        """Begin to receive reports."""
         self._token = _receiver.set(None if self._quiet else self.receive)
         is_terminal = self._console.is_terminal if self._console else sys.stderr.isatty()
         if self._quiet:
@@ -169,14 +169,14 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the last state standing."""
+        """Stop; the last state remains visible."""
         _receiver.reset(self._token)
         self._closed.set()
         if self._bars is not None:
             self._bars.stop()
 
     def receive(self, latest: Report) -> None:
-        """Show a report, also one that comes from another process."""
+        """Show a report, from this process or from another one."""
         if self._quiet:
             return
         with self._lock:
@@ -186,7 +186,7 @@ class Display:
             now_s = self._now()
             row = self._rows.get(latest.name)
             has_just_ended = latest.is_done and not (row is not None and row.latest.is_done)
-            if row is None or latest.n_done < row.latest.n_done:  # the first, or begun again
+            if row is None or latest.n_done < row.latest.n_done:  # a new row, or a restarted one
                 row = self._rows[latest.name] = _Row(latest, latest.n_done, now_s, now_s)
             row.latest = latest
             if self._bars is not None:
@@ -198,7 +198,7 @@ class Display:
                 self.beat()
 
     def beat(self) -> None:
-        """Write a line for every row that is not done and has had none for `LINE_EVERY_S`."""
+        """Write a line for every unfinished row that had none for `LINE_EVERY_S` seconds."""
         with self._lock:
             now_s = self._now()
             for row in self._rows.values():
@@ -241,7 +241,7 @@ def _bars(console: Console | None) -> Bars:
         TextColumn("{task.description}", "bold", markup=False),
         BarColumn(_BAR_WIDTH),
         TextColumn("{task.fields[count]}", markup=False),
-        # What does not fit goes into a second line.
+        # Text that does not fit wraps to a second line.
         TextColumn("{task.fields[about]}", "dim", markup=False, table_column=Column(ratio=1)),
         console=console or Console(stderr=True),
         refresh_per_second=4,
@@ -250,14 +250,14 @@ def _bars(console: Console | None) -> Bars:
 
 
 class Progress(NamedTuple):
-    """What a callback for episodes gets: once when a task set is begun, and after every episode.
+    """Argument of an episode callback, called at the start of a split and after every episode.
 
     Attributes:
         split: the split being played.
-        n_done: episodes that have ended, those of earlier runs included.
-        n_planned: episodes there will be.
-        trajectory: the one that just ended; None at the start.
-        earlier: at the start, the episodes of earlier runs that count here; later none.
+        n_done: episodes that have ended, including those of earlier runs.
+        n_planned: total number of episodes.
+        trajectory: the episode that just ended; None at the start.
+        earlier: at the start, the episodes of earlier runs that count; later empty.
     """
 
     split: str
@@ -269,7 +269,7 @@ class Progress(NamedTuple):
 
 @dataclass
 class _Tally:
-    """What the episodes of one task set add up to."""
+    """Running totals over the episodes of one split."""
 
     started_s: float
     scores: dict[str, list[float]] = field(default_factory=dict)
@@ -286,9 +286,9 @@ class _Tally:
             self.n_tokens += sum(s.usage.get("completion_tokens", 0.0) for s in episode.steps)
 
     def reward(self) -> str:
-        """Mean over tasks, with 1.96 standard errors of it where there are two tasks.
+        """Mean over tasks, with 1.96 standard errors if there are at least two tasks.
 
-        The normal approximation is for the eye; the report's interval is a bootstrap.
+        The normal approximation serves the display only; reports use a bootstrap interval.
         """
         means = [sum(scores) / len(scores) for scores in self.scores.values()]
         if not means:
@@ -300,7 +300,7 @@ class _Tally:
         return f"{mean:.3f} ± {1.96 * math.sqrt(variance / len(means)):.3f}"
 
     def figures(self, now_s: float) -> dict[str, str]:
-        """Reward, speed and statuses as they are shown."""
+        """Reward, speed and counts by status, as they are shown."""
         figures = {"reward": reward} if (reward := self.reward()) else {}
         elapsed_s = now_s - self.started_s
         if self.n_new and elapsed_s > 0:
@@ -312,24 +312,24 @@ class _Tally:
 
 
 class Episodes:
-    """Reports episodes as they end: for each task set how many, and the mean reward so far.
+    """Reports the episodes of each split as they end; an episode callback.
 
-    The reward comes with its interval (over all samples, where a task is played several times),
-    and beside it are episodes and tokens a second and how many episodes ended how.
+    It shows the mean reward so far with its interval (over all samples, if a task is played several
+    times), episodes and tokens per second, and the number of episodes by status.
 
     Args:
-        prefix: put before the task set's name.
-        now: the clock in seconds, for tests.
+        prefix: text before the split's name.
+        now: clock in seconds, replaced in tests.
     """
 
     def __init__(self, prefix: str = "", now: Callable[[], float] = time.monotonic) -> None:
-        """Begin with nothing counted."""
+        """Start counting from zero."""
         self._prefix = prefix
         self._now = now
         self._tallies: dict[str, _Tally] = {}
 
     def __call__(self, event: Progress) -> None:
-        """Count what is new, and report."""
+        """Count the new episodes, and report."""
         tally = self._tallies.setdefault(event.split, _Tally(self._now()))
         for episode in event.earlier:
             tally.add(episode, is_new=False)
@@ -340,7 +340,7 @@ class Episodes:
 
 
 def clock(seconds: float) -> str:
-    """Such as ``0:01:10``."""
+    """Format a duration, such as ``0:01:10``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,8 +1,9 @@
-"""`Worker`: a thread that calls a stranger's code and is left behind when it does not answer.
+"""`Worker`: a thread that runs third-party code under a time limit, and is abandoned if it hangs.
 
-Python cannot end a thread, so one that hangs is abandoned: it is a daemon, which does not keep the
-process from exiting, and an exception is set in it, which ends a loop in Python (a call into C
-that never returns goes on until the process ends). What it says later reaches nobody.
+Python cannot kill a thread, so one that hangs is abandoned: it is a daemon thread, which does not
+keep the process from exiting, and an exception is raised in it asynchronously, which ends a loop in
+Python (a call into C that never returns runs until the process exits). What it returns later is
+discarded.
 """
 
 from __future__ import annotations
@@ -17,40 +18,41 @@ from typing import Any
 
 
 class ActionTimeoutError(Exception):
-    """An agent did not answer in time; `place` is the stack it was at, as text."""
+    """A call did not return in time; `place` is the stack where it hung, as text."""
 
     def __init__(self, seconds: float, place: str = "") -> None:
-        """Say how long was waited, and where the agent was then."""
+        """Make the message from the time limit in seconds."""
         super().__init__(f"no answer within {seconds:g} s")
         self.place = place
 
 
 class _Abandoned(SystemExit):
-    """Set in a thread that nobody waits for; as a `SystemExit` it ends without a message."""
+    """Raised in an abandoned thread; as a `SystemExit` it ends the thread without a message."""
 
 
 class Worker:
-    """Calls functions in a thread of its own, one at a time, with a time limit.
+    """Calls functions in its own thread, one at a time, with a time limit.
 
-    All calls are made from the same thread until one hangs, so an agent may keep what belongs to
-    a thread (an event loop, a database connection).
+    All calls are made from the same thread until one hangs, so an agent may hold objects that are
+    bound to a thread (an event loop, a database connection).
     """
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """The thread starts with the first call."""
         self._thread: threading.Thread | None = None
 
     def call(self, seconds: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``function(*arguments)`` returns.
+        """Return ``function(*arguments)``.
 
         Args:
-            seconds: how long to wait; None waits for ever.
-            function: what to call.
-            *arguments: with what.
+            seconds: how long to wait; None sets no limit.
+            function: the function to call.
+            *arguments: its positional arguments.
 
         Raises:
-            ActionTimeoutError: it did not return in time; the next call gets a new thread.
-            BaseException: what it raised.
+            ActionTimeoutError: the function did not return in time; the next call gets a new
+                thread.
+            BaseException: whatever the function raised.
         """
         if self._thread is None:
             self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -69,7 +71,7 @@ class Worker:
         return answer
 
     def _abandon(self) -> str:
-        """Leave the thread behind; the stack it is at."""
+        """Abandon the thread, and return its current stack as text."""
         thread, self._thread = self._thread, None
         if thread is None or thread.ident is None:
             return ""
@@ -82,7 +84,7 @@ class Worker:
         return place
 
     def __del__(self) -> None:
-        """Let an idle thread end."""
+        """End the idle thread."""
         if self._thread is not None:
             self._calls.put(None)
 
@@ -97,6 +99,6 @@ def _serve(calls: queue.SimpleQueue[Any], answers: queue.SimpleQueue[Any]) -> No
             answers.put((function(*arguments), None))
         except _Abandoned:
             return
-        except BaseException as error:  # noqa: BLE001 (raised again where it is waited for)
+        except BaseException as error:  # noqa: BLE001 (raised again in `call`)
             answers.put((None, error))
         del call, function, arguments

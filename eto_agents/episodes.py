@@ -1,7 +1,7 @@
-"""Episodes that are kept as they end, so that a run that was killed plays only what it lacks.
+"""Playing episodes into a file, so that an interrupted run plays only the missing ones.
 
-Evaluation, exploration and scoring on development tasks all go on in this way. The file is
-`eto_agents.store`'s part, playing is `eto_agents.rollout`'s.
+Evaluation, exploration and scoring on development tasks all resume this way. The file format is in
+`eto_agents.store`, the playing in `eto_agents.rollout`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,26 @@ from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
 
 FINAL: Final = (*PLAYED, "agent_error")
-"""Statuses of episodes that are not played again."""
+"""Statuses of episodes that are not played again when a run resumes."""
 
 
-def sort_out(
+def split_jobs(
     split: str,
     jobs: Iterable[Job],
     known: Mapping[EpisodeKey, Trajectory],
     final: Sequence[str] = FINAL,
 ) -> tuple[dict[EpisodeKey, Trajectory], list[Job]]:
-    """The jobs that were done, as their episodes in the jobs' order, and those that are left."""
+    """Split jobs into those that have been played and those that have not.
+
+    Args:
+        split: the split that the tasks belong to.
+        jobs: the jobs of the run.
+        known: the episodes on file.
+        final: statuses of episodes that are not played again.
+
+    Returns:
+        The episodes of the finished jobs, in the order of `jobs`, and the remaining jobs.
+    """
     finished: dict[EpisodeKey, Trajectory] = {}
     waiting: list[Job] = []
     for job in jobs:
@@ -36,7 +46,7 @@ def sort_out(
     return finished, waiting
 
 
-def play_into(  # noqa: PLR0913 (each is one thing that the caller decides)
+def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
     store: TrajectoryStore,
     policy: Policy,
     env_id: str,
@@ -48,18 +58,19 @@ def play_into(  # noqa: PLR0913 (each is one thing that the caller decides)
     on_end: Callable[[Trajectory], None],
     action_timeout_s: float | None = None,
 ) -> None:
-    """Play jobs, many at once; each episode is in the file before `on_end` gets it.
+    """Play jobs, many at once; each episode is on file before `on_end` is called with it.
 
     Args:
-        store: an open store; after Ctrl-C the episodes in flight are there as `cancelled`.
+        store: an open store; after Ctrl-C the live episodes are stored as `cancelled`.
         policy: the agent.
         env_id: the Gymnasium id.
-        jobs: what to play; of none no environment is made.
-        split: the split that the tasks are of.
-        n_envs: the most episodes that run at once.
-        env_args: further arguments for the environment.
+        jobs: the episodes to play; if there are none, no environment is made.
+        split: the split that the tasks belong to.
+        n_envs: maximum number of episodes played at once.
+        env_args: further keyword arguments for the environment.
         on_end: called with every episode that has ended.
-        action_timeout_s: an agent that takes longer to answer has failed; None waits for ever.
+        action_timeout_s: seconds an agent may take to decide before its episode ends as
+            `agent_error`; None sets no limit.
     """
     if not jobs:
         return

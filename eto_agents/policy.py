@@ -1,8 +1,8 @@
-"""`Policy`: what an agent is, and how a name or an object becomes one.
+"""The `Policy` protocol, and making a policy from an object or a name.
 
-A policy is batch first: one call serves many live episodes, each in a numbered slot. Whoever
-writes an agent for one episode at a time (`reset(task, seed)`, `act(observation, info) -> str`)
-need not care: `as_policy` adapts it.
+A policy is batch first: one call serves many live episodes, each in a numbered slot. An agent
+written for one episode at a time (`reset(task, seed)`, `act(observation, info) -> str`) works too:
+`as_policy` adapts it.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Decision:
     """What a policy does in one episode at one step.
 
     Attributes:
-        action: the world's own command.
-        text: what was written, if more than the action.
+        action: a command of the world, such as ``"go to desk 1"``.
+        text: the agent's full reply, if it is more than the action.
         thought: the reasoning before the action.
-        token_ids: ids of `text`, if sampled locally.
-        log_probs: natural-log probabilities of `token_ids`.
+        token_ids: token ids of `text`, if it was sampled locally.
+        log_probs: natural-log probabilities of `token_ids`, same length.
         usage: token counts and costs of this decision.
-        latency_s: seconds it took.
-        error: if not empty, the agent failed here: the episode ends as `agent_error`. The first
-            line says what happened; a traceback may follow.
+        latency_s: seconds the decision took.
+        error: if not empty, the agent failed and the episode ends as `agent_error`. The first line
+            says what happened; a traceback may follow.
     """
 
     action: str
@@ -76,36 +76,36 @@ class Policy(Protocol):
     """
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Begin an episode in each of `slots`; lists have one entry for each slot."""
+        """Begin an episode in each of `slots`; all arguments have one entry per slot."""
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """Decide in each of `slots`."""
+        """Return one decision for each of `slots`."""
 
 
 class OneEpisodePolicy:
-    """Serves a batch with one agent of the simple kind for each slot."""
+    """A batch policy that runs a one-episode agent in each slot."""
 
     def __init__(self, make_agent: Callable[[], Any], name: str) -> None:
-        """Wrap agents made by `make_agent`: objects with `reset(task, seed)` and `act`."""
+        """Wrap the agents that `make_agent` returns: objects with `reset(task, seed)` and `act`."""
         self._make_agent = make_agent
         self._agents: dict[int, Any] = {}
         self._workers: dict[int, Worker] = {}
         self._failed: dict[int, str] = {}
         self._limit_s: float | None = None
-        first = make_agent()  # also the copy of an instance, which so stays as it was given
+        first = make_agent()  # for an instance this is a copy: the caller's own is never changed
         self.name = str(getattr(first, "name", name))
         self.reveal = tuple(getattr(first, "reveal", ()))
         self.provenance = dict(getattr(first, "provenance", {}))
         self._spare: Any = first
 
     def limit_time(self, seconds: float | None) -> None:
-        """From now on an agent that takes longer for `reset` or `act` ends its own episode."""
+        """Let an agent that takes longer than this for `reset` or `act` fail in its episode."""
         self._limit_s = seconds
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Begin episodes, each with an agent of its slot; one that raises ends its own only."""
+        """Begin episodes; an agent that raises ends its own episode only."""
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
             self._failed.pop(slot, None)
             try:
@@ -115,22 +115,22 @@ class OneEpisodePolicy:
                         self._call(slot, self._make_agent) if spare is None else spare
                     )
                 self._call(slot, self._agents[slot].reset, task, seed)
-            except BaseException as error:  # noqa: BLE001 (a stranger's code: its failure is data)
+            except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
                 self._failed[slot] = failure(error)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """Ask each slot's agent; one that raises or hangs ends its own episode only."""
+        """Call each slot's agent; one that raises or hangs ends its own episode only."""
         rows = zip(slots, observations, infos, strict=True)
-        return [self._ask(slot, text, info) for slot, text, info in rows]
+        return [self._act_in(slot, text, info) for slot, text, info in rows]
 
-    def _ask(self, slot: int, observation: str, info: Info) -> Decision:
+    def _act_in(self, slot: int, observation: str, info: Info) -> Decision:
         if slot in self._failed:
             return Decision("", error=self._failed[slot])
         try:
             answer = self._call(slot, self._agents[slot].act, observation, info)
-        except BaseException as error:  # noqa: BLE001 (a stranger's code: its failure is data)
+        except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
             return Decision("", error=failure(error))
         if isinstance(answer, Decision):
             return answer
@@ -140,7 +140,7 @@ class OneEpisodePolicy:
         return Decision("", error=f"act returned {kind}, not str: {shortened(answer)}")
 
     def _call(self, slot: int, function: Callable[..., Any], *arguments: Any) -> Any:
-        # Agents are asked one after another, so that each has its time for itself.
+        # Agents are called one after another, so that none uses up another's time.
         if self._limit_s is None:
             return function(*arguments)
         if slot not in self._workers:
@@ -148,62 +148,66 @@ class OneEpisodePolicy:
         try:
             return self._workers[slot].call(self._limit_s, function, *arguments)
         except ActionTimeoutError:
-            self._agents.pop(slot, None)  # the abandoned thread has it; the next is a new one
+            self._agents.pop(slot, None)  # the abandoned thread may still use it
             raise
 
 
 class TimeLimitedPolicy:
-    """A batch policy whose calls end in `ActionTimeoutError` when they take too long."""
+    """A batch policy whose calls raise `ActionTimeoutError` when they take too long."""
 
     def __init__(self, policy: Policy, seconds: float) -> None:
-        """Bound every call of `policy` by `seconds`, however many episodes it serves."""
+        """Limit every call of `policy` to `seconds`, however many episodes it serves."""
         self._policy = policy
         self._seconds: float | None = seconds
         self._worker = Worker()
         self.name = str(getattr(policy, "name", type(policy).__name__))
 
     def limit_time(self, seconds: float | None) -> None:
-        """Bound every call by another time, or by none."""
+        """Change the limit of every call; None removes it."""
         self._seconds = seconds
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Begin episodes."""
+        """Begin an episode in each of `slots`."""
         self._worker.call(self._seconds, self._policy.reset, slots, tasks, seeds)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """Decide in each of `slots`."""
+        """Return one decision for each of `slots`."""
         answer = self._worker.call(self._seconds, self._policy.act, slots, observations, infos)
         return cast(list[Decision], answer)
 
     def conversation(self, slot: int) -> list[Message]:
-        """The wrapped policy's."""
+        """The wrapped policy's conversation in a slot."""
         return conversation_of(self._policy, slot)
 
 
 def conversation_of(policy: Any, slot: int) -> list[Message]:
-    """The conversation that a policy holds in a slot so far; empty if it holds none.
+    """The conversation in a slot so far; empty if the policy holds no conversations.
 
     Args:
-        policy: may have `conversation(slot) -> list[Message]`.
-        slot: of a live episode.
+        policy: may have a method `conversation(slot) -> list[Message]`.
+        slot: the slot of a live episode.
     """
     own = getattr(policy, "conversation", None)
     return [] if own is None else list(own(slot))
 
 
 def with_time_limit(policy: Policy, seconds: float | None) -> Policy:
-    """The policy with a limit on how long it may take to answer; None lifts it.
+    """Limit the time that a policy may take to decide.
 
-    One-episode agents are bounded one by one, a batch policy by call. A policy that has
-    `limit_time(seconds)` is told instead.
+    The limit holds for each one-episode agent, and for each call of a batch policy. A policy that
+    has a method `limit_time(seconds)` enforces the limit itself.
+
+    Args:
+        policy: the policy.
+        seconds: the limit; None removes it.
 
     Raises:
         ValueError: `seconds` is not positive.
     """
     if seconds is not None and not seconds > 0:
-        raise ValueError(f"an action timeout must be more than 0 seconds, got {seconds}")
+        raise ValueError(f"the action timeout must be more than 0 seconds, got {seconds}")
     own = getattr(policy, "limit_time", None)
     if own is not None:
         own(seconds)
@@ -216,7 +220,7 @@ MAX_TRACEBACK_CHARS = 20_000
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line, with the place it came from."""
+    """Describe an exception in one line, with the file and line that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -225,18 +229,18 @@ def describe(error: BaseException) -> str:
         place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
     try:
         message = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 (a stranger's exception may not even have a text)
-        message = "(its text cannot be had)"
+    except Exception:  # noqa: BLE001 (a third-party exception may fail even here)
+        message = "(its message cannot be read)"
     if len(message) > MAX_MESSAGE_CHARS:
         message = message[:MAX_MESSAGE_CHARS] + "…"
     return f"{type(error).__name__}: {message}{place}"
 
 
 def failure(error: BaseException) -> str:
-    """An exception of an agent as text: one line, then the traceback.
+    """Describe an agent's exception: one line, then the traceback.
 
     Raises:
-        KeyboardInterrupt: it is one; that is the person at the terminal, not the agent.
+        KeyboardInterrupt: `error` is one; it comes from the terminal, not from the agent.
     """
     if isinstance(error, KeyboardInterrupt):
         raise error
@@ -251,21 +255,21 @@ def failure(error: BaseException) -> str:
 
 
 def shortened(value: Any) -> str:
-    """The beginning of a value's `repr`, whatever the value is."""
+    """The first 80 characters of a value's `repr`."""
     try:
         return f"{value!r:.80}"
-    except Exception:  # noqa: BLE001 (a stranger's object)
+    except Exception:  # noqa: BLE001 (the repr of a third-party object may raise)
         return "(its repr fails)"
 
 
 def as_policy(agent: Any) -> Policy:
-    """A `Policy` from a policy, a one-episode agent, a class of either, or a name.
+    """Make a `Policy` from a policy, a one-episode agent, a class of either, or a name.
 
-    An object of the one-episode kind is copied (`copy.deepcopy`) for each further slot; give the
-    class, or a function that makes one, where a copy will not do.
+    A one-episode agent is copied (`copy.deepcopy`) for each slot; pass its class, or a function
+    that makes one, if it cannot be copied.
 
     Raises:
-        UnknownNameError: a name that nothing answers to.
+        UnknownNameError: there is no policy of that name.
         TypeError: the object has no `reset` and `act` of either kind.
     """
     if isinstance(agent, str):
@@ -280,13 +284,13 @@ def as_policy(agent: Any) -> Policy:
         make: Callable[[], Any] = agent if is_maker else functools.partial(copy.deepcopy, agent)
         return OneEpisodePolicy(make, name)
     raise TypeError(
-        f"{name} is no policy: it needs reset(task, seed) and act(observation, info) -> str, or "
+        f"{name} is not a policy: it needs reset(task, seed) and act(observation, info) -> str, or "
         "reset(slots, tasks, seeds) and act(slots, observations, infos) -> list[Decision]"
     )
 
 
 def _n_act_arguments(instance: Any) -> int:
-    """Number of positional arguments that `act` takes, or 0 if it is no agent."""
+    """Number of positional arguments that `act` takes; 0 if it is not an agent."""
     if not callable(getattr(instance, "act", None)) or not callable(
         getattr(instance, "reset", None)
     ):
@@ -297,33 +301,32 @@ def _n_act_arguments(instance: Any) -> int:
 
 
 def load_policy(name: str, **arguments: Any) -> Policy:
-    """The policy that a name means.
+    """Load a policy by name.
 
     Args:
         name: a built-in name, an entry point of group ``eto_agents.policies``, or
             ``"package.module:Class"`` (modules in the working directory are found too).
-        **arguments: for the class.
+        **arguments: keyword arguments for the class.
 
     Raises:
-        UnknownNameError: nothing answers to the name.
-        TypeError: the class does not take the arguments, or is no policy.
+        UnknownNameError: there is no policy of that name.
+        TypeError: the class does not take the arguments, or is not a policy.
     """
     plugins = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
     target = POLICIES.get(name) or plugins.get(name) or name
     module_name, colon, attribute = target.partition(":")
     if not colon:
         known = [*POLICIES, *plugins]
-        raise UnknownNameError("policy", name, known, "Your own: 'package.module:Class'.")
+        hint = "Name a policy of your own as 'package.module:Class'."
+        raise UnknownNameError("policy", name, known, hint)
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does, so that a script beside the user is found
+        sys.path.insert(0, "")  # as `python -m` does: modules of the working directory are found
     try:
         make = getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise
-        raise UnknownNameError(
-            "module", module_name, (), f"It was asked for by {name!r}."
-        ) from None
+        raise UnknownNameError("module", module_name, (), f"The policy is {name!r}.") from None
     except AttributeError:
         known = [n for n in dir(sys.modules[module_name]) if not n.startswith("_")]
         raise UnknownNameError(f"name in module {module_name}", attribute, known) from None

@@ -1,8 +1,8 @@
-"""`PreferencePair`: two continuations of one chat, one better than the other, and their JSON line.
+"""`PreferencePair`: a prompt with a chosen and a rejected continuation, and its JSON line.
 
-The unit of trajectory-wise preference learning (the paper's Section 3.3): a prompt with the task,
-a chosen and a rejected rest of the episode. Which episodes become a pair is not decided here, nor
-how other programs write pairs (`eto_agents.formats`).
+The unit of trajectory-wise preference learning (the paper's section 3.3): the prompt contains the
+task, and each continuation is the rest of an episode. Pairs are built from episodes in
+`eto_agents.training.pairs`; other programs' file formats are in `eto_agents.formats`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class PreferencePair:
     """A prompt and two continuations.
 
     Attributes:
-        prompt: what both have in common: instruction, example if any, task, and whatever turns of
-            the episode came before; its last message is the user's.
-        chosen: the better continuation; begins and ends with the agent's message.
-        rejected: the worse one, of the same form.
-        chosen_score: final score of the chosen episode in [0, 1]; None if it is not known.
-        rejected_score: that of the rejected one.
+        prompt: what both continuations share: the instruction, the example if any, the task, and
+            earlier turns of the episode; the last message is the user's.
+        chosen: the better continuation; its first and last messages are the agent's.
+        rejected: the worse continuation, in the same form.
+        chosen_score: final score of the chosen episode in [0, 1]; None if unknown.
+        rejected_score: final score of the rejected episode in [0, 1]; None if unknown.
         task_id: the task's id.
         env_id: the Gymnasium id, if known.
         dataset: the dataset's name, if known.
         split: the split's name, if known.
         tasks_sha256: the task set's hash, if known.
-        chosen_policy: who played the chosen episode, if known.
-        rejected_policy: who played the rejected one, if known.
+        chosen_policy: name of the policy that played the chosen episode, if known.
+        rejected_policy: name of the policy that played the rejected episode, if known.
         schema: version of this record.
     """
 
@@ -60,17 +60,17 @@ class PreferencePair:
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        """Check the form.
+        """Check the roles.
 
         Raises:
-            ValueError: roles are not in turn, or a part begins or ends with the wrong one.
+            ValueError: roles do not alternate, or a part begins or ends with the wrong role.
         """
         _check("prompt", self.prompt, "user")
         for name in ("chosen", "rejected"):
             messages: list[Message] = getattr(self, name)
             _check(name, messages, "assistant")
             if messages[0]["role"] != "assistant":
-                raise ValueError(f"{name} begins with the {messages[0]['role']}'s message")
+                raise ValueError(f"{name} begins with a {messages[0]['role']} message")
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""
@@ -81,7 +81,7 @@ class PreferencePair:
         """Read what `to_json` wrote.
 
         Raises:
-            CorruptDataError: the line is no such record, or of a schema this version cannot read.
+            CorruptDataError: the line is not such a record, or has another schema version.
         """
         try:
             record: dict[str, Any] = json.loads(line)
@@ -92,7 +92,7 @@ class PreferencePair:
 
 
 def read_pairs(path: Path) -> Iterator[PreferencePair]:
-    """The pairs of a file, in order.
+    """Read the pairs of a file, in order.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -109,21 +109,21 @@ def read_pairs(path: Path) -> Iterator[PreferencePair]:
 
 
 def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> int:
-    """Write a file of pairs, one a line, whole or not at all; the number of pairs."""
+    """Write pairs to a file atomically, one per line, and return their number."""
     lines = [pair.to_json() + "\n" for pair in pairs]
     write_whole(path, "".join(lines).encode())
     return len(lines)
 
 
 def _check(name: str, messages: list[Message], last: str) -> None:
-    """Every message has role and content, user and assistant take turns, the last one is `last`."""
+    """Check that user and assistant alternate, that contents are text and the last role `last`."""
     roles = [message["role"] for message in messages]
     if not all(isinstance(message["content"], str) for message in messages):
-        raise ValueError(f"{name} has a message whose content is no text")
+        raise ValueError(f"{name} has a message whose content is not text")
     if unknown := [role for role in roles if role not in _ROLES]:
         raise ValueError(f"{name} has a message of role {unknown[0]!r}")
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns[-1] != last:
-        raise ValueError(f"{name} does not end with the {last}'s message")
+        raise ValueError(f"{name} does not end with a message of role {last!r}")
     if any(one == other for one, other in pairwise(turns)):
-        raise ValueError(f"user and assistant do not take turns in {name}")
+        raise ValueError(f"user and assistant do not alternate in {name}")

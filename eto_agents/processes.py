@@ -1,8 +1,8 @@
-"""Which of several processes this is, when `accelerate launch` or `torchrun` has started many.
+"""Running as one of several processes, as `accelerate launch` or `torchrun` start them.
 
-All of them train; one plays, writes and evaluates, and the others wait for its files. They wait on
-files and not on a barrier, which would give up while a large model plays for hours; when one
-process fails, the launcher stops the others.
+All processes train; the main one plays, writes and evaluates while the others wait for its files.
+They wait for files rather than at a barrier, which would time out while a large model plays for
+hours. When one process fails, the launcher stops the others.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ from typing import Any
 
 
 def n_processes() -> int:
-    """How many were started; 1 without a launcher."""
+    """Number of processes in the launch; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes."""
+    """Whether this is the process that plays, writes and evaluates."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def wait_until(is_done: Callable[[], bool], every_s: float = 0.5) -> None:
-    """Return when the main process has come so far."""
+    """Block until `is_done` returns true, checking every `every_s` seconds."""
     while not is_done():
         time.sleep(every_s)
 
 
 def gathered_weights(trainer: Any) -> dict[str, Any] | None:
-    """A trained model's tensors by name from all processes, or None if each has them all.
+    """Gather a trained model's weights from all processes.
 
     Args:
-        trainer: one of transformers', after training; every process must call this.
+        trainer: a transformers trainer after training; every process must call this.
+
+    Returns:
+        Tensors by name, or None if every process holds the whole model anyway.
     """
     if not trainer.is_fsdp_enabled:
         return None

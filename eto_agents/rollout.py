@@ -1,9 +1,9 @@
-"""Playing episodes: any policy, any world, many at once in lockstep.
+"""Playing episodes: any policy, any world, many episodes at once.
 
-One loop serves evaluation, exploration and data collection. An episode's result does not depend
-on how many run beside it: each has its own seed, made from the run's seed, the task's id and the
-sample's number. A world that fails gives `env_error`, an agent that fails `agent_error`; neither is
-ever a score.
+The same loop serves evaluation, exploration and data collection. An episode's result does not
+depend on how many others are played at the same time: its seed is derived from the run's seed, the
+task's id and the sample's number. An environment that fails ends its episode as `env_error`, an
+agent that fails as `agent_error`; neither ever counts as a score.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
-    """One episode to play: a task, the run's seed, and which sample of the two."""
+    """One episode to play: a task, the run's seed, and the number of the sample."""
 
     task: Task
     seed: int
@@ -50,14 +50,14 @@ class Job(NamedTuple):
 
 
 MAX_ACTION_BYTES = 2**16
-"""An action of more UTF-8 bytes is no command of any world: the episode ends as `agent_error`."""
+"""Maximum size of an action in UTF-8 bytes; a longer one ends the episode as `agent_error`."""
 
 MAX_TEXT_BYTES = 2**22
-"""The same for what was written around the action."""
+"""The same for the agent's full reply and its thought."""
 
 
 def episode_seed(seed: int, task_id: str, sample: int = 0) -> int:
-    """The seed of an episode: 63 bits from the run's seed, the task's id and the sample."""
+    """Derive an episode's seed (63 bits) from the run's seed, the task's id and the sample."""
     text = f"{seed}/{task_id}" + (f"\0{sample}" if sample else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -65,25 +65,25 @@ def episode_seed(seed: int, task_id: str, sample: int = 0) -> int:
 def make_batch(
     env_id: str, policy: Policy, n_envs: int, env_args: Mapping[str, Any] | None = None
 ) -> TextVectorEnv:
-    """A vector environment of `n_envs` episodes that reveals what `policy` asks for."""
+    """Make a vector environment of `n_envs` episodes that reveals what `policy` needs."""
     arguments = dict(env_args or {})
-    wanted = (*arguments.pop("reveal", ()), *getattr(policy, "reveal", ()))
+    reveal = (*arguments.pop("reveal", ()), *getattr(policy, "reveal", ()))
     env = gym.make_vec(
         env_id,
         num_envs=n_envs,
         vectorization_mode="vector_entry_point",
         autoreset_mode=AutoresetMode.DISABLED.value,
-        reveal=tuple(dict.fromkeys(wanted)),
+        reveal=tuple(dict.fromkeys(reveal)),
         **arguments,
     )
     if not isinstance(env, TextVectorEnv):
-        raise TypeError(f"{env_id} has no TextVectorEnv as its vector entry point")
+        raise TypeError(f"the vector entry point of {env_id} is not a TextVectorEnv")
     return env
 
 
 @dataclass(slots=True)
 class _Episode:
-    """An episode being played."""
+    """A live episode."""
 
     job: Job
     n_tries: int
@@ -95,9 +95,9 @@ class _Episode:
 
 
 class Rollouts:
-    """Iterates over finished episodes while others go on.
+    """Plays jobs and iterates over their episodes, in the order in which they end.
 
-    Episodes come in the order they end. After an interruption `cancel` gives the unfinished ones.
+    After an interruption `cancel` returns the episodes that have not been yielded yet.
     """
 
     def __init__(
@@ -113,11 +113,12 @@ class Rollouts:
 
         Args:
             policy: the agent.
-            env: from `make_batch`; as many episodes run at once as it has sub-environments.
-            jobs: what to play.
-            env_retries: how often an episode is begun anew when the world fails.
-            action_timeout_s: how long an agent may take to answer before it has failed
-                (`eto_agents.policy.with_time_limit`); None waits for ever.
+            env: from `make_batch`; its number of sub-environments is the number of episodes that
+                are played at once.
+            jobs: the episodes to play.
+            env_retries: how often an episode is restarted when the environment fails.
+            action_timeout_s: seconds an agent may take to decide before its episode ends as
+                `agent_error` (`eto_agents.policy.with_time_limit`); None sets no limit.
         """
         self._policy = with_time_limit(policy, action_timeout_s)
         self._name = str(getattr(policy, "name", type(policy).__name__))
@@ -144,7 +145,7 @@ class Rollouts:
                 self._advance(slot, decision)
 
     def cancel(self) -> list[Trajectory]:
-        """What has ended and was not given out yet, and the rest ended as `cancelled`."""
+        """Episodes that have ended but were not yielded yet, and the live ones as `cancelled`."""
         ended = list(self._finished)
         self._finished.clear()
         return ended + [self._end(slot, "cancelled") for slot in sorted(self._live)]
@@ -160,7 +161,7 @@ class Rollouts:
             started_s = time.perf_counter()
             try:
                 observation, info = self._sub(slot).reset(seed=seed, options={"task": job.task.id})
-            except Exception as error:  # noqa: BLE001 (a world's failure is a status)
+            except Exception as error:  # noqa: BLE001 (an environment's failure is a status)
                 self._env_failed(_Episode(job, n_tries, "", {}, "", started_s), error)
                 continue
             self._live[slot] = _Episode(job, n_tries, observation, info, observation, started_s)
@@ -170,7 +171,7 @@ class Rollouts:
             seeds = [episode_seed(job.seed, job.task.id, job.sample) for job in jobs]
             try:
                 self._policy.reset(begun, [job.task for job in jobs], seeds)
-            except BaseException as error:  # noqa: BLE001 (a stranger's code: its failure is data)
+            except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
                 message = failure(error)
                 self._finished.extend(self._end(slot, "agent_error", message) for slot in begun)
 
@@ -183,9 +184,9 @@ class Rollouts:
                 slots, [e.observation for e in episodes], [e.info for e in episodes]
             )
             decisions = _checked(decisions, len(slots))
-        except BaseException as error:  # noqa: BLE001 (a stranger's code: its failure is data)
+        except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
             message = failure(error)
-            logger.warning("the policy failed; its %d live episodes end here", len(slots))
+            logger.warning("the policy failed; its %d live episodes end as agent_error", len(slots))
             decisions = [Decision("", error=message)] * len(slots)
         latency_s = (time.perf_counter() - started_s) / len(slots)
         return {
@@ -194,11 +195,11 @@ class Rollouts:
         }
 
     def _send_all(self, decisions: Mapping[int, Decision]) -> None:
-        """Let worlds that can (they have `send`) begin their actions side by side."""
+        """Start all actions at once in environments that can run them concurrently (`send`)."""
         for slot, decision in decisions.items():
             send = getattr(self._sub(slot), "send", None)
             if send is not None and not decision.error and isinstance(decision.action, str):
-                with contextlib.suppress(BackendError):  # `step` tries again; its failure counts
+                with contextlib.suppress(BackendError):  # `step` retries and reports the failure
                     send(decision.action)
 
     def _advance(self, slot: int, decision: Decision) -> None:
@@ -211,7 +212,7 @@ class Rollouts:
         except ActionTypeError as error:
             self._finished.append(self._end(slot, "agent_error", describe(error)))
             return
-        except Exception as error:  # noqa: BLE001 (a world's failure is a status)
+        except Exception as error:  # noqa: BLE001 (an environment's failure is a status)
             self._env_failed(self._live.pop(slot), error)
             return
         step = Step(
@@ -235,10 +236,10 @@ class Rollouts:
             self._finished.append(self._end(slot, "completed" if terminated else "truncated"))
 
     def _env_failed(self, episode: _Episode, error: Exception) -> None:
-        """Begin the episode anew, or give it up."""
+        """Restart the episode, or end it as `env_error` after too many attempts."""
         message = describe(error)
         if episode.n_tries < self._env_retries:
-            logger.warning("task %s: %s; trying again", episode.job.task.id, message)
+            logger.warning("task %s: %s; retrying", episode.job.task.id, message)
             self._waiting.appendleft((episode.job, episode.n_tries + 1))
         else:
             self._finished.append(self._record(episode, "env_error", failure(error), []))
@@ -276,39 +277,39 @@ class Rollouts:
         )
 
     def _sub(self, slot: int) -> TextEnv:
-        # One by one and not by env.step(): a failure then ends one episode and not the batch.
+        # Stepped one by one and not by env.step(): a failure ends one episode and not the batch.
         return self._env.envs[slot]
 
 
 def _messages(policy: Policy, slot: int) -> list[Message]:
-    """The conversation that a policy held in a slot; empty, with a warning, if it is none."""
+    """The policy's conversation in a slot; empty, with a warning, if it is malformed."""
     try:
         return [
             {"role": str(message["role"]), "content": str(message["content"])}
             for message in conversation_of(policy, slot)
         ]
-    except Exception as error:  # noqa: BLE001 (a stranger's code: it costs the record, not the run)
+    except Exception as error:  # noqa: BLE001 (third-party code: lose the record, not the run)
         logger.warning("the policy's conversation cannot be recorded: %s", describe(error))
         return []
 
 
 def _checked(decisions: Any, n_slots: int) -> list[Decision]:
-    """What a policy's `act` returned, each part of it made fit to be acted on and stored.
+    """Check what a policy's `act` returned, and normalise each decision (`_clean`).
 
     Raises:
-        TypeError: it is not a list of so many decisions.
+        TypeError: `decisions` is not a list of `n_slots` decisions.
     """
     if not isinstance(decisions, (list, tuple)):
         raise TypeError(f"act returned {type(decisions).__name__}, not a list of decisions")
     if len(decisions) != n_slots:
-        raise TypeError(f"act gave {len(decisions)} decisions for {n_slots} episodes")
+        raise TypeError(f"act returned {len(decisions)} decisions for {n_slots} episodes")
     return [_clean(decision) for decision in decisions]
 
 
 def _clean(decision: Any) -> Decision:
-    """The decision, or one with an error if the world or the log could not take it."""
+    """Normalise a decision; one that cannot be executed or stored becomes an agent error."""
     if not isinstance(decision, Decision):
-        return Decision("", error=f"a decision is {type(decision).__name__}, not a Decision")
+        return Decision("", error=f"act returned a {type(decision).__name__}, not a Decision")
     if decision.error:
         return Decision("", usage=decision.usage, error=str(decision.error))
     for name, bound in (
@@ -330,7 +331,7 @@ def _clean(decision: Any) -> Decision:
     try:
         usage = {str(key): float(value) for key, value in decision.usage.items()}
         if not all(math.isfinite(value) for value in usage.values()):
-            raise ValueError(f"its usage has a number that is not finite: {usage}")
+            raise ValueError(f"its usage is not finite: {usage}")
         return replace(
             decision,
             token_ids=None if ids is None else [int(i) for i in ids],
@@ -339,7 +340,7 @@ def _clean(decision: Any) -> Decision:
             latency_s=float(decision.latency_s),
         )
     except (TypeError, ValueError, AttributeError) as error:
-        return Decision("", error=f"a decision that cannot be stored: {describe(error)}")
+        return Decision("", error=f"the decision cannot be stored: {describe(error)}")
 
 
 def run_episode(
@@ -350,9 +351,9 @@ def run_episode(
     Args:
         policy: anything `as_policy` takes.
         env_id: the Gymnasium id.
-        task: a task's id or its position in the task set.
+        task: the id of a task, or its index in the task set.
         seed: the run's seed.
-        **env_args: for the environment.
+        **env_args: keyword arguments for the environment.
     """
     policy = as_policy(policy)
     env = make_batch(env_id, policy, 1, env_args)
@@ -363,7 +364,7 @@ def run_episode(
 
 
 def jobs_of(tasks: Iterable[Task], seeds: Sequence[int], n_samples: int = 1) -> list[Job]:
-    """Every task under every seed, seed by seed, each task's samples side by side."""
+    """A job for every seed, task and sample, in that order of nesting."""
     tasks = list(tasks)
     return [
         Job(task, seed, sample) for seed in seeds for task in tasks for sample in range(n_samples)

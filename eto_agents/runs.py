@@ -1,16 +1,16 @@
-"""`RunFolder`: a folder that remembers what it was made from and whether it is complete.
+"""`RunFolder`: a folder that records what it was made from and whether it is complete.
 
-An evaluation, a collection, an exploration and every stage of training are such folders::
+An evaluation, a collection, an exploration and every training stage each have such a folder::
 
-    run.json       kind, settings, SHA-256 of the inputs, and the release that wrote it
+    run.json       kind, settings, SHA-256 of the inputs, and the version that wrote it
     episodes.jsonl the episodes, if any are played        (`eto_agents.store`)
-    metrics.jsonl  a line for every log of training
+    metrics.jsonl  one line for each logging step of training
     checkpoint/    the trained model
     work/          what an interrupted stage needs to resume; deleted when it is complete
     result.json    written last: the stage is complete (an evaluation writes results.json)
 
-The same call with the same settings and inputs resumes; with others it is refused, so that no
-result mixes two runs.
+Repeating a call with the same settings and inputs resumes the run; with different ones it is
+refused, so that no result ever mixes two runs.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SCHEMA_VERSION: Final = 3
 """Version of ``run.json``."""
 
 _RUN_ONLY: Final = frozenset({"report_to", "device"})
-"""Settings that do not change the result, so that a run may be resumed with others."""
+"""Settings that do not affect the result; they may change when a run is resumed."""
 
 
 class RunMismatchError(DataError):
-    """A folder holds a run with other settings or inputs."""
+    """The folder holds a run with different settings or inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,10 @@ class RunRecord:
 
     Attributes:
         kind: what the folder holds, such as ``"evaluation"`` or ``"sft"``.
-        settings: JSON-able values that must not change.
-        inputs: SHA-256 (or a name on a hub) of what was read, by name; must not change either.
-        facts: what else is stated, such as the number of planned episodes; may change.
+        settings: JSON-able values; they must not change when the run is resumed.
+        inputs: SHA-256 of each input (or its name on a model hub), by the input's name; they must
+            not change either.
+        facts: further information, such as the number of planned episodes; it may change.
     """
 
     kind: str
@@ -58,7 +59,7 @@ class RunRecord:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write ``run.json`` whole."""
+        """Write ``run.json`` atomically."""
         head = {"schema": SCHEMA_VERSION, "version": metadata.version("eto-gym")}
         write_json(folder / "run.json", head | dataclasses.asdict(self))
 
@@ -67,40 +68,40 @@ def read_record(folder: Path) -> RunRecord | None:
     """Read a folder's ``run.json``; None if there is none.
 
     Raises:
-        DataError: another release of eto-gym made the folder; names it.
+        DataError: an incompatible version of eto-gym wrote the folder; names the version.
         CorruptDataError: the file is damaged.
     """
     path = folder / "run.json"
     if not path.is_file():
         if (folder / "config.json").is_file() and (folder / "inputs.json").is_file():
-            raise _other_release(folder, "an early version")
+            raise _incompatible(folder, "an early version")
         return None
     record = read_json(path)
     if record.get("schema") != SCHEMA_VERSION:
-        raise _other_release(
+        raise _incompatible(
             folder, f"version {record['version']}" if "version" in record else "an early version"
         )
     fields = {field.name: record.get(field.name) for field in dataclasses.fields(RunRecord)}
     for name, value in fields.items():
         if not isinstance(value, str if name == "kind" else dict):
-            raise CorruptDataError(f"{path} is damaged: no usable {name!r}")
+            raise CorruptDataError(f"{path} is damaged: {name!r} is missing or has the wrong type")
     return RunRecord(**fields)  # type: ignore[arg-type]
 
 
-def _other_release(folder: Path, release: str) -> DataError:
+def _incompatible(folder: Path, version: str) -> DataError:
     return DataError(
-        f"{folder} was made by {release} of eto-gym, whose folders this one "
-        f"({metadata.version('eto-gym')}) does not read: choose another folder, or delete it"
+        f"{folder} was written by {version} of eto-gym, whose folders the installed version "
+        f"({metadata.version('eto-gym')}) cannot read: choose another folder, or delete this one"
     )
 
 
 class RunFolder:
-    """One run's folder; a context manager that keeps other processes out.
+    """The folder of one run; a context manager that locks other processes out.
 
     Attributes:
         folder: the folder.
-        record: what the caller runs.
-        is_writer: whether this process writes to it; in a run on several GPUs only one does.
+        record: the run that the caller wants to do.
+        is_writer: whether this process writes to the folder; of several processes only one does.
     """
 
     def __init__(
@@ -112,14 +113,14 @@ class RunFolder:
         kind: str,
         may_grow: bool = False,
     ) -> None:
-        """Name the folder; nothing is read or written yet.
+        """Describe the run; nothing is read or written yet.
 
         Args:
             folder: the folder.
             settings: a dataclass or a mapping of JSON-able values.
             inputs: hashes by name (`hash_input`).
             kind: what the folder holds.
-            may_grow: whether inputs may be added to a run that was begun without them.
+            may_grow: whether inputs may be added to a run that was started without them.
         """
         self._may_grow = may_grow
         self.folder = Path(folder)
@@ -128,22 +129,22 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the trained model is."""
+        """Folder of the trained model."""
         return self.folder / "checkpoint"
 
     @property
     def work(self) -> Path:
-        """Where an interrupted stage keeps what it needs to resume."""
+        """Folder in which an interrupted stage keeps what it needs to resume."""
         return self.folder / "work"
 
     @property
     def episodes(self) -> Path:
-        """The file of episodes."""
+        """Path of the episodes file."""
         return self.folder / "episodes.jsonl"
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the complete stage wrote; None if it is not complete."""
+        """The result of the completed stage; None if it is not complete."""
         path = self.folder / "result.json"
         return read_json(path) if path.is_file() else None
 
@@ -151,8 +152,8 @@ class RunFolder:
         """Claim the folder for these settings and inputs.
 
         Raises:
-            RunMismatchError: it holds a run with others.
-            DataError: another process is at work in it, or another release made it.
+            RunMismatchError: the folder holds a run with different settings or inputs.
+            DataError: another process is using the folder, or an incompatible version wrote it.
             CorruptDataError: one of its files is damaged.
         """
         import filelock
@@ -163,7 +164,7 @@ class RunFolder:
             try:
                 self._lock.acquire(timeout=0)
             except filelock.Timeout:
-                raise DataError(f"another process is at work in {self.folder}") from None
+                raise DataError(f"another process is using {self.folder}") from None
         try:
             self._claim()
         except BaseException:
@@ -181,7 +182,7 @@ class RunFolder:
         self._lock.release()
 
     def wait(self) -> None:
-        """In a process that does not write, return once another has completed the stage."""
+        """Block until the stage is complete, if another process is the one that writes."""
         if not self.is_writer:
             wait_until(lambda: self.result is not None)
 
@@ -192,7 +193,7 @@ class RunFolder:
                 lines.write(json.dumps(metrics) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of ``metrics.jsonl``; an unfinished last line is skipped.
+        """Read all lines of ``metrics.jsonl``; an incomplete last line is skipped.
 
         Raises:
             CorruptDataError: a line is damaged.
@@ -200,37 +201,37 @@ class RunFolder:
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return []
-        *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+        *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
         try:
             return [json.loads(line) for line in lines]
         except ValueError as error:
             raise CorruptDataError(f"{path} is damaged ({error})") from error
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics logged after a step, which is about to be repeated."""
+        """Remove the metrics logged after `step`; the steps after it are about to be repeated."""
         remaining = [line for line in self.metrics() if line.get("step", 0) <= step]
         text = "".join(json.dumps(line) + "\n" for line in remaining)
         if self.is_writer:
             write_whole(self.folder / "metrics.jsonl", text.encode())
 
     def state(self, **facts: Any) -> None:
-        """Write further facts into ``run.json``; they are no part of the claim."""
+        """Add facts to ``run.json``; they are not compared when the run is resumed."""
         if self.is_writer:
             self.record.facts.update(record_of(facts))
             self.record.save(self.folder)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write ``result.json``, by which the stage is complete, and delete its ``work/``."""
+        """Mark the stage as complete: write ``result.json`` and delete ``work/``."""
         if self.is_writer:
             write_json(self.folder / "result.json", result)
             shutil.rmtree(self.work, ignore_errors=True)
 
     def _claim(self) -> None:
-        """Write ``run.json``, or see that the one that is there describes the same run."""
-        if self.is_writer:  # an interrupted write leaves a file that nobody reads
-            for unfinished in self.folder.glob(".*.*.*"):
-                if unfinished.suffix[1:].isdigit():  # `write_whole` names them by its process
-                    unfinished.unlink(missing_ok=True)
+        """Write ``run.json``, or check that the existing one describes the same run."""
+        if self.is_writer:  # an interrupted write leaves a temporary file behind
+            for temporary in self.folder.glob(".*.*.*"):
+                if temporary.suffix[1:].isdigit():  # `write_whole` puts its process id there
+                    temporary.unlink(missing_ok=True)
         before, ours = read_record(self.folder), self.record
         if before is None:
             if self.is_writer:
@@ -238,33 +239,33 @@ class RunFolder:
             return
         if before.kind != ours.kind:
             raise RunMismatchError(
-                f"{self.folder} holds another run: its kind is {before.kind!r}, this one's is "
-                f"{ours.kind!r}; choose another folder"
+                f"{self.folder} holds another run, of kind {before.kind!r} and not {ours.kind!r}; "
+                "choose another folder"
             )
         changed = list(_differences(before.settings, ours.settings))
         if changed:
             raise RunMismatchError(
-                f"{self.folder} was begun with other settings: {', '.join(changed)}. Choose "
+                f"{self.folder} holds a run with different settings: {', '.join(changed)}. Choose "
                 "another folder, or delete it."
             )
         changed = self._changed(before.inputs)
         if changed:
             raise RunMismatchError(
-                f"{self.folder} was begun with other inputs: {', '.join(changed)} changed since. "
-                "Choose another folder, or delete it."
+                f"{self.folder} holds a run with different inputs: {', '.join(changed)} changed "
+                "since it was started. Choose another folder, or delete it."
             )
         ours.inputs.update(before.inputs)
         ours.facts.update(before.facts)
 
     def _changed(self, before: Mapping[str, str]) -> list[str]:
-        """Names of the inputs that are not what they were."""
+        """Names of the inputs whose hashes differ from those in `before`."""
         now = self.record.inputs
         names = {*before} & {*now} if self._may_grow else {*before, *now}
         return sorted(name for name in names if before.get(name) != now.get(name))
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Such as ``dpo.beta 0.1 (now 0.5)`` for every setting with another value."""
+    """Describe every setting that changed, such as ``dpo.beta 0.1 (now 0.5)``."""
     for name in sorted({*before, *now} - _RUN_ONLY):
         was, is_now = before.get(name), now.get(name)
         if isinstance(was, Mapping) and isinstance(is_now, Mapping):
@@ -279,7 +280,7 @@ def episodes_file(path: Path) -> Path:
 
 
 EPISODES: Final = "episodes"
-"""The kind of evaluations, collections and imports, which all are episodes of one policy."""
+"""The kind of evaluations, collections and imports: all hold the episodes of one policy."""
 
 
 def episodes_folder(
@@ -292,12 +293,12 @@ def episodes_folder(
     task_sets: Mapping[str, str],
     may_grow: bool = True,
 ) -> RunFolder:
-    """The folder of a run that plays.
+    """Describe the folder of a run that plays episodes.
 
     Args:
         folder: the folder.
         env_id: the Gymnasium id.
-        env_args: keyword arguments for the environment, but for the split.
+        env_args: keyword arguments for the environment, except for the split.
         policy: the policy's name.
         policy_provenance: what the policy's decisions depend on.
         task_sets: SHA-256 of the task sets by split.
@@ -321,23 +322,23 @@ def once(
     everywhere: bool = False,
     **inputs: Any,
 ) -> RunFolder:
-    """Do a stage unless its folder says that it is complete.
+    """Run a stage unless its folder is already complete.
 
     Args:
-        folder: the stage's folder; the same call on it resumes.
-        make: does the work in the claimed folder and returns what ``result.json`` will have.
-        kind: what the stage is.
-        settings: a dataclass or a mapping; decides on the result.
-        everywhere: whether all processes of a launch have to run `make`, as training has; else the
-            main one does, and the others wait.
-        inputs: what is read, as `hash_input` takes it.
+        folder: the stage's folder; repeating the call resumes an interrupted stage.
+        make: does the work in the claimed folder and returns the content of ``result.json``.
+        kind: what the stage is, such as ``"sft"``.
+        settings: a dataclass or a mapping; everything that affects the result.
+        everywhere: whether every process of a launch runs `make`, as training needs; otherwise the
+            main process does, and the others wait.
+        inputs: what the stage reads, as arguments for `hash_input`.
 
     Returns:
         The folder, with its `result`.
 
     Raises:
-        RunMismatchError: the folder holds a run with other settings or inputs.
-        DataError: another process is at work in it, or another release made it.
+        RunMismatchError: the folder holds a run with different settings or inputs.
+        DataError: another process is using the folder, or an incompatible version wrote it.
     """
     hashes = {name: hash_input(value) for name, value in inputs.items()}
     with RunFolder(folder, settings, hashes, kind=kind) as run:
@@ -348,13 +349,15 @@ def once(
 
 
 def hash_input(source: str | Path | Iterable[Any]) -> str:
-    """By what a run knows an input again.
+    """Identify an input, so that a resumed run notices when it has changed.
 
     Args:
-        source: a file or folder, a name on a hub, or dataclasses such as trajectories or pairs.
+        source: a file or folder, a name on a model hub, or dataclasses such as trajectories or
+            pairs.
 
     Returns:
-        SHA-256 in hexadecimal; of a run's folder that of its episodes, of a name the name.
+        SHA-256 in hexadecimal; for a run's folder that of its episodes, for a name on a hub the
+        name itself.
 
     Raises:
         DataNotFoundError: there is no such path.
@@ -374,8 +377,8 @@ def _hash_path(path: Path) -> str:
     if path.is_file():
         return sha256_of(path)
     if not path.is_dir():
-        raise DataNotFoundError(f"nothing at {path}")
-    if (path / "episodes.jsonl").is_file():  # a run: its reports and times do not matter
+        raise DataNotFoundError(f"no file or folder at {path}")
+    if (path / "episodes.jsonl").is_file():  # a run: reports and timings beside it do not matter
         return sha256_of(path / "episodes.jsonl")
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):

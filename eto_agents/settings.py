@@ -1,12 +1,14 @@
-"""Settings: what training methods are configured by, and TOML files laid over them.
+"""Settings of the training methods, and reading them from TOML and JSON files.
 
-Frozen dataclasses are the only source of flags, defaults and help: `Optimisation` is what all
-methods share, `FineTuning` what those on given data share, `Playing` what those that play share.
-A name means the same everywhere: passes over the data are `epochs`, sequences a step `batch_size`
-and computed at once `micro_batch_size`; a trajectory's tokens are `max_length` and a reply's
-`max_new_tokens`; episodes at once are `n_envs` and episodes of a task `n_samples`. What is trained,
-on what and where it goes are arguments of the methods, not settings. A value out of range is a
-`SettingsError`. The command line makes flags of the dataclasses by itself (tyro).
+Frozen dataclasses are the only source of flags, defaults and help texts; the command line derives
+its flags from them (tyro). `Optimisation` is shared by all methods, `FineTuning` by the methods
+that train on given data, `Playing` by the methods that play episodes.
+
+A name means the same everywhere: `epochs` are passes over the data, `batch_size` is the number of
+sequences per optimiser step and `micro_batch_size` the number computed at once; `max_length` bounds
+the tokens of a trajectory and `max_new_tokens` those of a reply; `n_envs` episodes are played at
+once, `n_samples` of each task. The model, the data and the output folder are arguments of the
+methods, not settings. A value out of range raises `SettingsError`.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ S = TypeVar("S")
 
 
 class SettingsError(EtoError, ValueError):
-    """A setting of the wrong type or out of range."""
+    """A setting has the wrong type or is out of range."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all settings have in common: each class checks its own ranges, then its parents'."""
+    """Base of all settings. Each class checks its parents' ranges, then its own."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -60,14 +62,15 @@ class Optimisation(Settings):
     """How weights are updated; shared by all training methods.
 
     Attributes:
-        epochs: passes over the data (SFT, RFT, DPO) or over an update's episodes (PPO, GRPO).
-        learning_rate: the peak of the schedule.
-        weight_decay: of AdamW (and Muon).
-        max_grad_norm: gradients are scaled down to this norm.
-        save_every: steps between two states that an interrupted run can resume from; 0 saves none.
-        dtype: data type of the weights; "auto" is as they are stored.
-        device: such as cpu or cuda:1; by default a GPU if there is one.
-        seed: of orders, sampling and new weights.
+        epochs: Passes over the data (SFT, RFT, DPO) or over the episodes of an update (PPO, GRPO).
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of the optimiser.
+        max_grad_norm: Gradients are clipped to this norm.
+        save_every: Optimiser steps (PPO, GRPO: updates) between two saved states, from which an
+            interrupted run resumes; 0 saves none.
+        dtype: Data type of the weights; auto is the type in which they are stored.
+        device: Device to train on, such as cpu or cuda:1; a GPU by default if there is one.
+        seed: Seed of the data order, of sampling and of newly initialised weights.
     """
 
     epochs: float = 3.0
@@ -96,14 +99,15 @@ class FineTuning(Optimisation):
     """Training on given trajectories or pairs.
 
     Attributes:
-        batch_size: trajectories (DPO: pairs) of an optimiser step, over all processes.
-        lr_schedule: how the learning rate falls after the warm-up; "warmup_stable_decay" holds it
-            until the last three tenths of the steps and then lets it fall linearly.
-        warmup_ratio: share of the steps in which the learning rate rises, in [0, 1).
-        max_length: the most tokens of a trajectory, prompt included.
-        too_long: drop longer ones and count them, or stop with an error.
-        lora_rank: train a LoRA adapter of this rank and merge it at the end; 0 trains all weights.
-        activation_checkpointing: recompute activations in the backward pass to save memory.
+        batch_size: Trajectories (DPO: pairs) per optimiser step, over all processes.
+        lr_schedule: Shape of the learning rate after the warm-up. The schedule warmup_stable_decay
+            keeps it constant, then decays it linearly over the last 30 % of the steps.
+        warmup_ratio: Share of the steps over which the learning rate warms up, in [0, 1).
+        max_length: Maximum number of tokens of a trajectory, prompt included.
+        too_long: What to do with longer trajectories: drop and count them, or stop with an error.
+        lora_rank: Rank of the LoRA adapter to train, which is merged into the model at the end; 0
+            trains all weights.
+        activation_checkpointing: Recompute activations in the backward pass to save memory.
     """
 
     batch_size: int = 64
@@ -126,15 +130,17 @@ class Playing(Settings):
     """How an agent plays while it is trained.
 
     Attributes:
-        env: the environment's id.
-        dataset: mini, an official name, or a folder with the official files.
-        split: the split whose tasks are played.
-        n_tasks: only the first this many tasks of it.
-        dev_tasks: tasks split off for tuning; they are never played in training.
-        dev_seed: which ones.
-        n_envs: episodes that are played at once.
-        max_new_tokens: the most tokens of a reply.
-        world: whose prompt; by default the one of the environment's world.
+        env: Environment id, such as ETO-WebShop-v0.
+        dataset: Dataset of the environment: mini, an official name such as full, or a folder that
+            holds the official files. By default the official data if downloaded, else mini.
+        split: Split whose tasks are played.
+        n_tasks: Play only the first N tasks of the split. By default all.
+        dev_tasks: Number of tasks to hold out of the split as a development set; training never
+            plays them.
+        dev_seed: Seed that selects the development tasks.
+        n_envs: Number of episodes played at once.
+        max_new_tokens: Maximum number of tokens in a reply.
+        world: World whose prompt the agent gets; by default the environment's.
     """
 
     env: str = "ETO-WebShop-v0"
@@ -154,7 +160,7 @@ class Playing(Settings):
 
     @property
     def env_args(self) -> dict[str, Any]:
-        """Keyword arguments for the environment, but for the split."""
+        """Keyword arguments for the environment, except for the split."""
         given = {"dataset": self.dataset, "shaping": getattr(self, "shaping", ()) or None}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -164,22 +170,24 @@ class SFT(FineTuning):
     """Behaviour cloning; the defaults are the paper's (section 4.1).
 
     Attributes:
-        micro_batch_size: trajectories that a process computes at once.
-        batch_tokens: if not 0, an optimiser step takes as many trajectories of similar length as
-            have at most this many tokens with their padding, and `batch_size` does not count: long
-            and short trajectories then weigh by their tokens. For one process.
-        world_weight: weight of the loss on the environment's tokens, in [0, 1]; the agent's tokens
-            have 1. A model trained from scratch has to learn to read before it can learn to act.
-        optimizer: "muon+adamw" is for tiny models.
-        adam_beta2: of AdamW.
-        lora_alpha: scale of the LoRA adapter; by default twice the rank.
-        template: the chat template; by default the model's.
-        prompts: own, published, brief or a TOML file; by default the model's.
-        with_example: whether the prompt has the worked example; by default as the model says.
-        world: whose prompt; by default the one of the trajectories' world.
-        vocab_size: of a tiny model's tokenizer, item codes not counted.
-        log_every: steps between two lines of metrics.
-        report_to: tensorboard, wandb or other trackers that transformers knows.
+        micro_batch_size: Trajectories that a process computes at once.
+        batch_tokens: If not 0, fill each optimiser step with trajectories of similar length up to
+            this many tokens, padding included, in place of `batch_size` trajectories. Every
+            trained token then has the same weight in its step. Single process only.
+        world_weight: Weight of the loss on the environment's tokens, in [0, 1]; the agent's tokens
+            have weight 1. A model trained from scratch needs it: it has to learn to read before it
+            can learn to act.
+        optimizer: Optimiser; muon+adamw is meant for tiny models.
+        adam_beta2: Second-moment decay rate (beta2) of AdamW.
+        lora_alpha: Scale of the LoRA adapter; by default twice the rank.
+        template: Chat template, by name; by default the model's.
+        prompts: Prompts of the agent: own, published, brief or a TOML file. By default the model's.
+        with_example: Whether the prompt contains the worked example; by default as stored with the
+            model.
+        world: World whose prompt the agent gets; by default the world of the trajectories.
+        vocab_size: Vocabulary size of a new tiny model's tokenizer, not counting item codes.
+        log_every: Optimiser steps between two lines of metrics.
+        report_to: Experiment trackers that transformers supports, such as tensorboard or wandb.
     """
 
     micro_batch_size: int = 8
@@ -197,7 +205,7 @@ class SFT(FineTuning):
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the ranges and what does not fit together."""
+        """Check the ranges, and that the batch sizes fit each other."""
         super().__post_init__()
         _check(self, positive=("micro_batch_size", "log_every"), not_negative=("batch_tokens",))
         if not 0 <= self.world_weight <= 1:
@@ -211,14 +219,14 @@ class SFT(FineTuning):
 
 @dataclass(frozen=True, kw_only=True)
 class RFT(Playing, SFT):
-    """Rejection-sampling fine-tuning: SFT's settings, and how episodes are sampled.
+    """Rejection-sampling fine-tuning: the settings of SFT, and how episodes are sampled.
 
     Attributes:
-        n_samples: episodes of each task.
-        max_tasks: at most this many tasks, drawn by the seed; then the expert's trajectories are
-            those of the same tasks. By default all.
-        temperature: at which replies are sampled, above 0.
-        min_score: the least final score of a sampled episode to learn from, in [0, 1].
+        n_samples: Episodes to sample for each task.
+        max_tasks: Maximum number of tasks, drawn at random; expert trajectories of other tasks are
+            then left out as well. By default all.
+        temperature: Sampling temperature of the replies, above 0.
+        min_score: Minimum final score, in [0, 1], of a sampled episode to train on.
     """
 
     n_samples: int = 4
@@ -229,7 +237,7 @@ class RFT(Playing, SFT):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        # At temperature 0 all episodes of a task would be alike.
+        # At temperature 0 all episodes of a task would be the same.
         _check(self, positive=("n_samples", "temperature"))
         if not 0 <= self.min_score <= 1:
             raise SettingsError(f"min_score must be in [0, 1], got {self.min_score}")
@@ -240,14 +248,14 @@ class DPO(FineTuning):
     """Trajectory DPO; the defaults are the paper's (section 4.1 of its second version).
 
     Attributes:
-        beta: strength of the KL penalty to the reference policy (the paper: 0.1, ALFWorld 0.5).
-        nll_weight: weight of the chosen side's NLL beside the DPO loss (RPO); ETO has none.
-        micro_batch_tokens: the most tokens, padding included, that are computed at once; a batch of
-            `batch_size` pairs is split so that they fit. It changes speed, not results (but for the
-            NLL term, a mean over the tokens of each part).
-        alarm_nats: a warning is logged when the chosen trajectories' mean log-probability has
-            fallen by more than this.
-        world: whose prompt; by default the one of the trajectories' world.
+        beta: Strength of the KL penalty to the reference policy (the paper: 0.1, ALFWorld 0.5).
+        nll_weight: Weight of an additional NLL loss on the chosen trajectory (RPO); ETO uses none.
+        micro_batch_tokens: Maximum number of tokens, padding included, that are computed at once; a
+            batch of `batch_size` pairs is split accordingly. It changes speed and memory, not
+            results (except for the NLL term, which is a mean over each part's tokens).
+        alarm_nats: Log a warning when the mean log-probability of the chosen trajectories has
+            fallen by more than this many nats.
+        world: World whose prompt the agent gets; by default the world of the trajectories.
     """
 
     learning_rate: float = 1e-6
@@ -267,14 +275,15 @@ class DPO(FineTuning):
 
 @dataclass(frozen=True, kw_only=True)
 class _OnPolicy(Playing, Optimisation):
-    """What PPO and GRPO share: they learn from episodes of the policy of the moment.
+    """Shared by PPO and GRPO, which learn from episodes of the current policy.
 
     Attributes:
-        n_updates: times that episodes are played and learned from.
-        n_episodes: episodes an update.
-        clip: how far a token's probability ratio counts.
-        kl_weight: strength of the KL penalty to the SFT policy, a nat; 0 keeps no reference.
-        shaping: reward shapers by name, such as terminal_only or step_cost=0.01.
+        n_updates: Number of updates; each plays episodes and learns from them.
+        n_episodes: Episodes per update.
+        clip: Clipping range of a token's probability ratio.
+        kl_weight: Strength of the KL penalty to the initial policy, per nat; 0 needs no reference
+            model.
+        shaping: Reward shapers by name, such as terminal_only or step_cost=0.01.
     """
 
     epochs: int = 2
@@ -297,15 +306,15 @@ class PPO(_OnPolicy):
     """PPO on whole episodes.
 
     Attributes:
-        n_minibatches: optimiser steps in an epoch.
-        value_learning_rate: of the value head.
-        value_clip: how far a value may move in an update; None does not clip.
-        value_weight: weight of the value loss; the head alone learns from it.
-        gamma: discount from token to token, in [0, 1].
-        lam: GAE's lambda, in [0, 1].
-        micro_batch_tokens: the most tokens, padding included, that are computed at once.
-        max_sampling_gap: the most that log-probabilities as sampled and as computed in training
-            may differ on average, in nats a token.
+        n_minibatches: Optimiser steps per epoch.
+        value_learning_rate: Learning rate of the value head.
+        value_clip: Clipping range of a value within an update; None does not clip.
+        value_weight: Weight of the value loss, from which only the value head learns.
+        gamma: Discount from token to token, in [0, 1].
+        lam: Lambda of generalised advantage estimation (GAE), in [0, 1].
+        micro_batch_tokens: Maximum number of tokens, padding included, that are computed at once.
+        max_sampling_gap: Maximum mean difference, in nats per token, between log-probabilities as
+            sampled and as recomputed in training; a larger one stops the run.
     """
 
     n_minibatches: int = 4
@@ -331,14 +340,14 @@ class GRPO(_OnPolicy):
     """GRPO on whole episodes, through TRL.
 
     Attributes:
-        n_samples: episodes of a task, which are compared with each other.
+        n_samples: Group size: episodes of a task that are compared with each other, at least 2.
     """
 
     epochs: int = 1
     n_samples: int = 8
 
     def __post_init__(self) -> None:
-        """Check the ranges and what does not fit together."""
+        """Check the ranges, and that the groups fill an update."""
         super().__post_init__()
         if self.n_samples < 2 or self.n_episodes % self.n_samples:
             raise SettingsError(
@@ -352,23 +361,26 @@ class ETO(Playing):
     """Exploration-based trajectory optimisation: how the agent explores, pairs and learns.
 
     Attributes:
-        iterations: times that the agent explores and learns (the paper: 2, ALFWorld 1).
-        n_samples: episodes of each task in an exploration. ETO plays one.
-        temperature: of the exploration; 0 is greedy, as in ETO's script.
-        max_tasks: at most this many tasks an iteration, drawn again for each; by default all. It
-            holds for step-wise pairs, too, for which nothing is played.
-        pairs: what is compared with what: with the expert, whole trajectories, single steps or
-            both; or the agent's own episodes of a task with each other, any two of different
-            reward or only a success with a failure.
-        cut: which rejected trajectories may be too long (`eto_agents.training.pairs`).
-        extra_rounds: how many rounds longer than the chosen one a rejected one may be.
-        max_pairs_per_task: of pairs without an expert.
-        keep_best: the result is the iteration (the start among them) that is best on the dev tasks;
-            otherwise the last.
-        dpo: how it learns from pairs.
-        later_beta: beta from the second iteration on; ETO's script has 0.5.
-        later_learning_rate: DPO's learning rate from then on; the script has half the first.
-        seed: of sampling and orders.
+        iterations: Number of iterations; each explores and learns (the paper: 2, ALFWorld 1).
+        n_samples: Episodes of each task in an exploration; ETO plays one.
+        temperature: Sampling temperature of the exploration; 0 is greedy, as in ETO's script.
+        max_tasks: Maximum number of tasks per iteration, drawn at random for each iteration; by
+            default all. It also applies to step-wise pairs, for which nothing is played.
+        pairs: How pairs are made. With the expert: from whole trajectories, single steps, or both
+            (mixture). Without an expert, from the agent's episodes of a task: any two with
+            different rewards (self), or a success and a failure (success).
+        cut: Which rejected trajectories are shortened if they are much longer than the chosen one:
+            all of them (rejected), only the agent's (agent), or none.
+        extra_rounds: Rounds by which a rejected trajectory may exceed the chosen one before it is
+            shortened.
+        max_pairs_per_task: Maximum number of pairs per task that are made without an expert.
+        keep_best: Return the iteration with the best score on the development tasks (the initial
+            policy included) instead of the last one.
+        dpo: Settings of the DPO stage.
+        later_beta: DPO's beta from the second iteration on; ETO's script uses 0.5.
+        later_learning_rate: DPO's learning rate from the second iteration on; ETO's script uses
+            half of the first.
+        seed: Seed of sampling and of the data order.
     """
 
     iterations: int = 2
@@ -386,15 +398,24 @@ class ETO(Playing):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges and what does not fit together."""
+        """Check the ranges, and that the settings fit each other."""
         super().__post_init__()
         _check(self, positive=("n_samples",), not_negative=("iterations", "temperature"))
         if self.keep_best and not self.dev_tasks:
-            raise SettingsError("keep_best needs dev_tasks to choose on, never seen or unseen")
+            raise SettingsError(
+                "keep_best needs dev_tasks: the best iteration is selected on a development set, "
+                "never on seen or unseen"
+            )
         if self.pairs in ("self", "success") and self.n_samples < 2:
-            raise SettingsError(f"pairs={self.pairs!r} compares episodes: n_samples of 2 or more")
+            raise SettingsError(
+                f"pairs={self.pairs!r} compares episodes of one task and needs n_samples of at "
+                f"least 2, got {self.n_samples}"
+            )
         if self.n_samples > 1 and not self.temperature:
-            raise SettingsError("several episodes a task are all alike at temperature 0")
+            raise SettingsError(
+                f"n_samples={self.n_samples} needs a temperature above 0: at 0 all episodes of a "
+                "task are the same"
+            )
 
 
 def _check(
@@ -415,11 +436,11 @@ def _check(
 
 
 def read_toml_file(path: Path) -> dict[str, Any]:
-    """A TOML file.
+    """Read a TOML file.
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: it is not TOML.
+        CorruptDataError: the file is not valid TOML.
     """
     if sys.version_info >= (3, 11):
         import tomllib
@@ -430,15 +451,20 @@ def read_toml_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CorruptDataError(f"{path} is not TOML ({error})") from error
+        raise CorruptDataError(f"{path} is not valid TOML ({error})") from error
 
 
 def overlay(default: S, record: Mapping[str, Any], source: str = "settings") -> S:
-    """Values by name over those of `default`; `source` is for error messages.
+    """Replace fields of `default` by the values of `record`.
+
+    Args:
+        default: A dataclass.
+        record: Values by field name; hyphens count as underscores.
+        source: Where the values come from, for error messages.
 
     Raises:
-        UnknownNameError: a name is no field.
-        SettingsError: a value is not of its field's type.
+        UnknownNameError: a name is not a field.
+        SettingsError: a value does not have its field's type.
     """
     types_by_name = typing.get_type_hints(type(default))
     values = {}
@@ -446,19 +472,19 @@ def overlay(default: S, record: Mapping[str, Any], source: str = "settings") -> 
         name = key.replace("-", "_")
         if name not in types_by_name:
             raise UnknownNameError(f"setting in {source}:", key, types_by_name)
-        values[name] = _fit(value, types_by_name[name], f"{source}: {key}")
+        values[name] = _convert(value, types_by_name[name], f"{source}: {key}")
     return dataclasses.replace(default, **values)  # type: ignore[type-var]
 
 
 def record_of(settings: Any) -> dict[str, Any]:
-    """A dataclass or a mapping as JSON-able values."""
+    """Convert a dataclass or a mapping to JSON-able values."""
     values = dict(settings) if isinstance(settings, Mapping) else dataclasses.asdict(settings)
     record: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return record
 
 
 def key_values(texts: tuple[str, ...]) -> dict[str, Any]:
-    """``key=value`` texts as a dict; values are JSON where they parse as such.
+    """Parse ``key=value`` texts; values are parsed as JSON where possible, else taken as text.
 
     Raises:
         UnknownNameError: a text has no ``=``.
@@ -476,7 +502,7 @@ def key_values(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole, indented."""
+    """Write a record as indented JSON, atomically."""
     write_whole(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -484,8 +510,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote.
 
     Raises:
-        CorruptDataError: it is not a JSON object; names the line.
-        DataError: it cannot be read.
+        CorruptDataError: the file is not a JSON object; names the line.
+        DataError: the file cannot be read.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -500,11 +526,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-def _fit(value: Any, wanted: Any, where: str) -> Any:
-    """A TOML value as a field's type: number, text, path, choice, list or table."""
-    origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
+def _convert(value: Any, expected: Any, where: str) -> Any:
+    """Convert a TOML value to a field's type: number, text, path, choice, list or table."""
+    origin, inner = typing.get_origin(expected), typing.get_args(expected)
     if origin in (typing.Union, types.UnionType):
-        return _fit(value, next(part for part in inner if part is not type(None)), where)
+        return _convert(value, next(part for part in inner if part is not type(None)), where)
     if origin is typing.Literal:
         if value not in inner:
             raise SettingsError(f"{where} must be one of {list(inner)}, got {value!r}")
@@ -512,13 +538,13 @@ def _fit(value: Any, wanted: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise SettingsError(f"{where} must be a list, got {value!r}")
-        return tuple(_fit(part, inner[0], where) for part in value)
+        return tuple(_convert(part, inner[0], where) for part in value)
     if origin is Mapping:
-        wanted = dict
-    if wanted is Path and isinstance(value, str):
+        expected = dict
+    if expected is Path and isinstance(value, str):
         return Path(value)
-    if wanted is float and type(value) is int:
+    if expected is float and type(value) is int:
         return float(value)
-    if type(value) is not wanted:
-        raise SettingsError(f"{where} must be {wanted.__name__}, got {value!r}")
+    if type(value) is not expected:
+        raise SettingsError(f"{where} must be {expected.__name__}, got {value!r}")
     return value

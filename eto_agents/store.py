@@ -1,7 +1,7 @@
-"""`TrajectoryStore`: trajectories in an append-only JSONL file that survives a kill.
+"""`TrajectoryStore`: an append-only JSONL file of trajectories that survives a crash.
 
-A line is written whole and flushed before the next episode begins. A process killed in the middle
-of a line leaves a line without a newline; the next writer cuts it off, and that episode is played
+Each line is written and flushed before the next episode is stored. A process killed in the middle
+of a line leaves a line without a newline; the next writer removes it, and that episode is played
 again.
 """
 
@@ -25,13 +25,13 @@ class TrajectoryStore:
     """
 
     def __init__(self, path: Path) -> None:
-        """Name the file; nothing is opened yet."""
+        """Set the path; nothing is opened yet."""
         self.path = path
 
     def read(self) -> Iterator[Trajectory]:
-        """The file's trajectories in the order they were written.
+        """Read the file's trajectories in the order in which they were written.
 
-        An unfinished last line is skipped.
+        An incomplete last line is skipped.
 
         Raises:
             CorruptDataError: a line is not UTF-8 text or not a trajectory; names the line.
@@ -58,14 +58,14 @@ class TrajectoryStore:
             return file.read() not in (b"", b"\n")
 
     def latest(self) -> dict[EpisodeKey, Trajectory]:
-        """Each episode's last record by its key: an episode played again replaces the first."""
+        """The last record of each episode, by key: an episode that was played again counts once."""
         return {trajectory.key: trajectory for trajectory in self.read()}
 
     def __enter__(self) -> TrajectoryStore:
-        """Open for appending.
+        """Open the file for appending.
 
         Raises:
-            DataError: another process is writing the same file.
+            DataError: another process is writing to the same file.
         """
         import filelock
 
@@ -74,8 +74,8 @@ class TrajectoryStore:
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise DataError(f"another process is writing {self.path}") from None
-        self._cut_unfinished_line()
+            raise DataError(f"another process is writing to {self.path}") from None
+        self._remove_incomplete_line()
         self._file = self.path.open("a", encoding="utf-8", newline="\n")
         return self
 
@@ -85,16 +85,16 @@ class TrajectoryStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close and let others write."""
+        """Close the file and release its lock."""
         self._file.close()
         self._lock.release()
 
     def append(self, trajectory: Trajectory) -> None:
-        """Write one trajectory; it is in the file when this returns."""
+        """Write one trajectory; it is on file when this returns."""
         self._file.write(trajectory.to_json() + "\n")
         self._file.flush()
 
-    def _cut_unfinished_line(self) -> None:
+    def _remove_incomplete_line(self) -> None:
         if not self.path.exists():
             return
         with self.path.open("r+b") as file:
@@ -108,5 +108,5 @@ class TrajectoryStore:
                     break
                 end = start
             if end < size:
-                logger.warning("%s: cut off an unfinished line of %d bytes", self.path, size - end)
+                logger.warning("%s: removed an incomplete line of %d bytes", self.path, size - end)
                 file.truncate(end)

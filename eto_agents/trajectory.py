@@ -1,8 +1,8 @@
-"""`Trajectory`: one episode as a record, and its JSON line.
+"""`Trajectory`: the record of one episode, and its JSON line.
 
-A line holds everything needed to replay, score, render or train on the episode: which task of
-which task set, the conversation that the agent had, and for each step what was done, what came
-back and what it was worth. Writing files is `eto_agents.store`'s part.
+A line holds everything needed to replay, score, render or train on the episode: the task and its
+task set, the agent's conversation, and the action, observation and reward of each step. Files of
+trajectories are written by `eto_agents.store`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from eto_envs.errors import CorruptDataError
 SCHEMA_VERSION = 3
 
 Status = Literal["completed", "truncated", "agent_error", "env_error", "cancelled"]
-"""How an episode ended: the task's own end, the step limit, the agent raised, the world failed,
-or the run was stopped in the middle of it."""
+"""How an episode ended: the task ended it, the step limit did, the agent failed, the environment
+failed, or the run was interrupted."""
 
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 
@@ -36,22 +36,22 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One action and what came of it.
+    """One action and its outcome.
 
     Attributes:
-        action: the command the world got.
-        observation: the text that came back.
+        action: the command sent to the environment.
+        observation: the text that it returned.
         reward: the returned reward, shaping included.
         task_reward: the unshaped reward.
         reward_terms: shaping terms by name.
         score: the episode's score after the step, in [0, 1].
-        is_valid: the world accepted the action.
-        text: what the agent wrote, where that is more than the action.
+        is_valid: whether the environment accepted the action.
+        text: the agent's full reply, if it is more than the action.
         thought: the part of `text` before the action.
-        token_ids: ids of `text`, if it was sampled locally.
+        token_ids: token ids of `text`, if it was sampled locally.
         log_probs: natural-log probabilities of `token_ids`, same length.
         usage: counts such as ``prompt_tokens``, ``completion_tokens``, ``cost_usd``.
-        latency_s: seconds the agent took.
+        latency_s: seconds the agent took to decide.
     """
 
     action: str
@@ -70,7 +70,7 @@ class Step:
 
 
 class EpisodeKey(NamedTuple):
-    """What identifies an episode within a run."""
+    """Identifies an episode within a run."""
 
     split: str
     task_id: str
@@ -91,20 +91,20 @@ class Trajectory:
         task_id: the task's id.
         kind: the task's type.
         goal: the instruction.
-        seed: the run's seed that this episode belongs to.
+        seed: the run's seed under which the episode was played.
         policy: the policy's name.
-        initial_observation: the first text.
-        messages: the conversation that the agent had, in chat form: prompt, task, its replies and
-            what it read in between; ends with its last reply, so that it can be trained on as it
+        initial_observation: the observation returned by reset.
+        messages: the agent's conversation in chat form: prompt, task, and then replies and
+            observations in turn; it ends with the last reply, so that it can be trained on as it
             stands. Empty for an agent that holds no conversation.
-        steps: the steps.
-        status: how it ended.
-        score: the final score in [0, 1].
+        steps: the steps, in order.
+        status: how the episode ended.
+        score: final score in [0, 1].
         success: whether the score is 1.
-        error: what went wrong, for `agent_error` and `env_error`: one line, then perhaps a
+        error: for `agent_error` and `env_error`, what went wrong: one line, possibly followed by a
             traceback.
-        wall_s: seconds from reset to end, other episodes of the same batch included.
-        sample: which of several tries at the same task under the same seed.
+        wall_s: seconds from reset to end; other episodes were played at the same time.
+        sample: number of the sample among the episodes of the same task and seed.
         schema: version of this record.
     """
 
@@ -131,7 +131,7 @@ class Trajectory:
 
     @property
     def key(self) -> EpisodeKey:
-        """What identifies the episode within a run."""
+        """The key that identifies the episode within a run."""
         return EpisodeKey(self.split, self.task_id, self.seed, self.sample)
 
     def to_json(self) -> str:
@@ -143,7 +143,7 @@ class Trajectory:
         """Read what `to_json` wrote.
 
         Raises:
-            CorruptDataError: the line is no such record, or of a schema this version cannot read.
+            CorruptDataError: the line is not such a record, or has another schema version.
         """
         try:
             record: dict[str, Any] = json.loads(line)
@@ -156,24 +156,24 @@ class Trajectory:
             raise CorruptDataError(f"not a trajectory ({error!r}): {line[:80]!r}") from error
 
 
-def check_schema(what: str, found: object, expected: int) -> None:
-    """Refuse a record of another schema version.
+def check_schema(what: str, schema: object, expected: int) -> None:
+    """Check the schema version of a record.
 
     Raises:
-        CorruptDataError: `found` is not `expected`.
+        CorruptDataError: `schema` is not `expected`.
     """
-    if found != expected:
+    if schema != expected:
         raise CorruptDataError(
-            f"{what} has schema {found!r}, this version of eto-gym reads schema {expected}: "
-            "read it with the version that wrote it, or make it again"
+            f"{what} has schema {schema!r}, but this version of eto-gym reads schema {expected}: "
+            "read it with the version that wrote it, or create it again"
         )
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as JSON that can always be encoded as UTF-8."""
+    """Serialise a value as JSON that can always be encoded as UTF-8."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         text.encode()
-    except UnicodeEncodeError:  # an agent wrote half a surrogate pair: escaped, it is kept
+    except UnicodeEncodeError:  # an agent wrote half a surrogate pair: escaping preserves it
         text = json.dumps(value, indent=indent)
     return text

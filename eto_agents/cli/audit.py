@@ -1,4 +1,4 @@
-"""`eto audit`: is an environment deterministic, and is it the original?"""
+"""`eto audit`: is an environment deterministic, and does it behave like the original?"""
 
 from __future__ import annotations
 
@@ -28,39 +28,47 @@ def audit(
     env_args: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE …")] = (),
     quiet: bool = False,
 ) -> None:
-    """Replay walks here and in another process, and recordings of the original.
+    """Check that an environment is deterministic, and that it behaves like the original.
 
-    Random and expert walks are played three times: twice in this process, once in another. The
-    table says what share of observations, scores and infos is the same to the bit. Exit code 1 if
-    anything differs.
+    Random and expert episodes are played three times, twice in this process and once in another.
+
+    The table shows the share of observations, scores and infos that are identical.
+
+    Recordings of the original implementation are replayed with --transcripts.
+
+    The exit code is 1 if anything differs.
+
+    For example:
+        eto audit ETO-ALFWorld-v0 --dataset mini -n 2
+        eto audit ETO-WebShop-v0 -n 0 --transcripts recorded.jsonl
 
     Args:
-        env: environment id, such as ETO-ScienceWorld-v0.
-        n: tasks of each type to walk in (with --against textworld, games to play on both); 0
-            compares only.
-        dataset: mini, an official name, or a folder with the official files; by default the
-            official data if they are there, else mini.
-        transcripts: files of episodes recorded on the original, to be replayed.
-        against: play the same commands side by side on the original (ALFWorld; needs the extra
-            alfworld and the unpacked folder of official games).
-        seed: draws tasks and actions.
-        env_args: further arguments for the environment, values as JSON or plain text.
-        quiet: no progress, only what was found.
+        env: Environment id, such as ETO-ScienceWorld-v0.
+        n: Number of tasks of each type to play (with --against textworld, the number of games). 0
+            only replays transcripts.
+        dataset: Dataset of the environment: mini, an official name such as full, or a folder that
+            holds the official files. By default the official data if downloaded, else mini.
+        transcripts: Files of episodes recorded on the original, to be replayed.
+        against: Play the same commands on the original at the same time (ALFWorld only; needs the
+            extra alfworld and the unpacked folder of official games).
+        seed: Seed that selects tasks and actions.
+        env_args: Further arguments for the environment; values are JSON or plain text.
+        quiet: Show no progress, only the results.
     """
     from rich.console import Console
 
     import eto_envs  # noqa: F401 (registers the ids)
     from eto_envs.audit import audit as run
 
-    if env == "alfworld":  # what this command was first made for
+    if env == "alfworld":  # the command's original form
         env, against = "ETO-ALFWorld-v0", "textworld"
     console = Console(highlight=False)
     arguments = given(dataset=dataset) | key_values(env_args)
     ok = True
     if against is None and n > 0:
-        found = run(env, n, seed, env_args=arguments, progress=_progress("walks", quiet))
-        console.print(_table(found))
-        ok = found.ok or not found.is_claimed
+        determinism = run(env, n, seed, env_args=arguments, progress=_progress("walks", quiet))
+        console.print(_table(determinism))
+        ok = determinism.ok or not determinism.is_claimed
     n_games = n if against is not None else 0
     for report in _comparisons(env, arguments, n_games, seed, transcripts, quiet):
         console.print(str(report), markup=False, soft_wrap=True)
@@ -98,15 +106,15 @@ def _comparisons(
         elif world == "ETO-WebShop":
             from eto_envs.webshop.audit import compare as webshop
 
-            wanted = {k: v for k, v in arguments.items() if k in ("goals", "price_seed")}
-            yield webshop(path, dataset=dataset, progress=progress, **wanted)
+            options = {k: v for k, v in arguments.items() if k in ("goals", "price_seed")}
+            yield webshop(path, dataset=dataset, progress=progress, **options)
         else:
             known = ("ETO-ALFWorld-v0", "ETO-ScienceWorld-v0", "ETO-WebShop-v0")
             raise UnknownNameError("transcripts for", env, known)
 
 
 def _progress(what: str, quiet: bool) -> Callable[[int, int], None] | None:
-    """Counts on one line of standard error, where somebody sees it."""
+    """A callback that counts on one line of stderr; None unless stderr is a terminal."""
     if quiet or not sys.stderr.isatty():
         return None
 
@@ -136,7 +144,7 @@ def _table(found: Determinism) -> Any:
 
 
 def _percent(n_same: int, n: int) -> str:
-    """100 % means all, and nothing else does."""
+    """Format a share; only if all are the same does it round to 100 %."""
     if n_same == n:
         return "100 %"
     return f"{min(100 * n_same / n, 99.99):.2f} %"

@@ -37,21 +37,29 @@ def run(  # noqa: PLR0913 (the flags of the command)
 ) -> None:
     """Collect trajectories to train on. Rerun the command to resume.
 
+    By default the world's expert plays; with --thoughts, a narrator gives reasons for its actions.
+
+    For example:
+        eto collect --env ETO-WebShop-v0 --dataset mini --thoughts --out runs/experts
+
     Args:
-        agent: which agent plays; by default the world's expert.
-        env: environment id, such as ETO-WebShop-v0.
-        splits: the task sets to play.
-        out: folder of the collection; default runs/collected-ENV-POLICY.
-        thoughts: write "Thought: … Action: …" in place of "Action: …".
-        thought_style: full sentences, or brief, for tiny models; implies --thoughts.
-        min_score: what scores less is not trained on or exported; it stays in the log.
-        seeds: every task is played once for each.
-        n_envs: episodes that run at once.
-        n_tasks: only the first this many tasks of each split.
-        dataset: mini, an official name, or a folder; by default the official data, else mini.
-        max_steps: override the protocol's step limit.
-        env_args: further arguments for the environment, values as JSON or plain text.
-        quiet: no progress, only the counts.
+        agent: The agent that plays; by default the world's expert.
+        env: Environment id, such as ETO-WebShop-v0.
+        splits: Splits to play.
+        out: Folder of the collection; by default runs/collected-ENV-POLICY.
+        thoughts: Write "Thought: … Action: …" instead of "Action: …".
+        thought_style: Style of the thoughts: full sentences, or brief ones for tiny models. Implies
+            --thoughts.
+        min_score: Minimum final score of an episode to train on or to export, in [0, 1]. Episodes
+            that score less are stored as well.
+        seeds: Seeds; every task is played once for each.
+        n_envs: Number of episodes played at once.
+        n_tasks: Play only the first N tasks of each split. By default all.
+        dataset: Dataset of the environment: mini, an official name such as full, or a folder that
+            holds the official files. By default the official data if downloaded, else mini.
+        max_steps: Step limit of an episode; by default the protocol's.
+        env_args: Further arguments for the environment; values are JSON or plain text.
+        quiet: Show no progress, only the counts.
     """
     from eto_agents.collect import collect
     from eto_agents.console import Display
@@ -81,7 +89,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
 
 @contextlib.contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Say on Ctrl-C that nothing is lost."""
+    """On Ctrl-C, print how to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -90,10 +98,10 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 
 def describe(collection: Collection) -> list[str]:
-    """How many episodes are kept, why not the others, and how the scores spread."""
-    kept, scores, dropped, min_score = collection
-    n_episodes = len(kept) + sum(dropped.values())
-    lines = [f"{len(kept)} of {n_episodes} episodes kept (score at least {min_score:g})"]
+    """How many episodes are selected, why others are left out, and a histogram of the scores."""
+    selected, scores, dropped, min_score = collection
+    n_episodes = len(selected) + sum(dropped.values())
+    lines = [f"{len(selected)} of {n_episodes} episodes selected (score at least {min_score:g})"]
     lines += [f"  {n} left out: {reason}" for reason, n in sorted(dropped.items())]
     tenths = Counter(min(10, int(score * 10 + 1e-9)) for score in scores)
     for tenth in sorted(tenths, reverse=True):

@@ -30,37 +30,41 @@ def export(
     min_score: float | None = None,
     splits: tuple[str, ...] = (),
 ) -> None:
-    """Write trajectories or preference pairs in another program's format.
+    """Export trajectories or preference pairs to another program's file format.
+
+    For example:
+        eto export llama-factory-sft runs/experts experts.json
+        eto export trl runs/eto/iteration-1/pairs pairs.jsonl
 
     Args:
-        format: of trajectories eto-sft, llama-factory-sft or messages (Hugging Face); of
-            preference pairs eto-preference, llama-factory-ranking or trl.
-        source: a collection's or run's folder, or an episodes file; for pairs a file of pairs or
+        format: Format to write. For trajectories: eto-sft, llama-factory-sft or messages (Hugging
+            Face); for preference pairs: eto-preference, llama-factory-ranking or trl.
+        source: Folder of a collection or a run, or an episodes file; for pairs a file of pairs or
             its folder.
-        target: the file to write.
-        prompts: own, published, brief, or a TOML file; by default what the run was played with,
-            else own.
-        with_example: with the worked example (messages only).
-        min_score: leave out what scores less; by default what the collection states.
-        splits: only these splits.
+        target: File to write.
+        prompts: Prompts to write: own, published, brief, or a TOML file. By default those that the
+            run was played with, else own.
+        with_example: Include the worked example of the prompt (format messages only).
+        min_score: Leave out episodes that score less; by default the collection's minimum.
+        splits: Export only these splits. By default all.
     """
     if format not in OF_TRAJECTORIES:
         pairs = _read_pairs(source)
         n_written = _pair_writer(format)(target, pairs)
         left_out = f", {len(pairs) - n_written} left out" if n_written < len(pairs) else ""
-        _say(f"{n_written} pairs{left_out}, written to {target}")
+        _print(f"{n_written} pairs{left_out}, written to {target}")
         return
     from eto_agents.formats.chats import chats_of
     from eto_agents.react.prompts import load_prompts
 
     if with_example and format != "messages":
-        hint = f"In {format} it would be taken for the agent's own; 'messages' can have it."
-        raise UnknownNameError("place for a worked example", format, (), hint)
+        hint = f"{format} has no place for one that is not trained on; 'messages' does."
+        raise UnknownNameError("worked example in format", format, (), hint)
     trajectories = _read_trajectories(source, min_score, splits)
-    loaded = load_prompts(prompts or _stated_prompts(source))
+    loaded = load_prompts(prompts or _recorded_prompts(source))
     chats = chats_of(trajectories, loaded, with_example=with_example)
     n_written = _chat_writer(format)(target, chats)
-    _say(f"{n_written} episodes written to {target}")
+    _print(f"{n_written} episodes written to {target}")
 
 
 def import_file(
@@ -72,24 +76,28 @@ def import_file(
     split: str = "train",
     score_if_unknown: float = 1.0,
 ) -> None:
-    """Read another program's file: trajectories into a new folder, pairs into a file of pairs.
+    """Import another program's file: trajectories into a new folder, pairs into a file of pairs.
+
+    For example:
+        eto import eto-sft webshop_sft.json runs/published-experts --dataset full
 
     Args:
-        format: as for export; eto-sft reads ETO's published files.
-        source: the file.
-        target: the folder to make; for pairs the file to write.
-        world: webshop, alfworld-2.1.1, alfworld-2.1.2 or scienceworld; by default what the file
-            looks like.
-        dataset: the dataset the tasks are from, where the file does not say it: full for ETO's
+        format: Format of the file, as for export; eto-sft reads ETO's published files.
+        source: File to read.
+        target: Folder to make; for pairs the file to write.
+        world: World of the trajectories: webshop, alfworld-2.1.1, alfworld-2.1.2 or scienceworld.
+            By default it is recognised from the file.
+        dataset: Dataset that the tasks come from, if the file does not say so: full for ETO's
             published WebShop file, eto for its ScienceWorld file.
-        split: the split that the tasks are from, where the file does not say it.
-        score_if_unknown: what an episode without a score counts as (ETO takes 1 for its experts).
+        split: Split that the tasks come from, if the file does not say so.
+        score_if_unknown: Score of episodes that have none in the file (ETO counts its experts' as
+            1).
     """
     if format not in OF_TRAJECTORIES:
         from eto_agents.preference import write_pairs
 
         n_written = write_pairs(target, _pair_reader(format)(source))
-        _say(f"{n_written} pairs written to {target}")
+        _print(f"{n_written} pairs written to {target}")
         return
     from eto_agents.formats.folder import write_folder
     from eto_agents.formats.sft import read_eto_sft, read_messages
@@ -100,21 +108,21 @@ def import_file(
         chats = read_eto_sft(source, world=world, dataset=dataset, split=split)
     write_folder(target, source, chats, world=world, score_if_unknown=score_if_unknown)
     n_unknown = sum(chat.score is None for chat in chats)
-    note = f" ({n_unknown} without a score, taken as {score_if_unknown:g})" if n_unknown else ""
-    _say(f"{len(chats)} episodes{note} written to {target}")
+    unscored = f" ({n_unknown} without a score, taken as {score_if_unknown:g})" if n_unknown else ""
+    _print(f"{len(chats)} episodes{unscored} written to {target}")
 
 
 def _read_trajectories(source: Path, min_score: float | None, splits: tuple[str, ...]) -> list[Any]:
     from eto_agents.collection import read_collection
 
     collection = read_collection(source, min_score=min_score)
-    kept = [t for t in collection.kept if not splits or t.split in splits]
-    if not kept:
+    selected = [t for t in collection.selected if not splits or t.split in splits]
+    if not selected:
         raise DataError(
-            f"no episode of {source} is left to write: {len(collection.kept)} kept with a score of "
-            f"at least {collection.min_score:g}, dropped: {collection.dropped or 'none'}"
+            f"no episode of {source} is left to write: {len(collection.selected)} score at least "
+            f"{collection.min_score:g}, left out: {collection.dropped or 'none'}"
         )
-    return kept
+    return selected
 
 
 def _read_pairs(source: Path) -> list[PreferencePair]:
@@ -127,17 +135,17 @@ def _read_pairs(source: Path) -> list[PreferencePair]:
     return pairs
 
 
-def _stated_prompts(source: Path) -> str:
-    """The prompts that a run was played with, if it was a model's and they have a name."""
+def _recorded_prompts(source: Path) -> str:
+    """The name of the prompts that a run was played with; own if it was played without a model."""
     from eto_agents.react.prompts import SOURCES
     from eto_agents.runs import read_record
 
     record = read_record(source if source.is_dir() else source.parent)
     provenance = {} if record is None else record.settings.get("policy_provenance", {})
-    stated = provenance.get("prompts", "own")
-    if stated not in SOURCES:
+    name = provenance.get("prompts", "own")
+    if name not in SOURCES:
         raise UnknownNameError("name for the prompts of", source, (), "Give --prompts FILE.")
-    return str(stated)
+    return str(name)
 
 
 def _chat_writer(format: FormatName) -> Callable[[Path, Iterable[Chat]], int]:
@@ -173,7 +181,7 @@ def _pair_reader(format: FormatName) -> Callable[[Path], list[PreferencePair]]:
     return readers[format]
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     from rich.console import Console
 
     Console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`eto data …`: what official data there are, getting them, checking them, building bundles."""
+"""`eto data`: list, download, verify, locate and build the official datasets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ Progress: TypeAlias = Callable[[str, int], None]
 
 
 def list_files() -> None:
-    """List every official file: group, size, licence, and whether it is here."""
+    """List every official file with its group, size and licence, and whether it is downloaded.
+
+    For example:
+        eto data list
+    """
     from eto_agents.console import table
     from eto_envs import data
 
@@ -32,10 +36,13 @@ def list_files() -> None:
 def download(name: Positional[str], force: bool = False, quiet: bool = False) -> None:
     """Download a group of files, or one file. Rerun the command to resume an interrupted download.
 
+    For example:
+        eto data download webshop-small
+
     Args:
-        name: a group such as webshop-small or eto-splits, or a file's name; see `eto data list`.
-        force: download again what is here already.
-        quiet: no progress bar.
+        name: Group, such as webshop-small or eto-splits, or name of a file; see `eto data list`.
+        force: Download files again that are there already.
+        quiet: Show no progress bar.
     """
     from eto_envs import data
 
@@ -44,10 +51,13 @@ def download(name: Positional[str], force: bool = False, quiet: bool = False) ->
 
 
 def verify(name: Positional[str | None] = None) -> None:
-    """Check the SHA-256 of what is in the cache; exit code 1 if something is corrupt.
+    """Check the SHA-256 of downloaded files. The exit code is 1 if any is corrupt.
+
+    For example:
+        eto data verify webshop-small
 
     Args:
-        name: a group or file; everything by default.
+        name: Group or file to check; by default all.
     """
     from eto_envs import data
 
@@ -61,10 +71,13 @@ def verify(name: Positional[str | None] = None) -> None:
 
 
 def path(name: Positional[str]) -> None:
-    """Print where a downloaded file or group is.
+    """Print the path of a downloaded file or group.
+
+    For example:
+        eto data path eto-splits/webshop/test_indices.json
 
     Args:
-        name: a group or file; see `eto data list`.
+        name: Group or file; see `eto data list`.
     """
     from eto_envs import data
 
@@ -80,19 +93,23 @@ def build(
     spacy_model: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Build what an environment opens from official files.
+    """Build a dataset that an environment can open from official files.
+
+    For example:
+        eto data build webshop small
+        eto data build alfworld json_2.1.2_tw-pddl.zip
 
     Args:
-        world: webshop or alfworld.
-        source: for webshop full or small (downloaded before), or a folder with
-            items_shuffle.json, items_ins_v2.json and items_human_ins.json; for alfworld a folder
-            or zip of either release, by default the downloaded one.
-        target: webshop: the bundle's folder; by default where `dataset=SOURCE` looks for it.
-        price_seed: webshop: seeds ranged prices and price caps.
-        nouns: webshop: where the nouns of product names come from: nouns.json in the folder,
-            spaCy, or a list of function words; auto takes the first that is there.
-        spacy_model: webshop: a spaCy model's name or folder.
-        quiet: no progress.
+        world: World to build for: webshop or alfworld.
+        source: Official files. For webshop: full or small (download them first), or a folder with
+            items_shuffle.json, items_ins_v2.json and items_human_ins.json. For alfworld: a folder
+            or zip file of either release; by default the downloaded one.
+        target: WebShop only: folder to write; by default where dataset=SOURCE looks for it.
+        price_seed: WebShop only: seed of ranged prices and price caps.
+        nouns: WebShop only: source of the nouns in product names: nouns.json in the folder (file),
+            spaCy, or a list of function words (heuristic); auto takes the first that is available.
+        spacy_model: WebShop only: name or folder of a spaCy model.
+        quiet: Show no progress.
     """
     from eto_agents.cli.evaluation import given
 
@@ -102,7 +119,7 @@ def build(
             built, about = _build_webshop(source, progress, nouns=nouns, **options)
         elif options:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
-            raise UnknownNameError("flag of alfworld", names, (), "It is for webshop only.")
+            raise UnknownNameError("option of alfworld", names, (), "It is for webshop only.")
         else:
             built, about = _build_alfworld(source, progress)
     _console().print(str(built), about, sep="\n", highlight=False, soft_wrap=True)
@@ -136,11 +153,11 @@ def _build_alfworld(source: str | None, progress: Progress) -> tuple[Path, str]:
 
     zips = ("alfworld/json_2.1.2_tw-pddl.zip", "alfworld/json_2.1.1_tw-pddl.zip")
     if source is None:
-        here = next((name for name in zips if data.find(name)), zips[0])
-        found = data.path(here)
+        name = next((name for name in zips if data.find(name)), zips[0])
+        official = data.path(name)
     else:
-        found = Path(source).expanduser()
-    built = build_official(found, progress)
+        official = Path(source).expanduser()
+    built = build_official(official, progress)
     splits = open_pack(built).splits
     return built, "; ".join(f"{split}: {len(games)} games" for split, games in splits.items())
 
@@ -153,16 +170,19 @@ def export(
     dataset: str = "mini",
     template: Path | None = None,
 ) -> None:
-    """Write games as full game files, which the original's engine loads.
+    """Export games as game files that the original ALFWorld engine loads.
+
+    For example:
+        eto data export alfworld runs/games --split seen
 
     Args:
-        world: alfworld.
-        target: the folder to write to.
-        split: the task set.
-        grammar: the release whose wording the games are to have.
-        dataset: mini, or an official name.
-        template: an official game file, whose domain and grammar texts are taken; by default the
-            installed alfworld package's.
+        world: World to export: alfworld.
+        target: Folder to write to.
+        split: Split to export.
+        grammar: ALFWorld release whose wording the games use.
+        dataset: Dataset to export: mini, or an official name.
+        template: Official game file that provides the domain and grammar texts; by default those of
+            the installed alfworld package.
     """
     from eto_envs.alfworld.data.datasets import open_dataset, task_set
     from eto_envs.alfworld.data.export import export_games
@@ -173,19 +193,19 @@ def export(
 
 
 def _splits(bundle: Path) -> str:
-    """The splits' sizes, and how much of the test splits is in train as published."""
+    """The sizes of the splits, and how many goals of train are also in a test split."""
     from eto_envs.webshop.data.shop import open_shop
 
     splits = open_shop(bundle).splits
     parts = [f"{split}: {len(indices)} goals" for split, indices in splits.items()]
     n_shared = len(splits["train"]) - len(splits["train_clean"])
     if n_shared:
-        parts.append(f"{n_shared} goals of train are in a test split too (not in train_clean)")
+        parts.append(f"{n_shared} goals of train are also in a test split (not in train_clean)")
     return "; ".join(parts)
 
 
 class _Stages:
-    """Shows how far a build is: on a terminal a line that counts, elsewhere a line a stage."""
+    """Shows a build's progress: a counter in a terminal, elsewhere one line per stage."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet

@@ -1,4 +1,4 @@
-"""`eto eval`."""
+"""`eto eval`, and the flags that name an agent."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ class AgentFlags:
     """Which agent plays; shared by the commands that play episodes.
 
     Attributes:
-        policy: random, expert, replay, react, best-of-n, a plug-in's name, or
-            package.module:Class; react if a model is given.
-        model: the chat model of the policy: hf:PATH or openai:NAME.
-        prompts: the policy's prompts: own, published, brief, or a TOML file.
-        best_of: play every task this many times and count the best episode (Best-of-N).
-        policy_args: further arguments for the policy.
-        action_timeout: seconds after which an agent that has not answered has failed.
+        policy: Agent that plays: random, expert, sloppy-expert, replay, react, best-of-n, the name
+            of a plug-in, or package.module:Class. By default react if a model is given.
+        model: Chat model of the agent: hf:PATH for a local model or a name on the Hugging Face hub,
+            openai:NAME for a model behind an OpenAI-compatible server.
+        prompts: Prompts of the agent: own, published, brief, or a TOML file.
+        best_of: Play every task this many times and count the best episode (Best-of-N).
+        policy_args: Further arguments for the agent; values are JSON or plain text.
+        action_timeout: Seconds an agent may take to decide before its episode ends as an error. By
+            default there is no limit.
     """
 
     policy: str | None = None
@@ -40,10 +42,10 @@ class AgentFlags:
     action_timeout: float | None = None
 
     def load(self) -> Policy:
-        """The policy.
+        """Load the policy.
 
         Raises:
-            UnknownNameError: no policy is named, or none answers to the name.
+            UnknownNameError: no policy is given, or there is none of that name.
             EtoError: a number is out of range, or the policy does not take the arguments.
         """
         from eto_agents.best_of_n import BestOfN
@@ -61,13 +63,13 @@ class AgentFlags:
             raise EtoError(f"{self.policy_name()}: {error}") from error
 
     def policy_name(self) -> str:
-        """The name that `--policy` gives, or `--model` implies."""
+        """The policy's name, given by `--policy` or implied by `--model`."""
         if self.policy is None and self.model is None:
             raise UnknownNameError("agent", "", (), "Give --policy NAME or --model KIND:NAME.")
         return self.policy or "react"
 
     def folder_name(self) -> str:
-        """A name for a folder of this agent's."""
+        """The part of a default folder's name that stands for this agent."""
         best_of = None if self.best_of is None else f"best-of-{self.best_of}"
         parts = [best_of, self.policy_name(), self.model]
         text = "-".join(part for part in parts if part)
@@ -100,20 +102,27 @@ def run(  # noqa: PLR0913 (the flags of the command)
 ) -> None:
     """Evaluate an agent on whole task sets. Rerun the command to resume.
 
+    The run's folder receives episodes.jsonl, results.json and report.md.
+
+    For example:
+        eto eval --env ETO-ALFWorld-v0 --policy expert --splits seen unseen --out runs/expert
+        eto eval --env ETO-WebShop-v0 --model openai:gpt-4o --n-tasks 20
+
     Args:
-        agent: which agent plays.
-        env: environment id, such as ETO-WebShop-v0.
-        splits: the task sets to play.
-        out: folder of the run; default runs/ENV-POLICY.
-        seeds: every task is played once for each.
-        n_envs: episodes that run at once.
-        n_tasks: only the first this many tasks of each split.
-        dataset: mini, an official name, or a folder; by default the official data, else mini.
-        max_steps: override the protocol's step limit.
-        env_args: further arguments for the environment, values as JSON or plain text.
-        agent_errors: leave episodes in which the agent failed out, or count them as 0.
-        retry_agent_errors: play episodes again in which the agent failed before.
-        quiet: no progress, only the table.
+        agent: The agent that plays.
+        env: Environment id, such as ETO-WebShop-v0.
+        splits: Splits to play.
+        out: Folder of the run; by default runs/ENV-POLICY.
+        seeds: Seeds; every task is played once for each.
+        n_envs: Number of episodes played at once.
+        n_tasks: Play only the first N tasks of each split. By default all.
+        dataset: Dataset of the environment: mini, an official name such as full, or a folder that
+            holds the official files. By default the official data if downloaded, else mini.
+        max_steps: Step limit of an episode; by default the protocol's.
+        env_args: Further arguments for the environment; values are JSON or plain text.
+        agent_errors: Exclude episodes in which the agent failed from the means, or count them as 0.
+        retry_agent_errors: On resuming, play the episodes again in which the agent failed.
+        quiet: Show no progress, only the table.
     """
     from rich.console import Console
 
@@ -145,7 +154,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
 
 
 def _raised_in_the_class(error: TypeError) -> bool:
-    """Whether it comes from the code of the policy's class, not from how it was called."""
+    """Whether the error comes from inside the policy's class, not from how it was called."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -154,15 +163,15 @@ def _raised_in_the_class(error: TypeError) -> bool:
 
 
 def given(**arguments: Any) -> dict[str, Any]:
-    """The arguments that are not None."""
+    """Select the arguments that are not None."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
 def at_least_one(**numbers: int | None) -> None:
-    """Check flags that count something.
+    """Check flags that have to be positive.
 
     Raises:
-        EtoError: one is given and less than 1.
+        EtoError: a flag is given and less than 1.
     """
     for name, value in numbers.items():
         if value is not None and value < 1:

@@ -12,7 +12,11 @@ from eto_agents.settings import key_values
 
 
 def envs() -> None:
-    """List the environments and the task sets that can be played on this machine."""
+    """List the environments and the task sets that can be played on this machine.
+
+    For example:
+        eto envs
+    """
     import warnings
 
     import gymnasium as gym
@@ -28,7 +32,7 @@ def envs() -> None:
         for split in SPLITS:
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # the dataset has a column of its own
+                    warnings.simplefilter("ignore")  # the table shows which dataset is used
                     env = gym.make(env_id, split=split)
             except EtoError:
                 continue  # this dataset has no such split
@@ -48,14 +52,17 @@ def play(
 ) -> None:
     """Play one task yourself in the terminal.
 
+    For example:
+        eto play ETO-WebShop-v0 --dataset mini --split seen
+
     Args:
-        env: environment id, such as ETO-WebShop-v0.
-        split: the task set.
-        task: task id; a random one by default.
-        dataset: mini, an official name, or a folder with the official files; by default the
-            official data if they are there, else mini.
-        env_args: further arguments for the environment, values as JSON or plain text.
-        out: file to which the finished episode is appended.
+        env: Environment id, such as ETO-WebShop-v0.
+        split: Split of the task.
+        task: Task id; by default a random task.
+        dataset: Dataset of the environment: mini, an official name such as full, or a folder that
+            holds the official files. By default the official data if downloaded, else mini.
+        env_args: Further arguments for the environment; values are JSON or plain text.
+        out: File to which the finished episode is appended.
     """
     import gymnasium as gym
     import numpy as np

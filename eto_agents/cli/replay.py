@@ -15,16 +15,23 @@ def replay(
     runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN …")]] = (),
     out: Path = Path("replay.html"),
 ) -> None:
-    """Write one HTML page in which every episode of the runs can be read; it needs no network.
+    """Write an HTML page that shows every episode of the runs, step by step.
+
+    The page is a single file and needs no network.
+
+    With two or more runs, agents can be compared side by side on the same task.
+
+    For example:
+        eto replay runs/expert sft=runs/sft-eval --out replay.html
 
     Args:
-        runs: folders of `eto eval` or `eto collect`, finished or not; AGENT=FOLDER names the
-            agent. With two or more, agents can be read side by side on one task.
-        out: the page's file.
+        runs: Folders written by `eto eval` or `eto collect`, complete or not. AGENT=FOLDER gives
+            the agent a name.
+        out: File to write.
     """
     from eto_agents.report.replay import write_replay
 
     if not runs:
-        raise UnknownNameError("run", "", (), "Name at least one folder that `eto eval` wrote.")
+        raise UnknownNameError("run", "", (), "Give at least one folder written by `eto eval`.")
     n_bytes = write_replay(runs, out)
     sys.stdout.write(f"written to {out} ({n_bytes / 1e6:.1f} MB)\n")

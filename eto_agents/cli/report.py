@@ -17,21 +17,25 @@ def report(
     iterations: Annotated[tuple[str, ...], arg(metavar="RUN …")] = (),
     tasks: Annotated[tuple[str, ...], arg(metavar="ID …")] = (),
 ) -> None:
-    """Report runs side by side: one HTML page, Markdown, LaTeX, CSV and figures.
+    """Compare runs in a report: an HTML page, Markdown, LaTeX, CSV and figures.
+
+    For example:
+        eto report expert=runs/expert sft=runs/sft-eval --out runs/report
 
     Args:
-        runs: folders of `eto eval`, finished or not; AGENT=FOLDER names the agent.
-        out: folder for the report; an older report there is replaced.
-        against: the agent that the others are compared with; by default the first.
-        iterations: runs of successive ETO iterations in order, for the reward by iteration.
-        tasks: ids of tasks whose reward is drawn step by step.
+        runs: Folders written by `eto eval`, complete or not. AGENT=FOLDER gives the agent a name.
+        out: Folder of the report; an older report in it is replaced.
+        against: Agent that the others are compared with; by default the first.
+        iterations: Runs of successive ETO iterations, in order, for a figure of reward by
+            iteration.
+        tasks: Ids of tasks whose reward is plotted step by step.
     """
     from rich.console import Console
 
     from eto_agents.report.full_report import write_report
 
     if not runs and not iterations:
-        raise UnknownNameError("run", "", (), "Name at least one folder that `eto eval` wrote.")
+        raise UnknownNameError("run", "", (), "Give at least one folder written by `eto eval`.")
     files = write_report(runs, out, against=against, iterations=iterations, tasks=tasks)
     names = ", ".join(file.name for file in files if file.parent == out)
     Console(highlight=False, markup=False).print(f"written to {out}: {names}", soft_wrap=True)

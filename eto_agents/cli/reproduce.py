@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 def run(options: Annotated[Options, OmitArgPrefixes], dry_run: bool = False) -> None:
-    """Reproduce the paper's table: train and evaluate every method in every world.
+    """Reproduce the paper's main table: train and evaluate every method in every world.
 
-    Rerun the command to resume. For example: eto reproduce --recipe smoke --out runs/smoke
+    Rerun the command to resume.
+
+    For example:
+        eto reproduce --recipe smoke --out runs/smoke
 
     Args:
-        options: which recipe, and what of it.
-        dry_run: print what would be run, what it reads and how long it took when it was measured,
-            and do nothing.
+        options: The recipe, and which parts of it to run.
+        dry_run: Only print the steps: what they read and how long they took when measured.
     """
     recipe = options.load()
     if dry_run:
@@ -56,7 +58,7 @@ _READS = {
 
 
 def _plan(recipe: Recipe, options: Options) -> str:
-    """The steps of every world and seed, as Markdown."""
+    """List the steps of every world and seed, as Markdown."""
     from eto_agents.console import clock
     from eto_agents.markdown import markdown_table
 

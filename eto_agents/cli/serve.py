@@ -1,12 +1,13 @@
-"""`eto serve`: people play in their browser, and what they do is kept as trajectories."""
+"""`eto serve`: people play in their browser, and their episodes are stored as trajectories."""
 
 from __future__ import annotations
 
 import ipaddress
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from eto_envs.errors import UnknownNameError, require
 
@@ -31,22 +32,26 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     show_attrs: bool = False,
     pictures: bool = False,
 ) -> None:
-    """Shop yourself, in a browser: pick a task, buy, see the score and what was missed.
+    """Play WebShop in a browser: pick a task, shop, and see the score and what was missed.
 
-    Finished sessions are appended to episodes.jsonl in the run's folder (policy "human"); open ones
-    come back when the same command runs again.
+    Finished sessions are appended to episodes.jsonl in the run's folder, with the policy "human".
+
+    Rerun the command to resume open sessions.
+
+    For example:
+        eto serve webshop --dataset mini --split seen --port 8000
 
     Args:
-        dataset: mini, small, full, or a folder with the official files; by default the official
-            data if they are there, else mini.
-        split: the task set.
-        goals: instructions worded by people, or made from templates.
-        host: address to listen on; another than this machine's own lets others in.
-        port: port to listen on; 0 for any free one.
-        out: folder of the run; default runs/webshop-human.
-        max_steps: override the protocol's step limit.
-        show_attrs: product pages get a page of attributes.
-        pictures: show the products' own pictures, which the browser gets from other servers.
+        dataset: Dataset: mini, small, full, or a folder that holds the official files. By default
+            (auto) the official data if downloaded, else mini.
+        split: Split whose tasks are offered.
+        goals: Use instructions written by people, or synthetic ones made from templates.
+        host: Address to listen on; any other than this machine's own admits other machines.
+        port: Port to listen on; 0 selects a free one.
+        out: Folder of the run; by default runs/webshop-human.
+        max_steps: Step limit of an episode; by default the protocol's.
+        show_attrs: Give product pages a tab with the product's attributes.
+        pictures: Show the products' pictures, which the browser loads from other servers.
     """
     _check(port, max_steps)
     from eto_agents.runs import episodes_folder
@@ -77,7 +82,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
             engine,
             tasks,
             max_steps=max_steps,
-            finished=[(kept.task_id, kept.seed) for kept in store.read()],
+            finished=[(episode.task_id, episode.seed) for episode in store.read()],
             on_end=lambda trip: store.append(trajectory_of(trip, engine, tasks)),
             journal=folder / "sessions.jsonl",
         )
@@ -103,7 +108,7 @@ def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Pa
     is_local = _is_loopback(host)
     if not is_local:
         warnings.warn(
-            f"listening on {host}: whoever reaches the port can play, and nothing is encrypted",
+            f"listening on {host}: anyone who can reach the port can play, without encryption",
             UserWarning,
             stacklevel=2,
         )
@@ -112,7 +117,7 @@ def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Pa
     try:
         name = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"http://{name}:{listener.getsockname()[1]}/  (Ctrl-C stops)\n")
-        sys.stdout.write(f"sessions are kept in {folder}\n")
+        sys.stdout.write(f"sessions are stored in {folder}\n")
         sys.stdout.flush()
         serve(app, listener)
     except KeyboardInterrupt:
@@ -122,7 +127,7 @@ def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Pa
 
 
 def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajectory:
-    """A finished trip as a record; its seed is its number among the trips of its task."""
+    """Convert a finished trip; its seed is its number among the trips of its task."""
     from eto_agents.trajectory import Step, Trajectory
 
     initial_observation = engine.text(engine.start(int(trip.task.id)))
@@ -168,3 +173,7 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"webshop": webshop}
+"""The commands after ``eto serve``."""

@@ -1,6 +1,6 @@
-"""`eto train`: a command for each method; its flags are the fields of the method's settings.
+"""`eto train`: one command per method, with the fields of the method's settings as its flags.
 
-Settings can come from a TOML file, ``--config FILE``; flags take precedence over it.
+Settings can be read from a TOML file, ``--config FILE``; flags override the file.
 """
 
 from __future__ import annotations
@@ -32,17 +32,21 @@ def sft(
     min_score: float | None = None,
     quiet: bool = False,
 ) -> None:
-    """Fine-tune on expert trajectories (behaviour cloning). Rerun the command to resume.
+    """Supervised fine-tuning on expert trajectories (behaviour cloning).
 
-    For example: eto train sft --data runs/experts --model tiny:small --out runs/sft
+    Rerun the command to resume. With --config FILE, options are read from a TOML file.
+
+    For example:
+        eto train sft --data runs/experts --model tiny:small --out runs/sft
 
     Args:
-        settings: of the training.
-        data: folders of `eto collect` or `eto eval`, or files of trajectories.
-        model: what is trained: a checkpoint's folder or name, "tiny" or "tiny:SIZE".
-        out: the folder of the run.
-        min_score: the least final score of a trajectory; by default what its collection states.
-        quiet: show no progress.
+        settings: Settings of the training.
+        data: Folders written by `eto collect` or `eto eval`, or files of trajectories.
+        model: Model to train: folder of a checkpoint, name on the Hugging Face hub, or tiny or
+            tiny:SIZE for a new small model.
+        out: Folder of the run.
+        min_score: Minimum final score of a trajectory, in [0, 1]; by default its collection's.
+        quiet: Show no progress.
     """
     with _training(quiet):
         from eto_agents.training.sft import sft as train
@@ -59,18 +63,24 @@ def rft(
     out: Path = Path("runs/rft"),
     quiet: bool = False,
 ) -> None:
-    """Explore, then fine-tune on the expert's trajectories and the agent's successes.
+    r"""Rejection-sampling fine-tuning (RFT) on expert trajectories and the agent's successes.
 
-    Rerun the command to resume. For example: eto train rft --data runs/experts
-    --explorer runs/sft/checkpoint --model runs/sft/checkpoint --out runs/rft
+    The explorer plays every task several times; its successes join the expert trajectories.
+
+    Rerun the command to resume. With --config FILE, options are read from a TOML file.
+
+    For example:
+        eto train rft --data runs/experts --explorer runs/sft/checkpoint \
+            --model runs/sft/checkpoint --out runs/rft
 
     Args:
-        settings: of exploration and training.
-        explorer: the checkpoint that plays, such as the one of `eto train sft`.
-        data: folders of `eto collect` or `eto eval`, or files of trajectories.
-        model: what is fine-tuned.
-        out: the folder of the run.
-        quiet: show no progress.
+        settings: Settings of the exploration and of the training.
+        explorer: Checkpoint that plays, such as the result of `eto train sft`.
+        data: Folders written by `eto collect` or `eto eval`, or files of trajectories.
+        model: Model to train: folder of a checkpoint, name on the Hugging Face hub, or tiny or
+            tiny:SIZE for a new small model.
+        out: Folder of the run.
+        quiet: Show no progress.
     """
     with _training(quiet):
         from eto_agents.training.rft import rft as train
@@ -86,17 +96,21 @@ def dpo(
     out: Path = Path("runs/dpo"),
     quiet: bool = False,
 ) -> None:
-    """Trajectory DPO on a file of pairs. Rerun the command to resume.
+    r"""Direct preference optimisation (DPO) on a file of trajectory pairs.
 
-    For example: eto train dpo --pairs runs/eto/iteration-1/pairs/pairs.jsonl
-    --model runs/sft/checkpoint --out runs/dpo
+    Rerun the command to resume. With --config FILE, options are read from a TOML file.
+
+    For example:
+        eto train dpo --pairs runs/eto/iteration-1/pairs/pairs.jsonl \
+            --model runs/sft/checkpoint --out runs/dpo
 
     Args:
-        settings: of the training.
-        pairs: a file of preference pairs.
-        model: the policy to begin with, which is the reference: a checkpoint's folder or name.
-        out: the folder of the run.
-        quiet: show no progress.
+        settings: Settings of the training.
+        pairs: File of preference pairs.
+        model: Initial policy, which is also the reference policy: folder of a checkpoint, or name
+            on the Hugging Face hub.
+        out: Folder of the run.
+        quiet: Show no progress.
     """
     with _training(quiet):
         from eto_agents.preference import read_pairs
@@ -112,15 +126,19 @@ def ppo(
     out: Path = Path("runs/ppo"),
     quiet: bool = False,
 ) -> None:
-    """PPO on the tasks of a split. Rerun the command to resume.
+    """Proximal policy optimisation (PPO) on the tasks of a split.
 
-    For example: eto train ppo --env ETO-ALFWorld-v0 --model runs/sft/checkpoint --out runs/ppo
+    Rerun the command to resume. With --config FILE, options are read from a TOML file.
+
+    For example:
+        eto train ppo --env ETO-ALFWorld-v0 --model runs/sft/checkpoint --out runs/ppo
 
     Args:
-        settings: of the training.
-        model: the SFT policy: a checkpoint's folder or name.
-        out: the folder of the run.
-        quiet: show no progress.
+        settings: Settings of the training.
+        model: Initial policy, such as the result of `eto train sft`: folder of a checkpoint, or
+            name on the Hugging Face hub.
+        out: Folder of the run.
+        quiet: Show no progress.
     """
     with _training(quiet):
         from eto_agents.training.ppo import ppo as train
@@ -135,15 +153,19 @@ def grpo(
     out: Path = Path("runs/grpo"),
     quiet: bool = False,
 ) -> None:
-    """GRPO on the tasks of a split. Rerun the command to resume.
+    """Group-relative policy optimisation (GRPO) on the tasks of a split.
 
-    For example: eto train grpo --env ETO-ALFWorld-v0 --model runs/sft/checkpoint --out runs/grpo
+    Rerun the command to resume. With --config FILE, options are read from a TOML file.
+
+    For example:
+        eto train grpo --env ETO-ALFWorld-v0 --model runs/sft/checkpoint --out runs/grpo
 
     Args:
-        settings: of the training.
-        model: the SFT policy: a checkpoint's folder or name.
-        out: the folder of the run.
-        quiet: show no progress.
+        settings: Settings of the training.
+        model: Initial policy, such as the result of `eto train sft`: folder of a checkpoint, or
+            name on the Hugging Face hub.
+        out: Folder of the run.
+        quiet: Show no progress.
     """
     with _training(quiet):
         from eto_agents.training.grpo import grpo as train
@@ -161,19 +183,25 @@ def eto(
     n_eval_tasks: int | None = None,
     quiet: bool = False,
 ) -> None:
-    """ETO: explore, pair, prefer, evaluate, and again. Rerun the command to resume.
+    r"""Exploration-based trajectory optimisation (ETO), the paper's method.
 
-    For example: eto train eto --env ETO-ALFWorld-v0 --data runs/experts
-    --model runs/sft/checkpoint --out runs/eto
+    Each iteration explores, pairs better episodes with worse ones, and trains on them with DPO.
+
+    Rerun the command to resume. With --config FILE, options are read from a TOML file.
+
+    For example:
+        eto train eto --env ETO-ALFWorld-v0 --data runs/experts \
+            --model runs/sft/checkpoint --out runs/eto
 
     Args:
-        settings: of the loop.
-        model: the SFT policy: a checkpoint's folder or name.
-        data: folders of `eto collect` with the experts' trajectories.
-        out: the folder of the run.
-        splits: every iteration is evaluated on these; none for no evaluation.
-        n_eval_tasks: only the first this many tasks of each.
-        quiet: show no progress.
+        settings: Settings of the loop.
+        model: Initial policy, such as the result of `eto train sft`: folder of a checkpoint, or
+            name on the Hugging Face hub.
+        data: Folders written by `eto collect` with the experts' trajectories.
+        out: Folder of the run.
+        splits: Splits on which every iteration is evaluated; give none to skip the evaluation.
+        n_eval_tasks: Evaluate only on the first N tasks of each split. By default on all.
+        quiet: Show no progress.
     """
     from rich.console import Console
 
@@ -188,7 +216,7 @@ def eto(
             scores.append(_evaluate(iteration.model, settings, splits, n_eval_tasks, folder))
         best = best_of(done, settings)
     if is_main_process():
-        line = f"iteration {best.number} is the result: {best.model}"
+        line = f"result: iteration {best.number}, {best.model}"
         Console(highlight=False).print(iteration_table(done, scores, best.number), line, sep="\n")
 
 
@@ -200,12 +228,12 @@ COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
     "grpo": grpo,
     "eto": eto,
 }
-"""What can follow ``eto train``."""
+"""The commands after ``eto train``."""
 
 
 @contextmanager
 def _training(quiet: bool) -> Iterator[None]:
-    """Show progress; of several processes the main one alone shows, evaluates and prints."""
+    """Show progress; of several processes only the main one shows, evaluates and prints."""
     require("trl", extra="train")
     from eto_agents.training.trl import quiet_libraries
 
@@ -220,14 +248,14 @@ def _experts(
     from eto_agents.training.rows import EmptyDataError
 
     if required and not data:
-        raise EmptyDataError("no data: name folders of `eto collect`")
-    return [e for path in data for e in read_collection(path, min_score=min_score).kept]
+        raise EmptyDataError("no training data: give --data a folder written by `eto collect`")
+    return [e for path in data for e in read_collection(path, min_score=min_score).selected]
 
 
 def _evaluate(
     model: str, settings: ETO, splits: Sequence[str], n_tasks: int | None, folder: Path
 ) -> dict[str, float]:
-    """Mean rewards by split, greedily; of several processes only the main one plays."""
+    """Mean reward by split under greedy decoding; of several processes only the main one plays."""
     if not splits or not is_main_process():
         return {}
     from eto_agents.evaluation.harness import evaluate
@@ -249,15 +277,15 @@ def _evaluate(
 def iteration_table(
     done: Sequence[Iteration], scores: Sequence[Mapping[str, float]], best: int
 ) -> Table:
-    """The scores by iteration, the paper's Figure 4 in numbers."""
+    """The scores by iteration: the paper's Figure 4 as a table."""
     from eto_agents.console import table
 
-    splits = list(dict.fromkeys(name for found in scores for name in found))
+    splits = list(dict.fromkeys(name for by_split in scores for name in by_split))
     rows = []
-    for row, found in zip(done, scores, strict=True):
+    for row, by_split in zip(done, scores, strict=True):
         counts = row.counts
         outcomes = " / ".join(str(counts.get(name, 0)) for name in ("win", "tie", "lose"))
-        values = (row.explored, row.dev, *(found.get(name) for name in splits))
+        values = (row.explored, row.dev, *(by_split.get(name) for name in splits))
         rows.append(
             (
                 f"{row.number}{' *' if row.number == best else ''}",
@@ -270,12 +298,12 @@ def iteration_table(
 
 
 def with_config(arguments: Sequence[str]) -> list[str]:
-    """A command line in which ``--config FILE`` is replaced by the flags that the file means.
+    """Replace ``--config FILE`` in a command line by the flags that the file stands for.
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: it is not TOML.
-        UnknownNameError: ``--config`` names no file.
+        CorruptDataError: the file is not valid TOML.
+        UnknownNameError: no file follows ``--config``.
     """
     given = list(arguments)
     if given[:1] != ["train"] or "--config" not in given:
@@ -293,11 +321,11 @@ def with_config(arguments: Sequence[str]) -> list[str]:
 
 
 _TAKE_TRUE_OR_FALSE: Final = ("with_example",)
-"""Settings for which neither yes nor no is the default; their flags are followed by a value."""
+"""Settings with the values true, false and none; their flags are followed by a value."""
 
 
 def _flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The keys of tables as the flags have them: ``beta`` below ``[dpo]`` is ``dpo.beta``."""
+    """Flatten tables into dotted keys: ``beta`` below ``[dpo]`` becomes ``dpo.beta``."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         name = f"{prefix}{key}"
@@ -306,7 +334,7 @@ def _flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _names(key: str) -> tuple[str, str]:
-    """The flags of a key: the one that sets it, and the one that turns it off."""
+    """The two flags of a key: the one that sets it, and the one that turns it off."""
     *sections, name = key.replace("_", "-").split(".")
     prefix = "".join(f"{section}." for section in sections)
     return f"--{prefix}{name}", f"--{prefix}no-{name}"

@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 
 from eto_agents.console import Episodes, Progress
-from eto_agents.episodes import FINAL, play_into, sort_out
+from eto_agents.episodes import FINAL, play_into, split_jobs
 from eto_agents.evaluation import provenance
 from eto_agents.evaluation.results import (
     AgentErrors,
@@ -190,7 +190,7 @@ class _Run:
         store: TrajectoryStore,
         done: Mapping[EpisodeKey, Trajectory],
     ) -> SplitResult:
-        finished, remaining = sort_out(tasks.split, jobs, done, self.final)
+        finished, remaining = split_jobs(tasks.split, jobs, done, self.final)
         start = Progress(tasks.split, len(finished), len(jobs), None, list(finished.values()))
         self.report_progress(start)
 

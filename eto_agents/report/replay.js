@@ -1,18 +1,18 @@
 "use strict";
-// Shows the episodes that are packed in this page. Texts of agents and worlds are set as text
-// nodes only (`make`), never as markup.
+// Displays the episodes that are embedded in this page. What agents and worlds wrote is inserted as
+// text nodes only (`make`), never as markup.
 (() => {
 const ROW_PX = 66;
 const SEPARATOR = " [SEP] ";
 const $ = (id) => document.getElementById(id);
 
-let data, episodes, byTask, lowered; // set once the data are unpacked
+let data, episodes, byTask, lowered; // set once the data have been unpacked
 const state = { shown: [], at: -1, other: -1, step: 0, raw: false, front: 0 };
 let filters = {};
 
-// ---------------------------------------------------------------- small things
+// ---------------------------------------------------------------- helpers
 
-/** An element; `options` are attributes, `on…` listeners; children are elements or texts. */
+/** Makes an element. `options` are attributes and `on…` listeners; children are elements or strings. */
 function make(tag, options = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(options)) {
@@ -56,7 +56,7 @@ function mean(values) {
   return values.length ? values.reduce((a, b) => a + b, 0) / values.length : NaN;
 }
 
-/** Which colour a score has: bad, part or good. */
+/** The class that colours a score: bad, part or good. */
 const grade = (episode) => (episode.success ? "good" : episode.score > 0 ? "part" : "bad");
 
 function countBy(items, keyOf) {
@@ -69,7 +69,7 @@ function countBy(items, keyOf) {
 
 async function unpack() {
   if (typeof DecompressionStream === "undefined") {
-    throw new Error("this browser is too old to unpack the page (it has no DecompressionStream)");
+    throw new Error("this browser is too old for this page (it has no DecompressionStream)");
   }
   const packed = $("data");
   const bytes = Uint8Array.from(atob(packed.textContent.trim()), (c) => c.charCodeAt(0));
@@ -96,7 +96,7 @@ function prepare(unpacked) {
 // ---------------------------------------------------------------- filters and list
 
 function select(name, label, options) {
-  if (options.length < 3) return null; // "all" and one value: nothing to choose
+  if (options.length < 3) return null; // "all" and a single value: there is nothing to choose
   const items = options.map(([value, shown]) => make("option", { value }, shown));
   return make("label", {}, make("span", {}, label), make("select", { name }, items));
 }
@@ -110,9 +110,9 @@ function choices(all, keyOf, show = (key) => key || "–") {
 function failureChoices() {
   const counts = countBy(episodes.flatMap((e) => e.failures), ([kind]) => kind);
   const present = data.kinds.filter(({ name }) => counts.has(name));
-  const nFine = episodes.filter((e) => !e.failures.length).length;
+  const nSucceeded = episodes.filter((e) => !e.failures.length).length;
   const kinds = present.map(({ name, label }) => [name, `${label} (${counts.get(name)})`]);
-  return [["", "any outcome"], ["none", `no failure (${nFine})`], ...kinds];
+  return [["", "any outcome"], ["none", `no failure (${nSucceeded})`], ...kinds];
 }
 
 const ORDERS = {
@@ -131,7 +131,7 @@ function buildFilters() {
     make("label", { class: "check", title }, make("input", { type: "checkbox", name }), label);
   const hasSeveral = [...byTask.values()].some((group) => group.length > 1);
   $("filters").append(
-    make("input", { name: "query", type: "search", placeholder: "Search in all texts  ( / )", "aria-label": "Search" }),
+    make("input", { name: "query", type: "search", placeholder: "Search all text  ( / )", "aria-label": "Search" }),
     make("details", { open: window.innerWidth > 760 }, make("summary", {}, "Filters"),
       make("div", { class: "fields" }, ...[
         select("run", "Agent", choices("all agents", (e) => e.run, (r) => data.runs[r].label)),
@@ -182,8 +182,8 @@ function applyFilters() {
     (!filters.differs || differs(e)) && hasText(e));
   state.shown.sort(ORDERS[filters.order || "log"][1]);
   const counted = state.shown.filter((e) => data.played.includes(e.status));
-  const isOneAgent = new Set(counted.map((e) => e.run)).size === 1; // a mean over two says nothing
-  $("count").textContent = state.shown.length === 0 ? "No episode fits the filters"
+  const isOneAgent = new Set(counted.map((e) => e.run)).size === 1; // a mean over several agents is meaningless
+  $("count").textContent = state.shown.length === 0 ? "No episode matches the filters"
     : `${state.shown.length.toLocaleString("en")} of ${plural(episodes.length, "episode")}`
       + (isOneAgent ? ` · mean score ${mean(counted.map((e) => e.score)).toFixed(3)}` : "");
   $("list").scrollTop = 0;
@@ -199,7 +199,7 @@ function hasFailure(episode) {
 
 const differs = (e) => new Set(byTask.get(taskKey(e)).map((other) => other.score)).size > 1;
 
-/** A test whether an episode has the words anywhere, its ids, goal, error or any turn. */
+/** Returns a predicate: whether an episode contains the query in its id, goal, error or any turn. */
 function matcher(query) {
   const wanted = query.trim().toLowerCase();
   if (!wanted) return () => true;
@@ -211,7 +211,7 @@ function matcher(query) {
     hits[e.observation || 0] || hits[e.error] || e.steps.some(inStep);
 }
 
-/** Draws the rows that are in sight, and no others. */
+/** Draws only the rows that are visible. */
 function drawList() {
   const list = $("list");
   const first = Math.max(0, Math.floor(list.scrollTop / ROW_PX) - 5);
@@ -226,7 +226,7 @@ function row(episode, place) {
   const element = make("a", {
     class: "row", href: link(episode), "aria-current": episode.position === state.at ? "true" : null,
     onclick: (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a new tab, as of any link
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return; // opens a new tab, like any link
       event.preventDefault();
       open(episode.position);
     },
@@ -262,9 +262,9 @@ function link(episode, step = 0, other = -1) {
 function followLink() {
   const parts = new URLSearchParams(location.hash.slice(1));
   if (!parts.has("task")) return showOverview();
-  const asked = (name, value) => !parts.has(name) || parts.get(name) === String(value);
-  const found = episodes.filter((e) => e.task_id === parts.get("task") && asked("split", e.split) &&
-    asked("env", e.env_id) && asked("agent", e.run) && asked("seed", e.seed) && asked("sample", e.sample));
+  const matches = (name, value) => !parts.has(name) || parts.get(name) === String(value);
+  const found = episodes.filter((e) => e.task_id === parts.get("task") && matches("split", e.split) &&
+    matches("env", e.env_id) && matches("agent", e.run) && matches("seed", e.seed) && matches("sample", e.sample));
   if (!found.length) return showOverview(`This page has no episode of task “${parts.get("task")}”.`);
   const beside = (parts.get("with") || "").split(".").map(Number);
   const other = attempts(found[0]).find((e) => e.run === beside[0] && e.seed === beside[1] && e.sample === beside[2]);
@@ -330,7 +330,7 @@ function toggleSideBySide() {
   open(state.at, step, beside ? beside.position : -1);
 }
 
-/** Goes to the same task as another agent played it; side by side, the two change places. */
+/** Opens another agent's episode of the same task; side by side, swaps the two. */
 function switchAgent() {
   if (state.at < 0) return;
   const beside = state.other >= 0 ? episodes[state.other] : partner(episodes[state.at]);
@@ -361,8 +361,8 @@ function showOverview(message = "") {
     message ? make("p", { class: "warning" }, message) : null,
     make("div", { class: "cards" }, data.runs.map(runCard)),
     failureTable(), kindTable(),
-    make("p", { class: "muted" }, "Means here are over episodes that ended by the task or its limit. For intervals ",
-      "and comparisons see the run's report. Press ? for the keys.")));
+    make("p", { class: "muted" }, "Means are over episodes that the task or its step limit ended. For intervals and ",
+      "comparisons see the runs' report. Press ? for keyboard shortcuts.")));
   $("main").scrollTop = 0;
   drawList();
 }
@@ -373,9 +373,9 @@ function runCard(run, index) {
   const statuses = [...countBy(own, (e) => e.status)].map(([s, n]) => `${n.toLocaleString("en")} ${s}`).join(", ");
   const fact = (label, value) => make("div", {}, make("dt", {}, label), make("dd", {}, value));
   const warnings = [];
-  const isWhole = run.n_planned !== null && own.length >= run.n_planned;
-  if (!run.is_finished && !isWhole) warnings.push("No results yet: the run goes on, was stopped, or is a collection. These are its episodes so far.");
-  if (run.has_unfinished_line) warnings.push("Its last line was being written and is left out.");
+  const isComplete = run.n_planned !== null && own.length >= run.n_planned;
+  if (!run.is_finished && !isComplete) warnings.push("This run has no results yet: it is still running or was stopped. These are its episodes so far.");
+  if (run.has_unfinished_line) warnings.push("The last line of its log is incomplete and was left out.");
   const total = own.reduce((n, e) => n + nTokens(e), 0);
   return make("section", { class: "card" },
     make("h2", {}, run.label), make("p", { class: "muted" }, `${run.env_id} (${run.dataset})`),
@@ -387,7 +387,7 @@ function runCard(run, index) {
     make("p", { class: "muted" }, statuses, run.n_planned ? `, ${run.n_planned.toLocaleString("en")} planned` : ""),
     warnings.map((warning) => make("p", { class: "warning" }, warning)),
     run.provenance && run.provenance !== "{}"
-      ? make("details", {}, make("summary", {}, "How the agent was run"),
+      ? make("details", {}, make("summary", {}, "Settings of the agent"),
         make("pre", {}, JSON.stringify(JSON.parse(run.provenance), null, 2))) : null);
 }
 
@@ -409,7 +409,7 @@ function failureTable() {
       return [cell(nMain, true), cell(nAny, false)];
     })));
   return make("section", { class: "card" }, make("h2", {}, "Failures"),
-    make("p", { class: "muted" }, "An episode that did not succeed can have several; the first in this order is its main one."),
+    make("p", { class: "muted" }, "An episode that did not succeed may have several kinds; the first in this order is its main one."),
     make("div", { class: "scroll" }, make("table", {},
       make("thead", {}, data.runs.length > 1 ? make("tr", {}, make("td"), head) : null, make("tr", {}, make("th", {}, "kind"), sub)),
       make("tbody", {}, rows))));
@@ -462,9 +462,9 @@ function drawEpisode() {
 function toolbar(episode, panes) {
   const others = attempts(episode).filter((e) => e !== episode);
   const name = (e) => [data.runs[e.run].label, ...which(e), e.score.toFixed(2)].join(" · ");
-  const beside = make("select", { "aria-label": "Beside it",
+  const beside = make("select", { "aria-label": "Episode to compare with",
     onchange: (event) => open(state.at, state.step, Number(event.target.value)) },
-  make("option", { value: -1 }, "nothing beside it"),
+  make("option", { value: -1 }, "no comparison"),
   others.map((e) => make("option", { value: e.position, selected: e.position === state.other }, name(e))));
   const button = (label, key, onclick, pressed = null) =>
     make("button", { type: "button", onclick, title: `key ${key}`, "aria-pressed": pressed }, label, make("kbd", {}, key));
@@ -500,13 +500,13 @@ function paneHead(episode, index) {
 
 const tickClass = (step) => `tick${step.is_invalid ? " invalid" : ""}${step.task_reward > 0 ? " gain" : ""}`;
 
-/** On a narrow screen one of two panes is shown. */
+/** On a narrow screen only one of two panes is visible. */
 function bringToFront(index) {
   state.front = index;
   document.querySelector(".episode").setAttribute("data-front", index);
 }
 
-/** A row for every step; with two episodes the same steps are beside each other. */
+/** A row for every step; the steps of two episodes are side by side. */
 function turns(panes) {
   const longest = Math.max(...panes.map((e) => e.steps.length));
   const rows = [];
@@ -518,22 +518,22 @@ function turns(panes) {
   return make("div", { class: "turns" }, rows);
 }
 
-/** Whose turn it is; on a narrow screen the way to the other's. */
+/** The name of the agent whose turn it is; on a narrow screen a button that shows the other's. */
 const who = (episode, index) => make("button", { type: "button", class: "who", onclick: () => bringToFront(1 - index) },
   [data.runs[episode.run].label, ...which(episode)].join(" · "));
 
 function turn(episode, step, name) {
   const done = episode.steps[step - 1];
   const start = () => make("header", {}, make("b", { class: "n" }, "Start"), name ? [name] : []);
-  const parts = done ? [stepHead(episode, done, step, name), said(done)] : [start()];
-  return [...parts, seen(episode, step)].flat();
+  const parts = done ? [stepHead(episode, done, step, name), reply(done)] : [start()];
+  return [...parts, observed(episode, step)].flat();
 }
 
 function stepHead(episode, step, n, name) {
   const badges = episode.failures.filter(([, , steps]) => steps.includes(n - 1)).map(([kind]) =>
     make("span", { class: "badge bad" }, labelOf(kind)));
   if (step.is_invalid && !badges.some((b) => b.textContent === labelOf("invalid_actions"))) {
-    badges.unshift(make("span", { class: "badge bad" }, "not accepted"));
+    badges.unshift(make("span", { class: "badge bad" }, "rejected"));
   }
   const rewards = [];
   if (step.task_reward) rewards.push(make("span", { class: "badge good" }, `reward ${signed(step.task_reward)}`));
@@ -553,20 +553,20 @@ function stepHead(episode, step, n, name) {
 
 const signed = (value) => (value > 0 ? `+${number(value)}` : number(value).replace("-", "−"));
 
-/** What the agent thought and did; all it wrote, where that is more. */
-function said(step) {
+/** The agent's thought and action, and its whole reply if that contains more. */
+function reply(step) {
   const [thought, action, written] = [text(step.thought), text(step.action), text(step.text)];
   const plain = [action, `Action: ${action}`, `Thought: ${thought}\nAction: ${action}`].map((s) => s.trim());
   const isMore = written && !plain.includes(written.trim().replace(/\s*\n\s*Action:/, "\nAction:"));
   return [
     thought ? make("p", { class: "thought" }, thought) : null,
     make("p", { class: `action${step.is_invalid ? " invalid" : ""}` }, action || make("i", {}, "no action")),
-    isMore ? make("details", { class: "written", open: !action }, make("summary", {}, "All that the agent wrote"), make("pre", {}, written)) : null,
+    isMore ? make("details", { class: "written", open: !action }, make("summary", {}, "The agent's whole reply"), make("pre", {}, written)) : null,
   ];
 }
 
-/** What the agent saw after `step` steps, with its next action marked on the page. */
-function seen(episode, step) {
+/** The observation after `step` steps, with the agent's next action highlighted on the page. */
+function observed(episode, step) {
   const observation = observationAt(episode, step);
   const next = episode.steps[step] ? text(episode.steps[step].action) : "";
   let content = null;
@@ -574,7 +574,7 @@ function seen(episode, step) {
   content = content || make("pre", { class: "observation" }, observation || "(empty)");
   const isRepeated = step > 0 && observation === observationAt(episode, step - 1) && !isChoice(episode, step);
   if (!isRepeated || observation.length < 200) return content;
-  return make("details", { class: "same" }, make("summary", {}, "The same as before"), content);
+  return make("details", { class: "same" }, make("summary", {}, "Same as before"), content);
 }
 
 const observationAt = (episode, step) => text(step ? episode.steps[step - 1].observation : episode.observation);
@@ -584,14 +584,14 @@ const observationAt = (episode, step) => text(step ? episode.steps[step - 1].obs
 const clickedText = (action) => (/^click\[(.*)\]$/is.exec(action.trim()) || [])[1]?.trim().toLowerCase();
 const isItemPage = (parts) => parts.includes("Buy Now") && parts.some((part) => part.startsWith("Price: "));
 
-/** Whether step `step` chose an option: the page looks the same but is another. */
+/** Whether step `step` chose an option: the text of the page is the same, its state is not. */
 function isChoice(episode, step) {
   const parts = observationAt(episode, step - 1).split(SEPARATOR);
   const clicked = clickedText(text(episode.steps[step - 1].action));
   return isItemPage(parts) && parts.some((part) => part.toLowerCase() === clicked);
 }
 
-/** What was clicked since the product was opened: the text pages do not say what is chosen. */
+/** What was clicked since the product was opened: the text does not show which options are chosen. */
 function chosenOptions(episode, step) {
   const chosen = new Set();
   for (let i = step; i > 0; i -= 1) {
@@ -603,7 +603,7 @@ function chosenOptions(episode, step) {
   return chosen;
 }
 
-/** The page that a text observation describes; null where it is no such text. */
+/** The page that a text observation describes; null if it describes none. */
 function shopPage(observation, action, chosen) {
   const parts = observation.split(SEPARATOR).map((part) => part.trim());
   const clicked = clickedText(action);
@@ -691,11 +691,11 @@ function receipt(parts) {
 const KEYS = [
   ["j  ↓", "next episode", () => move(1)], ["k  ↑", "previous episode", () => move(-1)],
   ["→", "next step", () => goToStep(state.step + 1)], ["←", "previous step", () => goToStep(state.step - 1)],
-  ["s", "two agents side by side, on and off", toggleSideBySide],
-  ["o", "the same task by the other agent", switchAgent],
-  ["t", "pages as plain text, on and off", toggleRaw],
+  ["s", "toggle two episodes side by side", toggleSideBySide],
+  ["o", "another agent's episode of the task", switchAgent],
+  ["t", "toggle pages as plain text", toggleRaw],
   ["/", "search", () => { showList(); $("filters").elements.namedItem("query").focus(); }],
-  ["Esc", "overview", () => showOverview()], ["?", "these keys", () => $("help").showModal()],
+  ["Esc", "overview", () => showOverview()], ["?", "this help", () => $("help").showModal()],
 ];
 const NAMES = { ArrowDown: "↓", ArrowUp: "↑", ArrowRight: "→", ArrowLeft: "←", Escape: "Esc" };
 
@@ -714,10 +714,10 @@ function onKey(event) {
 }
 
 function buildHelp() {
-  $("help").append(make("h2", {}, "Keys"),
+  $("help").append(make("h2", {}, "Keyboard shortcuts"),
     make("dl", {}, KEYS.map(([keys, what]) => make("div", {},
       make("dt", {}, keys.split(/\s+/).map((key) => make("kbd", {}, key))), make("dd", {}, what)))),
-    make("p", { class: "muted" }, "On a WebShop page the marked place is what the agent clicked or typed next."),
+    make("p", { class: "muted" }, "A WebShop page highlights what the agent clicked or typed next."),
     make("form", { method: "dialog" }, make("button", {}, "Close")));
 }
 
@@ -738,6 +738,6 @@ async function start() {
 }
 
 start().catch((error) => {
-  $("main").replaceChildren(make("p", { class: "warning" }, `The page cannot be shown: ${error.message}`));
+  $("main").replaceChildren(make("p", { class: "warning" }, `This page cannot be displayed: ${error.message}`));
 });
 })();

@@ -1,10 +1,9 @@
-"""One HTML file with every episode of one or more runs: a page that needs nothing but itself.
+"""`write_replay`: one self-contained HTML file with every episode of one or more runs.
 
-Here runs are put into the page `replay.html` as one gzipped JSON value in which equal texts are
-stored once; `replay.js` shows it. What agents and worlds wrote is data to the page, never markup:
-it is packed in base64, the script puts it into text nodes only, and the content security policy
-allows the page's own script and style and no network at all. Not here: reading the runs
-(`replay_runs`), why an episode failed (`failures`), figures with intervals (the report).
+The episodes are embedded in `replay.html` as a gzipped JSON value that stores equal strings once;
+`replay.js` displays them. The page treats what agents and worlds wrote as data, never as markup: it
+is encoded in base64, the script puts it into text nodes only, and the content security policy
+allows the page's own script and style but no network access.
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ from eto_envs.files import write_whole
 
 PAYLOAD_VERSION = 1
 MARK = "<!doctype html>\n<!-- eto replay -->\n"
-"""How every page begins: a file that does not is never overwritten."""
+"""How every page begins; a file that begins otherwise is never overwritten."""
 
 
 def write_replay(runs: Sequence[str | Path], out: str | Path) -> int:
-    """Write the page of one or more runs; nothing is written if anything is wrong.
+    """Write a page of one or more runs; nothing is written if there is an error.
 
     Args:
-        runs: the runs' folders, or ``AGENT=FOLDER`` to name the agent.
-        out: the page's file; an earlier page is replaced.
+        runs: run folders or files of episodes, or ``AGENT=FOLDER`` to name the agent.
+        out: the page's file; an existing page is replaced.
 
     Returns:
-        The page's size in bytes.
+        The size of the page in bytes.
 
     Raises:
-        DataNotFoundError: a run is not there or empty.
+        DataNotFoundError: a run is missing or empty.
         CorruptDataError: a run is damaged.
-        DataError: runs of different task sets, or `out` is something else than a page.
+        DataError: two runs are of different task sets, or `out` exists and is no page.
     """
     path = Path(out)
     _refuse_to_overwrite(path)
@@ -56,10 +55,10 @@ def write_replay(runs: Sequence[str | Path], out: str | Path) -> int:
 
 
 def page(runs: Sequence[EpisodeLog]) -> str:
-    """The page as text; the same runs give the same text.
+    """The content of the page; the same runs give the same content.
 
     Raises:
-        DataError: no runs, or two of them played different tasks under one name.
+        DataError: there are no runs, or two of them have different task sets of the same name.
     """
     _check_task_sets(runs)
     text = json.dumps(_payload(runs), allow_nan=False, separators=(",", ":"))
@@ -76,7 +75,7 @@ def page(runs: Sequence[EpisodeLog]) -> str:
 
 
 def _payload(runs: Sequence[EpisodeLog]) -> dict[str, Any]:
-    """All that the page shows; texts are positions in ``strings``."""
+    """What the page displays; long texts are replaced by their positions in ``strings``."""
     strings = _Strings()
     labels = _distinct_labels(runs)
     return {
@@ -86,7 +85,7 @@ def _payload(runs: Sequence[EpisodeLog]) -> dict[str, Any]:
             {"name": kind, "label": label, "rule": rule}
             for kind, (label, rule) in failures.rules().items()
         ],
-        "played": list(PLAYED),  # the statuses that enter a mean
+        "played": list(PLAYED),  # the statuses that count in means
         "option_names": sorted(OPTION_NAMES),
         "episodes": [
             _episode_record(number, episode, strings)
@@ -98,7 +97,7 @@ def _payload(runs: Sequence[EpisodeLog]) -> dict[str, Any]:
 
 
 class _Strings:
-    """Texts by position, each one once."""
+    """A table of strings without duplicates."""
 
     def __init__(self) -> None:
         self.texts: list[str] = [""]
@@ -153,7 +152,7 @@ def _episode_record(run: int, t: Trajectory, strings: _Strings) -> dict[str, Any
 
 
 def _step_record(step: Step, strings: _Strings) -> dict[str, Any]:
-    """The step without what is 0, false or empty."""
+    """The step's fields, except those that are 0, false or empty."""
     record: dict[str, Any] = {name: strings.position(getattr(step, name)) for name in STEP_TEXTS}
     record |= {
         "reward": _rounded(step.reward),
@@ -172,23 +171,27 @@ def _rounded(value: float) -> float:
 
 
 def _check_task_sets(runs: Sequence[EpisodeLog]) -> None:
-    """Refuse to put episodes side by side that are of different tasks."""
+    """Refuse to compare episodes of different tasks.
+
+    Raises:
+        DataError: there are no runs, or two of them have different task sets of the same name.
+    """
     if not runs:
-        raise DataError("no runs: name at least one folder")
-    known: dict[tuple[str, str], tuple[str, Path]] = {}
+        raise DataError("no runs: name at least one run's folder")
+    task_sets: dict[tuple[str, str], tuple[str, Path]] = {}
     for run in runs:
         for t in run.episodes:
-            sha256, folder = known.setdefault((t.env_id, t.split), (t.tasks_sha256, run.path))
+            sha256, folder = task_sets.setdefault((t.env_id, t.split), (t.tasks_sha256, run.path))
             if sha256 != t.tasks_sha256:
                 raise DataError(
-                    f"{folder} and {run.path} played different task sets under the name "
-                    f"{t.env_id} {t.split} ({sha256[:12]}… and {t.tasks_sha256[:12]}…): their "
-                    "tasks cannot be compared; make one page for each"
+                    f"{folder} and {run.path} have different task sets of the name "
+                    f"{t.env_id} {t.split} ({sha256[:12]}… and {t.tasks_sha256[:12]}…), which are "
+                    "not comparable: write a page for each"
                 )
 
 
 def _distinct_labels(runs: Sequence[EpisodeLog]) -> list[str]:
-    """The policies' names, with the folders' where those are not distinct."""
+    """The runs' labels, with the names of their folders if the labels are not distinct."""
     labels = [run.label for run in runs]
     if len(set(labels)) < len(labels):
         labels = [f"{run.label} · {run.path.resolve().name}" for run in runs]
@@ -203,7 +206,7 @@ def _refuse_to_overwrite(path: Path) -> None:
     if path.exists():
         with path.open("rb") as file:
             if file.read(len(MARK)) != MARK.encode():
-                raise DataError(f"{path} is there and no replay page: choose another name")
+                raise DataError(f"{path} exists and is no replay page: choose another name")
 
 
 def _asset(name: str) -> str:

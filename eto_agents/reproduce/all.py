@@ -1,6 +1,6 @@
-"""All runs of a recipe, some at once, then table, report and replay pages.
+"""All runs of a recipe, possibly in parallel, then the table, the reports and the replay pages.
 
-`eto reproduce` and the baselines' table and figure scripts share it.
+`eto reproduce` and the scripts of the paper's tables and figures (`baselines/`) use it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ from eto_agents.report.replay import write_replay
 from eto_agents.reproduce import run as run_module
 from eto_agents.reproduce import tables
 from eto_agents.reproduce.options import Options
+from eto_agents.reproduce.outcome import Outcome, run_folder
 from eto_agents.reproduce.recipe import METHODS, Recipe
-from eto_agents.reproduce.run import Event, Outcome, WorldRun, run_folder
+from eto_agents.reproduce.run import WorldRun
+from eto_agents.reproduce.steps import Event
 from eto_agents.settings import write_json
 from eto_envs.errors import EtoError, MissingExtraError, require
 from eto_envs.files import write_whole
 
 
 def run_all(recipe: Recipe, out: Path, *, quiet: bool = False) -> list[Outcome]:
-    """Every world under every seed, some at once if the recipe says so; the same call resumes."""
+    """Run every world under every seed, in parallel if the recipe says so.
+
+    Calling it again resumes.
+    """
     require("trl", extra="train")
     jobs = [(world, seed) for world in recipe.worlds for seed in recipe.seeds]
     with Display(quiet) as display:
@@ -36,7 +41,7 @@ def run_all(recipe: Recipe, out: Path, *, quiet: bool = False) -> list[Outcome]:
 
 
 def open_runs(options: Options) -> Iterator[WorldRun]:
-    """A recipe's runs for a script with steps of its own, one after another."""
+    """A recipe's runs, one after another, for a script that has steps of its own."""
     require("trl", extra="train")
     recipe = options.load()
     with Display(options.quiet), _prepared(recipe.n_threads):
@@ -46,45 +51,49 @@ def open_runs(options: Options) -> Iterator[WorldRun]:
 
 
 def conclude(recipe: Recipe, outcomes: list[Outcome], out: Path) -> str:
-    """Write table, report and replay pages; the table as Markdown."""
+    """Write the table, the reports and the replay pages.
+
+    Returns:
+        The table in Markdown, and where the files are.
+    """
     labels = {method: METHODS[method] for method in recipe.methods}
     table = tables.table_of(outcomes, labels)
     text = f"Average reward × 100 and 95 % intervals over tasks, recipe {recipe.name}, seeds "
     text += f"{', '.join(map(str, recipe.seeds))}.\n\n{tables.markdown(table)}"
-    found = table.differences("ETO", "SFT-more")
-    if found:
-        text += f"\n\n{tables.markdown_differences(found, 'ETO', 'SFT-more')}"
+    differences = table.differences("ETO", "SFT-more")
+    if differences:
+        text += f"\n\n{tables.markdown_differences(differences, 'ETO', 'SFT-more')}"
     write_whole(out / "table.md", (text + "\n").encode())
-    write_json(out / "table.json", tables.record(table, found))
+    write_json(out / "table.json", tables.to_json(table, differences))
     written = write_pages(outcomes, labels, out)
     return f"{text}\n\nwritten to {out}: table.md, table.json, {', '.join(written)}"
 
 
 def write_pages(outcomes: list[Outcome], labels: dict[str, str], out: Path) -> list[str]:
-    """`eto report` and `eto replay` over each world and seed; the pages' names."""
+    """Write a report and a replay page for each world and seed; returns their names."""
     written = []
     for outcome in outcomes:
-        runs, seen = [], set()
+        runs: dict[Path, str] = {}
         for method, label in labels.items():
             folder = outcome.run(method)
-            if folder is not None and folder not in seen:  # ETO may have kept SFT
-                seen.add(folder)
-                runs.append(f"{label}={folder}")
+            if folder is not None:  # ETO's run is SFT's if no iteration was better
+                runs.setdefault(folder, label)
         name = f"{outcome.world}-seed-{outcome.seed}"
         if not runs:
             continue
+        named = [f"{label}={folder}" for folder, label in runs.items()]
         try:
-            write_report(runs, out / "report" / name, against=runs[0].partition("=")[0])
+            write_report(named, out / "report" / name, against=next(iter(runs.values())))
             written.append(f"report/{name}/report.html")
         except MissingExtraError as error:
             log(f"no report: {error}")
-        write_replay(runs, out / "replay" / f"{name}.html")
+        write_replay(named, out / "replay" / f"{name}.html")
         written.append(f"replay/{name}.html")
     return written
 
 
 class _Follow:
-    """Shows events: a row for every run, and a line that stays for every method that ended."""
+    """Shows events: a row for every run, and a permanent line for every method that has ended."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
@@ -113,7 +122,7 @@ def _run_one(
 def _run_at_once(
     recipe: Recipe, jobs: list[tuple[str, int]], out: Path, follow: _Follow
 ) -> list[Outcome]:
-    """Each world and seed in a process of its own; their events come through a queue."""
+    """Run each world and seed in a process of its own, whose events arrive through a queue."""
     import multiprocessing
     import queue
     from concurrent.futures import ProcessPoolExecutor
@@ -130,13 +139,17 @@ def _run_at_once(
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-            return [future.result() for future in futures]  # the first failure, after all ended
+            # Every job has ended: the first that failed raises its error here.
+            return [future.result() for future in futures]
 
 
 def _run_apart(
     recipe: Recipe, world: str, seed: int, out: Path, watch: Callable[[Event], None]
 ) -> Outcome:
-    """`_run_one` in another process; its errors must travel, which those with fields do not."""
+    """`_run_one` in another process.
+
+    An error is replaced by a plain `EtoError`: those with arguments of their own cannot be pickled.
+    """
     try:
         return _run_one(recipe, world, seed, out, watch)
     except EtoError as error:
@@ -145,7 +158,7 @@ def _run_apart(
 
 @contextlib.contextmanager
 def _prepared(n_threads: int) -> Iterator[None]:
-    """Set the threads, and keep the libraries quiet, whose bars would run through ours."""
+    """Set the number of threads, and silence libraries that would disturb the progress display."""
     import torch
 
     from eto_agents.training.trl import quiet_libraries
@@ -158,7 +171,7 @@ def _prepared(n_threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(n_threads: int) -> Iterator[None]:
-    """OMP_NUM_THREADS for processes that are started here; torch reads it once."""
+    """Set OMP_NUM_THREADS for processes started inside; torch reads it when it is imported."""
     before = os.environ.get("OMP_NUM_THREADS")
     if n_threads:
         os.environ["OMP_NUM_THREADS"] = str(n_threads)

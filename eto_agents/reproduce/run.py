@@ -15,26 +15,25 @@ among them, the control has the same choice.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from eto_agents.best_of_n import BestOfN
 from eto_agents.collect import collect
-from eto_agents.console import Report, log, relayed
+from eto_agents.console import log, relayed
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.results import Results
 from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.policy import load_policy
+from eto_agents.reproduce.outcome import Facts, Outcome, run_folder
 from eto_agents.reproduce.recipe import METHODS, BestOf, Recipe, WorldRecipe
+from eto_agents.reproduce.steps import Steps, Watch
 from eto_agents.runs import RunFolder, RunMismatchError, once
-from eto_agents.settings import ETO, SFT, read_json, write_json
+from eto_agents.settings import ETO, SFT, read_json
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.eto import Iteration, best_of, eto
 from eto_agents.training.exploration import explore
@@ -52,85 +51,7 @@ if TYPE_CHECKING:
     from eto_agents.training.trl import Trained
     from eto_agents.trajectory import Trajectory
 
-FILE = "outcome.json"
-Facts = dict[str, Any]
 _S = TypeVar("_S", bound=SFT)
-
-
-class Event(NamedTuple):
-    """What a run reports.
-
-    Attributes:
-        run: such as ``"webshop seed 0"``.
-        method: the label of the method that is running or has ended.
-        n_done: methods that have ended.
-        n_planned: methods there are.
-        text: where it is, or what it came to.
-        wall_s: seconds it took, None while it runs.
-        left_s: seconds that the whole run will still take, None if the recipe has no measured
-            durations to tell it from.
-    """
-
-    run: str
-    method: str
-    n_done: int
-    n_planned: int
-    text: str = ""
-    wall_s: float | None = None
-    left_s: float | None = None
-
-
-Watch = Callable[[Event], None]
-
-
-@dataclass
-class Outcome:
-    """What a run came to.
-
-    Attributes:
-        world: its name.
-        seed: its seed.
-        folder: its folder.
-        rows: evaluation's name by method; a method without one has a note.
-        notes: what a reader must know, by method.
-        facts: what every method said, with the seconds that all calls have spent on it.
-    """
-
-    world: str
-    seed: int
-    folder: Path
-    rows: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, Facts] = field(default_factory=dict)
-
-    def run(self, method: str) -> Path | None:
-        """The evaluation that fills a method's row."""
-        name = self.rows.get(method)
-        return None if name is None else self.folder / "runs" / name
-
-    def save(self) -> None:
-        """Write ``outcome.json``."""
-        record = {"world": self.world, "seed": self.seed, "rows": self.rows}
-        write_json(self.folder / FILE, record | {"notes": self.notes, "facts": self.facts})
-
-    @classmethod
-    def load(cls, folder: Path) -> Outcome:
-        """Read ``outcome.json``.
-
-        Raises:
-            DataNotFoundError: there is none.
-            CorruptDataError: it is damaged.
-        """
-        if not (folder / FILE).is_file():
-            raise DataNotFoundError(f"{folder} has no {FILE}: run `eto reproduce` first")
-        record = read_json(folder / FILE)
-        rest = (record[name] for name in ("rows", "notes", "facts"))
-        return cls(record["world"], record["seed"], folder, *rest)
-
-
-def run_folder(out: Path, world: str, seed: int) -> Path:
-    """Where a run is, below the reproduction's folder."""
-    return out / world / f"seed-{seed}"
 
 
 class WorldRun:
@@ -269,7 +190,7 @@ class WorldRun:
                 env_args={"dataset": self.dataset},
             )
             dev = {task.id for task in self.dev_tasks()}
-            chosen = [_until_idle(e) for e in played.kept if e.task_id not in dev]
+            chosen = [_until_idle(e) for e in played.selected if e.task_id not in dev]
             _write(run.episodes, chosen)
             return {
                 "n_played": len(played.scores),
@@ -520,7 +441,7 @@ def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda 
     methods = recipe.steps[1:]
     folder = run_folder(out, world, seed)
     world_run, outcome = WorldRun(recipe.worlds[world], seed, folder), Outcome(world, seed, folder)
-    steps = _Steps(outcome, methods, recipe.worlds[world].measured, watch)
+    steps = Steps(outcome, methods, recipe.worlds[world].measured, watch)
     with relayed(steps.relay):
         with steps.step("expert", "expert") as facts:
             facts |= world_run.prepare()
@@ -577,108 +498,3 @@ def _write(file: Path, episodes: list[Trajectory]) -> None:
     with TrajectoryStore(file) as store:
         for episode in episodes:
             store.append(episode)
-
-
-class Estimate:
-    """How long a run still takes, from how long its methods took when the recipe was measured.
-
-    The machine's speed is what the stages done so far say of it; a stage that was done before (in
-    an earlier call) says nothing.
-    """
-
-    def __init__(
-        self,
-        measured_s: Mapping[str, float],
-        stages: Sequence[str],
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Take the measured seconds by stage, and the stages that are planned, in order."""
-        self._measured_s = measured_s
-        self._waiting = list(stages)
-        self._now = now
-        self._stage = ""
-        self._spent_s = self._expected_s = 0.0
-
-    def begin(self, stage: str) -> None:
-        """A stage begins."""
-        self._stage, self._started_s = stage, self._now()
-        self._waiting.remove(stage)
-
-    def end(self) -> None:
-        """It has ended."""
-        spent_s, expected_s = self._now() - self._started_s, self._measured_s.get(self._stage, 0.0)
-        if spent_s > 0.05 * expected_s:  # else it was read from its folder
-            self._spent_s += spent_s
-            self._expected_s += expected_s
-        self._stage = ""
-
-    def seconds(self) -> float | None:
-        """Seconds to the end of the last stage; None if some stage was never measured."""
-        stages = [*self._waiting, *([self._stage] if self._stage else [])]
-        if not all(stage in self._measured_s for stage in stages):
-            return None
-        slowness = self._spent_s / self._expected_s if self._expected_s else 1.0
-        waiting_s = slowness * sum(self._measured_s[stage] for stage in self._waiting)
-        if not self._stage:
-            return waiting_s
-        current_s = slowness * self._measured_s[self._stage] - (self._now() - self._started_s)
-        return waiting_s + max(0.0, current_s)
-
-
-class _Steps:
-    """Times a run's methods and tells who watches where it is."""
-
-    def __init__(
-        self,
-        outcome: Outcome,
-        methods: Sequence[str],
-        measured_s: Mapping[str, float],
-        watch: Watch,
-    ) -> None:
-        self._outcome = outcome
-        self._watch = watch
-        self._title = f"{outcome.world} seed {outcome.seed}"
-        known = (outcome.folder / FILE).is_file()
-        self._earlier = Outcome.load(outcome.folder).facts if known else {}
-        self._left = Estimate(measured_s, ["expert", *methods])
-        self._n_planned, self._n_done = len(methods) + 1, 0
-        self._label = ""
-        self._last_s = 0.0
-
-    @contextlib.contextmanager
-    def step(self, method: str, label: str) -> Iterator[Facts]:
-        """Run a method inside; what it says goes into the dict."""
-        self._label = label
-        self._left.begin(method)
-        self._tell("")
-        started_s = time.monotonic()
-        facts: Facts = {}
-        yield facts
-        wall_s = time.monotonic() - started_s
-        self._left.end()
-        self._n_done += 1
-        spent_s = wall_s + self._earlier.get(label, {}).get("wall_s", 0.0)
-        self._outcome.facts[label] = facts | {"wall_s": round(spent_s, 1)}
-        self._tell(_shown(facts), wall_s)
-
-    def relay(self, report: Report) -> None:
-        """Pass on what a method reports, at most once a second."""
-        now_s = time.monotonic()
-        if report.text or now_s - self._last_s >= 1.0:
-            self._last_s = now_s
-            self._tell(report.text or report.line())
-
-    def _tell(self, text: str, wall_s: float | None = None) -> None:
-        where = (self._title, self._label, self._n_done, self._n_planned)
-        self._watch(Event(*where, text, wall_s, self._left.seconds()))
-
-
-def _shown(facts: Facts) -> str:
-    """Such as ``n_steps 300, last_loss 0.41, seen 45.0``; scores x 100."""
-    shown = []
-    for name, value in facts.items():
-        if isinstance(value, float):
-            is_score = name in ("seen", "unseen", "score", "train")
-            value = f"{100 * value:.1f}" if is_score else f"{value:.3g}"
-        shown.append(f"{name} {value}")
-    return ", ".join(shown)

@@ -1,1 +1,1 @@
-"""Training: stages that turn trajectories into checkpoints. Nothing here is imported by others."""
+"""Training methods: functions that turn a checkpoint and trajectories into a new checkpoint."""

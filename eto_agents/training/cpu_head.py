@@ -1,11 +1,12 @@
-"""The agent's log-probabilities on a processor without work for what is not the agent's.
+"""A faster language-model head for training on a CPU.
 
-TRL gives its models a head that computes log-probabilities in tiles. Off a GPU it computes them at
-every position, though the world's tokens (nine of ten in WebShop) and the padding are left out
-of the loss; and the mask of the padding keeps attention off its fast way. The head here does what
-TRL's does, at the agent's positions alone, and attends without the mask: padding is at the end,
-where no token looks. ``tests/speed/training.py`` prints what that saves, a half to two thirds with
-a tiny model. With a large vocabulary TRL's head stays: the memory its tiles save matters more.
+TRL's trainers use a head that computes log-probabilities in tiles. On a CPU it computes them at
+every position, although the environment's tokens (nine out of ten in WebShop) and the padding are
+left out of the loss; and the padding mask keeps attention from using its fast path. The head here
+computes the same values at the agent's positions only, and attends without a mask: padding is on
+the right, which causal attention never sees. ``tests/speed/training.py`` measures the saving: a
+half to two thirds of the time for a tiny model. Models with a large vocabulary keep TRL's head,
+whose tiles save memory that matters more.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from transformers.utils import ModelOutput
 
 try:
     from trl.trainer.utils import FusedCausalLMOutput
-except ImportError:  # TRL 1.14, the last that Python 3.10 can have: its trainers do without
+except ImportError:  # TRL 1.14, the last one for Python 3.10, whose trainers do not need it
 
     @dataclass
     class FusedCausalLMOutput(ModelOutput):  # type: ignore[no-redef, misc]
-        """What a fused head gives; see TRL's class of the same name."""
+        """The output of a fused head; see TRL's class of the same name."""
 
         loss: Any = None
         log_probs: Any = None
@@ -38,12 +39,12 @@ _LARGEST_VOCABULARY: Final = 16384
 
 
 def use_cpu_head(model: Any) -> None:
-    """Replace the head that TRL's trainers have put on a model, where that saves time.
+    """Replace the head that TRL's trainers have installed in a model, where that saves time.
 
     Args:
-        model: a causal language model, inside of a LoRA adapter or not; changed in place.
+        model: a causal language model, possibly wrapped in a LoRA adapter; changed in place.
     """
-    model = _inside(model)
+    model = _base(model)
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
     is_plain = not any(getattr(config, name, None) is not None for name in _SCALES)
@@ -53,12 +54,13 @@ def use_cpu_head(model: Any) -> None:
         model.forward = types.MethodType(_forward_with(model.forward), model)
 
 
-def use_own_head(model: Any) -> None:
-    """Take TRL's head and ours off a model: it is a plain one again."""
-    vars(_inside(model)).pop("forward", None)
+def restore_head(model: Any) -> None:
+    """Restore a model's original head, in place of TRL's or the one of this module."""
+    vars(_base(model)).pop("forward", None)
 
 
-def _inside(model: Any) -> Any:
+def _base(model: Any) -> Any:
+    """The model inside a LoRA adapter, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -66,7 +68,7 @@ _SCALES: Final = (
     *("final_logit_softcapping", "logit_scale", "logits_scaling"),
     *("output_multiplier", "lm_head_multiplier"),
 )
-"""Settings of models whose logits are not what their head gives: TRL's head knows them."""
+"""Settings of models that scale their head's outputs; TRL's head supports them, this one not."""
 
 
 def _forward_with(original: Any) -> Any:
@@ -96,21 +98,34 @@ def _is_padded_at_the_end(attention_mask: Tensor) -> bool:
 
 
 def _scores(hidden: Tensor, labels: Tensor, head: Any, n_items: Any) -> FusedCausalLMOutput:
-    """TRL's output, from (B, T, C) and (B, T): fields of (B, T - 1), 0 off the labels."""
+    """Compute TRL's output at the labelled positions.
+
+    Args:
+        hidden: (B, T, C) last hidden states.
+        labels: (B, T) token ids, -100 where there is no loss.
+        head: the output embedding, C to V logits.
+        n_items: number by which the summed loss is divided; by default the number of labels.
+
+    Returns:
+        Fields of (B, T - 1); 0 where there is no label.
+    """
+    # Position t predicts token t + 1. N labelled positions of the whole batch are picked out, so
+    # that the large products, (N, C) times (C, V), are computed for them only.
     labels = labels[:, 1:]
     mask = labels != -100
-    following = labels[mask]
-    logits = head(hidden[:, :-1][mask])
-    table = logits.log_softmax(-1)
+    targets = labels[mask]  # (N,)
+    logits = head(hidden[:, :-1][mask])  # (N, V)
+    log_softmax = logits.log_softmax(-1)
 
-    def spread(values: Tensor) -> Tensor:
+    def scatter(values: Tensor) -> Tensor:
+        """(N,) back to (B, T - 1)."""
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
-    log_probs = spread(table.gather(-1, following[:, None])[:, 0])
+    log_probs = scatter(log_softmax.gather(-1, targets[:, None])[:, 0])
     with torch.no_grad():
-        entropy = spread(-(table.exp() * table).sum(-1))
-        mean_logits = spread(logits.mean(-1))
-        is_top1 = spread(logits.argmax(-1) == following)
+        entropy = scatter(-(log_softmax.exp() * log_softmax).sum(-1))
+        mean_logits = scatter(logits.mean(-1))
+        is_top1 = scatter(logits.argmax(-1) == targets)
     return FusedCausalLMOutput(
         loss=-log_probs.sum() / (mask.sum().clamp(min=1) if n_items is None else n_items),
         log_probs=log_probs,

@@ -44,7 +44,7 @@ from eto_agents.models.checkpoint import (
 from eto_agents.processes import gathered_weights, n_processes
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import DPO, SettingsError
-from eto_agents.training.cpu_head import use_cpu_head, use_own_head
+from eto_agents.training.cpu_head import restore_head, use_cpu_head
 from eto_agents.training.losses import DivergedError
 from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.preference_rows import (
@@ -211,7 +211,7 @@ def train_dpo(
         on_start(step_of(last))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    use_own_head(trained)
+    restore_head(trained)
     weights = gathered_weights(trainer)
     return Fitted(dataclasses.replace(checkpoint, model=merged(trained).eval()), weights)
 

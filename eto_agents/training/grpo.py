@@ -33,7 +33,7 @@ from eto_agents.processes import n_processes
 from eto_agents.rollout import Job, Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import GRPO, SettingsError
-from eto_agents.training.cpu_head import use_own_head
+from eto_agents.training.cpu_head import restore_head
 from eto_agents.training.episodes import sample_of
 from eto_agents.training.task_splits import split_dev, tasks_of
 from eto_agents.training.trl import Trained, newest_state, step_of
@@ -117,7 +117,7 @@ def _fit(
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
     if not run.is_writer:
         return {}
-    use_own_head(checkpoint.model)
+    restore_head(checkpoint.model)
     save_checkpoint(checkpoint, run.checkpoint)
     metrics = run.metrics()
     return {

@@ -1,7 +1,8 @@
-"""Muon for the matrices inside of the layers, AdamW for all else, as one optimizer.
+"""Muon for the weight matrices of the layers and AdamW for all other parameters, as one optimizer.
 
-Muon (K. Jordan 2024) is torch's own, scaled to AdamW's step size (Moonshot's "match RMS"), so both
-share one learning rate. The paper uses AdamW alone; tiny models learn faster with this.
+Muon (K. Jordan 2024) is PyTorch's, with its step size matched to AdamW's (Moonshot's "match RMS"),
+so that both share one learning rate. The paper uses AdamW alone; tiny models learn faster with
+Muon.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Two optimizers behind one face; their parameter groups are shared with them."""
+    """Two optimizers behind one interface, which shares their parameter groups."""
 
     def __init__(
         self,
@@ -22,7 +23,7 @@ class MuonAdamW(torch.optim.Optimizer):
         learning_rate: float,
         weight_decay: float = 0.0,
     ) -> None:
-        """Divide named parameters among the two."""
+        """Divide the named parameters between the two optimizers."""
         trained = [(name, p) for name, p in parameters if p.requires_grad]
         inside = [p for name, p in trained if p.ndim == 2 and not _is_outer(name)]
         others = [p for name, p in trained if p.ndim != 2 or _is_outer(name)]
@@ -37,24 +38,24 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of both."""
+        """Take a step with both optimizers."""
         loss = closure() if closure is not None else None
         for part in self._parts:
             part.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of both."""
+        """The states of both optimizers."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state that `state_dict` gave."""
+        """Load states that `state_dict` returned."""
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share()
 
     def _share(self) -> None:
-        # A scheduler changes the learning rate in these; the two must see it.
+        # Learning-rate schedulers write into these groups, so both optimizers must share them.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
 

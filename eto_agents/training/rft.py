@@ -47,7 +47,7 @@ def rft(
         RunMismatchError: the folder holds another run.
     """
     if not experts:
-        raise EmptyDataError("no trajectories to train on: none were kept")
+        raise EmptyDataError("no trajectories to train on: none were given")
 
     def make(run: RunFolder) -> dict[str, Any]:
         tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]

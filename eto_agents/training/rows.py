@@ -1,12 +1,12 @@
-"""Trajectories as token ids and masks, the rows that every trainer here gets.
+"""Trajectories as token ids and loss masks: the rows that every trainer gets.
 
-A row is the chat that the model reads and writes when it plays (`eto_agents.react.context`), cut
-after its last own text, encoded by the one renderer (`eto_agents.react.chat`). The loss is on the
-agent's tokens alone (the paper's equation 2). A row that is too long is dropped and counted, or an
-error; none is ever cut. Batches are the trainers' part.
+A row is the chat that the model reads and writes when it plays (`eto_agents.react.context`), up to
+its last reply, encoded by the renderer that inference uses as well (`eto_agents.react.chat`). The
+loss is on the agent's tokens only (the paper's equation 2). A row that is too long is dropped and
+counted, or raises an error; it is never truncated. Batching is left to the trainers.
 
-Differs from the reference: the acknowledgement of the instruction and the worked example are read,
-not trained on; they are the same in every row.
+Differs from the reference: the acknowledgement of the instruction and the worked example are not
+trained on, since they are the same in every row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eto_agents.trajectory import Message, Trajectory
 from eto_envs.errors import DataError, UnknownNameError
 
 TooLong = Literal["drop", "error"]
-"""What to do with a row that has too many tokens."""
+"""What to do with a row that has too many tokens: drop and count it, or raise an error."""
 
 
 class EmptyDataError(DataError):
@@ -35,12 +35,12 @@ class EmptyDataError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a model is trained on.
+    """Encoded trajectories to train on.
 
     Attributes:
-        rows: one for each trajectory that was kept, in their order.
-        n_too_long: how many were dropped for their length.
-        max_length: the most tokens a row was allowed.
+        rows: one row per trajectory, in order, without those that are too long.
+        n_too_long: number of trajectories that were dropped because of their length.
+        max_length: maximum number of tokens of a row.
     """
 
     rows: list[Encoded]
@@ -49,12 +49,12 @@ class Rows:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of all rows."""
+        """Total number of tokens."""
         return sum(len(row.ids) for row in self.rows)
 
     @property
     def n_trained_tokens(self) -> int:
-        """Tokens that the loss is on."""
+        """Number of tokens with mask 1, on which the loss is computed."""
         return sum(sum(row.mask) for row in self.rows)
 
     @property
@@ -69,21 +69,24 @@ class Rows:
 def encode_trajectory(
     trajectory: Trajectory, checkpoint: Checkpoint, *, world: str | None = None
 ) -> Encoded:
-    """One episode as the model reads and writes it.
+    """Encode an episode as the model reads and writes it.
 
-    What the model itself sampled keeps the tokens it had then, if they are this tokenizer's.
+    Replies that the model itself sampled keep the token ids with which they were sampled, provided
+    that this tokenizer decodes them to the same text.
 
     Args:
         trajectory: the episode.
-        checkpoint: whose tokenizer, template and prompts are used.
-        world: whose prompt; by default the one the trajectory tells.
+        checkpoint: provides the tokenizer, the chat template and the prompts.
+        world: the world whose prompt is used; by default the trajectory's.
 
     Raises:
-        EmptyDataError: the agent did nothing.
-        UnknownNameError: there is no prompt for the world, or it cannot be told.
+        EmptyDataError: the episode has no steps.
+        UnknownNameError: there is no prompt for the world.
     """
     if not trajectory.steps:
-        raise EmptyDataError(f"nothing was done in task {trajectory.task_id!r}: leave it out")
+        raise EmptyDataError(
+            f"the episode of task {trajectory.task_id!r} has no steps to train on: leave it out"
+        )
     messages, first_trained = chat_of(trajectory, checkpoint, world=world)
     steps = range(len(trajectory.steps))
     sampled = {
@@ -103,7 +106,12 @@ def encode_trajectory(
 def chat_of(
     trajectory: Trajectory, checkpoint: Checkpoint, *, world: str | None = None
 ) -> tuple[list[Message], int]:
-    """The chat that a row is made of, and the position of the agent's first own message in it.
+    """The chat of an episode, and the index of the agent's first message that is trained on.
+
+    Args:
+        trajectory: the episode.
+        checkpoint: provides the prompts.
+        world: the world whose prompt is used; by default the trajectory's.
 
     Raises:
         UnknownNameError: as in `encode_trajectory`.
@@ -126,7 +134,7 @@ def chat_of(
 def texts_of(
     trajectories: Iterable[Trajectory], *, prompts: str = "brief", world: str | None = None
 ) -> list[str]:
-    """Every message of the chats without worked examples, for `eto_agents.models.tiny`."""
+    """All messages of the trajectories' chats, without worked examples, to train a tokenizer on."""
     reader = Checkpoint(None, None, "plain", prompts, with_example=False)
     chats = (chat_of(trajectory, reader, world=world)[0] for trajectory in trajectories)
     return [message["content"] for chat in chats for message in chat]
@@ -140,13 +148,13 @@ def build_rows(
     too_long: TooLong = "drop",
     world: str | None = None,
 ) -> Rows:
-    """Rows of many episodes.
+    """Encode many episodes.
 
     Args:
         trajectories: the episodes.
-        checkpoint: the model that will be trained.
-        max_length: the most a row may have, at most what the model can read.
-        too_long: drop and count longer rows, or raise.
+        checkpoint: the model to be trained.
+        max_length: maximum number of tokens of a row; the model's context length is a limit too.
+        too_long: whether longer rows are dropped and counted, or raise an error.
         world: see `encode_trajectory`.
 
     Raises:
@@ -167,11 +175,12 @@ def build_rows(
             rows.append(row)
         elif too_long == "error":
             raise DataError(
-                f"task {trajectory.task_id!r} has {len(row.ids)} tokens, {limit} are allowed"
+                f"the episode of task {trajectory.task_id!r} has {len(row.ids)} tokens, more than "
+                f"{limit}: raise max_length, or drop such episodes (too_long='drop')"
             )
     if not rows:
         n = len(trajectories)
-        why = f"all {n} have more than {limit} tokens (up to {longest})" if n else "none were kept"
+        why = f"all {n} have more than {limit} tokens (up to {longest})" if n else "none were given"
         raise EmptyDataError(f"no trajectories to train on: {why}")
     return Rows(rows, len(trajectories) - len(rows), limit)
 
@@ -182,7 +191,7 @@ def _prompts(source: str) -> Mapping[str, Prompt]:
 
 
 def _sampled_ids(trajectory: Trajectory, n: int, checkpoint: Checkpoint) -> Sequence[int] | None:
-    """The ids of a step's text as sampled, if this tokenizer reads that text out of them."""
+    """The token ids of a step's text as sampled; None unless the tokenizer decodes them to it."""
     step = trajectory.steps[n]
     if not step.token_ids or not step.text:
         return None
@@ -195,18 +204,22 @@ def _sampled_ids(trajectory: Trajectory, n: int, checkpoint: Checkpoint) -> Sequ
 
 
 def by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Positions in batches, short sequences first.
+    """Group sequences of similar length into batches of limited size, short sequences first.
 
     Args:
-        lengths: tokens of each sequence.
-        max_tokens: the most tokens of a batch, padding included; a sequence that is longer by
-            itself is a batch of its own.
+        lengths: number of tokens of each sequence.
+        max_tokens: maximum number of tokens of a batch, padding included; a sequence that is longer
+            forms a batch by itself.
+
+    Yields:
+        The indices of each batch's sequences.
     """
     batch: list[int] = []
-    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[position] * (len(batch) + 1) > max_tokens:
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # In ascending order the newest sequence is the longest: all are padded to its length.
+        if batch and lengths[i] * (len(batch) + 1) > max_tokens:
             yield batch
             batch = []
-        batch.append(position)
+        batch.append(i)
     if batch:
         yield batch

@@ -71,7 +71,7 @@ def sft(model: str | Path, experts: Sequence[Trajectory], settings: SFT, *, out:
         RunMismatchError: the folder holds a run with other settings, trajectories or model.
     """
     if not experts:
-        raise EmptyDataError("no trajectories to train on: none were kept")
+        raise EmptyDataError("no trajectories to train on: none were given")
     run = once(
         out,
         lambda run: fit(model, experts, settings, run),

@@ -1,6 +1,6 @@
-"""What an interrupted run of PPO resumes from: weights and the optimiser's moments.
+"""The saved state from which an interrupted PPO run resumes: weights and optimiser moments.
 
-One file in safetensors, written whole. What an update draws at random is seeded by its
+It is one safetensors file, written atomically. The random draws of an update are seeded by its
 number, so nothing else has to be saved.
 """
 
@@ -21,7 +21,7 @@ _FILE = "state.safetensors"
 
 
 def save_state(folder: Path, module: nn.Module, optimizer: Any, update: int) -> None:
-    """Write the state after `update` updates; the one before is replaced."""
+    """Save the state after `update` updates, replacing the previous one."""
     tensors: dict[str, torch.Tensor] = {
         f"weights.{name}": value for name, value in module.named_parameters()
     }
@@ -29,23 +29,23 @@ def save_state(folder: Path, module: nn.Module, optimizer: Any, update: int) -> 
         for name, value in moments.items():
             tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{_FILE}.{os.getpid()}"
+    temporary = folder / f".{_FILE}.{os.getpid()}"
     try:
-        plain = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-        save_file(plain, unfinished, metadata={"update": str(update)})
-        os.replace(unfinished, folder / _FILE)
+        on_cpu = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+        save_file(on_cpu, temporary, metadata={"update": str(update)})
+        os.replace(temporary, folder / _FILE)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def load_state(folder: Path, module: nn.Module, optimizer: Any) -> int:
-    """Put a saved state into a model and its optimiser.
+    """Load a saved state into a model and its optimiser.
 
     Returns:
-        Updates that were made; 0 if nothing was saved.
+        Number of completed updates; 0 if there is no saved state.
 
     Raises:
-        CorruptDataError: the file is damaged, or of another model.
+        CorruptDataError: the file is damaged, or belongs to another model.
     """
     path = folder / _FILE
     if not path.is_file():
@@ -59,7 +59,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any) -> int:
                 value.copy_(tensors.pop(f"weights.{name}"))
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise CorruptDataError(
-            f"{path} is no state of this model ({error}): delete it to start over"
+            f"{path} is not a state of this model ({error}): delete it to start over"
         ) from error
     moments: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():

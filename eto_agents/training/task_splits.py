@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from eto_agents.console import Episodes, Progress
-from eto_agents.episodes import play_into, sort_out
+from eto_agents.episodes import play_into, split_jobs
 from eto_agents.policy import Policy
 from eto_agents.processes import is_main_process
 from eto_agents.rollout import jobs_of
@@ -116,7 +116,7 @@ def play(
     """
     jobs = jobs_of(tasks, seeds)
     keys = [EpisodeKey(split, job.task.id, job.seed) for job in jobs]
-    finished, waiting = sort_out(split, jobs, TrajectoryStore(file).latest())
+    finished, waiting = split_jobs(split, jobs, TrajectoryStore(file).latest())
     show = Episodes(f"{file.parent.name} ")
     if waiting and is_main_process():
         show(Progress(split, len(finished), len(keys), None, list(finished.values())))

@@ -1,8 +1,7 @@
-"""What SFT, DPO and GRPO share because TRL trains them: arguments, resuming, LoRA, the result.
+"""Shared by SFT, DPO and GRPO, which TRL trains: arguments, resuming, LoRA, the result.
 
-TRL's trainers are those of `transformers` with losses of their own. A run that is interrupted
-resumes from the newest state that was written to its end, and ends with the same weights as an
-undisturbed one: the order of the data is a function of seed and epoch alone.
+An interrupted run resumes from the newest complete state and ends with the same weights as an
+uninterrupted one, because the order of the data depends only on the seed and the epoch.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide what says nothing to a user: transformers' own bars, and names that TRL should renew."""
+    """Hide transformers' progress bars, and deprecation warnings that are for TRL to act on."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -34,33 +33,33 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def newest_state(folder: Path) -> Path | None:
-    """The latest of a trainer's own checkpoints that was written to its end."""
+    """The folder of the latest complete state that a trainer saved; None if there is none."""
     states = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
-    # It is the last file that is written, so the others are there if it can be read whole.
-    whole = [path for path in states if (path / "trainer_state.json").read_text().endswith("}\n")]
-    return max(whole, key=step_of, default=None)
+    # trainer_state.json is written last: if it is complete, so are the other files.
+    complete = [s for s in states if (s / "trainer_state.json").read_text().endswith("}\n")]
+    return max(complete, key=step_of, default=None)
 
 
 def step_of(state: Path | None) -> int:
-    """The step at which a state was written; 0 for none."""
+    """The optimiser step at which a state was saved; 0 for None."""
     return 0 if state is None else int(state.name.partition("-")[2])
 
 
 DECAY_SHARE: Final = 0.3
-"""Share of the steps in which "warmup_stable_decay" lets the learning rate fall."""
+"""Share of the steps over which "warmup_stable_decay" decays the learning rate."""
 
 
 def common_arguments(
     settings: FineTuning, work: Path, model: Any, config: Any, n_steps: int
 ) -> dict[str, Any]:
-    """Arguments that SFT's and DPO's `config` class have in common.
+    """Keyword arguments for both of TRL's `SFTConfig` and `DPOConfig`.
 
     Args:
-        settings: of the training.
-        work: where the trainer keeps its states.
-        model: what is trained; where it lies and its data type decide on half precision.
-        config: TRL's class, whose release decides on one argument's name.
-        n_steps: optimiser steps of the whole training.
+        settings: the settings of the training.
+        work: folder for the trainer's states.
+        model: the model to train; its device and data type decide whether bfloat16 is used.
+        config: TRL's config class; one argument's name depends on its version.
+        n_steps: number of optimiser steps of the whole training.
     """
     decay = {"num_decay_steps": math.ceil(DECAY_SHARE * n_steps), "decay_type": "linear"}
     weight = next(model.parameters())
@@ -73,8 +72,8 @@ def common_arguments(
         "lr_scheduler_kwargs": decay if settings.lr_schedule == "warmup_stable_decay" else None,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "max_length": None,  # what is too long was dropped before: nothing is cut here
-        # Computes in bfloat16 with weights in single precision.
+        "max_length": None,  # rows that are too long were dropped: TRL must not truncate any
+        # Mixed precision: bfloat16 activations, float32 weights.
         "bf16": on_gpu and weight.dtype == torch.float32 and torch.cuda.is_bf16_supported(),
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
@@ -86,15 +85,15 @@ def common_arguments(
     }
 
 
-def _checkpointing(wanted: bool, config: Any) -> dict[str, Any]:
-    """The argument under the name that this release of transformers has for it."""
+def _checkpointing(is_enabled: bool, config: Any) -> dict[str, Any]:
+    """The argument for activation checkpointing, which transformers has renamed."""
     if "activation_checkpointing" in config.__dataclass_fields__:
-        return {"activation_checkpointing": wanted, "gradient_checkpointing": None}
-    return {"gradient_checkpointing": wanted}
+        return {"activation_checkpointing": is_enabled, "gradient_checkpointing": None}
+    return {"gradient_checkpointing": is_enabled}
 
 
 def lora_config(rank: int, alpha: int | None = None) -> Any:
-    """PEFT's settings of an adapter on all linear layers; None for rank 0."""
+    """PEFT's configuration of an adapter on all linear layers; None for rank 0."""
     if not rank:
         return None
     from peft import LoraConfig
@@ -109,16 +108,16 @@ def lora_config(rank: int, alpha: int | None = None) -> Any:
 
 
 def merged(model: Any) -> Any:
-    """The model with its LoRA adapter, if it has one, merged into the weights."""
+    """Merge a model's LoRA adapter, if it has one, into its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 class Trained(NamedTuple):
-    """What a training method leaves.
+    """The result of a training method.
 
     Attributes:
         checkpoint: the folder of the trained model.
-        result: what ``result.json`` has: counts, last losses and the like.
+        result: the content of ``result.json``, such as counts and final losses.
     """
 
     checkpoint: Path
@@ -126,5 +125,5 @@ class Trained(NamedTuple):
 
     @classmethod
     def of(cls, run: RunFolder) -> Trained:
-        """What a complete run has."""
+        """The result of a complete run."""
         return cls(run.checkpoint, run.result or {})

@@ -1,4 +1,4 @@
-"""The commands of the page for people with an agent of their own do what the page says."""
+"""The commands in docs/benchmark_your_agent.md do what the page says."""
 
 from __future__ import annotations
 

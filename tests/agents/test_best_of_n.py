@@ -1,4 +1,4 @@
-"""Best-of-N: its pure functions against brute force, and what `evaluate` makes of the samples."""
+"""Best-of-N: its pure functions against brute force, and the results of `evaluate`."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_estimators_equal_the_mean_over_all_draws(scores: list[float], data: Any
 
 
 @pytest.mark.parametrize("numbers", [(3, 1, 0), (3, 1, 4), (3, 4, 1), (3, -1, 1)])
-def test_impossible_estimates_are_refused(numbers: tuple[int, int, int]) -> None:
+def test_numbers_out_of_range_are_refused(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="pass@"):
         pass_at_k(*numbers)
-    with pytest.raises(ValueError, match="best of 3"):
+    with pytest.raises(ValueError, match="best@3"):
         best_at_k([0.5, 0.5], 3)
 
 
-def test_the_first_of_the_best_is_chosen() -> None:
+def test_the_first_of_the_best_samples_is_selected() -> None:
     samples = [sample(2, 0.7), sample(1, 0.7), sample(0, 0.1), sample(3, 0.9, status="cancelled")]
     assert best(samples).sample == 1
     failed = [sample(1, 0.2, status="agent_error"), sample(0, 0.1, status="agent_error")]
@@ -83,15 +83,15 @@ def test_metrics_of_samples() -> None:
         [sample(0, 0.0, "x"), sample(1, 1.0, "y"), sample(2, 0.0, "x")],
         [sample(0, 0.5, task="b"), sample(1, 0.5, "z", status="agent_error", task="b")],
     ]
-    found = summarise_samples(groups, 3)
-    assert found["reward_mean"][0] == pytest.approx((1 / 3 + 0.5) / 2)
-    assert found["reward_best"][0] == 0.75
-    assert found["reward_majority"][0] == 0.25
-    assert found["pass_at_k"] == {"1": pytest.approx(1 / 6), "2": pytest.approx(2 / 3), "3": 1.0}
-    assert found["best_at_k"]["1"] == pytest.approx(found["reward_mean"][0])
-    assert found["distinct_outcomes"] == 1.5
-    assert found["statuses"] == {"completed": 4, "agent_error": 1}
-    assert found["n_short"] == 1
+    result = summarise_samples(groups, 3)
+    assert result["reward_mean"][0] == pytest.approx((1 / 3 + 0.5) / 2)
+    assert result["reward_best"][0] == 0.75
+    assert result["reward_majority"][0] == 0.25
+    assert result["pass_at_k"] == {"1": pytest.approx(1 / 6), "2": pytest.approx(2 / 3), "3": 1.0}
+    assert result["best_at_k"]["1"] == pytest.approx(result["reward_mean"][0])
+    assert result["distinct_outcomes"] == 1.5
+    assert result["statuses"] == {"completed": 4, "agent_error": 1}
+    assert result["n_short"] == 1
     zero = summarise_samples(groups, 3, agent_errors="zero")
     assert zero["reward_mean"][0] == pytest.approx((1 / 3 + 0.25) / 2)
     assert summarise_samples([], 3)["pass_at_k"] == {"1": None, "2": None, "3": None}
@@ -102,7 +102,7 @@ def run(out: Path | None, policy: Any, **kwargs: Any) -> Results:
     return evaluate(policy, CORRIDOR, ("seen",), out=out, **arguments)
 
 
-def test_evaluate_plays_and_keeps_every_sample(tmp_path: Path) -> None:
+def test_evaluate_plays_and_stores_every_sample(tmp_path: Path) -> None:
     results = run(tmp_path, BestOfN("random", n=4), seeds=(0, 1))
     split = results.splits["seen"]
     log = list(TrajectoryStore(tmp_path / "episodes.jsonl").read())
@@ -125,7 +125,7 @@ def test_evaluate_plays_and_keeps_every_sample(tmp_path: Path) -> None:
     assert "of 4 samples per task" in tables.results_page([results])
 
 
-def test_sample_0_is_the_plain_policys_episode(tmp_path: Path) -> None:
+def test_sample_0_is_the_episode_of_the_wrapped_policy(tmp_path: Path) -> None:
     plain = run(None, "random")
     one = run(tmp_path, BestOfN("random", n=1))
     assert one.splits["seen"].reward == plain.splits["seen"].reward
@@ -138,7 +138,7 @@ def test_sample_0_is_the_plain_policys_episode(tmp_path: Path) -> None:
         assert [s.action for s in first.steps] != others[0] != others[1]
 
 
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", BestOfN("random", n=3))
     out = tmp_path / "killed"
     run(out, BestOfN("random", n=3))
@@ -156,20 +156,20 @@ def test_wrapping() -> None:
     assert BestOfN("expert").n_samples == 10
     json.dumps(inner.provenance)
     for n in (0, -1, 2.0, True, "3"):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ValueError, match="positive integer"):
             BestOfN("random", n)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="plain policy"):
+    with pytest.raises(TypeError, match="already"):
         BestOfN(BestOfN("random"))
     with pytest.raises(TypeError, match="unexpected"):
         BestOfN(BestOfN("random").policy, 2, source="x")
 
 
-def test_greedy_samples_are_warned_of() -> None:
+def test_sampling_at_temperature_0_warns() -> None:
     from eto_agents.models.scripted import ScriptedModel
     from eto_agents.policies.react import ReActPolicy
 
     model = ScriptedModel(["Action: east"])
-    with pytest.warns(UserWarning, match="temperature=0.7"):
+    with pytest.warns(UserWarning, match=r"a temperature such as 0\.7"):
         BestOfN(ReActPolicy(model))
     BestOfN(ReActPolicy(model), n=1)
     BestOfN(ReActPolicy(model, temperature=0.7))

@@ -1,4 +1,4 @@
-"""Killed at random points, a run resumes and ends as if nothing had happened."""
+"""A run that is killed at random points resumes and ends with the same results."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def size_of(path: Path) -> int:
 
 
 def kill_somewhere(process: subprocess.Popen[str], log: Path, rng: random.Random) -> None:
-    """Kill the group: one time in four in the start, else soon after the log has grown."""
+    """Kill the group: one time in four during start-up, else soon after the log has grown."""
     before = size_of(log)
     if rng.random() < 0.25:
         time.sleep(rng.uniform(0.0, 0.8))
@@ -103,21 +103,21 @@ def outcome(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "more", [(), ("--best-of", "3", "--splits", "seen")], ids=["plain", "best"]
 )
-def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
+def test_a_run_that_is_killed_repeatedly_ends_like_an_uninterrupted_one(
     more: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "slow.py").write_text(AGENT)
     finish(command("whole", *more), tmp_path)
     log = tmp_path / "killed" / "episodes.jsonl"
     rng = random.Random(20 + len(more))
-    kept = b""
+    stored = b""
     n_grown = 0
     for _ in range(N_KILLS):
         kill_somewhere(start(command("killed", *more), tmp_path), log, rng)
         now = log.read_bytes() if log.exists() else b""
-        assert now.startswith(kept), "a finished episode was lost"
-        n_grown += len(now) > len(kept)
-        kept = now[: now.rfind(b"\n") + 1]
+        assert now.startswith(stored), "a finished episode was lost"
+        n_grown += len(now) > len(stored)
+        stored = now[: now.rfind(b"\n") + 1]
     assert n_grown >= N_KILLS // 2  # most kills hit a run that was playing
     assert not (tmp_path / "killed" / "results.json").exists()
     finish(command("killed", *more), tmp_path)
@@ -158,7 +158,7 @@ evaluate("random", "eto-test/Corridor-v0", ("seen", "unseen"), seeds=(0, 1), out
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["half", "before", "after"])
 @pytest.mark.parametrize("victim", ["run.json", "results.json", "report.md"])
-def test_a_file_is_there_whole_or_not_at_all(victim: str, moment: str, tmp_path: Path) -> None:
+def test_files_are_written_atomically(victim: str, moment: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     if moment == "half":  # over an older file
         older = evaluate("random", CORRIDOR, ("seen",), out=out)
@@ -181,11 +181,11 @@ def test_a_file_is_there_whole_or_not_at_all(victim: str, moment: str, tmp_path:
     whole = evaluate("random", CORRIDOR, ("seen", "unseen"), seeds=(0, 1), out=tmp_path / "whole")
     assert outcome(out) == outcome(tmp_path / "whole")
     assert again.splits["seen"].reward == whole.splits["seen"].reward
-    assert not list(out.glob(".*.json.*")), "an unfinished file was left behind"
+    assert not list(out.glob(".*.json.*")), "a temporary file was left behind"
 
 
-def test_an_undisturbed_line_is_never_cut(tmp_path: Path) -> None:
-    """Whatever byte a kill stops the log at, at most the last episode is played again."""
+def test_complete_lines_survive_wherever_the_file_ends(tmp_path: Path) -> None:
+    """At whatever byte the log ends, at most the last episode is played again."""
     evaluate("random", CORRIDOR, ("seen",), out=tmp_path)
     path = tmp_path / "episodes.jsonl"
     whole = path.read_bytes()
@@ -193,12 +193,12 @@ def test_an_undisturbed_line_is_never_cut(tmp_path: Path) -> None:
     rng = random.Random(5)
     for n_bytes in sorted(rng.randrange(len(whole)) for _ in range(20)):
         path.write_bytes(whole[:n_bytes])
-        n_kept = whole[:n_bytes].count(b"\n")
+        n_complete = whole[:n_bytes].count(b"\n")
         played: list[Any] = []
         evaluate("random", CORRIDOR, ("seen",), out=tmp_path, progress=played.append)
-        assert sum(p.trajectory is not None for p in played) == 5 - n_kept
-        found = {t.key: t for t in TrajectoryStore(path).read()}
-        assert found.keys() == expected.keys()
-        for key, trajectory in found.items():
+        assert sum(p.trajectory is not None for p in played) == 5 - n_complete
+        stored = {t.key: t for t in TrajectoryStore(path).read()}
+        assert stored.keys() == expected.keys()
+        for key, trajectory in stored.items():
             actions = [step.action for step in trajectory.steps]
             assert actions == [step.action for step in expected[key]]

@@ -1,13 +1,16 @@
-"""The command `eto`, run in a process of its own as a user does."""
+"""The command `eto`, run in a process of its own as a user would run it."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from eto_agents.cli import COMMANDS, GROUPS, main
 
 
 def eto(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -61,14 +64,34 @@ def test_misuse_exits_with_2(
     assert message in done.stderr + done.stdout
 
 
-def test_help_names_every_command() -> None:
+def test_help_lists_every_command_in_one_line() -> None:
     done = eto("--help")
     assert done.returncode == 0
     for command in ("eval", "play", "envs", "data"):
-        assert command in done.stdout
+        assert f"• {command} " in done.stdout
+    assert "For example" not in done.stdout.partition("subcommands")[2]
 
 
-def test_audit_prints_shares_and_fails_where_something_differs(tmp_path: Path) -> None:
+COMMANDS_WITH_HELP = [
+    *((name,) for name in [*COMMANDS, *GROUPS]),
+    *((group, name) for group, commands in GROUPS.items() for name in commands),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS_WITH_HELP, ids=" ".join)
+def test_the_help_of_a_command_ends_its_description_with_an_example(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    description = re.split(r"\n\W* (?:options|positional arguments) ", capsys.readouterr().out)[0]
+    examples = description.partition("For example:\n")[2].rstrip()
+    assert examples.startswith(f"    eto {' '.join(command)}")
+    assert all(line.startswith("    ") for line in examples.splitlines())
+    assert max(map(len, description.splitlines()[1:])) <= 100  # tyro does not wrap descriptions
+
+
+def test_audit_prints_shares_and_fails_if_anything_differs(tmp_path: Path) -> None:
     done = eto("audit", "ETO-ALFWorld-v0", "--dataset", "mini", "-n", "1", "--quiet")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

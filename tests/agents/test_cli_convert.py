@@ -1,4 +1,4 @@
-"""`eto collect`, `eto export` and `eto import`, run as a user does."""
+"""`eto collect`, `eto export` and `eto import`, run as a user would run them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_collect_prints_what_it_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_collect_prints_what_it_selected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ("collect", "--env", "ETO-ALFWorld-v0", "--dataset", "mini", "--policy", "random")
     out = tmp_path / "c"
     eto(*command, "--n-tasks", 3, "--max-steps", 2, "--out", out, "--thought-style", "brief")
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0] == "0 of 3 episodes kept (score at least 0.7)"
+    assert lines[0] == "0 of 3 episodes selected (score at least 0.7)"
     assert lines[1:3] == ["  3 left out: below min_score", "  score 0.0 to 0.1      3 episodes"]
     assert lines[-1] == f"written to {out}"
     assert "train: 3/3 episodes" in captured.err
@@ -48,7 +50,7 @@ def test_collect_prints_what_it_kept(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("name", ["eto-sft", "llama-factory-sft", "messages"])
-def test_trajectories_there_and_back(
+def test_trajectories_survive_export_and_import(
     name: str, collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "x_sft.json"
@@ -56,7 +58,7 @@ def test_trajectories_there_and_back(
     assert f"5 episodes written to {target}" in capsys.readouterr().out
     eto("import", name, target, tmp_path / "back", "--dataset", "mini")
     assert "5 episodes written to" in capsys.readouterr().out
-    ours, theirs = read_collection(collection).kept, read_collection(tmp_path / "back").kept
+    ours, theirs = read_collection(collection).selected, read_collection(tmp_path / "back").selected
     for one, other in zip(ours, theirs, strict=True):
         assert [s.text for s in one.steps] == [s.text for s in other.steps]
         assert (one.task_id, one.score, one.dataset) == (other.task_id, other.score, other.dataset)
@@ -67,7 +69,7 @@ def test_trajectories_there_and_back(
 
 
 @pytest.mark.parametrize("name", ["eto-preference", "llama-factory-ranking", "trl"])
-def test_pairs_there_and_back(name: str, tmp_path: Path) -> None:
+def test_pairs_survive_export_and_import(name: str, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", PAIRS)
     eto("export", name, tmp_path, tmp_path / "x.json")
     eto("import", name, tmp_path / "x.json", tmp_path / "back.jsonl")
@@ -77,7 +79,7 @@ def test_pairs_there_and_back(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("export", "eto-sft", "{c}", "{t}", "--with-example"), 2, "'messages' can have it"),
+        (("export", "eto-sft", "{c}", "{t}", "--with-example"), 2, "'messages' does"),
         (("export", "eto-sft", "{t}", "{t}"), 1, "no episodes at"),
         (("export", "trl", "{c}", "{t}"), 1, "no preference pairs at"),
         (("export", "eto-sft", "{c}", "{t}", "--min-score", "2"), 2, "no min_score 2.0"),
@@ -91,7 +93,7 @@ def test_pairs_there_and_back(name: str, tmp_path: Path) -> None:
         (("import", "messages", "{lines}", "{t}"), 1, "line 1: 'n_prompt' is None"),
     ],
 )
-def test_mistakes_end_with_a_message(
+def test_errors_name_the_mistake(
     arguments: tuple[str, ...],
     code: int,
     message: str,
@@ -108,7 +110,7 @@ def test_mistakes_end_with_a_message(
     assert not (tmp_path / "target").exists()
 
 
-def test_prompts_of_a_run_are_taken_from_it(
+def test_the_prompts_recorded_in_a_run_are_the_default(
     collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

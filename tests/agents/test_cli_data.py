@@ -1,4 +1,4 @@
-"""`eto data …`, `eto envs` and `eto play` as a user runs them, against a local mirror."""
+"""`eto data …`, `eto envs` and `eto play`, run as a user would run them on a local mirror."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_play_in_a_terminal(tmp_path: Path) -> None:
 
 
 def read_until(leader: int, mark: str) -> str:
-    """What the program shows up to the last `mark`, once it has gone quiet."""
+    """Read the program's output until it contains `mark` and no more of it arrives."""
     text, ends_s = "", time.monotonic() + 30
     while time.monotonic() < ends_s:
         ready, _, _ = select.select([leader], [], [], 0.4)

@@ -1,4 +1,4 @@
-"""`eto eval`: its short flags, bad arguments, agents that hang, and what a terminal shows."""
+"""`eto eval`: its flags, invalid arguments, agents that hang, and the display in a terminal."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def test_runs_of_different_agents_have_different_folders() -> None:
         (AgentFlags(policy="random", policy_args=("x=1",)), "random: .*unexpected keyword"),
         (AgentFlags(policy="random", model="hf:x"), "random: .*unexpected keyword"),
         (AgentFlags(model="a:b", policy_args=("model=c:d",)), "already says model=c:d"),
-        (AgentFlags(policy="tests.agents.test_cli_eval:TASK"), "is no policy"),
+        (AgentFlags(policy="tests.agents.test_cli_eval:TASK"), "is not a policy"),
     ],
 )
-def test_bad_flags(flags: AgentFlags, message: str) -> None:
+def test_invalid_flags(flags: AgentFlags, message: str) -> None:
     with pytest.raises(EtoError, match=message):
         flags.load()
 
@@ -108,19 +108,19 @@ def faulty() -> None:
     raise TypeError("a mistake inside the agent's own code")
 
 
-def test_the_agents_own_mistake_keeps_its_traceback() -> None:
+def test_an_error_inside_the_agent_keeps_its_traceback() -> None:
     with pytest.raises(TypeError, match="own code"):
         AgentFlags(policy="tests.agents.test_cli_eval:faulty").load()
 
 
 def test_key_values() -> None:
-    found = key_values(("a=1", "b=[2]", "c=x=y", "d=", "e=true"))
-    assert found == {"a": 1, "b": [2], "c": "x=y", "d": "", "e": True}
+    values = key_values(("a=1", "b=[2]", "c=x=y", "d=", "e=true"))
+    assert values == {"a": 1, "b": [2], "c": "x=y", "d": "", "e": True}
     with pytest.raises(UnknownNameError, match="KEY=VALUE"):
         key_values(("a",))
 
 
-def test_an_agent_that_hangs_costs_its_episode_and_no_more(tmp_path: Path) -> None:
+def test_an_agent_that_hangs_loses_only_its_episode(tmp_path: Path) -> None:
     (tmp_path / "sleepy.py").write_text(AGENT)
     started_s = time.monotonic()
     command = (*TASK, "--policy", "sleepy:Sleepy", "--action-timeout", "5")
@@ -145,7 +145,7 @@ def read_all(descriptor: int, parts: list[bytes]) -> None:
         return
 
 
-def test_a_terminal_gets_a_live_block(tmp_path: Path) -> None:
+def test_a_terminal_gets_progress_bars(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     shown: list[bytes] = []
     reader = threading.Thread(target=read_all, args=(ours, shown))

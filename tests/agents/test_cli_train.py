@@ -1,4 +1,4 @@
-"""`eto train`: flags over a file over the defaults, errors a person can act on, what is printed."""
+"""`eto train`: flags, a settings file and the defaults; error messages; what is printed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_becomes_flags_and_flags_win(config: Path) -> None:
+def test_flags_override_a_settings_file(config: Path) -> None:
     expanded = with_config(["train", "sft", "--epochs", "5", "--config", str(config), "--no-quiet"])
     assert expanded == [
         *("train", "sft", "--data", "a", "b", "--learning-rate", "0.001"),
@@ -82,7 +82,7 @@ def test_a_file_can_have_every_setting(command: str, tmp_path: Path) -> None:
 
 
 def toml_of(record: dict[str, Any]) -> str:
-    """A record as TOML: what is None is left out, tables come last."""
+    """A record as TOML: None is left out, tables come last."""
     values = {key: value for key, value in record.items() if not isinstance(value, dict)}
     lines = [f"{key} = {json.dumps(v)}" for key, v in values.items() if v is not None]
     for key, value in record.items():
@@ -92,7 +92,7 @@ def toml_of(record: dict[str, Any]) -> str:
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
-    """All that was printed, without tyro's frames and line breaks."""
+    """Everything that was printed, without tyro's frames and line breaks."""
     printed = capsys.readouterr()
     return " ".join((printed.err + printed.out).replace("│", " ").split())
 
@@ -101,18 +101,18 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["sft", "--out", "x"], 1, "no data: name folders of `eto collect`"),
-        (["sft", "--data", "nothing"], 1, "no episodes at nothing: run `eto collect --out"),
+        (["sft", "--out", "x"], 1, "no training data: give --data a folder written by"),
+        (["sft", "--data", "nothing"], 1, "no episodes at nothing: run `eto"),
         (["sft", "--epochs", "0"], 2, "epochs must be above 0, got 0"),
         (["eto", "--model", "x", "--dpo.beta", "0"], 2, "beta must be above 0, got 0"),
         (["grpo", "--model", "x", "--n-samples", "1"], 2, "n_samples 1, which is at least 2"),
         (["rft", "--data", "nothing"], 2, "Missing from eto train rft: --explorer"),
-        (["rft", "--explorer", "x"], 1, "no data: name folders of `eto collect`"),
+        (["rft", "--explorer", "x"], 1, "no training data: give --data a folder written by"),
         (["sft", "--config", "no.toml"], 1, "no settings file at no.toml"),
         (["dpo", "--pairs", "no", "--model", "x", "--out", "y"], 1, "no preference pairs at no"),
     ],
 )
-def test_mistakes(
+def test_errors_name_the_mistake(
     arguments: list[str],
     code: int,
     message: str,
@@ -128,7 +128,7 @@ def test_mistakes(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_key_of_a_file_is_named(
+def test_an_unknown_key_of_a_file_suggests_the_nearest_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "sft.toml"
@@ -166,7 +166,7 @@ def test_dpo_on_a_file_of_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_of_two_processes_one_evaluates_and_prints(tmp_path: Path) -> None:
+def test_only_one_of_two_processes_evaluates_and_prints(tmp_path: Path) -> None:
     world = ("--env", "ETO-WebShop-v0", "--dataset", "mini")
     data, start, out = (str(tmp_path / name) for name in ("experts", "sft", "eto"))
     main(["collect", *world, "--n-tasks", "4", "--out", data, "--quiet"])
@@ -185,11 +185,11 @@ def test_of_two_processes_one_evaluates_and_prints(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("iteration 1 is the result") == 1
+    assert done.stdout.count("result: iteration 1,") == 1
     for number in (0, 1):
         evaluation = tmp_path / "eto" / f"iteration-{number}" / "evaluation"
-        found = json.loads((evaluation / "results.json").read_text())
-        assert found["splits"]["seen"]["n_episodes"] == 2
+        results = json.loads((evaluation / "results.json").read_text())
+        assert results["splits"]["seen"]["n_episodes"] == 2
 
 
 @pytest.mark.parametrize(
@@ -211,10 +211,10 @@ def test_help_names_every_setting(
     assert done.value.code == 0
     printed = capsys.readouterr().out
     assert flag in printed
-    assert f"For example: eto train {command}" in printed
+    assert f"For example:\n    eto train {command}" in printed
 
 
-def test_the_table_has_a_row_an_iteration() -> None:
+def test_the_table_has_a_row_per_iteration() -> None:
     start = Iteration(0, "sft", None, {}, 0.5, {})
     counts = {"win": 1, "tie": 2, "lose": 3, "pairs": 4}
     first = Iteration(1, "dpo", 0.55, counts, 0.625, {})

@@ -1,4 +1,4 @@
-"""The display: what it says of a run, on a terminal, in a log, and when it is to be quiet."""
+"""The progress display: in a terminal, in a log file, and with `quiet`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def play(clock: Clock) -> None:
         show(Progress("seen", n, 5, ended(f"t{n}", score, status, n_tokens=50)))
 
 
-def test_a_terminal_shows_everything_at_once() -> None:
+def test_a_terminal_shows_every_figure() -> None:
     display, clock, console = make(is_terminal=True)
     with display:
         play(clock)
@@ -72,7 +72,7 @@ def test_a_terminal_shows_everything_at_once() -> None:
     assert "agent_error 1, completed 2, truncated 1" in last
 
 
-def test_a_log_gets_plain_lines_now_and_then() -> None:
+def test_a_log_file_gets_a_plain_line_every_20_seconds() -> None:
     display, clock, console = make(is_terminal=False)
     with display:
         play(clock)
@@ -89,7 +89,7 @@ def test_a_log_gets_plain_lines_now_and_then() -> None:
     assert last == "unseen: 3/3 episodes  reward 1.000  ep/s 1  (completed 1)"
 
 
-def test_a_row_that_begins_again_has_a_new_clock() -> None:
+def test_a_row_that_restarts_has_a_new_clock() -> None:
     display, clock, console = make(is_terminal=False)
     with display:
         report("dpo", 0, 4, "updates")
@@ -103,7 +103,7 @@ def test_a_row_that_begins_again_has_a_new_clock() -> None:
     assert lines == ["dpo: 4/4 updates", "dpo: 1/4 updates  loss 0.5  ETA 0:01:00"]
 
 
-def test_what_is_logged_stays_and_uneven_units_have_no_estimate() -> None:
+def test_logged_lines_are_permanent_and_uneven_units_have_no_eta() -> None:
     display, clock, console = make(is_terminal=False)
     with display:
         display.receive(Report("shop", 0, 7, "stages", is_even=False))
@@ -113,7 +113,7 @@ def test_what_is_logged_stays_and_uneven_units_have_no_estimate() -> None:
     assert console.export_text().splitlines() == ["SFT: 3 s", "shop: 1/7 stages  PPO"]
 
 
-def test_reports_reach_whoever_watches_nearest() -> None:
+def test_reports_reach_the_innermost_receiver() -> None:
     seen: list[Report] = []
     display, _, console = make(is_terminal=False)
     report("nobody", 1, 1)
@@ -136,7 +136,7 @@ def test_training_uses_the_same_display() -> None:
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_quiet_is_quiet(is_terminal: bool) -> None:
+def test_quiet_shows_nothing(is_terminal: bool) -> None:
     display, clock, console = make(is_terminal=is_terminal, quiet=True)
     with display:
         play(clock)
@@ -151,7 +151,7 @@ def test_the_last_line_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> Non
     assert captured.err.startswith("seen: 1/1 episodes  reward 0.250")
 
 
-def test_names_do_not_become_markup() -> None:
+def test_names_are_not_interpreted_as_markup() -> None:
     display, _, console = make(is_terminal=True)
     with display:
         report("[bold]x[/nonsense]", 1, 2, figures={"a": "[red]"})
@@ -159,7 +159,7 @@ def test_names_do_not_become_markup() -> None:
     assert "a [red]" in text
 
 
-def test_nothing_counted_yet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_scores_no_reward_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with Display():
         show = Episodes(now=lambda: 100.0)
         show(Progress("seen", 1, 1, ended("a", 0.25, "agent_error")))

@@ -1,4 +1,4 @@
-"""What was played is told from what is left; episodes are kept before anyone hears of them."""
+"""Finished episodes are not played again, and are stored before they are reported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eto_agents.episodes import play_into, sort_out
+from eto_agents.episodes import play_into, split_jobs
 from eto_agents.policy import as_policy
 from eto_agents.rollout import jobs_of, run_episode
 from eto_agents.store import TrajectoryStore
@@ -16,24 +16,24 @@ from eto_agents.trajectory import Trajectory
 ENV = "ETO-WebShop-v0"
 
 
-def test_only_final_episodes_of_the_jobs_are_done() -> None:
+def test_jobs_with_a_final_episode_are_finished() -> None:
     played = run_episode("expert", ENV, 0, dataset="mini", split="seen")
     tasks = _tasks()[:2]
     jobs = jobs_of(tasks, (0,))
-    finished, waiting = sort_out("seen", jobs, {played.key: played})
+    finished, waiting = split_jobs("seen", jobs, {played.key: played})
     assert (list(finished), [job.task.id for job in waiting]) == ([played.key], [tasks[1].id])
     for status, n_left in (("cancelled", 2), ("env_error", 2), ("agent_error", 1)):
         other = replace(played, status=status)
-        assert len(sort_out("seen", jobs, {other.key: other})[1]) == n_left
-    assert len(sort_out("unseen", jobs, {played.key: played})[1]) == 2
+        assert len(split_jobs("seen", jobs, {other.key: other})[1]) == n_left
+    assert len(split_jobs("unseen", jobs, {played.key: played})[1]) == 2
 
 
-def test_an_interrupted_call_keeps_what_ended_and_what_was_begun(tmp_path: Path) -> None:
-    kept: list[str] = []
+def test_an_interrupted_call_stores_finished_and_live_episodes(tmp_path: Path) -> None:
+    stored: list[str] = []
     with TrajectoryStore(tmp_path / "episodes.jsonl") as store:
 
         def stop(trajectory: Trajectory) -> None:
-            kept.extend(t.task_id for t in store.read())
+            stored.extend(t.task_id for t in store.read())
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -47,7 +47,7 @@ def test_an_interrupted_call_keeps_what_ended_and_what_was_begun(tmp_path: Path)
                 env_args={"dataset": "mini"},
                 on_end=stop,
             )
-    assert len(kept) == 1
+    assert len(stored) == 1
     statuses = [t.status for t in TrajectoryStore(tmp_path / "episodes.jsonl").read()]
     assert statuses[0] == "completed"
     assert "cancelled" in statuses

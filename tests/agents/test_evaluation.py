@@ -1,4 +1,4 @@
-"""The harness: means, intervals, resume, refusal to mix runs, the table, the command."""
+"""The evaluation harness: means, intervals, resuming, refusing to mix runs, the table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lines(out: Path) -> list[str]:
     return (out / "episodes.jsonl").read_text().splitlines(keepends=True)
 
 
-def test_figures(tmp_path: Path) -> None:
+def test_results_of_a_split(tmp_path: Path) -> None:
     results = run(tmp_path, "expert")
     split = results.splits["seen"]
     assert split.reward == (1.0, 1.0, 1.0)
@@ -37,19 +37,19 @@ def test_figures(tmp_path: Path) -> None:
     assert results.provenance["versions"]["gymnasium"]
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", n_envs=1)
     out = tmp_path / "killed"
     run(out, n_envs=1)
-    kept = lines(out)[:7]
-    (out / "episodes.jsonl").write_text("".join(kept) + lines(out)[7][:40])
+    complete = lines(out)[:7]
+    (out / "episodes.jsonl").write_text("".join(complete) + lines(out)[7][:40])
     seen: list[Any] = []
     again = run(out, n_envs=3, progress=seen.append)
-    for split, figures in again.splits.items():
+    for split, split_result in again.splits.items():
         expected = whole.splits[split]
-        assert figures.reward == expected.reward
-        assert figures.statuses == expected.statuses
-    assert lines(out)[:7] == kept
+        assert split_result.reward == expected.reward
+        assert split_result.statuses == expected.statuses
+    assert lines(out)[:7] == complete
     assert len(lines(out)) == 20
     assert seen[0][:3] == ("train", 7, 10)
     assert len(seen[0].earlier) == 7
@@ -80,10 +80,10 @@ def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run.json").read_text())
     record["inputs"]["train"] = "another"
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="other inputs: train changed"):
+    with pytest.raises(DataError, match="different inputs: train changed"):
         run(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({"panels": record["inputs"]}))
-    with pytest.raises(DataError, match="made by an early version"):
+    with pytest.raises(DataError, match="written by an early version"):
         run(tmp_path)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(CorruptDataError, match=r"run\.json, line 1"):
@@ -102,7 +102,7 @@ class Sick:
         return "east"
 
 
-def test_agent_errors_are_counted_apart_or_as_zero_but_never_silently() -> None:
+def test_agent_errors_are_excluded_or_count_as_zero_and_are_always_reported() -> None:
     left_out = evaluate(Sick, CORRIDOR, ("seen",)).splits["seen"]
     assert (left_out.reward.mean, left_out.n_tasks, left_out.n_planned) == (1.0, 3, 5)
     assert left_out.statuses == {"completed": 3, "agent_error": 2}
@@ -129,7 +129,7 @@ def test_agent_errors_are_played_again_on_request(tmp_path: Path) -> None:
     assert len(lines(tmp_path)) == 7
 
 
-def test_an_agents_failure_is_kept_with_its_traceback(tmp_path: Path) -> None:
+def test_an_agents_failure_is_stored_with_its_traceback(tmp_path: Path) -> None:
     evaluate(Sick, CORRIDOR, ("seen",), out=tmp_path)
     failed = [t for t in TrajectoryStore(tmp_path / "episodes.jsonl").read() if t.error]
     assert [t.task_id for t in failed] == ["room3", "room6"]
@@ -139,13 +139,13 @@ def test_an_agents_failure_is_kept_with_its_traceback(tmp_path: Path) -> None:
     assert 'raise OSError("server away")' in "\n".join(rest)
 
 
-def test_nothing_counted_is_not_zero() -> None:
-    figures = summarise("seen", "00", [], n_planned=3)
-    assert math.isnan(figures.reward.mean)
-    assert tables.estimate(figures.reward) == "–"
+def test_the_mean_of_no_episodes_is_not_zero() -> None:
+    split_result = summarise("seen", "00", [], n_planned=3)
+    assert math.isnan(split_result.reward.mean)
+    assert tables.estimate(split_result.reward) == "–"
 
 
-def test_n_tasks_and_bad_arguments(tmp_path: Path) -> None:
+def test_n_tasks_and_invalid_arguments(tmp_path: Path) -> None:
     result = run(None, n_tasks=2)
     assert result.splits["seen"].n_planned == 4
     assert "only the first 2 tasks" in tables.results_page([result])
@@ -170,6 +170,6 @@ def test_results_file_checks(tmp_path: Path) -> None:
 
 
 def test_tokens_and_invalid_actions_are_summed() -> None:
-    figures = summarise("seen", "00", [episode("a"), episode("b")], n_planned=2)
-    assert figures.tokens == 6
-    assert figures.invalid_actions == 0.0
+    split_result = summarise("seen", "00", [episode("a"), episode("b")], n_planned=2)
+    assert split_result.tokens == 6
+    assert split_result.invalid_actions == 0.0

@@ -1,4 +1,4 @@
-"""Names and objects become policies; a newcomer's agent needs ten lines."""
+"""Making policies from names and objects; one-episode agents; time limits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_instance_is_not_changed() -> None:
     assert not hasattr(agent, "n")
 
 
-def test_one_agents_failure_is_its_own() -> None:
+def test_an_agent_that_fails_ends_only_its_own_episode() -> None:
     policy = as_policy(Counter)
     policy.reset([0, 1], [TASK, TASK], [0, 0])
     bad, good = policy.act([0, 1], ["boom", "x"], [{}, {}])
@@ -69,7 +69,7 @@ def test_one_agents_failure_is_its_own() -> None:
     assert (good.action, good.error) == ("x1", "")
 
 
-def test_a_failing_reset_is_its_own_too() -> None:
+def test_a_reset_that_fails_ends_only_its_own_episode() -> None:
     class Picky(Counter):
         def reset(self, task: Task, seed: int) -> None:
             if seed == 1:
@@ -84,7 +84,7 @@ def test_a_failing_reset_is_its_own_too() -> None:
     assert policy.act([1], ["x"], [{}])[0].action == "x1"
 
 
-def test_a_wrong_answer_is_an_error() -> None:
+def test_a_return_value_of_the_wrong_type_is_an_error() -> None:
     class Silent(Counter):
         def act(self, observation: str, info: dict[str, Any]) -> Any:
             return None
@@ -115,14 +115,14 @@ def test_unknown_names(name: str, message: str) -> None:
         load_policy(name)
 
 
-@pytest.mark.parametrize("thing", [object(), 3, "tests.agents.test_policy:TASK"])
-def test_what_is_no_policy(thing: Any) -> None:
-    with pytest.raises(TypeError, match="is no policy"):
-        as_policy(thing)
+@pytest.mark.parametrize("value", [object(), 3, "tests.agents.test_policy:TASK"])
+def test_objects_that_are_not_policies(value: Any) -> None:
+    with pytest.raises(TypeError, match="is not a policy"):
+        as_policy(value)
 
 
 class Dazed(Counter):
-    """Hangs where it is told to, in `reset` or in `act`, asleep or in a loop."""
+    """Hangs on request, in `reset` or in `act`, asleep or in a loop."""
 
     n_made = 0
 
@@ -155,7 +155,7 @@ def test_an_agent_that_hangs_ends_its_own_episode() -> None:
         assert first == "ActionTimeoutError: no answer within 2 s"
         assert line in "\n".join(rest)
     n_made = Dazed.n_made
-    policy.reset([0], [TASK], [3])  # in a new agent: the old one may still be busy
+    policy.reset([0], [TASK], [3])  # makes a new agent: the old one may still be busy
     assert Dazed.n_made == n_made + 1
     assert policy.act([0, 1], ["y", "x"], [{}] * 2) == [Decision("y1"), Decision("x2")]
 
@@ -227,7 +227,7 @@ def test_a_worker() -> None:
     with pytest.raises(ActionTimeoutError, match=r"no answer within 0\.05 s") as caught:
         worker.call(0.05, release.wait)
     assert "wait" in caught.value.place
-    assert worker.call(5, max, 1, 2) == 2  # a late answer of the old thread is nobody's
+    assert worker.call(5, max, 1, 2) == 2  # the old thread's late answer is discarded
     release.set()
     assert worker.call(5, max, 3, 2) == 3
 
@@ -249,7 +249,7 @@ class Mute(Exception):
 
 
 def test_any_exception_has_a_description() -> None:
-    assert describe(Mute()) == "Mute: (its text cannot be had)"
+    assert describe(Mute()) == "Mute: (its message cannot be read)"
     assert describe(ValueError("two\nlines")) == "ValueError: two lines"
     assert len(describe(ValueError("x" * 100_000))) < 1_000
     assert len(failure(ValueError("x" * 100_000))) < MAX_TRACEBACK_CHARS + 1_000

@@ -1,4 +1,4 @@
-"""Preference pairs keep their form, and come back from their file as they were."""
+"""Preference pairs are checked, and survive being written to a file and read back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PAIR = PreferencePair(
 )
 
 
-def test_pairs_come_back(tmp_path: Path) -> None:
+def test_pairs_survive_a_round_trip(tmp_path: Path) -> None:
     lone = dataclasses.replace(PAIR, task_id="room3", chosen=[agent("\ud83d")], chosen_score=None)
     path = tmp_path / "pairs.jsonl"
     assert write_pairs(path, iter([PAIR, lone])) == 2
@@ -45,16 +45,16 @@ def test_pairs_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": []}, "prompt does not end with the user"),
-        ({"prompt": [user("a"), agent("b")]}, "prompt does not end with the user"),
-        ({"chosen": [agent("a"), user("b")]}, "chosen does not end with the assistant"),
-        ({"rejected": [user("a"), agent("b")]}, "rejected begins with the user"),
-        ({"rejected": [agent("a"), agent("b")]}, "do not take turns in rejected"),
+        ({"prompt": []}, "prompt does not end with a message of role 'user'"),
+        ({"prompt": [user("a"), agent("b")]}, "prompt does not end with a message of role 'user'"),
+        ({"chosen": [agent("a"), user("b")]}, "chosen does not end with .* role 'assistant'"),
+        ({"rejected": [user("a"), agent("b")]}, "rejected begins with a user message"),
+        ({"rejected": [agent("a"), agent("b")]}, "do not alternate in rejected"),
         ({"chosen": [{"role": "tool", "content": "x"}]}, "role 'tool'"),
-        ({"chosen": [{"role": "assistant", "content": 3}]}, "content is no text"),
+        ({"chosen": [{"role": "assistant", "content": 3}]}, "content is not text"),
     ],
 )
-def test_form_is_checked(changes: dict[str, Any], message: str) -> None:
+def test_roles_and_contents_are_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(PAIR, **changes)
 
@@ -62,7 +62,7 @@ def test_form_is_checked(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     "line", ["{", "[]", '{"schema": 2}', PAIR.to_json().replace('"schema": 2', '"schema": 7')]
 )
-def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
+def test_errors_name_the_bad_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(f"{PAIR.to_json()}\n{line}\n", encoding="utf-8")
     with pytest.raises(CorruptDataError, match=r"pairs\.jsonl, line 2: "):

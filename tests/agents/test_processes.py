@@ -1,4 +1,4 @@
-"""Training in two processes gives what one gives."""
+"""Training in two processes gives the same result as in one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     first = Path("eto", "iteration-1")
     files = [tmp_path / f"of-{n}" / first / "pairs" / "pairs.jsonl" for n in (1, 2)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    # The last update is of fewer pairs, which accelerate fills up with others in two processes.
+    # The last update has fewer pairs; with two processes accelerate fills it up with others.
     one, other = (losses(tmp_path / f"of-{n}" / first / "dpo")[:-1] for n in (1, 2))
     assert len(one) > 1
     assert one == pytest.approx(other, abs=1e-4)

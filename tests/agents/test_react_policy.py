@@ -1,4 +1,4 @@
-"""The ReAct agent, end to end: in WebShop's mini shop, over a script and over a server."""
+"""The ReAct agent end to end in WebShop's mini dataset, with a scripted model and a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BAD = "I would like the first one, please."
 
 
 def own_turns(chat: Sequence[Message]) -> list[str]:
-    """What the agent has said since the task."""
+    """The agent's replies since the task was given."""
     return [m["content"] for m in chat[len(HEAD) + 1 :] if m["role"] == "assistant"]
 
 
@@ -129,7 +129,7 @@ def test_dropped_turns_are_in_the_recorded_conversation() -> None:
     assert len(played.messages) == len(HEAD) + 2 * 6
 
 
-def test_a_conversation_that_is_none_costs_the_record_alone(caplog: Any) -> None:
+def test_a_malformed_conversation_is_not_recorded(caplog: Any) -> None:
     class Odd:
         def reset(self, task: Any, seed: int) -> None: ...
 
@@ -143,14 +143,14 @@ def test_a_conversation_that_is_none_costs_the_record_alone(caplog: Any) -> None
     assert "conversation cannot be recorded" in caplog.text
 
 
-def test_bad_formats_cost_steps_and_nothing_else() -> None:
+def test_malformed_replies_only_cost_steps() -> None:
     results = play(ReActPolicy(ScriptedModel(lambda chat: BAD)))
     for split in results.splits.values():
         assert split.statuses == {"truncated": 6}
         assert (split.reward.mean, split.steps, split.invalid_actions) == (0.0, 10.0, 1.0)
 
 
-def test_an_action_without_its_mark_is_not_done() -> None:
+def test_an_action_without_the_action_label_is_not_executed() -> None:
     model = ScriptedModel(["Action: search[a]", "search[b]", *["click[buy now]"] * 8])
     episode = run_episode(ReActPolicy(model), WEBSHOP, 0, split="seen", **MINI)
     assert episode.status == "truncated"
@@ -158,7 +158,7 @@ def test_an_action_without_its_mark_is_not_done() -> None:
     assert len({step.observation for step in episode.steps}) == 1
 
 
-def test_a_failed_request_ends_its_episode_as_the_agents_error() -> None:
+def test_a_failed_request_ends_its_episode_as_agent_error() -> None:
     def script(chat: Sequence[Message]) -> str | Completion:
         if len(own_turns(chat)) == 2 and len(goal_of(chat)) % 2:
             return Completion(error="server away", usage={"prompt_tokens": 3.0})
@@ -182,7 +182,7 @@ def test_an_unreachable_server_gives_no_score(tmp_path: Path) -> None:
     assert "APIConnectionError" in error
 
 
-def test_a_recorded_run_is_made_again_without_the_server(
+def test_a_recorded_run_is_repeated_without_the_server(
     expert_actions: dict[str, list[str]], tmp_path: Path
 ) -> None:
     pytest.importorskip("openai")
@@ -207,7 +207,7 @@ def test_a_recorded_run_is_made_again_without_the_server(
 
 def test_results_do_not_depend_on_the_batch() -> None:
     class Drawn:
-        """Says what its seed says."""
+        """Replies with its seed."""
 
         name = "drawn"
 
@@ -234,7 +234,7 @@ def test_results_do_not_depend_on_the_batch() -> None:
     assert len({action for episode in alone for action in episode}) == 5 * 2 * 10
 
 
-def test_long_conversations_are_cut_and_it_is_told() -> None:
+def test_dropped_turns_of_long_conversations_are_reported() -> None:
     model = ScriptedModel(lambda chat: "Action: search[shoe]")
     policy = ReActPolicy(model, max_context_tokens=3000, max_tokens=100)
     episode = run_episode(policy, WEBSHOP, 0, split="seen", **MINI)
@@ -252,7 +252,7 @@ def test_long_conversations_are_cut_and_it_is_told() -> None:
     assert "there is room for 200" in error.error
 
 
-def test_a_cut_off_text_is_told() -> None:
+def test_a_cut_off_reply_is_reported() -> None:
     model = ScriptedModel(lambda chat: Completion("Action: sear", finish_reason="length"))
     episode = run_episode(ReActPolicy(model), WEBSHOP, 0, split="seen", **MINI)
     assert all(step.usage["cut_off"] == 1.0 for step in episode.steps)
@@ -283,7 +283,7 @@ def test_other_worlds_need_a_prompt(tmp_path: Path) -> None:
     assert set(without.statuses) == {"agent_error"}
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments() -> None:
     model = ScriptedModel([])
     assert isinstance(ReActPolicy(model), Policy)
     with pytest.raises(UnknownNameError, match="Write KIND:NAME"):

@@ -1,4 +1,4 @@
-"""Many episodes at once: the same however many run side by side, and failures are statuses."""
+"""Rollouts: episodes do not depend on the batch size, and failures are statuses."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def play(
     env = make_batch(CORRIDOR, policy, n_envs, env_args)
     try:
         jobs = jobs_of(env.envs[0].tasks, (0, 1))
-        found = list(Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s))
+        played = list(Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s))
     finally:
         env.close()
-    return sorted((untimed(t) for t in found), key=lambda t: t.key)
+    return sorted((untimed(t) for t in played), key=lambda t: t.key)
 
 
 def untimed(trajectory: Trajectory) -> Trajectory:
@@ -48,7 +48,7 @@ def test_the_number_of_environments_changes_nothing() -> None:
     assert len({tuple(s.action for s in t.steps) for t in one}) > 7
 
 
-def test_a_trajectory_tells_the_episode() -> None:
+def test_a_trajectory_describes_its_episode() -> None:
     trajectory = run_episode("expert", CORRIDOR, "room3", seed=4, max_steps=2)
     assert (trajectory.status, trajectory.score) == ("truncated", 2 / 3)
     assert (trajectory.env_id, trajectory.policy, trajectory.seed) == (CORRIDOR, "expert", 4)
@@ -110,9 +110,9 @@ class BatchPolicy:
 
 
 def test_a_batch_that_fails_ends_its_live_episodes() -> None:
-    found = play(BatchPolicy(), 4)
-    assert sum(t.status == "agent_error" for t in found) == 4
-    assert sum(t.status == "completed" for t in found) == 6
+    played = play(BatchPolicy(), 4)
+    assert sum(t.status == "agent_error" for t in played) == 4
+    assert sum(t.status == "completed" for t in played) == 6
 
 
 class Broken(BatchPolicy):
@@ -151,20 +151,20 @@ class Broken(BatchPolicy):
         ("exit", "SystemExit: 1"),
         ("few", "decisions for"),
         ("none", "NoneType, not a list"),
-        ("text", "a decision is str"),
+        ("text", "act returned a str, not a Decision"),
     ],
 )
-def test_a_broken_batch_ends_its_episodes_and_the_run_goes_on(how: str, message: str) -> None:
-    found = play(Broken(how), 3, action_timeout_s=2.0)
-    assert {t.status for t in found} == {"agent_error"}
-    assert len(found) == 10
+def test_a_broken_batch_ends_its_episodes_and_the_run_continues(how: str, message: str) -> None:
+    played = play(Broken(how), 3, action_timeout_s=2.0)
+    assert {t.status for t in played} == {"agent_error"}
+    assert len(played) == 10
     assert (
-        all(message in t.error.splitlines()[0] for t in found if len(t.error) > 1) or how == "few"
+        all(message in t.error.splitlines()[0] for t in played if len(t.error) > 1) or how == "few"
     )
-    assert any(message in t.error for t in found)
+    assert any(message in t.error for t in played)
 
 
-def test_only_what_can_be_done_and_stored_is_taken() -> None:
+def test_decisions_that_cannot_be_executed_or_stored_are_agent_errors() -> None:
     from eto_agents.policy import Decision
 
     class Says:
@@ -200,7 +200,7 @@ def test_only_what_can_be_done_and_stored_is_taken() -> None:
     assert run_episode(Says("\ud800"), CORRIDOR, "room2").status == "truncated"
 
 
-def test_samples_have_seeds_of_their_own() -> None:
+def test_each_sample_has_its_own_seed() -> None:
     policy = as_policy("random")
     env = make_batch(CORRIDOR, policy, 4)
     jobs = jobs_of(env.envs[0].tasks, (0,), n_samples=3)
@@ -210,10 +210,10 @@ def test_samples_have_seeds_of_their_own() -> None:
         ("room2", 2),
         ("room3", 0),
     ]
-    found = {t.key: [step.action for step in t.steps] for t in Rollouts(policy, env, jobs)}
-    assert {key.sample for key in found} == {0, 1, 2}
-    assert len(found) == 15
-    assert len({tuple(a) for key, a in found.items() if key.task_id == "room6"}) > 1
+    actions = {t.key: [step.action for step in t.steps] for t in Rollouts(policy, env, jobs)}
+    assert {key.sample for key in actions} == {0, 1, 2}
+    assert len(actions) == 15
+    assert len({tuple(a) for key, a in actions.items() if key.task_id == "room6"}) > 1
 
 
 class Flaky(CorridorEnv):
@@ -229,20 +229,20 @@ class Flaky(CorridorEnv):
 
 
 @pytest.mark.parametrize(("n_failures", "status"), [(2, "completed"), (3, "env_error")])
-def test_a_failing_world_is_retried_and_then_reported(n_failures: int, status: str) -> None:
+def test_a_failing_environment_is_retried_and_then_reported(n_failures: int, status: str) -> None:
     from eto_envs.vector import TextVectorEnv
 
     policy = as_policy("expert")
     env = TextVectorEnv(Flaky, 2, autoreset_mode="Disabled", reveal=policy.reveal)
     Flaky.left = n_failures
-    found = {t.task_id: t for t in Rollouts(policy, env, jobs_of(env.envs[0].tasks, (0,)))}
-    assert {t.status for task, t in found.items() if task != "room3"} == {"completed"}
-    assert found["room3"].status == status
-    assert ("simulator is gone" in found["room3"].error) == (status == "env_error")
-    assert len(found) == 5
+    by_task = {t.task_id: t for t in Rollouts(policy, env, jobs_of(env.envs[0].tasks, (0,)))}
+    assert {t.status for task, t in by_task.items() if task != "room3"} == {"completed"}
+    assert by_task["room3"].status == status
+    assert ("simulator is gone" in by_task["room3"].error) == (status == "env_error")
+    assert len(by_task) == 5
 
 
-def test_cancel_gives_what_was_begun() -> None:
+def test_cancel_returns_the_live_episodes() -> None:
     policy = as_policy("expert")
     env = make_batch(CORRIDOR, policy, 3)
     rollouts = Rollouts(policy, env, jobs_of(env.envs[0].tasks, (0,)))
@@ -263,7 +263,7 @@ def test_episode_seeds() -> None:
 
 
 class Ahead(CorridorEnv):
-    """Notes what is sent ahead; fails to send in one task."""
+    """Logs the actions that are sent ahead; fails to send in one task."""
 
     log: list[str] = []  # noqa: RUF012
 
@@ -277,13 +277,13 @@ class Ahead(CorridorEnv):
         return super()._advance(action)
 
 
-def test_actions_are_sent_before_any_is_waited_for() -> None:
+def test_all_actions_are_sent_before_the_first_step() -> None:
     from eto_envs.vector import TextVectorEnv
 
     policy = as_policy("expert")
     env = TextVectorEnv(Ahead, 5, autoreset_mode="Disabled", reveal=policy.reveal)
     Ahead.log.clear()
-    found = list(Rollouts(policy, env, jobs_of(env.envs[0].tasks, (0,))))
+    played = list(Rollouts(policy, env, jobs_of(env.envs[0].tasks, (0,))))
     lengths = range(2, 7)
     assert Ahead.log[:10] == [f"send {n}" for n in lengths] + [f"step {n}" for n in lengths]
-    assert [t.status for t in found] == ["completed"] * 5
+    assert [t.status for t in played] == ["completed"] * 5

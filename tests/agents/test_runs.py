@@ -50,7 +50,7 @@ def test_a_run_is_complete_when_its_result_is_written(tmp_path: Path) -> None:
         assert again.result == {"n_steps": 1}
 
 
-def test_other_settings_inputs_and_kinds_are_refused(tmp_path: Path) -> None:
+def test_different_settings_inputs_and_kinds_are_refused(tmp_path: Path) -> None:
     with run_folder(tmp_path, inputs={"data": "a"}):
         pass
     with (
@@ -60,20 +60,20 @@ def test_other_settings_inputs_and_kinds_are_refused(tmp_path: Path) -> None:
         pass
     for inputs in ({"data": "b"}, {}, {"data": "a", "more": "c"}):
         with (
-            pytest.raises(RunMismatchError, match=r"other inputs: (data|more) changed"),
+            pytest.raises(RunMismatchError, match=r"different inputs: (data|more) changed"),
             run_folder(tmp_path, inputs=inputs),
         ):
             pass
     with (
-        pytest.raises(RunMismatchError, match="kind is 'sft', this one's is 'dpo'"),
+        pytest.raises(RunMismatchError, match="of kind 'sft' and not 'dpo'"),
         run_folder(tmp_path, inputs={"data": "a"}, kind="dpo"),
     ):
         pass
-    with run_folder(tmp_path, inputs={"data": "a"}):  # a refusal leaves nothing locked
+    with run_folder(tmp_path, inputs={"data": "a"}):  # a refusal releases the lock
         pass
 
 
-def test_splits_may_join_a_run_of_episodes(tmp_path: Path) -> None:
+def test_splits_can_be_added_to_a_run_of_episodes(tmp_path: Path) -> None:
     def folder(**task_sets: str) -> RunFolder:
         about: dict[str, Any] = {"env_id": "E", "env_args": {}, "policy": "p"}
         return episodes_folder(tmp_path, **about, policy_provenance={}, task_sets=task_sets)
@@ -93,12 +93,12 @@ def test_splits_may_join_a_run_of_episodes(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         run_folder(tmp_path),
-        pytest.raises(DataError, match="another process is at work"),
+        pytest.raises(DataError, match="another process is using"),
         run_folder(tmp_path),
     ):
         pass
     with run_folder(tmp_path) as run:
-        monkeypatch.setenv("RANK", "1")  # of several that were launched together
+        monkeypatch.setenv("RANK", "1")  # a process of the same launch that does not write
         with run_folder(tmp_path) as other:
             other.log({"step": 1})
             other.finish({"score": 0.0})
@@ -109,7 +109,7 @@ def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert other.result == {"score": 1.0}
 
 
-def test_what_is_repeated_is_logged_once(tmp_path: Path) -> None:
+def test_repeated_steps_are_logged_once(tmp_path: Path) -> None:
     with run_folder(tmp_path) as run:
         for step in (1, 2, 3):
             run.log({"step": step})
@@ -121,7 +121,7 @@ def test_what_is_repeated_is_logged_once(tmp_path: Path) -> None:
         assert [line["step"] for line in run.metrics()] == [1, 2, 3]
 
 
-def test_damaged_files_are_named(tmp_path: Path) -> None:
+def test_errors_name_the_damaged_file(tmp_path: Path) -> None:
     with run_folder(tmp_path) as run:
         (tmp_path / "metrics.jsonl").write_text("{\n{}\n")
         with pytest.raises(CorruptDataError, match=r"metrics.jsonl is damaged"):
@@ -132,21 +132,21 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run.json").read_text())
     for name, value in (("kind", 3), ("settings", []), ("inputs", None)):
         (tmp_path / "run.json").write_text(json.dumps(record | {name: value}))
-        with pytest.raises(CorruptDataError, match=f"run.json is damaged: no usable '{name}'"):
+        with pytest.raises(CorruptDataError, match=f"run.json is damaged: '{name}' is missing or"):
             read_record(tmp_path)
 
 
-def test_a_folder_of_another_release_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_of_an_incompatible_version_is_refused(tmp_path: Path) -> None:
     with run_folder(tmp_path):
         pass
     record = json.loads((tmp_path / "run.json").read_text())
-    for change, release in (
+    for change, version in (
         ({"schema": 99, "version": "7.1.0"}, r"version 7\.1\.0 of eto-gym"),
         ({"schema": 2, "version": None}, "an early version of eto-gym"),
     ):
         old = {k: v for k, v in (record | change).items() if v is not None}
         (tmp_path / "run.json").write_text(json.dumps(old))
-        with pytest.raises(DataError, match=f"was made by {release}"), run_folder(tmp_path):
+        with pytest.raises(DataError, match=f"was written by {version}"), run_folder(tmp_path):
             pass
     (tmp_path / "run.json").unlink()
     (tmp_path / "config.json").write_text("{}")
@@ -155,7 +155,9 @@ def test_a_folder_of_another_release_is_refused_in_a_sentence(tmp_path: Path) ->
         pass
 
 
-def test_once_makes_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_runs_a_stage_that_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
     def make(run: RunFolder) -> dict[str, int]:
@@ -194,7 +196,7 @@ def test_an_interrupted_stage_is_not_complete(tmp_path: Path) -> None:
     assert done.result == {"resumed": True}
 
 
-def test_hashes_follow_what_counts(tmp_path: Path) -> None:
+def test_hashes_depend_only_on_what_matters(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "episodes.jsonl").write_text("a\n")
@@ -248,7 +250,7 @@ def test_a_hash_of_episodes_changes_with_any_of_them() -> None:
     assert len(set(hashes)) == len(hashes)
 
 
-def test_a_hash_of_pairs_has_both_sides_and_what_they_share() -> None:
+def test_a_hash_of_pairs_covers_both_sides_and_the_shared_steps() -> None:
     good, bad = episode(0), episode(0, n_steps=3, score=0.5)
     pairs = [Pair(good, bad), Pair(bad, good), Pair(good, bad, 1), Pair(good, good), Pair(bad, bad)]
     hashes = [hash_input([pair]) for pair in pairs]

@@ -1,4 +1,4 @@
-"""Settings: ranges, the overlay of TOML files with every mistake named, and JSON records."""
+"""Settings: ranges, the overlay of TOML files and its error messages, and JSON records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Example:
     quiet: bool = False
 
 
-def test_a_file_lies_over_the_defaults(tmp_path: Path) -> None:
+def test_a_file_overrides_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text('out = "runs/x"\nrate = 1\nkind = "b"\nseeds = [1, 2]\nscore = 0.5\n')
     settings = overlay(Example(Path("y"), epochs=7), read_toml_file(path), str(path))
@@ -64,24 +64,24 @@ def test_a_file_lies_over_the_defaults(tmp_path: Path) -> None:
         ({"score": "high"}, SettingsError, "score must be float"),
     ],
 )
-def test_mistakes_are_named(
+def test_errors_name_the_setting(
     record: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         overlay(Example(Path()), record)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_missing_and_malformed_files(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError):
         read_toml_file(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("= 1")
-    with pytest.raises(CorruptDataError, match="not TOML"):
+    with pytest.raises(CorruptDataError, match="not valid TOML"):
         read_toml_file(tmp_path / "bad.toml")
     with pytest.raises(CorruptDataError, match="not JSON"):
         read_json(tmp_path / "bad.toml")
 
 
-def test_key_values_are_json_where_they_can_be() -> None:
+def test_key_values_are_parsed_as_json_where_possible() -> None:
     texts = ("n=20", "name=room", "flag=true", 'list=["a"]', "empty=")
     assert key_values(texts) == {"n": 20, "name": "room", "flag": True, "list": ["a"], "empty": ""}
     for text in ("n", "=3"):
@@ -90,7 +90,7 @@ def test_key_values_are_json_where_they_can_be() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_defaults_of_a_method_are_in_range_and_survive_a_record(
+def test_the_defaults_of_a_method_are_in_range_and_survive_a_json_file(
     method: type[Settings], tmp_path: Path
 ) -> None:
     settings = method()
@@ -140,20 +140,20 @@ def test_the_defaults_of_a_method_are_in_range_and_survive_a_record(
         (ETO, {"iterations": -1}, "iterations must be at least 0"),
         (ETO, {"n_samples": 0}, "n_samples must be above 0"),
         (ETO, {"keep_best": True}, "keep_best needs dev_tasks"),
-        (ETO, {"pairs": "self"}, "n_samples of 2 or more"),
-        (ETO, {"pairs": "success"}, "n_samples of 2 or more"),
-        (ETO, {"n_samples": 2}, "all alike at temperature 0"),
+        (ETO, {"pairs": "self"}, "n_samples of at least 2, got 1"),
+        (ETO, {"pairs": "success"}, "n_samples of at least 2, got 1"),
+        (ETO, {"n_samples": 2}, "n_samples=2 needs a temperature above 0"),
     ],
 )
-def test_what_is_out_of_range_is_refused(
+def test_values_out_of_range_are_refused(
     method: type[Settings], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         method(**changes)
 
 
-def test_both_lines_of_parents_are_checked() -> None:
-    """RFT is a `Playing` and an `SFT`: each class checks its own ranges, then passes on."""
+def test_the_ranges_of_both_parents_are_checked() -> None:
+    """RFT is a `Playing` and an `SFT`: each class checks its own ranges and calls the next."""
     order = [c for c in RFT.__mro__ if dataclasses.is_dataclass(c)]
     assert order.index(Playing) < order.index(SFT) < order.index(Optimisation)
     for changes in ({"n_envs": 0}, {"log_every": 0}, {"epochs": 0}, {"n_samples": 0}):
@@ -161,7 +161,7 @@ def test_both_lines_of_parents_are_checked() -> None:
             RFT(**changes)  # type: ignore[arg-type]
 
 
-def test_environment_arguments_are_the_data_set_and_the_shaping() -> None:
+def test_environment_arguments_are_the_dataset_and_the_shaping() -> None:
     assert Playing().env_args == {}
     assert Playing(dataset="mini", n_tasks=3, dev_tasks=2).env_args == {"dataset": "mini"}
     assert ETO(dataset="mini", split="seen").env_args == {"dataset": "mini"}  # no split

@@ -1,4 +1,4 @@
-"""Trajectories survive JSON; the store survives a kill."""
+"""Trajectories survive a JSON round trip; the store survives a killed writer."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_json_round_trip(task_id: str, text: str) -> None:
     assert Trajectory.from_json(line) == trajectory
 
 
-def test_half_a_surrogate_pair_is_kept(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_preserved(tmp_path: Path) -> None:
     trajectory = episode("a", "say \ud83d é")
     with TrajectoryStore(tmp_path / "episodes.jsonl") as store:
         store.append(trajectory)
@@ -76,13 +76,13 @@ def test_half_a_surrogate_pair_is_kept(tmp_path: Path) -> None:
         ({"extra": 1}, "not a trajectory"),
     ],
 )
-def test_what_is_no_trajectory(change: dict[str, object], message: str) -> None:
+def test_lines_that_are_not_trajectories(change: dict[str, object], message: str) -> None:
     record = dataclasses.asdict(episode()) | change
     with pytest.raises(CorruptDataError, match=message):
         Trajectory.from_json(json.dumps(record))
 
 
-def test_a_killed_line_is_cut_off_and_the_rest_kept(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_removed_and_the_others_stay(tmp_path: Path) -> None:
     store = TrajectoryStore(tmp_path / "run" / "episodes.jsonl")
     assert list(store.read()) == []
     with store:
@@ -110,7 +110,7 @@ def test_the_last_record_of_an_episode_counts(tmp_path: Path) -> None:
     }
 
 
-def test_a_corrupt_line_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_corrupt_line(tmp_path: Path) -> None:
     store = TrajectoryStore(tmp_path / "episodes.jsonl")
     with store:
         store.append(episode())
@@ -127,7 +127,7 @@ def _try_to_open(path: Path, queue: multiprocessing.Queue[str]) -> None:
         queue.put(str(error))
 
 
-def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
+def test_two_processes_cannot_write_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "episodes.jsonl"
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()

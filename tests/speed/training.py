@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from eto_agents.training.cpu_head import use_cpu_head, use_own_head
+from eto_agents.training.cpu_head import restore_head, use_cpu_head
 
 BATCHES = {  # sequences, tokens of each, share of the agent's, vocabulary
     "WebShop mini": (2, 1000, 0.06, 3900),
@@ -69,7 +69,7 @@ def main() -> None:
                 if name == "ours":
                     use_cpu_head(model)
                 times.append(cpu_s(model, given))
-                use_own_head(model)
+                restore_head(model)
         theirs, ours = (min(times) for times in spent.values())
         print(f"{world}: TRL's head {theirs:.3f} s, ours {ours:.3f} s: {theirs / ours:.1f} times")
 

@@ -171,7 +171,7 @@ class CachedRunner:
             self._compute_padded(sequences)
 
     def _compute_padded(self, sequences: Mapping[int, Ids]) -> None:
-        """In passes over sequences with about as many tokens left, padded on the right."""
+        """In passes over sequences of like remaining length, padded on the right."""
         while True:
             n_left = {
                 row: min(len(sequence) - self._prefixes.rows[row].n_tokens, _MAX_CHUNK_TOKENS)

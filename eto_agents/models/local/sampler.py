@@ -160,7 +160,7 @@ class _Replies:
 
     Attributes:
         indices: for each row, the index of its prompt.
-        active: (rows,), bool; whether the row's reply goes on.
+        active: (rows,), bool; False once the row's reply has ended.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Rows and columns: what may stand together, what is refused, what is marked as best."""
+"""Rows and columns: which runs are comparable, which are refused, which is marked as the best."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ def test_worlds_of_one_agent_form_one_row_in_the_papers_order(tmp_path: Path) ->
         "ALFWorld seen",
         "ALFWorld unseen",
     ]
-    assert average(table, table.rows[0]) == pytest.approx((1.0 + 0.2 + 0.4 + 0.2 + 0.4) / 5)
+    assert average(table.rows[0]) == pytest.approx((1.0 + 0.2 + 0.4 + 0.2 + 0.4) / 5)
 
 
 def test_no_average_over_fewer_than_the_papers_columns(tmp_path: Path) -> None:
     table = compared(tmp_path, {"scores": {"seen": scores_of(0.5)}})
-    assert math.isnan(average(table, table.rows[0]))
+    assert math.isnan(average(table.rows[0]))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks_hash": "bb"}, "different task sets.*aaseen.*bbseen.*Report them apart"),
+        ({"tasks_hash": "bb"}, "different task sets.*aaseen.*bbseen.*Report them separately"),
         ({"env_args": {"max_steps": 50}}, "step limits differ.*protocol's; 50 steps.*--max-steps"),
-        ({"dataset": "2.1.1"}, "datasets are called 'mini' and '2.1.1'"),
+        ({"dataset": "2.1.1"}, "datasets have different names \\('mini'; '2.1.1'\\)"),
     ],
 )
-def test_what_does_not_compare_is_refused(
+def test_incomparable_runs_are_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     scores = {"seen": scores_of(0.5)}
@@ -79,7 +79,7 @@ def test_other_worlds_and_splits_may_differ(tmp_path: Path) -> None:
     assert [column.title for column in table.columns][-1] == "my/World-v0 train"
 
 
-def test_one_name_twice_is_told_apart_by_folder(tmp_path: Path) -> None:
+def test_runs_of_the_same_name_are_labelled_with_their_folders(tmp_path: Path) -> None:
     scores = {"seen": scores_of(0.5, 1.0)}
     table = compared(tmp_path, {"scores": scores}, {"scores": scores})
     assert [row.label for row in table.rows] == ["agent (run0)", "agent (run1)"]
@@ -94,7 +94,7 @@ def test_two_models_of_one_name_are_two_rows(tmp_path: Path) -> None:
     assert len(table.rows) == 2
 
 
-def test_the_best_is_marked_only_beyond_noise(tmp_path: Path) -> None:
+def test_the_best_is_marked_only_if_significant(tmp_path: Path) -> None:
     runs = [
         {"scores": {"seen": noisy(0.8, 1)}, "policy": "high"},
         {"scores": {"seen": noisy(0.4, 2)}, "policy": "low"},
@@ -105,7 +105,7 @@ def test_the_best_is_marked_only_beyond_noise(tmp_path: Path) -> None:
     assert compared(tmp_path / "b", *[dict(run) for run in runs], beside).best() == set()
 
 
-def test_noise_is_almost_never_marked(tmp_path: Path) -> None:
+def test_equal_agents_are_almost_never_marked(tmp_path: Path) -> None:
     marked = 0
     for number in range(25):
         runs = [
@@ -125,16 +125,16 @@ def test_nobody_is_best_on_unequal_tasks(tmp_path: Path) -> None:
         {"scores": {"seen": part}, "policy": "low"},
     )
     assert table.best() == set()
-    assert "same tasks" in table.uneven(table.columns[0])
+    assert "same tasks" in table.mismatch(table.columns[0])
     (difference,) = table.against("low")
     assert difference.result.n_tasks == 30
-    assert difference.is_real
+    assert difference.is_significant
     unfinished = compared(
         tmp_path / "unfinished",
         {"scores": {"seen": high}, "policy": "high"},
         {"scores": {"seen": part}, "policy": "low", "n_planned": {"seen": 60}},
     )
-    assert "not ended" in unfinished.uneven(unfinished.columns[0])
+    assert "not finished" in unfinished.mismatch(unfinished.columns[0])
 
 
 def test_differences_are_against_the_chosen_row_and_corrected_together(tmp_path: Path) -> None:

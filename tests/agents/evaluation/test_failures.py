@@ -132,9 +132,7 @@ def test_a_higher_score_is_something_new() -> None:
 def test_invalid_actions_are_the_main_kind_only_if_they_are_many() -> None:
     few = walk(6)
     few[2] = dataclasses.replace(few[2], is_valid=False)
-    assert failures(episode(few))[1] == Failure(
-        "invalid_actions", "1 of 6 actions not accepted", (2,)
-    )
+    assert failures(episode(few))[1] == Failure("invalid_actions", "1 of 6 actions rejected", (2,))
     many = [dataclasses.replace(s, is_valid=i % 2 == 0) for i, s in enumerate(walk(6))]
     assert kinds(episode(many)) == ["invalid_actions", "limit"]
 

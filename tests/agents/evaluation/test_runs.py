@@ -1,4 +1,4 @@
-"""Run folders are read finished or not; what is damaged is named with its file and line."""
+"""Run folders are read whether finished or not; errors name the damaged file and line."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, EtoE
 from tests.agents.evaluation.made_runs import made_episode, made_run, scores_of
 
 
-def test_a_whole_run(tmp_path: Path) -> None:
+def test_a_complete_run(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "a", {"seen": scores_of(0.5, 1.0), "unseen": scores_of(0.0)})
     run = read_run(folder)
     seen, unseen = run.splits
     assert (run.label, run.policy, run.is_finished) == ("agent", "agent", False)
-    assert (seen.split, seen.is_whole, seen.n_planned) == ("seen", True, 2)
-    assert seen.figures.reward.mean == 0.75
-    assert unseen.figures.reward.mean == 0.0
+    assert (seen.split, seen.is_complete, seen.n_planned) == ("seen", True, 2)
+    assert seen.summary.reward.mean == 0.75
+    assert unseen.summary.reward.mean == 0.0
     assert all(e.messages == [] for e in seen.episodes)
 
 
-def test_a_run_that_goes_on_is_not_whole(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_not_complete(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "a", {"seen": scores_of(0.5, 1.0)}, n_planned={"seen": 7})
     with (folder / "episodes.jsonl").open("a") as file:
         file.write('{"env_id": "ETO-')  # being written
     (split_run,) = read_run(folder).splits
-    assert (len(split_run.episodes), split_run.is_whole) == (2, False)
+    assert (len(split_run.episodes), split_run.is_complete) == (2, False)
     record = json.loads((folder / "run.json").read_text())
     del record["facts"]["n_planned"]  # an import does not plan
     (folder / "run.json").write_text(json.dumps(record))
     (split_run,) = read_run(folder).splits
-    assert (split_run.n_planned, split_run.is_whole) == (None, False)
+    assert (split_run.n_planned, split_run.is_complete) == (None, False)
 
 
 def test_an_episode_played_again_replaces_the_first(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def make_a_folder_of(name: str) -> Callable[[Path], None]:
         (make_a_folder_of("run.json"), DataError, "run.json"),
         (write("run.json", b'{\n "env_id": '), CorruptDataError, r"run.json, line 2"),
         (write("run.json", b"[]"), CorruptDataError, "run.json is not a JSON object"),
-        (write("run.json", b'{"env_id": 3}'), DataError, "made by an early version"),
+        (write("run.json", b'{"env_id": 3}'), DataError, "written by an early version"),
         (edit_settings, CorruptDataError, "run.json is damaged.*env_id"),
         (write("run.json", b"\xff"), CorruptDataError, "run.json is not UTF-8"),
         (write("results.json", b"{"), CorruptDataError, "results.json"),
@@ -136,7 +136,7 @@ def test_a_run_of_schema_1_is_refused(tmp_path: Path, name: str) -> None:
     (folder / name).write_text(old)
     message = rf"{name}.* has schema 1, .* reads schema 2"
     if name == "run.json":
-        message = "was made by version .* of eto-gym, whose folders"
+        message = "was written by version .* of eto-gym, whose folders"
         with pytest.raises(DataError, match=message):
             read_log(folder)
     with pytest.raises(DataError, match=message):
@@ -164,7 +164,7 @@ def test_of_several_samples_the_best_counts(tmp_path: Path) -> None:
             folder
         )
     (split_run,) = read_run(folder).splits
-    assert (split_run.n_samples, split_run.n_ended, split_run.is_whole) == (2, 4, True)
+    assert (split_run.n_samples, split_run.n_ended, split_run.is_complete) == (2, 4, True)
     assert sorted(e.score for e in split_run.episodes) == [0.5, 0.75]
-    assert split_run.figures.reward.mean == 0.625
-    assert split_run.figures.tokens == 4 * 3
+    assert split_run.summary.reward.mean == 0.625
+    assert split_run.summary.tokens == 4 * 3

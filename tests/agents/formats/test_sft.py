@@ -51,7 +51,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Trajector
                 n_tasks=6,
                 env_args={"dataset": "mini"},
             )
-            episodes += got.kept[: 6 if policy == "expert" else 3]
+            episodes += got.selected[: 6 if policy == "expert" else 3]
         found[env_id] = episodes
     return found
 

@@ -66,12 +66,12 @@ def test_a_function_is_a_script() -> None:
     assert model.requests == [[{"role": "user", "content": "abc"}]]
 
 
-def test_a_model_of_ones_own_by_name() -> None:
+def test_a_model_by_its_class() -> None:
     model = load_model("eto_agents.models.scripted:ScriptedModel", script=["hello"])
     assert model.name == "scripted"
 
 
 @pytest.mark.parametrize("name", ["gpt", "openai:", "opnai:gpt", "eto_agents.models.base:Nothing"])
-def test_names_that_mean_nothing(name: str) -> None:
+def test_unknown_names(name: str) -> None:
     with pytest.raises(UnknownNameError):
         load_model(name)

@@ -201,7 +201,7 @@ def test_a_folder_is_a_model_by_name(tmp_path: Path) -> None:
     assert free_reply(model, chat).token_ids == free_reply(in_memory, chat).token_ids
 
 
-def test_hf_names_that_mean_nothing(tmp_path: Path) -> None:
+def test_unknown_hf_names(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match="no checkpoint"):
         load_model(f"hf:{tmp_path / 'nothing'}")
     with pytest.raises(CorruptDataError, match=r"no config\.json"):

@@ -27,7 +27,7 @@ Answer = tuple[int, Any, dict[str, str]]
 
 
 class Server:
-    """Answers every request with what `answer` makes of its body and its number."""
+    """Responds to each request with `answer` of its body and its number."""
 
     def __init__(self) -> None:
         self.answer: Callable[[dict[str, Any], int], Answer] = lambda body, n: reply("hello")
@@ -128,13 +128,13 @@ def test_a_request_and_its_reply(server: Server) -> None:
     assert "secret" not in json.dumps(model.provenance)  # type: ignore[attr-defined]
 
 
-def test_greedy_requests_have_no_seed_and_fields_can_be_named_or_left_out(server: Server) -> None:
+def test_greedy_requests_have_no_seed_and_fields_can_be_renamed_or_omitted(server: Server) -> None:
     model = connect(server, token_limit="max_completion_tokens", omit=["stop", "temperature"])
     model.generate([chat()], Sampling(max_tokens=7), seeds=[5])
     assert server.bodies == [{"model": "m", "messages": chat(), "max_completion_tokens": 7}]
 
 
-def test_a_batch_keeps_its_order_and_its_bound(server: Server) -> None:
+def test_a_batch_preserves_order_and_respects_the_concurrency(server: Server) -> None:
     def answer(body: dict[str, Any], n: int) -> Answer:
         time.sleep(0.02)
         return reply(body["messages"][0]["content"].upper())
@@ -150,14 +150,14 @@ def test_a_batch_keeps_its_order_and_its_bound(server: Server) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
-def test_what_may_pass_is_tried_again(server: Server, status: int) -> None:
+def test_transient_errors_are_retried(server: Server, status: int) -> None:
     server.answer = lambda body, n: (status, {}, {}) if n < 3 else reply("at last")
     assert one(connect(server)).text == "at last"
     assert len(server.bodies) == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
-def test_what_will_not_pass_is_an_error_at_once(server: Server, status: int) -> None:
+def test_permanent_errors_are_not_retried(server: Server, status: int) -> None:
     server.answer = lambda body, n: (status, {"error": {"message": "context too long"}}, {})
     completion = one(connect(server))
     assert "context too long" in completion.error
@@ -165,14 +165,14 @@ def test_what_will_not_pass_is_an_error_at_once(server: Server, status: int) -> 
     assert len(server.bodies) == 1
 
 
-def test_it_gives_up_in_the_end(server: Server) -> None:
+def test_retries_are_limited(server: Server) -> None:
     server.answer = lambda body, n: (503, {}, {})
     model = connect(server, n_retries=2)
     assert "attempt 3" in one(model).error
     assert model.totals == {"requests": 1.0, "errors": 1.0}
 
 
-def test_pauses_grow_and_the_server_may_name_one(server: Server) -> None:
+def test_backoff_is_exponential_unless_the_server_names_a_pause(server: Server) -> None:
     server.answer = lambda body, n: (503, {}, {}) if n < 4 else reply("x")
     one(connect(server, backoff_s=0.05))
     first, second, third = (b - a for a, b in zip(server.times_s, server.times_s[1:], strict=False))
@@ -202,7 +202,7 @@ def test_requests_are_spaced(server: Server, monkeypatch: pytest.MonkeyPatch) ->
     assert waited == [0.01] * 4
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_an_unreachable_server() -> None:
     model = OpenAIModel("m", base_url="http://user:word@127.0.0.1:9/v1", backoff_s=0, n_retries=1)
     error = one(model).error
     assert "APIConnectionError" in error
@@ -210,7 +210,7 @@ def test_a_server_that_is_not_there() -> None:
     assert "word" not in error
 
 
-def test_a_server_that_does_not_answer(server: Server) -> None:
+def test_a_server_that_does_not_respond(server: Server) -> None:
     def answer(body: dict[str, Any], n: int) -> Answer:
         time.sleep(0.3)
         return reply("late")
@@ -256,7 +256,7 @@ def test_ten_megabytes_end_one_request_only(server: Server) -> None:
     assert small.text == "ok"
 
 
-def test_an_empty_text_is_a_text(server: Server) -> None:
+def test_an_empty_text_is_a_reply(server: Server) -> None:
     server.answer = lambda body, n: reply("", finish_reason="length")
     assert one(connect(server)) == Completion(
         "", usage={"prompt_tokens": 100.0, "completion_tokens": 10.0}, finish_reason="length"
@@ -289,7 +289,7 @@ def test_token_ids_and_log_probs(server: Server) -> None:
     assert server.bodies[0]["return_token_ids"] is True
 
 
-def test_a_run_is_made_again_offline(server: Server, tmp_path: Path) -> None:
+def test_a_run_is_repeated_offline(server: Server, tmp_path: Path) -> None:
     server.answer = lambda body, n: reply(f"{body['messages'][0]['content']} {n}")
     path = tmp_path / "replies" / "m.jsonl"
     model = connect(server, recordings=path, concurrency=1)
@@ -308,7 +308,7 @@ def test_a_run_is_made_again_offline(server: Server, tmp_path: Path) -> None:
     assert len(server.bodies) == 2
 
 
-def test_seeds_tell_recorded_requests_apart(server: Server, tmp_path: Path) -> None:
+def test_seeds_distinguish_recorded_requests(server: Server, tmp_path: Path) -> None:
     server.answer = lambda body, n: reply(str(body["seed"]))
     model = connect(server, recordings=tmp_path / "m.jsonl")
     completions = model.generate([chat(), chat()], Sampling(temperature=1.0), seeds=[1, 2])
@@ -323,7 +323,7 @@ def test_errors_are_not_recorded(server: Server, tmp_path: Path) -> None:
     assert len(Recordings(tmp_path / "m.jsonl")) == 1
 
 
-def test_a_killed_recording_goes_on(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_recording_is_resumed(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     model = connect(server, recordings=path)
     model.generate([chat("a"), chat("b")], Sampling())

@@ -1,4 +1,4 @@
-"""Tiny models: what their tokenizer keeps whole, and that a seed says everything."""
+"""Tiny models: what is one token, and that seed and texts determine a model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXTS = [
     "You see a drawer 3, and a drawer 12.\nYour task is to: put a mug in drawer.",
     "Action: open drawer 3",
 ] * 20
-"""Many that share a phrase, and others of which none is frequent."""
+"""Many share a phrase; the others have no frequent one."""
 
 
 def parts(text: str) -> list[str]:
@@ -35,7 +35,7 @@ def parts(text: str) -> list[str]:
     return [tokenizer.decode([i]) for i in tokenizer.encode(text, add_special_tokens=False)]
 
 
-def test_what_is_compared_and_copied_is_the_same_token_wherever_it_stands() -> None:
+def test_words_are_the_same_tokens_in_goals_pages_and_actions() -> None:
     page, action = parts(" [SEP] B07XDRVVYM [SEP] Red"), parts("Action: click[B07XDRVVYM]")
     assert page[:3] == [" [SEP] ", "B07XDRVVYM", " [SEP]"]
     assert "B07XDRVVYM" in action
@@ -43,11 +43,11 @@ def test_what_is_compared_and_copied_is_the_same_token_wherever_it_stands() -> N
     assert " red" in parts("$10.50 [SEP] red [SEP] blue")
     assert " drawer" in parts("in drawer.")
     for text in ("see a drawer 3, and", "Action: open drawer 3"):
-        found = parts(text)
-        assert found[found.index(" drawer") + 1] == " 3"
+        tokens = parts(text)
+        assert tokens[tokens.index(" drawer") + 1] == " 3"
 
 
-def test_a_phrase_of_the_template_is_one_token_but_no_thing_is_in_it() -> None:
+def test_a_phrase_of_a_template_is_one_token_without_objects() -> None:
     assert parts("Here is hat 7, so to say. Take it.") == [
         "Here is",
         " hat",
@@ -64,14 +64,14 @@ def test_any_text_comes_back_from_its_tokens(text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_the_templates_tokens_are_one_each() -> None:
+def test_special_tokens_of_the_template_are_single_tokens() -> None:
     checkpoint = make_tiny(TEXTS, size="nano", vocab_size=400, template="qwen2.5")
     assert checkpoint.tokenizer.eos_token == find_template("qwen2.5").end
     encoded = encode([{"role": "user", "content": "mug"}], checkpoint.tokenizer, "qwen2.5")
     assert max(encoded.ids) < checkpoint.model.config.vocab_size == len(checkpoint.tokenizer)
 
 
-def test_seed_and_texts_decide_the_model_and_nothing_else_is_drawn() -> None:
+def test_a_model_depends_on_seed_and_texts_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""`eto report`: what it writes, what it marks, what it leaves alone when the input is bad."""
+"""`eto report`: its files, what it marks, and that bad input leaves an old report unchanged."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def test_all_files_are_written_and_say_the_same(two_runs: list[str], tmp_path: P
     page = (tmp_path / "report.md").read_text()
     headings, strong, weak = table_of(page, "Average reward")
     assert headings == ["agent", "ALFWorld seen", "ALFWorld unseen"]
-    assert strong[1].startswith("**")  # beyond noise
-    assert not any(cell.startswith("**") for cell in [strong[2], *weak[1:]])  # inside it
+    assert strong[1].startswith("**")  # significantly better
+    assert not any(cell.startswith("**") for cell in [strong[2], *weak[1:]])  # not significant
     rows = records(tmp_path / "report.csv")
     first = rows[0]
     assert (first["agent"], first["split"], first["task_type"]) == ("strong", "seen", "")
     assert f"**{100 * float(first['reward_mean']):.1f}**" in strong[1]
     assert {row["task_type"] for row in rows} == {"", "cool", "heat"}
     differences = table_of(page, "Paired differences from weak")
-    assert [row[2] for row in differences[1:]] == ["better", "inside noise"]
+    assert [row[2] for row in differences[1:]] == ["better", "not significant"]
     seen = records(tmp_path / "differences.csv")[0]
     assert f"{100 * float(seen['difference_mean']):.1f}" in differences[1][4]
     assert "30 completed" in page
@@ -134,19 +134,19 @@ def test_an_unfinished_run_is_marked(tmp_path: Path) -> None:
     page = (tmp_path / "out/report.md").read_text()
     assert "(2 of 140 so far)" in page
     assert "not finished" in page
-    assert "has not ended" in page
+    assert "a run is not finished" in page
 
 
-def test_mini_stands_beside_nothing_published(two_runs: list[str], tmp_path: Path) -> None:
+def test_mini_is_compared_with_nothing_published(two_runs: list[str], tmp_path: Path) -> None:
     write_report(two_runs, tmp_path)
     page = (tmp_path / "report.md").read_text()
-    assert "No published number compares with the results above." in page
-    assert "## Beside published numbers" not in page
+    assert "No published result is comparable with the results above." in page
+    assert "## Published results (not comparable)" in page
     first = table_of(page, "Published average rewards")[1]
     assert first[0] != "strong"
 
 
-def test_the_papers_task_sets_stand_beside_published_numbers(tmp_path: Path) -> None:
+def test_the_papers_task_sets_are_compared_with_published_results(tmp_path: Path) -> None:
     scores = {"seen": scores_of(0.5, 0.6), "unseen": scores_of(0.7, 0.7)}
     official = made_run(tmp_path / "a", scores, dataset="2.1.1")
     shop = made_run(tmp_path / "b", {"seen": scores_of(1.0, 0.9)}, env_id="ETO-WebShop-v0")
@@ -157,8 +157,9 @@ def test_the_papers_task_sets_stand_beside_published_numbers(tmp_path: Path) -> 
     assert ["ETO", "Llama-2-7B-Chat", "67.4", "73.8", "65.0", "68.6", "72.4", "69.4"] in [
         row[:8] for row in rows
     ]
+    assert "## Published results\n" in page
     assert "Not comparable: WebShop seen: played on the dataset 'mini'" in page
-    others = table_of(page, "Published under other limits")
+    others = table_of(page, "Published with other step limits")
     assert all(row[9].startswith("≠") for row in others[1:])
     limited = made_run(tmp_path / "c", scores, dataset="2.1.1", env_args={"max_steps": 9})
     write_report([str(limited)], tmp_path / "limited")

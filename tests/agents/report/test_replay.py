@@ -110,7 +110,7 @@ def test_other_task_sets_are_not_put_side_by_side(run: Path, tmp_path: Path) -> 
 def test_only_pages_are_overwritten(run: Path, tmp_path: Path) -> None:
     log = run / "episodes.jsonl"
     before = log.read_bytes()
-    with pytest.raises(DataError, match="no replay page"):
+    with pytest.raises(DataError, match="is no replay page"):
         write_replay([run], log)
     assert log.read_bytes() == before
     with pytest.raises(DataError, match="is a folder"):

@@ -19,7 +19,9 @@ from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 if importlib.util.find_spec("trl") is None:
     pytest.skip("the extra train is not installed", allow_module_level=True)
 
-from eto_agents.reproduce.run import Estimate, Event, Outcome, WorldRun, run, run_folder
+from eto_agents.reproduce.outcome import Outcome, run_folder
+from eto_agents.reproduce.run import WorldRun, run
+from eto_agents.reproduce.steps import Estimate, Event
 from eto_agents.reproduce.tables import markdown, table_of
 from eto_agents.runs import RunMismatchError
 

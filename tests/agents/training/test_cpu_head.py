@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eto_agents.training.cpu_head import use_cpu_head, use_own_head
+from eto_agents.training.cpu_head import restore_head, use_cpu_head
 
 utils = importlib.import_module("trl.trainer.utils")
 add_fused_lm_head = getattr(utils, "add_fused_lm_head", None)
@@ -85,5 +85,5 @@ def test_the_models_own_head_comes_back() -> None:
     model = llama()
     add_fused_lm_head(model)
     use_cpu_head(model)
-    use_own_head(model)
+    restore_head(model)
     assert model.forward.__func__ is LlamaForCausalLM.forward

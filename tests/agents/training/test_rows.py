@@ -105,11 +105,11 @@ def test_long_rows_are_counted_or_an_error_never_cut() -> None:
     rows = build_rows([*EPISODES, longer], NANO, max_length=n_tokens + 5)
     assert (len(rows.rows), rows.n_too_long) == (3, 1)
     assert rows.n_tokens == sum(len(row.ids) for row in rows.rows)
-    with pytest.raises(DataError, match=f"{n_tokens + 5} are allowed"):
+    with pytest.raises(DataError, match=f"more than {n_tokens + 5}"):
         build_rows([*EPISODES, longer], NANO, max_length=n_tokens + 5, too_long="error")
     with pytest.raises(EmptyDataError, match="all 1 have more than 9 tokens"):
         build_rows([longer], NANO, max_length=9)
-    with pytest.raises(EmptyDataError, match="none were kept"):
+    with pytest.raises(EmptyDataError, match="none were given"):
         build_rows([], NANO)
     with pytest.raises(ValueError, match="must be positive"):
         build_rows(EPISODES, NANO, max_length=0)
