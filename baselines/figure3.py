@@ -34,7 +34,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
         options: which recipe, and what of it.
         smoke: with the smallest model, in a minute.
     """
-    options = replace(options.smoked() if smoke else options, methods=tuple(METHODS))
+    options = replace(options.for_smoke_test() if smoke else options, methods=tuple(METHODS))
     for outcome in run_all(options.load(), options.out, quiet=options.quiet):
         print(table(outcome))
         runs = {label: run for m, label in METHODS.items() if (run := outcome.run(m)) is not None}

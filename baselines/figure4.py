@@ -37,7 +37,7 @@ def main(
         smoke: two iterations with the smallest model, in a minute.
     """
     if smoke:
-        options, iterations = options.smoked(), 2
+        options, iterations = options.for_smoke_test(), 2
     rows: dict[str, list[tuple[int, Path]]] = {}
     notes = []
     for run in open_runs(options):

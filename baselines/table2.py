@@ -27,7 +27,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
         options: which recipe, and what of it.
         smoke: every method once with the smallest model, in a minute.
     """
-    options = options.smoked() if smoke else options
+    options = options.for_smoke_test() if smoke else options
     recipe = options.load()
     outcomes = run_all(recipe, options.out, quiet=options.quiet)
     table = table_of(outcomes, {method: METHODS[method] for method in recipe.methods})

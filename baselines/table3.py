@@ -36,7 +36,7 @@ def main(
         smoke: one smallest model on a handful of tasks, in a minute.
     """
     if smoke:
-        options, models = replace(options.smoked(), methods=("sft", "eto")), ("tiny:nano",)
+        options, models = replace(options.for_smoke_test(), methods=("sft", "eto")), ("tiny:nano",)
     entries = []
     for model in models:
         own = replace(

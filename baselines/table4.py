@@ -49,7 +49,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """
     runs: dict[str, list[tuple[int, Path]]] = {"SFT": []}
     notes: list[str] = []
-    for run in open_runs(options.smoked() if smoke else options):
+    for run in open_runs(options.for_smoke_test() if smoke else options):
         run.evaluate("sft", run.sft().checkpoint)
         runs["SFT"].append((run.seed, run.run_folder("sft")))
         for name, variant in VARIANTS.items():

@@ -40,7 +40,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """
     runs: dict[str, list[tuple[int, Path]]] = {}
     notes: list[str] = []
-    for run in open_runs(options.smoked() if smoke else options):
+    for run in open_runs(options.for_smoke_test() if smoke else options):
         start = untuned(run)
         checkpoints: dict[str, str | None] = {"untuned": start, "RFT": rft_alone(run, start)}
         checkpoints["ETO"] = eto_alone(run, start, "eto")

@@ -1,6 +1,6 @@
-"""All runs of a recipe, some at once, then table, report and replay pages.
+"""Running a whole recipe, possibly in parallel, and writing its table, reports and replay pages.
 
-`eto reproduce` and the baselines' table and figure scripts share it.
+Used by `eto reproduce` and by the baselines' scripts for tables and figures.
 """
 
 from __future__ import annotations
@@ -25,18 +25,24 @@ from eto_envs.files import write_whole
 
 
 def run_all(recipe: Recipe, out: Path, *, quiet: bool = False) -> list[Outcome]:
-    """Every world under every seed, some at once if the recipe says so; the same call resumes."""
+    """Run every world with every seed, in `Recipe.n_processes` processes.
+
+    Args:
+        recipe: the recipe.
+        out: the reproduction's folder. Repeating the call resumes an interrupted reproduction.
+        quiet: show no progress.
+    """
     require("trl", extra="train")
     jobs = [(world, seed) for world in recipe.worlds for seed in recipe.seeds]
     with Display(quiet) as display:
-        follow = _Follow(display)
+        show = _EventDisplay(display)
         if min(recipe.n_processes, len(jobs)) > 1:
-            return _run_at_once(recipe, jobs, out, follow)
-        return [_run_one(recipe, *job, out, follow) for job in jobs]
+            return _run_in_parallel(recipe, jobs, out, show)
+        return [_run_one(recipe, *job, out, show) for job in jobs]
 
 
 def open_runs(options: Options) -> Iterator[WorldRun]:
-    """A recipe's runs for a script with steps of its own, one after another."""
+    """Yield a recipe's runs one by one, for scripts that do steps of their own with them."""
     require("trl", extra="train")
     recipe = options.load()
     with Display(options.quiet), _prepared(recipe.n_threads):
@@ -46,28 +52,28 @@ def open_runs(options: Options) -> Iterator[WorldRun]:
 
 
 def conclude(recipe: Recipe, outcomes: list[Outcome], out: Path) -> str:
-    """Write table, report and replay pages; the table as Markdown."""
+    """Write the table, reports and replay pages; returns the table as Markdown, and the paths."""
     labels = {method: METHODS[method] for method in recipe.methods}
     table = tables.table_of(outcomes, labels)
     text = f"Average reward × 100 and 95 % intervals over tasks, recipe {recipe.name}, seeds "
     text += f"{', '.join(map(str, recipe.seeds))}.\n\n{tables.markdown(table)}"
-    found = table.differences("ETO", "SFT-more")
-    if found:
-        text += f"\n\n{tables.markdown_differences(found, 'ETO', 'SFT-more')}"
+    differences = table.differences("ETO", "SFT-more")
+    if differences:
+        text += f"\n\n{tables.markdown_differences(differences, 'ETO', 'SFT-more')}"
     write_whole(out / "table.md", (text + "\n").encode())
-    write_json(out / "table.json", tables.record(table, found))
+    write_json(out / "table.json", tables.record(table, differences))
     written = write_pages(outcomes, labels, out)
     return f"{text}\n\nwritten to {out}: table.md, table.json, {', '.join(written)}"
 
 
 def write_pages(outcomes: list[Outcome], labels: dict[str, str], out: Path) -> list[str]:
-    """`eto report` and `eto replay` over each world and seed; the pages' names."""
+    """Write a report and a replay page for each world and seed, and return the pages' names."""
     written = []
     for outcome in outcomes:
         runs, seen = [], set()
         for method, label in labels.items():
             folder = outcome.run(method)
-            if folder is not None and folder not in seen:  # ETO may have kept SFT
+            if folder is not None and folder not in seen:  # ETO's best iteration may be SFT
                 seen.add(folder)
                 runs.append(f"{label}={folder}")
         name = f"{outcome.world}-seed-{outcome.seed}"
@@ -83,8 +89,8 @@ def write_pages(outcomes: list[Outcome], labels: dict[str, str], out: Path) -> l
     return written
 
 
-class _Follow:
-    """Shows events: a row for every run, and a line that stays for every method that ended."""
+class _EventDisplay:
+    """Shows events: a progress row per run, and a permanent line per method that has ended."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
@@ -104,16 +110,16 @@ class _Follow:
 
 
 def _run_one(
-    recipe: Recipe, world: str, seed: int, out: Path, watch: Callable[[Event], None]
+    recipe: Recipe, world: str, seed: int, out: Path, on_event: Callable[[Event], None]
 ) -> Outcome:
     with _prepared(recipe.n_threads):
-        return run_module.run(recipe, world, seed, out, watch)
+        return run_module.run(recipe, world, seed, out, on_event)
 
 
-def _run_at_once(
-    recipe: Recipe, jobs: list[tuple[str, int]], out: Path, follow: _Follow
+def _run_in_parallel(
+    recipe: Recipe, jobs: list[tuple[str, int]], out: Path, show: _EventDisplay
 ) -> list[Outcome]:
-    """Each world and seed in a process of its own; their events come through a queue."""
+    """Run each world and seed in a process of its own; their events arrive through a queue."""
     import multiprocessing
     import queue
     from concurrent.futures import ProcessPoolExecutor
@@ -122,30 +128,30 @@ def _run_at_once(
     with context.Manager() as manager, _environment(recipe.n_threads):
         events: Any = manager.Queue()
         with ProcessPoolExecutor(recipe.n_processes, mp_context=context) as pool:
-            futures = [pool.submit(_run_apart, recipe, *job, out, events.put) for job in jobs]
+            futures = [pool.submit(_run_in_process, recipe, *job, out, events.put) for job in jobs]
             try:
                 while not (all(future.done() for future in futures) and events.empty()):
                     with contextlib.suppress(queue.Empty):
-                        follow(events.get(timeout=0.2))
+                        show(events.get(timeout=0.2))
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-            return [future.result() for future in futures]  # the first failure, after all ended
+            return [future.result() for future in futures]  # raises the first error, if any
 
 
-def _run_apart(
-    recipe: Recipe, world: str, seed: int, out: Path, watch: Callable[[Event], None]
+def _run_in_process(
+    recipe: Recipe, world: str, seed: int, out: Path, on_event: Callable[[Event], None]
 ) -> Outcome:
-    """`_run_one` in another process; its errors must travel, which those with fields do not."""
+    """Run `_run_one`; errors are converted, since those with extra fields cannot be pickled."""
     try:
-        return _run_one(recipe, world, seed, out, watch)
+        return _run_one(recipe, world, seed, out, on_event)
     except EtoError as error:
         raise EtoError(f"{world} seed {seed}: {error}") from None
 
 
 @contextlib.contextmanager
 def _prepared(n_threads: int) -> Iterator[None]:
-    """Set the threads, and keep the libraries quiet, whose bars would run through ours."""
+    """Set the number of threads, and silence the libraries' progress bars and warnings."""
     import torch
 
     from eto_agents.training.trl import quiet_libraries
@@ -158,7 +164,7 @@ def _prepared(n_threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(n_threads: int) -> Iterator[None]:
-    """OMP_NUM_THREADS for processes that are started here; torch reads it once."""
+    """Set OMP_NUM_THREADS for child processes; torch reads it once when it is imported."""
     before = os.environ.get("OMP_NUM_THREADS")
     if n_threads:
         os.environ["OMP_NUM_THREADS"] = str(n_threads)

@@ -1,16 +1,17 @@
-"""All methods of a recipe in one world under one seed, in order: what `eto reproduce` does.
+"""Running all methods of a recipe in one world with one seed, in order.
 
-`run` is the order, a function for each method, and `METHODS` of `eto_agents.reproduce.recipe` their
-labels. Every step has a folder of its own, so that the same call resumes. In a run's folder::
+There is one function per method, and `run` calls them in order; their labels are in `METHODS` of
+`eto_agents.reproduce.recipe`. Every step has its own folder, so repeating the call resumes. A run's
+folder holds::
 
     expert/ demonstrations/ base/ sft/ sft-more/ rft/ ppo/ grpo/ eto/    training
     runs/{base,sft,sft-more,best-of-n,rft,ppo,grpo,eto-1,eto-2,…}/       evaluations
-    outcome.json                                                         which run is which row
+    outcome.json                                                         the evaluation of each row
 
-SFT-more is the control without which RFT and ETO get credit for mere training: the SFT model is
-trained on the experts' trajectories for as many further updates as ETO's DPO made, with two
-trajectories in the place of a pair. Where ETO may keep its best iteration on the dev tasks, SFT
-among them, the control has the same choice.
+SFT-more is a control for the amount of training: the SFT model is trained on the experts'
+trajectories for as many further updates as ETO's DPO makes, with two trajectories in place of a
+pair. If ETO selects its best iteration on the development tasks (the SFT model included), so does
+the control.
 """
 
 from __future__ import annotations
@@ -58,17 +59,16 @@ _S = TypeVar("_S", bound=SFT)
 
 
 class Event(NamedTuple):
-    """What a run reports.
+    """The progress of a run.
 
     Attributes:
-        run: such as ``"webshop seed 0"``.
-        method: the label of the method that is running or has ended.
-        n_done: methods that have ended.
-        n_planned: methods there are.
-        text: where it is, or what it came to.
-        wall_s: seconds it took, None while it runs.
-        left_s: seconds that the whole run will still take, None if the recipe has no measured
-            durations to tell it from.
+        run: the run's title, such as ``"webshop seed 0"``.
+        method: label of the method that is running or has ended.
+        n_done: number of methods that have ended.
+        n_planned: total number of methods.
+        text: the method's progress, or its result.
+        wall_s: seconds the method took; None while it runs.
+        left_s: estimated seconds until the run ends; None if the recipe has no measured durations.
     """
 
     run: str
@@ -80,20 +80,20 @@ class Event(NamedTuple):
     left_s: float | None = None
 
 
-Watch = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
 @dataclass
 class Outcome:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        world: its name.
-        seed: its seed.
-        folder: its folder.
-        rows: evaluation's name by method; a method without one has a note.
-        notes: what a reader must know, by method.
-        facts: what every method said, with the seconds that all calls have spent on it.
+        world: the world's name.
+        seed: the seed.
+        folder: the run's folder.
+        rows: name of the evaluation of each method; a method without one has a note.
+        notes: notes to the table by method.
+        facts: figures of each method by label, with the seconds spent on it in all calls.
     """
 
     world: str
@@ -104,7 +104,7 @@ class Outcome:
     facts: dict[str, Facts] = field(default_factory=dict)
 
     def run(self, method: str) -> Path | None:
-        """The evaluation that fills a method's row."""
+        """Folder of the evaluation that fills a method's row; None if there is none."""
         name = self.rows.get(method)
         return None if name is None else self.folder / "runs" / name
 
@@ -118,8 +118,8 @@ class Outcome:
         """Read ``outcome.json``.
 
         Raises:
-            DataNotFoundError: there is none.
-            CorruptDataError: it is damaged.
+            DataNotFoundError: there is no such file.
+            CorruptDataError: the file is damaged.
         """
         if not (folder / FILE).is_file():
             raise DataNotFoundError(f"{folder} has no {FILE}: run `eto reproduce` first")
@@ -129,22 +129,22 @@ class Outcome:
 
 
 def run_folder(out: Path, world: str, seed: int) -> Path:
-    """Where a run is, below the reproduction's folder."""
+    """Folder of a run, below the reproduction's folder."""
     return out / world / f"seed-{seed}"
 
 
 class WorldRun:
-    """One world under one seed: its settings and the steps that methods share.
+    """One world with one seed: its settings, and the steps that methods share.
 
     Attributes:
-        recipe: what is done in this world.
-        seed: of weights, orders and sampling.
-        folder: of the run; a larger mini dataset lies beside the runs of a world.
-        sft_checkpoint: where SFT leaves its model.
+        recipe: the settings of the world.
+        seed: seed of weights, data order and sampling.
+        folder: the run's folder; a generated mini dataset is next to it.
+        sft_checkpoint: folder of SFT's checkpoint.
     """
 
     def __init__(self, recipe: WorldRecipe, seed: int, folder: Path) -> None:
-        """Do nothing yet."""
+        """Set up a run; nothing is run yet."""
         self.recipe = recipe
         self.seed = seed
         self.folder = folder
@@ -152,7 +152,7 @@ class WorldRun:
 
     @property
     def dataset(self) -> str:
-        """What is trained on: the recipe's, or a mini dataset with further train tasks."""
+        """The dataset to train on: the recipe's, or a generated mini dataset with more tasks."""
         world = self.recipe.world
         if world.n_rounds == 1:
             return world.dataset
@@ -160,13 +160,13 @@ class WorldRun:
 
     @property
     def base(self) -> str:
-        """The model before training: a new tiny one, or the one that is named."""
+        """The model before training: the folder of a new tiny one, or the recipe's name."""
         model = self.recipe.model
         return str(self.folder / "base" / "checkpoint") if model.is_tiny else model.name
 
     @functools.cached_property
     def demonstrations(self) -> list[Trajectory]:
-        """The experts' trajectories that are imitated, once `prepare` has collected them."""
+        """The expert trajectories to train on; `prepare` collects them."""
         return list(TrajectoryStore(self.folder / "demonstrations" / "episodes.jsonl").read())
 
     def prepare(self) -> Facts:
@@ -182,7 +182,7 @@ class WorldRun:
         return facts
 
     def tuned(self, settings: _S) -> _S:
-        """Settings of SFT or RFT with what follows from the other sections."""
+        """Complete the settings of SFT or RFT with those from other sections of the recipe."""
         model = self.recipe.model
         return dataclasses.replace(
             settings,
@@ -197,7 +197,7 @@ class WorldRun:
         )
 
     def playing(self, settings: Any, **more: Any) -> Any:
-        """Settings of a method that plays with what follows from the other sections."""
+        """Complete the settings of a method that plays with those from other sections."""
         return dataclasses.replace(
             settings,
             env=self.recipe.world.env,
@@ -211,7 +211,7 @@ class WorldRun:
         )
 
     def on_policy(self, settings: Any) -> Any:
-        """PPO's or GRPO's settings with what follows from the other sections."""
+        """Complete the settings of PPO or GRPO with those from other sections of the recipe."""
         return self.playing(
             settings,
             dev_tasks=self.recipe.eto.dev_tasks,
@@ -221,7 +221,7 @@ class WorldRun:
         )
 
     def eto_settings(self) -> ETO:
-        """ETO's settings with what follows from the other sections."""
+        """ETO's settings, completed with those from other sections of the recipe."""
         model = self.recipe.model
         dpo = dataclasses.replace(
             self.recipe.eto.dpo, dtype=model.dtype, device=model.device, seed=self.seed
@@ -230,7 +230,7 @@ class WorldRun:
         return settings
 
     def _write_dataset(self) -> None:
-        """Make the mini dataset with further train tasks; runs of a world share it."""
+        """Generate the mini dataset with more train tasks; all runs of a world share it."""
         import filelock
 
         world, path = self.recipe.world, Path(self.dataset)
@@ -239,13 +239,13 @@ class WorldRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                log(f"making {world.n_rounds} rounds of train tasks")
+                log(f"generating {world.n_rounds} rounds of train tasks")
                 world_of_env(world.env).write_more_tasks(path, world.n_rounds)
 
     def collect_demonstrations(self) -> Facts:
-        """Let the experts play; none of what is kept is of a dev task."""
+        """Let the expert play, and select the trajectories to train on, without dev tasks."""
         recipe = self.recipe
-        decisive = {
+        identity = {
             "world": dataclasses.asdict(recipe.world),
             "expert": dataclasses.asdict(recipe.expert),
             "dataset": self.dataset,
@@ -269,34 +269,34 @@ class WorldRun:
                 env_args={"dataset": self.dataset},
             )
             dev = {task.id for task in self.dev_tasks()}
-            chosen = [_until_idle(e) for e in played.selected if e.task_id not in dev]
-            _write(run.episodes, chosen)
+            selected = [_without_idling(e) for e in played.selected if e.task_id not in dev]
+            _write(run.episodes, selected)
             return {
                 "n_played": len(played.scores),
                 "n_dropped": sum(played.dropped.values()),
-                "n_kept": len(chosen),
+                "n_kept": len(selected),
                 "score": math.fsum(played.scores) / max(len(played.scores), 1),
             }
 
         folder = self.folder / "demonstrations"
-        return once(folder, make, kind="demonstrations", settings=decisive).result or {}
+        return once(folder, make, kind="demonstrations", settings=identity).result or {}
 
     def dev_tasks(self) -> list[Any]:
-        """The tasks that are split off train to choose on."""
+        """The development tasks, which are held out of train."""
         settings = self.recipe.eto
         tasks = tasks_of(self.recipe.world.env, "train", {"dataset": self.dataset})
         tasks = tasks[: self.recipe.expert.n_tasks]
         return split_dev(tasks, settings.dev_tasks, settings.dev_seed).dev
 
     def _make_base(self) -> None:
-        """Make the tiny model, with the demonstrations' vocabulary."""
+        """Make the tiny model, with a tokenizer trained on the demonstrations."""
         model = self.recipe.model
 
         def make(run: RunFolder) -> Facts:
-            made = open_model(model.name, self.demonstrations, self.tuned(self.recipe.sft))
-            save_checkpoint(made, run.checkpoint)
-            n_parameters = sum(p.numel() for p in made.model.parameters())
-            return {"n_parameters": n_parameters, "vocabulary": len(made.tokenizer)}
+            tiny = open_model(model.name, self.demonstrations, self.tuned(self.recipe.sft))
+            save_checkpoint(tiny, run.checkpoint)
+            n_parameters = sum(p.numel() for p in tiny.model.parameters())
+            return {"n_parameters": n_parameters, "vocabulary": len(tiny.tokenizer)}
 
         prompt = self.recipe.world.prompt
         once(
@@ -310,7 +310,12 @@ class WorldRun:
     def evaluate(
         self, name: str, checkpoint: str | Path, best_of_n: BestOf | None = None
     ) -> dict[str, float]:
-        """Play the splits of the table, greedily or as Best-of-N, in ``runs/NAME``.
+        """Evaluate a checkpoint on the splits of the table, in ``runs/NAME``.
+
+        Args:
+            name: name of the evaluation.
+            checkpoint: a checkpoint's folder or name.
+            best_of_n: settings of Best-of-N; by default the model plays once, greedily.
 
         Returns:
             The mean reward in [0, 1] by split.
@@ -336,36 +341,36 @@ class WorldRun:
             out=self.run_folder(name),
             n_envs=model.n_envs,
             n_tasks=recipe.evaluation.n_tasks,
-            # The splits of the table are the dataset's own, whatever was trained on.
+            # The table is about the original dataset, even if a generated one was trained on.
             env_args={"dataset": recipe.world.dataset},
             agent_errors="zero",
         )
         return {split: result.reward.mean for split, result in results.splits.items()}
 
     def run_folder(self, name: str) -> Path:
-        """Where `evaluate` keeps a run."""
+        """Folder of an evaluation."""
         return self.folder / "runs" / name
 
     def sft(self) -> Trained:
-        """Behaviour cloning."""
+        """Fine-tune the base model on the demonstrations."""
         model, settings = self.base, self.tuned(self.recipe.sft)
         return sft(model, self.demonstrations, settings, out=self.folder / "sft")
 
-    def eto(self, settings: ETO | None = None, name: str = "eto", start: str = "") -> Learned:
-        """ETO with an evaluation of every iteration in ``runs/NAME-NUMBER``.
+    def eto(self, settings: ETO | None = None, name: str = "eto", start: str = "") -> ETOResult:
+        """Run ETO, and evaluate every iteration in ``runs/NAME-NUMBER``.
 
         Args:
-            settings: other ones than `eto_settings` gives.
-            name: of its folder and the evaluations.
-            start: the policy to begin with; by default SFT's.
+            settings: ETO's settings; by default `eto_settings()`.
+            name: name of its folder, and prefix of the evaluations' names.
+            start: the initial policy; by default SFT's.
         """
         settings = settings or self.eto_settings()
         done: list[Iteration] = []
         note = ""
         model, out = start or self.sft_checkpoint, self.folder / name
-        alone = settings.pairs in ("self", "success")
+        experts = [] if settings.pairs in ("self", "success") else self.demonstrations
         try:
-            for iteration in eto(model, [] if alone else self.demonstrations, settings, out=out):
+            for iteration in eto(model, experts, settings, out=out):
                 done.append(iteration)
                 if iteration.number:
                     self.evaluate(f"{name}-{iteration.number}", iteration.model)
@@ -373,16 +378,16 @@ class WorldRun:
             if not done:
                 raise
             note = f"stopped after {len(done) - 1}: {error}" if len(done) > 1 else str(error)
-        return Learned(done, best_of(done, settings), note)
+        return ETOResult(done, best_of(done, settings), note)
 
 
-class Learned(NamedTuple):
-    """What ETO came to.
+class ETOResult(NamedTuple):
+    """The result of `WorldRun.eto`.
 
     Attributes:
-        iterations: that were completed, the start first.
-        best: the one that counts.
-        note: why there are fewer than were planned; empty if there are not.
+        iterations: the completed iterations, starting with the initial policy.
+        best: the iteration that counts.
+        note: why there are fewer iterations than planned; empty if there are not.
     """
 
     iterations: list[Iteration]
@@ -391,16 +396,16 @@ class Learned(NamedTuple):
 
     @property
     def n_updates(self) -> int:
-        """Updates that DPO made in all iterations."""
+        """Number of DPO updates in all iterations."""
         return sum(int(i.learning.get("n_updates", 0)) for i in self.iterations)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the pairs, each once, of all iterations."""
+        """Number of tokens of the pairs of all iterations, in one epoch."""
         return sum(int(i.learning.get("n_tokens", 0)) for i in self.iterations)
 
 
-# The methods. Each trains, evaluates and fills its row of the outcome; what it returns is shown.
+# The methods. Each trains, evaluates and fills its row of the outcome, and returns facts to show.
 
 
 def _base(run: WorldRun, outcome: Outcome) -> Facts:
@@ -444,22 +449,22 @@ def _grpo(run: WorldRun, outcome: Outcome) -> Facts:
 
 
 def _eto(run: WorldRun, outcome: Outcome) -> Facts:
-    learned = run.eto()
-    if learned.note:
-        outcome.notes["eto"] = learned.note
-    if len(learned.iterations) < 2:
+    result = run.eto()
+    if result.note:
+        outcome.notes["eto"] = result.note
+    if len(result.iterations) < 2:
         return {"n_updates": 0}
-    best = learned.best.number
+    best = result.best.number
     outcome.rows["eto"] = f"eto-{best}" if best else "sft"
     if not best:
         outcome.notes["eto"] = "no iteration was better than SFT on the dev tasks"
-    pairs = [i.counts.get("pairs", 0) for i in learned.iterations[1:]]
-    facts = {"pairs": pairs, "n_updates": learned.n_updates, "n_tokens": learned.n_tokens}
+    pairs = [i.counts.get("pairs", 0) for i in result.iterations[1:]]
+    facts = {"pairs": pairs, "n_updates": result.n_updates, "n_tokens": result.n_tokens}
     return facts | {"best": best} | _scores(run.run_folder(outcome.rows["eto"]))
 
 
 def _sft_more(run: WorldRun, outcome: Outcome) -> Facts:
-    """The control: as many more updates on the experts' trajectories as ETO made on pairs."""
+    """The control: as many further updates on expert trajectories as ETO makes on pairs."""
     n_updates = outcome.facts["ETO"]["n_updates"]
     if not n_updates:
         outcome.notes["sft-more"] = "ETO made no update, so there is nothing to match"
@@ -472,7 +477,7 @@ def _sft_more(run: WorldRun, outcome: Outcome) -> Facts:
     sft_more = run.tuned(run.recipe.sft_more)
     sft_more = dataclasses.replace(
         sft_more,
-        # Half an update less, so that rounding up cannot give one more.
+        # Half an update less, so that rounding up cannot add one.
         epochs=(n_updates - 0.5) / n_batches,
         batch_size=batch_size,
         micro_batch_size=math.gcd(batch_size, min(batch_size, sft_more.micro_batch_size)),
@@ -504,23 +509,25 @@ _METHODS: Final[Mapping[str, Callable[[WorldRun, Outcome], Facts]]] = {
     "grpo": _grpo,
     "eto": _eto,
 }
-"""What runs each method; `Recipe.steps` has them in the order in which they need each other."""
+"""The function that runs each method; `Recipe.steps` orders them by their dependencies."""
 
 
-def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda _: None) -> Outcome:
-    """Train and evaluate a recipe's methods in one world under one seed.
+def run(
+    recipe: Recipe, world: str, seed: int, out: Path, on_event: OnEvent = lambda _: None
+) -> Outcome:
+    """Train and evaluate a recipe's methods in one world with one seed.
 
     Args:
-        recipe: what and how.
+        recipe: the recipe.
         world: one of its worlds.
-        seed: one seed.
-        out: the reproduction's folder; the same call on it resumes.
-        watch: called with what happens.
+        seed: the seed.
+        out: the reproduction's folder. Repeating the call resumes an interrupted run.
+        on_event: called with the run's progress.
     """
     methods = recipe.steps[1:]
     folder = run_folder(out, world, seed)
     world_run, outcome = WorldRun(recipe.worlds[world], seed, folder), Outcome(world, seed, folder)
-    steps = _Steps(outcome, methods, recipe.worlds[world].measured, watch)
+    steps = _Steps(outcome, methods, recipe.worlds[world].measured, on_event)
     with relayed(steps.relay):
         with steps.step("expert", "expert") as facts:
             facts |= world_run.prepare()
@@ -529,11 +536,11 @@ def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda 
                 try:
                     facts |= _METHODS[method](world_run, outcome)
                 except (RunMismatchError, DataNotFoundError, CorruptDataError):
-                    raise  # something is wrong with the folder, not with the method
+                    raise  # the problem is the folder, not the method
                 except (DataError, DivergedError, SamplingMismatchError) as error:
                     if method in ("base", "sft"):
                         raise
-                    # A method that cannot learn from what it sees leaves its row empty.
+                    # A method that finds nothing to learn from leaves its row empty.
                     outcome.notes[method] = f"no result: {error}"
                     facts |= {"failed": str(error)} | ({"n_updates": 0} if method == "eto" else {})
             outcome.save()
@@ -562,8 +569,11 @@ def _dev_score(run: WorldRun, checkpoint: Path) -> float:
     return mean_score(explore(checkpoint, tasks, settings, folder, temperature=0.0))
 
 
-def _until_idle(episode: Trajectory) -> Trajectory:
-    """A failure without what repeats its last action: an expert that idles thinks it is done."""
+def _without_idling(episode: Trajectory) -> Trajectory:
+    """Remove the repetitions of the last action from a failed episode.
+
+    An expert that believes that it is done repeats an action until the step limit.
+    """
     actions = [step.action for step in episode.steps]
     if episode.success or actions[-2:-1] != actions[-1:]:
         return episode
@@ -573,17 +583,17 @@ def _until_idle(episode: Trajectory) -> Trajectory:
 
 
 def _write(file: Path, episodes: list[Trajectory]) -> None:
-    file.unlink(missing_ok=True)  # an interrupted call may have left some of them
+    file.unlink(missing_ok=True)  # an interrupted call may have written some of them
     with TrajectoryStore(file) as store:
         for episode in episodes:
             store.append(episode)
 
 
 class Estimate:
-    """How long a run still takes, from how long its methods took when the recipe was measured.
+    """Estimates the remaining time of a run from the times measured for its recipe.
 
-    The machine's speed is what the stages done so far say of it; a stage that was done before (in
-    an earlier call) says nothing.
+    They are scaled by the speed of this machine, as far as the stages of this call show it. Stages
+    that an earlier call completed do not count.
     """
 
     def __init__(
@@ -592,7 +602,7 @@ class Estimate:
         stages: Sequence[str],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the measured seconds by stage, and the stages that are planned, in order."""
+        """Take the measured seconds by stage, and the planned stages in order."""
         self._measured_s = measured_s
         self._waiting = list(stages)
         self._now = now
@@ -600,20 +610,20 @@ class Estimate:
         self._spent_s = self._expected_s = 0.0
 
     def begin(self, stage: str) -> None:
-        """A stage begins."""
+        """Start a stage."""
         self._stage, self._started_s = stage, self._now()
         self._waiting.remove(stage)
 
     def end(self) -> None:
-        """It has ended."""
+        """End the current stage."""
         spent_s, expected_s = self._now() - self._started_s, self._measured_s.get(self._stage, 0.0)
-        if spent_s > 0.05 * expected_s:  # else it was read from its folder
+        if spent_s > 0.05 * expected_s:  # otherwise an earlier call completed the stage
             self._spent_s += spent_s
             self._expected_s += expected_s
         self._stage = ""
 
     def seconds(self) -> float | None:
-        """Seconds to the end of the last stage; None if some stage was never measured."""
+        """Seconds until the end of the last stage; None if a stage was never measured."""
         stages = [*self._waiting, *([self._stage] if self._stage else [])]
         if not all(stage in self._measured_s for stage in stages):
             return None
@@ -626,20 +636,20 @@ class Estimate:
 
 
 class _Steps:
-    """Times a run's methods and tells who watches where it is."""
+    """Times a run's methods, and reports the run's progress."""
 
     def __init__(
         self,
         outcome: Outcome,
         methods: Sequence[str],
         measured_s: Mapping[str, float],
-        watch: Watch,
+        on_event: OnEvent,
     ) -> None:
         self._outcome = outcome
-        self._watch = watch
+        self._on_event = on_event
         self._title = f"{outcome.world} seed {outcome.seed}"
-        known = (outcome.folder / FILE).is_file()
-        self._earlier = Outcome.load(outcome.folder).facts if known else {}
+        has_run = (outcome.folder / FILE).is_file()
+        self._earlier = Outcome.load(outcome.folder).facts if has_run else {}
         self._left = Estimate(measured_s, ["expert", *methods])
         self._n_planned, self._n_done = len(methods) + 1, 0
         self._label = ""
@@ -647,10 +657,10 @@ class _Steps:
 
     @contextlib.contextmanager
     def step(self, method: str, label: str) -> Iterator[Facts]:
-        """Run a method inside; what it says goes into the dict."""
+        """Time a method that runs inside the context; it puts its facts into the dict."""
         self._label = label
         self._left.begin(method)
-        self._tell("")
+        self._emit("")
         started_s = time.monotonic()
         facts: Facts = {}
         yield facts
@@ -659,26 +669,26 @@ class _Steps:
         self._n_done += 1
         spent_s = wall_s + self._earlier.get(label, {}).get("wall_s", 0.0)
         self._outcome.facts[label] = facts | {"wall_s": round(spent_s, 1)}
-        self._tell(_shown(facts), wall_s)
+        self._emit(_format(facts), wall_s)
 
     def relay(self, report: Report) -> None:
-        """Pass on what a method reports, at most once a second."""
+        """Pass on a method's reports, at most once per second."""
         now_s = time.monotonic()
         if report.text or now_s - self._last_s >= 1.0:
             self._last_s = now_s
-            self._tell(report.text or report.line())
+            self._emit(report.text or report.line())
 
-    def _tell(self, text: str, wall_s: float | None = None) -> None:
+    def _emit(self, text: str, wall_s: float | None = None) -> None:
         where = (self._title, self._label, self._n_done, self._n_planned)
-        self._watch(Event(*where, text, wall_s, self._left.seconds()))
+        self._on_event(Event(*where, text, wall_s, self._left.seconds()))
 
 
-def _shown(facts: Facts) -> str:
-    """Such as ``n_steps 300, last_loss 0.41, seen 45.0``; scores x 100."""
-    shown = []
+def _format(facts: Facts) -> str:
+    """Format facts as in ``n_steps 300, last_loss 0.41, seen 45.0``; scores are x 100."""
+    parts = []
     for name, value in facts.items():
         if isinstance(value, float):
             is_score = name in ("seen", "unseen", "score", "train")
             value = f"{100 * value:.1f}" if is_score else f"{value:.3g}"
-        shown.append(f"{name} {value}")
-    return ", ".join(shown)
+        parts.append(f"{name} {value}")
+    return ", ".join(parts)

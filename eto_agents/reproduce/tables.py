@@ -1,11 +1,10 @@
-"""The paper's table from all worlds and seeds, and what ETO is worth beside its control.
+"""The paper's table from all worlds and seeds, and the difference between ETO and its control.
 
-A cell is the mean final reward x 100 over the tasks of a split, each task being the mean over the
-training seeds, with an interval that resamples tasks. ETO minus SFT-more is tested task by task
-(`eto_agents.evaluation.statistics`); its average counts every column alike. These intervals take
-the trained models as given: what another training seed would do shows in the seeds' own
-differences, with a t interval over them where there are three or more. Nothing here knows which
-row ought to be the best.
+A cell is the mean final reward x 100 over the tasks of a split, where each task is a mean over the
+training seeds, with an interval from resampling tasks. ETO minus SFT-more is a paired test over
+tasks (`eto_agents.evaluation.statistics`); its average weights all columns equally. These intervals
+take the trained models as given. The variation between training seeds shows in the differences by
+seed, with a t interval over them if there are at least three.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ if TYPE_CHECKING:
     from eto_agents.reproduce.run import Outcome
 
 Scores = list[tuple[str, float]]
-"""Task and final score, a task once for each seed."""
+"""Pairs of a task and its final score in [0, 1]; each task occurs once per seed."""
 
 Key = tuple[str, str]
-"""World (environment id) and split."""
+"""A column: environment id and split."""
 
 
 class Entry(NamedTuple):
-    """A row's runs.
+    """The runs of a row.
 
     Attributes:
-        label: the row's.
-        runs: folders with the seeds they are of.
+        label: the row's label.
+        runs: seeds and folders of the runs.
     """
 
     label: str
@@ -51,9 +50,9 @@ class Difference(NamedTuple):
     """One row minus another.
 
     Attributes:
-        title: column, or "average".
+        title: the column's title, or "average".
         result: the paired test over tasks.
-        by_seed: mean difference of each seed that has both.
+        by_seed: mean difference for each seed that both rows have.
     """
 
     title: str
@@ -62,7 +61,7 @@ class Difference(NamedTuple):
 
     @property
     def over_seeds(self) -> Estimate | None:
-        """Mean of the seeds' differences with a 95 % t interval; None for fewer than three."""
+        """Mean of the differences by seed, with a 95 % t interval; None for fewer than three."""
         values = list(self.by_seed.values())
         if len(values) < 3:
             return None
@@ -76,12 +75,12 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows and columns.
+    """The scores of a table.
 
     Attributes:
-        columns: in the table's order.
+        columns: the columns, in order.
         rows: scores by label, column and seed.
-        notes: sentences for below.
+        notes: notes to print below the table.
     """
 
     columns: list[Key]
@@ -89,18 +88,18 @@ class Table:
     notes: list[str]
 
     def cell(self, label: str, column: Key) -> Estimate | None:
-        """Mean and interval in [0, 1]; None where nothing was played."""
+        """Mean and interval in [0, 1]; None if there are no scores."""
         by_seed = self.rows[label].get(column)
         return None if not by_seed else clustered_mean(_pooled(by_seed))
 
     def average(self, label: str) -> float | None:
-        """Mean of the columns, each counting the same; None if one is missing."""
+        """Mean of the columns with equal weights, in [0, 1]; None if a column is missing."""
         cells = [self.cell(label, column) for column in self.columns]
-        known = [cell.mean for cell in cells if cell is not None]
-        return math.fsum(known) / len(cells) if known and len(known) == len(cells) else None
+        means = [cell.mean for cell in cells if cell is not None]
+        return math.fsum(means) / len(cells) if means and len(means) == len(cells) else None
 
     def differences(self, first: str, second: str) -> list[Difference]:
-        """One row minus another in every column that both have, and their average."""
+        """The first row minus the second in each column that both have, and on average."""
         if not {first, second} <= set(self.rows):
             return []
         ours, theirs = self.rows[first], self.rows[second]
@@ -109,21 +108,22 @@ class Table:
             seeds = [s for s in ours.get(column, {}) if s in theirs.get(column, {})]
             if seeds:
                 common[column] = seeds
-        found = []
+        differences = []
         for column, seeds in common.items():
             mine, other = ({s: row[column][s] for s in seeds} for row in (ours, theirs))
             by_seed = {s: paired(mine[s], other[s]).difference.mean for s in seeds}
-            found.append(Difference(title(column), paired(_pooled(mine), _pooled(other)), by_seed))
-        if len(found) > 1:
-            found.append(_average(found, common, ours, theirs))
-        return found
+            result = paired(_pooled(mine), _pooled(other))
+            differences.append(Difference(title(column), result, by_seed))
+        if len(differences) > 1:
+            differences.append(_average(differences, common, ours, theirs))
+        return differences
 
 
 def build_table(entries: Iterable[Entry], notes: Iterable[str] = ()) -> Table:
     """Read the runs of all rows.
 
     Raises:
-        DataNotFoundError: a run is not there.
+        DataNotFoundError: a run is missing.
         CorruptDataError: a run is damaged.
     """
     rows: dict[str, dict[Key, dict[int, Scores]]] = {}
@@ -132,12 +132,12 @@ def build_table(entries: Iterable[Entry], notes: Iterable[str] = ()) -> Table:
         for seed, folder in runs:
             for split_run in read_run(folder).splits:
                 row.setdefault(split_run.column, {})[seed] = list(split_run.scores)
-    found = {column for row in rows.values() for column in row}
-    return Table(sorted(found, key=_place), rows, list(notes))
+    columns = {column for row in rows.values() for column in row}
+    return Table(sorted(columns, key=_order), rows, list(notes))
 
 
 def table_of(outcomes: Sequence[Outcome], labels: Mapping[str, str]) -> Table:
-    """The table of a reproduction; `labels` has a label for each method."""
+    """The table of a reproduction, with one row for each method of `labels`."""
     entries = []
     notes = []
     for method, label in labels.items():
@@ -153,7 +153,7 @@ def table_of(outcomes: Sequence[Outcome], labels: Mapping[str, str]) -> Table:
 
 
 def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
-    """The table, with published rows below it where some are given."""
+    """Format the table as Markdown, with published rows below it if any are given."""
     head = ["", *(title(column) for column in table.columns), "average"]
     lines = []
     for label in table.rows:
@@ -161,8 +161,8 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
         lines.append([label, *cells, _points(table.average(label))])
     names = {key: name for name, key in COLUMNS.items()}
     for row in published:
-        found = [row.values.get(names.get(column, "")) for column in table.columns]
-        values = ["–" if value is None else f"{value:.1f}" for value in found]
+        numbers = [row.values.get(names.get(column, "")) for column in table.columns]
+        values = ["–" if value is None else f"{value:.1f}" for value in numbers]
         average = "–" if math.isnan(row.average) else f"{row.average:.1f}"
         where = " ".join(filter(None, (row.source, row.table)))
         about = "; ".join(filter(None, (where, "as quoted" if row.is_quoted else "", row.note)))
@@ -170,8 +170,8 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
     text = markdown_table(head, lines)
     if published:
         text += (
-            "\n\nRows in italics are published, with another model; their average is over all "
-            "five columns of the paper. A mini dataset compares with none of them."
+            "\n\nRows in italics are published results of other models; their average is over all "
+            "five columns of the paper. Results on a mini dataset are not comparable with them."
         )
     notes = [f"- {note}" for note in table.notes]
     if NO_WIDTH in text:
@@ -179,11 +179,11 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
     return "\n\n".join([text, "\n".join(notes)] if notes else [text])
 
 
-def markdown_differences(found: Sequence[Difference], first: str, second: str) -> str:
-    """One row minus another: mean, interval and p over tasks, and the seeds' own differences."""
+def markdown_differences(differences: Sequence[Difference], first: str, second: str) -> str:
+    """Format the differences between two rows: mean, interval and p over tasks, and by seed."""
     head = ["", f"{first} − {second}", "p", "tasks", "by seed", "over seeds"]
     lines = []
-    for title_, result, by_seed in found:
+    for title_, result, by_seed in differences:
         seeds = ", ".join(f"{100 * value:+.1f}" for value in by_seed.values())
         over = Difference(title_, result, by_seed).over_seeds
         p = "–" if math.isnan(result.p) else f"{result.p:.3f}"
@@ -192,8 +192,8 @@ def markdown_differences(found: Sequence[Difference], first: str, second: str) -
     return markdown_table(head, lines)
 
 
-def record(table: Table, found: Sequence[Difference]) -> dict[str, Any]:
-    """Table and differences as JSON-able values."""
+def record(table: Table, differences: Sequence[Difference]) -> dict[str, Any]:
+    """The table and the differences as JSON-able values."""
     return {
         "rows": {
             label: {title(c): table.cell(label, c) for c in table.columns} for label in table.rows
@@ -209,14 +209,14 @@ def record(table: Table, found: Sequence[Difference]) -> dict[str, Any]:
                 "by_seed": d.by_seed,
                 "over_seeds": d.over_seeds,
             }
-            for d in found
+            for d in differences
         ],
         "notes": table.notes,
     }
 
 
 def published_rows(methods: Iterable[str], model: str = "Llama-2-7B-Chat") -> list[PublishedRow]:
-    """The paper's rows of some methods, in the order of `methods`."""
+    """The paper's rows for some methods, in the order of `methods`."""
     rows = [row for row in load_published().rows if row.source == "eto"]
     return [
         row
@@ -227,18 +227,18 @@ def published_rows(methods: Iterable[str], model: str = "Llama-2-7B-Chat") -> li
 
 
 def title(column: Key) -> str:
-    """World and split for people."""
+    """A column's title: the world's title and the split."""
     return f"{title_of(column[0])} {column[1]}"
 
 
 def show(estimate: Estimate | None, sign: str = "") -> str:
-    """Such as ``63.1 [60.0, 66.2]``, x 100."""
+    """Format an estimate x 100, such as ``63.1 [60.0, 66.2]``."""
     if estimate is None or math.isnan(estimate.mean):
         return "–"
     mean, low, high = (None if x is None else f"{100 * x:{sign}.1f}" for x in estimate)
     if low is None or high is None:
         return f"{mean}"
-    # Resampling equal values gives no interval, not one without width.
+    # If all values are equal, resampling says nothing about the interval.
     return f"{mean} {NO_WIDTH}" if estimate.low == estimate.high else f"{mean} [{low}, {high}]"
 
 
@@ -251,25 +251,29 @@ def _pooled(by_seed: Mapping[int, Scores]) -> Scores:
 
 
 def _average(
-    found: Sequence[Difference],
+    differences: Sequence[Difference],
     common: Mapping[Key, Sequence[int]],
     ours: Mapping[Key, Mapping[int, Scores]],
     theirs: Mapping[Key, Mapping[int, Scores]],
 ) -> Difference:
-    """Columns of different size alike: each task's score is weighed so that the mean is theirs."""
-    n_all = sum(difference.result.n_tasks for difference in found)
+    """The mean difference over columns with equal weights.
+
+    All tasks are pooled, each weighted so that the columns contribute equally to the mean whatever
+    their number of tasks.
+    """
+    n_all = sum(difference.result.n_tasks for difference in differences)
     mine: list[tuple[tuple[Key, str], float]] = []
     other: list[tuple[tuple[Key, str], float]] = []
-    for (column, seeds), difference in zip(common.items(), found, strict=True):
-        weight = n_all / (len(found) * difference.result.n_tasks)
+    for (column, seeds), difference in zip(common.items(), differences, strict=True):
+        weight = n_all / (len(differences) * difference.result.n_tasks)
         for rows, target in ((ours, mine), (theirs, other)):
             for seed in seeds:
                 target += [((column, task), weight * x) for task, x in rows[column][seed]]
-    shared = set.intersection(*(set(d.by_seed) for d in found))
-    by_seed = {s: statistics.fmean(d.by_seed[s] for d in found) for s in sorted(shared)}
+    shared = set.intersection(*(set(d.by_seed) for d in differences))
+    by_seed = {s: statistics.fmean(d.by_seed[s] for d in differences) for s in sorted(shared)}
     return Difference("average", paired(mine, other), by_seed)
 
 
-def _place(column: Key) -> tuple[int, str]:
+def _order(column: Key) -> tuple[int, str]:
     worlds = ENV_IDS
     return (worlds.index(column[0]) if column[0] in worlds else len(worlds)), column[1]
