@@ -1,9 +1,9 @@
-"""The paper's Table 2: every method in every world, seen and unseen, beside the published rows.
+"""The paper's Table 2: every method in every world, seen and unseen, with the published rows.
 
     python baselines/table2.py --smoke
     python baselines/table2.py --recipe cpu --out runs/reproduce
 
-It is `eto reproduce` with the published rows below ours. Rerun the command to resume.
+It is `eto reproduce`, with the published rows below the new ones. Rerun the command to resume.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """Run a recipe and print its table.
 
     Args:
-        options: which recipe, and what of it.
-        smoke: every method once with the smallest model, in a minute.
+        options: The recipe, and which parts of it to run.
+        smoke: Run a smoke test: every method once with the smallest model, in a minute.
     """
     options = options.for_smoke_test() if smoke else options
     recipe = options.load()
@@ -33,8 +33,8 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     table = table_of(outcomes, {method: METHODS[method] for method in recipe.methods})
     print(markdown(table, [r for r in published_rows(PUBLISHED) if r.table == "Table 2"]))
     for other in ("SFT", "SFT-more"):
-        if found := table.differences("ETO", other):
-            print("\n" + markdown_differences(found, "ETO", other))
+        if differences := table.differences("ETO", other):
+            print("\n" + markdown_differences(differences, "ETO", other))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The paper's Table 3: SFT and ETO from other base models, beside the published rows.
+"""The paper's Table 3: SFT and ETO with other base models, and the published rows.
 
     python baselines/table3.py --smoke
     python baselines/table3.py --recipe 1gpu --models Qwen/Qwen2.5-0.5B-Instruct runs/my/checkpoint
 
-A model is a name on the hub, a checkpoint's folder, or tiny:SIZE.
+A model is a name on the Hugging Face hub, a checkpoint's folder, or tiny:SIZE.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def main(
     """Run a recipe with each model and print one table.
 
     Args:
-        options: which recipe, and what of it; its rows are SFT, SFT-more and ETO.
-        models: base models in place of the recipe's.
-        smoke: one smallest model on a handful of tasks, in a minute.
+        options: The recipe, and which parts of it to run; by default SFT, SFT-more and ETO.
+        models: Base models to use instead of the recipe's.
+        smoke: Run a smoke test: the smallest model on a handful of tasks, in a minute.
     """
     if smoke:
         options, models = replace(options.for_smoke_test(), methods=("sft", "eto")), ("tiny:nano",)

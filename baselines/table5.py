@@ -1,12 +1,12 @@
-"""The paper's Table 5: without behaviour cloning: untuned, RFT, ETO, and ETO after RFT.
+"""The paper's Table 5, without behaviour cloning: the untuned model, RFT, ETO, and ETO after RFT.
 
     python baselines/table5.py --smoke
     python baselines/table5.py --recipe cpu --worlds webshop --out runs/table5
 
-No expert is imitated: RFT learns from the agent's own successes, ETO from its better episode of a
-task against its worse one. A tiny model that was never trained cannot write an action at all, so
-here "untuned" is one that has read the episodes of the random agent: it knows the language of the
-world and nothing of the task, as an untuned chat model does.
+No expert is imitated: RFT learns from the agent's own successes, and ETO from better and worse
+episodes of the agent. A tiny model that was never trained cannot write an action at all, so here
+the "untuned" one is trained on episodes of the random agent: like an untuned chat model, it knows
+the language of the world and nothing about the task.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eto_agents.training.rft import successes
 from eto_agents.training.sft import sft
 from eto_agents.training.task_splits import tasks_of
 
-READ = 1000  # episodes at random that a tiny model reads, at most
+N_RANDOM = 1000  # maximum number of random episodes that a tiny model is trained on
 PUBLISHED = ("untuned", "RFT without SFT", "ETO without SFT", "RFT and ETO without SFT")
 
 
@@ -35,8 +35,8 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """Train without experts and print the table.
 
     Args:
-        options: which recipe, and what of it.
-        smoke: every row once with the smallest model, in a minute.
+        options: The recipe, and which parts of it to run.
+        smoke: Run a smoke test: every row once with the smallest model, in a minute.
     """
     runs: dict[str, list[tuple[int, Path]]] = {}
     notes: list[str] = []
@@ -50,7 +50,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
             row = runs.setdefault(label, [])
             if checkpoint is None:
                 where = f"{run.recipe.name} seed {run.seed}"
-                notes.append(f"{label}, {where}: the agent's episodes gave nothing to learn from")
+                notes.append(f"{label}, {where}: the agent's episodes offer nothing to learn from")
                 continue
             name = f"alone-{label.lower().replace('+', '-')}"
             run.evaluate(name, checkpoint)
@@ -60,7 +60,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
 
 
 def untuned(run: WorldRun) -> str:
-    """The model that begins: the recipe's, or a tiny one that has read random play."""
+    """The initial model: the recipe's, or a tiny one that is trained on random episodes."""
     model, expert = run.recipe.model, run.recipe.expert
     if not model.is_tiny:
         return model.name
@@ -70,7 +70,7 @@ def untuned(run: WorldRun) -> str:
         out=run.folder / "random-play",
         min_score=0.0,
         seeds=(run.seed,),
-        n_tasks=min(expert.n_tasks or READ, READ),
+        n_tasks=min(expert.n_tasks or N_RANDOM, N_RANDOM),
         env_args={"dataset": run.dataset},
     )
     out = run.folder / "alone" / "base"
@@ -78,19 +78,19 @@ def untuned(run: WorldRun) -> str:
 
 
 def rft_alone(run: WorldRun, start: str) -> str | None:
-    """RFT on the agent's successes alone; None if there are none."""
+    """Fine-tune on the agent's successes only; None if there are none."""
     settings = run.playing(run.tuned(run.recipe.rft))
     tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
     folder = run.folder / "alone" / "explored"
     explored = explore(start, tasks, settings, folder, seeds=range(settings.n_samples))
-    kept = successes(explored, (), settings.min_score)
-    if not kept:
+    added = successes(explored, (), settings.min_score)
+    if not added:
         return None
-    return str(sft(start, kept, settings, out=run.folder / "alone" / "rft").checkpoint)
+    return str(sft(start, added, settings, out=run.folder / "alone" / "rft").checkpoint)
 
 
 def eto_alone(run: WorldRun, start: str, name: str) -> str | None:
-    """ETO with the agent's own episodes on both sides; None if no two of a task differ."""
+    """Run ETO on pairs of the agent's own episodes; None if there are no pairs."""
     settings = run.eto_settings()
     settings = replace(
         settings,
@@ -99,8 +99,8 @@ def eto_alone(run: WorldRun, start: str, name: str) -> str | None:
         temperature=settings.temperature or 1.0,
         keep_best=False,
     )
-    learned = run.eto(settings, f"alone-{name}", start)
-    return learned.iterations[-1].model if len(learned.iterations) > 1 else None
+    result = run.eto(settings, f"alone-{name}", start)
+    return result.iterations[-1].model if len(result.iterations) > 1 else None
 
 
 if __name__ == "__main__":
