@@ -1,12 +1,12 @@
-"""Best-of-N: how much choosing the best of N tries lifts an agent (the paper's table 2, N = 10).
+"""Best-of-N: the best of N episodes per task counts (the paper's Table 2, N = 10).
 
     repeat N times: episode <- play(policy at a temperature above 0)
-    reward <- the highest of the N
+    reward <- the highest reward of the N episodes
 
     python baselines/best_of_n.py --smoke
     python baselines/best_of_n.py --env ETO-ALFWorld-v0 --model hf:runs/sft/sft/checkpoint
 
-Every sample is kept in OUT/episodes.jsonl. Rerun the command to resume.
+Every sample is stored in OUT/episodes.jsonl. Rerun the command to resume.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from eto_agents.policy import load_policy
 
 @dataclass
 class Args:
-    """Flags.
+    """Best-of-N: the best of N episodes per task counts.
 
     Attributes:
-        model: the chat model: hf:PATH or openai:NAME.
-        env: environment id.
-        dataset: mini, an official name, or a folder with the official files.
-        splits: what is played.
-        n: episodes of each task.
-        temperature: at which they are sampled.
-        n_tasks: only the first this many tasks of each split.
-        out: the folder of the run.
-        smoke: the random agent on 20 tasks of the embedded shop, in seconds.
+        model: Chat model of the agent: hf:PATH or openai:NAME.
+        env: Environment id.
+        dataset: Dataset: mini, an official name such as full, or a folder that holds the official
+            files. By default (auto) the official data if downloaded, else mini.
+        splits: Splits to play.
+        n: Episodes per task.
+        temperature: Sampling temperature.
+        n_tasks: Play only the first N tasks of each split. By default all.
+        out: Folder of the run.
+        smoke: Run a smoke test: the random agent on 20 tasks of WebShop mini, in seconds.
     """
 
     model: str = "hf:runs/sft/sft/checkpoint"
@@ -53,7 +54,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Play every task N times and print what choosing among them gives."""
+    """Play every task N times, and print the reward of the best episode and of other selections."""
     if args.smoke:
         args = Args("", SHOP, "mini", n_tasks=20, out=args.out / "smoke")
         policy = load_policy("random")
@@ -69,7 +70,7 @@ def main(args: Args) -> None:
 
 
 def table(results: Results) -> str:
-    """Metrics by split: one sample, majority, best of N, then pass@k and best@k."""
+    """The reward of one sample, of the majority and of the best; then pass@k and best@k."""
     samples = {name: split.samples for name, split in results.splits.items()}
     rows = []
     for label, key in (

@@ -1,4 +1,4 @@
-"""What the methods' scripts share: a smoke test's start, an evaluation's row, the published row."""
+"""Shared by the methods' scripts: the start of smoke tests, evaluation rows, published rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY: Final = "tiny:nano"
 SMOKE_PLAY: Final[Mapping[str, Any]] = {
     **{"env": SHOP, "dataset": "mini", "n_tasks": 8, "n_envs": 8, "max_new_tokens": 16},
 }
-"""Settings of a method that plays, in a smoke test."""
+"""Settings of methods that play, for smoke tests."""
 SMOKE_SFT: Final = SFT(
     epochs=4,
     batch_size=4,
@@ -28,15 +28,15 @@ SMOKE_SFT: Final = SFT(
     log_every=2,
     device="cpu",
 )
-"""Settings of SFT, in a smoke test."""
+"""Settings of SFT, for smoke tests."""
 
 
 class Start(NamedTuple):
-    """What the methods after SFT begin with.
+    """The inputs of the methods that follow SFT.
 
     Attributes:
         experts: trajectories of an expert.
-        policy: the checkpoint of a model that SFT has trained on them.
+        policy: checkpoint of a model that SFT trained on them.
     """
 
     experts: list[Trajectory]
@@ -44,8 +44,8 @@ class Start(NamedTuple):
 
 
 def smoke_start(out: Path) -> Start:
-    """The embedded shop's expert on 12 tasks, and the smallest model trained on them."""
-    from eto_agents.training.sft import sft  # here: prompting a model needs no PyTorch
+    """Let the expert play 12 tasks of WebShop mini, and train the smallest model on them."""
+    from eto_agents.training.sft import sft  # imported here: other scripts need no PyTorch
 
     args = {"dataset": "mini"}
     played = collect(
@@ -63,16 +63,16 @@ def score(
     dataset: str | None = None,
     n_tasks: int | None = None,
 ) -> str:
-    """Evaluate a policy; its mean rewards x 100, such as ``seen 63.1 [60.0, 66.2]``."""
+    """Evaluate a policy, and format its mean rewards x 100, as in ``seen 63.1 [60.0, 66.2]``."""
     env_args = {} if dataset is None else {"dataset": dataset}
     results = evaluate(policy, env, splits, out=out, env_args=env_args, n_tasks=n_tasks)
     return ", ".join(f"{name} {show(split.reward)}" for name, split in results.splits.items())
 
 
 def published(method: str, model: str = "Llama-2-7B-Chat") -> str:
-    """The paper's rewards of a method, by column."""
-    wanted = (method, "eto", "reward", model)
+    """A line with the paper's rewards for a method, by column."""
+    key = (method, "eto", "reward", model)
     for row in load_published().rows:
-        if (row.method, row.source, row.metric, row.model) == wanted:
+        if (row.method, row.source, row.metric, row.model) == key:
             return f"published, {method} of {model}: {row.values}"
     return f"published, {method} of {model}: not in the paper"

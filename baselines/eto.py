@@ -31,15 +31,15 @@ SMOKE = DPO(learning_rate=1e-4, epochs=1, batch_size=4, nll_weight=0.3, device="
 
 @dataclass
 class Args:
-    """Flags.
+    """ETO: explore, pair and learn, in iterations.
 
     Attributes:
-        eto: how it explores, pairs and learns.
-        experts: the folder of the expert's trajectories.
-        policy: the SFT policy: a checkpoint's folder or name.
-        splits: what every iteration is evaluated on.
-        out: the folder of the run.
-        smoke: one iteration, in a minute.
+        eto: Settings of exploration, pairs and DPO.
+        experts: Folder of the expert's trajectories.
+        policy: Initial policy, trained with SFT: a checkpoint's folder or name.
+        splits: Splits on which every iteration is evaluated.
+        out: Folder of the run.
+        smoke: Run a smoke test: one iteration with the smallest model, in a minute.
     """
 
     eto: ETO = field(default_factory=ETO)
@@ -51,7 +51,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Iterate, and evaluate every iteration."""
+    """Run ETO, and evaluate every iteration."""
     settings, policy, n_tasks = args.eto, args.policy, None
     with Display():
         if args.smoke:
@@ -62,9 +62,9 @@ def main(args: Args) -> None:
         else:
             experts = read_collection(args.experts).selected
         for iteration in eto(policy, experts, settings, out=args.out / "eto"):
-            player = load_checkpoint(iteration.model).policy(settings)
+            agent = load_checkpoint(iteration.model).policy(settings)
             folder = args.out / "evaluation" / str(iteration.number)
-            row = score(player, settings.env, args.splits, folder,
+            row = score(agent, settings.env, args.splits, folder,
                         dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
             pairs = iteration.counts.get("pairs", 0)
             print(f"iteration {iteration.number} ({pairs} pairs): {row}")

@@ -1,10 +1,10 @@
-"""The paper's Figure 3: the score after each step, SFT beside ETO.
+"""The paper's Figure 3: the score after each step, for SFT and ETO.
 
     python baselines/figure3.py --smoke
     python baselines/figure3.py --recipe cpu --out runs/reproduce
 
-An episode that has ended keeps its score. The paper's figure is an image without numbers, so there
-are no published values to print. If the extra ``plot`` is installed, the figure is drawn as well.
+An episode that has ended keeps its score. The paper's figure is an image without numbers, so no
+published values are printed. With the extra ``plot``, the figure is drawn, too.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """Run SFT and ETO of a recipe and print the score after each step, x 100.
 
     Args:
-        options: the recipe, and which part of it to run.
-        smoke: run with the smallest model, which takes a minute.
+        options: The recipe, and which parts of it to run.
+        smoke: Run a smoke test with the smallest model, in a minute.
     """
-    options = replace(options.smoked() if smoke else options, methods=tuple(METHODS))
+    options = replace(options.for_smoke_test() if smoke else options, methods=tuple(METHODS))
     for outcome in run_all(options.load(), options.out, quiet=options.quiet):
         print(table(outcome))
         runs = {label: run for m, label in METHODS.items() if (run := outcome.run(m)) is not None}
@@ -47,7 +47,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
 
 
 def table(outcome: Outcome) -> str:
-    """A row for each step, a column for each task set and agent."""
+    """A table with a row per step and a column per split and agent."""
     split_runs = {
         (label, split_run.column): split_run
         for method, label in METHODS.items()

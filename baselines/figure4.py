@@ -1,11 +1,11 @@
-"""The paper's Figure 4: the reward by ETO iteration; iteration 0 is SFT.
+"""The paper's Figure 4: the reward by iteration of ETO, where iteration 0 is SFT.
 
     python baselines/figure4.py --smoke
     python baselines/figure4.py --recipe cpu --out runs/figure4 --iterations 4
 
 The paper's figure is an image without numbers. According to its text, WebShop and ScienceWorld
-improve for two iterations and decline from the third, whereas ALFWorld improves only in the first
-and is below SFT after the second and third.
+improve for two iterations and decline from the third on; ALFWorld improves in the first iteration
+only, and is below SFT after the second and third.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def main(
     """Run ETO from a recipe's SFT model and print the reward of every iteration.
 
     Args:
-        options: the recipe, and which part of it to run.
-        iterations: number of iterations.
-        smoke: run two iterations with the smallest model, which takes a minute.
+        options: The recipe, and which parts of it to run.
+        iterations: Number of iterations.
+        smoke: Run a smoke test: two iterations with the smallest model, in a minute.
     """
     if smoke:
-        options, iterations = options.smoked(), 2
+        options, iterations = options.for_smoke_test(), 2
     rows: dict[str, list[tuple[int, Path]]] = {}
     notes = []
     for run in open_runs(options):
@@ -51,16 +51,16 @@ def main(
 
 
 def iterate(run: WorldRun, iterations: int) -> tuple[list[str], str]:
-    """Names of the runs in order, and a note on why there are fewer than requested."""
+    """Run ETO; returns the names of the runs in order, and a note if there are fewer."""
     run.evaluate("sft", run.sft().checkpoint)
     settings = replace(run.eto_settings(), iterations=iterations, keep_best=False)
-    learned = run.eto(settings, "figure4")
-    names = ["sft" if i.number == 0 else f"figure4-{i.number}" for i in learned.iterations]
-    return names, learned.note
+    result = run.eto(settings, "figure4")
+    names = ["sft" if i.number == 0 else f"figure4-{i.number}" for i in result.iterations]
+    return names, result.note
 
 
 def draw(run: WorldRun, names: list[str], options: Options) -> None:
-    """Draw the figure if matplotlib is installed."""
+    """Draw the figure, if matplotlib is installed."""
     folder = options.out / "figure4" / f"{run.recipe.name}-seed-{run.seed}"
     try:
         write_report((), folder, iterations=[f"{n}={run.run_folder(n)}" for n in names])

@@ -1,7 +1,7 @@
 """GRPO on whole episodes (DeepSeekMath, arXiv 2402.03300); not in the paper.
 
-    repeat: episodes  <- play(policy), a group of episodes for each of some training tasks
-            advantage <- an episode's score less the mean of its group
+    repeat: episodes  <- play(policy), a group of episodes for each of several training tasks
+            advantage <- an episode's score minus the mean of its group
             policy    <- the clipped surrogate, with a KL penalty to the SFT policy
 
     python baselines/grpo.py --smoke
@@ -26,14 +26,14 @@ from eto_agents.training.grpo import grpo
 
 @dataclass
 class Args:
-    """Flags.
+    """GRPO on whole episodes.
 
     Attributes:
-        grpo: how it is played and trained.
-        policy: the SFT policy: a checkpoint's folder or name.
-        splits: what the trained policy is evaluated on.
-        out: the folder of the run.
-        smoke: everything once, in a minute.
+        grpo: Settings of playing and training.
+        policy: Initial policy, trained with SFT: a checkpoint's folder or name.
+        splits: Splits on which the trained policy is evaluated.
+        out: Folder of the run.
+        smoke: Run a smoke test with the smallest model, in a minute.
     """
 
     grpo: GRPO = field(default_factory=GRPO)
@@ -44,7 +44,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Train, evaluate."""
+    """Train and evaluate."""
     settings, policy, n_tasks = args.grpo, args.policy, None
     with Display():
         if args.smoke:
@@ -53,13 +53,13 @@ def main(args: Args) -> None:
             settings = GRPO(**SMOKE_PLAY, n_updates=2, n_episodes=8, n_samples=4, device="cpu")
             policy, n_tasks = str(start.policy), 3
         trained = grpo(policy, settings, out=args.out / "grpo")
-        found = trained.result
+        result = trained.result
         print(
-            f"{found['n_episodes']} episodes in {found['n_updates']} updates: "
-            f"mean score {found['first_score']:.3f} to {found['last_score']:.3f}"
+            f"{result['n_episodes']} episodes in {result['n_updates']} updates: "
+            f"mean score {result['first_score']:.3f} to {result['last_score']:.3f}"
         )
-        player = load_checkpoint(trained.checkpoint).policy(settings)
-        row = score(player, settings.env, args.splits, args.out / "evaluation",
+        agent = load_checkpoint(trained.checkpoint).policy(settings)
+        row = score(agent, settings.env, args.splits, args.out / "evaluation",
                     dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
         print(f"GRPO: {row}")
     print(published("GRPO"))

@@ -1,7 +1,7 @@
 """PPO on whole episodes (the paper's PPO baseline, section 4.1).
 
     repeat: episodes   <- play(policy) on training tasks
-            advantages <- GAE of the rewards, less a KL penalty to the SFT policy
+            advantages <- GAE of the rewards, minus a KL penalty to the SFT policy
             policy     <- a few epochs of the clipped surrogate
 
     python baselines/ppo.py --smoke
@@ -26,14 +26,14 @@ from eto_agents.training.ppo import ppo
 
 @dataclass
 class Args:
-    """Flags.
+    """PPO on whole episodes.
 
     Attributes:
-        ppo: how it is played and trained; `--ppo.shaping terminal_only` for terminal rewards.
-        policy: the SFT policy: a checkpoint's folder or name.
-        splits: what the trained policy is evaluated on.
-        out: the folder of the run.
-        smoke: everything once, in a minute.
+        ppo: Settings of playing and training; --ppo.shaping terminal_only for terminal rewards.
+        policy: Initial policy, trained with SFT: a checkpoint's folder or name.
+        splits: Splits on which the trained policy is evaluated.
+        out: Folder of the run.
+        smoke: Run a smoke test with the smallest model, in a minute.
     """
 
     ppo: PPO = field(default_factory=PPO)
@@ -44,7 +44,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Train, evaluate."""
+    """Train and evaluate."""
     settings, policy, n_tasks = args.ppo, args.policy, None
     with Display():
         if args.smoke:
@@ -53,13 +53,13 @@ def main(args: Args) -> None:
             settings = PPO(**SMOKE_PLAY, n_updates=2, n_episodes=8, device="cpu", save_every=1)
             policy, n_tasks = str(start.policy), 3
         trained = ppo(policy, settings, out=args.out / "ppo")
-        found = trained.result
+        result = trained.result
         print(
-            f"{found['n_episodes']} episodes in {found['n_updates']} updates: "
-            f"mean score {found['first_score']:.3f} to {found['last_score']:.3f}"
+            f"{result['n_episodes']} episodes in {result['n_updates']} updates: "
+            f"mean score {result['first_score']:.3f} to {result['last_score']:.3f}"
         )
-        player = load_checkpoint(trained.checkpoint).policy(settings)
-        row = score(player, settings.env, args.splits, args.out / "evaluation",
+        agent = load_checkpoint(trained.checkpoint).policy(settings)
+        row = score(agent, settings.env, args.splits, args.out / "evaluation",
                     dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
         print(f"PPO: {row}")
     print(published("PPO"))

@@ -1,4 +1,4 @@
-"""A model as it is, prompted with one example: the upper rows of the paper's Table 2.
+"""Prompting a model without training, with one example: the upper rows of the paper's Table 2.
 
     python baselines/prompted.py --smoke
     python baselines/prompted.py --env ETO-ALFWorld-v0 --model openai:gpt-4o-mini
@@ -21,17 +21,19 @@ from eto_agents.policy import load_policy
 
 @dataclass
 class Args:
-    """Flags.
+    """Prompt a model without training.
 
     Attributes:
-        model: the chat model: hf:PATH or openai:NAME.
-        prompts: own, published, brief, or a TOML file.
-        env: environment id.
-        dataset: mini, an official name, or a folder with the official files.
-        splits: what is played.
-        n_tasks: only the first this many tasks of each split.
-        out: the folder of the run.
-        smoke: the random agent, which needs no model, on 20 tasks of the embedded shop.
+        model: Chat model of the agent: hf:PATH or openai:NAME.
+        prompts: Prompts: own, published, brief, or a TOML file.
+        env: Environment id.
+        dataset: Dataset: mini, an official name such as full, or a folder that holds the official
+            files. By default (auto) the official data if downloaded, else mini.
+        splits: Splits to play.
+        n_tasks: Play only the first N tasks of each split. By default all.
+        out: Folder of the run.
+        smoke: Run a smoke test: the random agent, which needs no model, on 20 tasks of WebShop
+            mini.
     """
 
     model: str = "openai:gpt-4o-mini"
@@ -45,7 +47,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Play, and print the model's row beside the published ones."""
+    """Evaluate the model, and print its row and the published ones."""
     if args.smoke:
         args = Args("random", "", SHOP, "mini", n_tasks=20, out=args.out / "smoke")
         policy = load_policy("random")

@@ -1,7 +1,7 @@
 """Rejection-sampling fine-tuning (Yuan et al. 2023; the paper's RFT baseline, section 4.1).
 
     explored  <- play(SFT policy), several episodes of every training task
-    successes <- the explored episodes that score enough, each way of doing a task once
+    successes <- the explored episodes that score enough, without duplicates
     policy    <- SFT of the base model on experts and successes
 
     python baselines/rft.py --smoke
@@ -29,16 +29,16 @@ from eto_agents.training.rft import rft
 
 @dataclass
 class Args:
-    """Flags.
+    """Rejection-sampling fine-tuning.
 
     Attributes:
-        rft: how it explores and trains.
-        experts: the folder of the expert's trajectories.
-        model: what is fine-tuned.
-        policy: the SFT policy that explores: a checkpoint's folder or name.
-        splits: what the trained policy is evaluated on.
-        out: the folder of the run.
-        smoke: everything once, in two minutes.
+        rft: Settings of exploration and training.
+        experts: Folder of the expert's trajectories.
+        model: Model to fine-tune: a checkpoint's folder or name, or tiny:SIZE for a new one.
+        policy: Policy that explores, trained with SFT: a checkpoint's folder or name.
+        splits: Splits on which the trained policy is evaluated.
+        out: Folder of the run.
+        smoke: Run a smoke test with the smallest model, in two minutes.
     """
 
     rft: RFT = field(default_factory=RFT)
@@ -51,24 +51,24 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Explore, train, evaluate."""
+    """Explore, train and evaluate."""
     settings, model, policy, n_tasks = args.rft, args.model, args.policy, None
     with Display():
         if args.smoke:
             args.out /= "smoke"
             start = smoke_start(args.out)
-            # A least score of 0, so that something is added, whatever it plays.
+            # A minimum score of 0, so that episodes are added whatever the agent does.
             play = {**SMOKE_PLAY, "n_tasks": 3, "n_samples": 2, "min_score": 0.0}
             settings = RFT(**dataclasses.asdict(SMOKE_SFT) | play)
             experts, model, policy, n_tasks = start.experts, TINY, str(start.policy), 3
         else:
             experts = read_collection(args.experts).selected
         trained = rft(model, experts, settings, explorer=policy, out=args.out / "rft")
-        found = trained.result
-        print(f"{found['n_successes']} of {found['n_explored']} episodes succeeded, "
-              f"{found['n_added']} were added to {found['n_expert']}")  # fmt: skip
-        player = load_checkpoint(trained.checkpoint).policy(settings)
-        row = score(player, settings.env, args.splits, args.out / "evaluation",
+        result = trained.result
+        print(f"{result['n_successes']} of {result['n_explored']} episodes succeeded, "
+              f"{result['n_added']} were added to the expert's {result['n_expert']}")  # fmt: skip
+        agent = load_checkpoint(trained.checkpoint).policy(settings)
+        row = score(agent, settings.env, args.splits, args.out / "evaluation",
                     dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
         print(f"RFT: {row}")
     print(published("RFT"))

@@ -26,19 +26,20 @@ from eto_agents.training.sft import sft
 
 @dataclass
 class Args:
-    """Flags.
+    """Behaviour cloning.
 
     Attributes:
-        env: environment id.
-        dataset: mini, an official name, or a folder with the official files.
-        model: a checkpoint's folder or name, or "tiny:SIZE" for a new one.
-        expert: the policy that is imitated.
-        n_tasks: only the first this many tasks of each split.
-        sft: how it is trained.
-        splits: what the trained policy is evaluated on.
-        max_new_tokens: the most tokens of a reply then.
-        out: the folder of the run.
-        smoke: everything once, in a minute.
+        env: Environment id.
+        dataset: Dataset: mini, an official name such as full, or a folder that holds the official
+            files. By default (auto) the official data if downloaded, else mini.
+        model: Model to train: a checkpoint's folder or name, or tiny:SIZE for a new one.
+        expert: Policy to imitate.
+        n_tasks: Play only the first N tasks of each split. By default all.
+        sft: Settings of the training.
+        splits: Splits on which the trained policy is evaluated.
+        max_new_tokens: Maximum number of tokens in a reply, in the evaluation.
+        out: Folder of the run.
+        smoke: Run a smoke test with the smallest model, in a minute.
     """
 
     env: str = SHOP
@@ -54,7 +55,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Collect, train, evaluate."""
+    """Collect, train and evaluate."""
     if args.smoke:
         out = args.out / "smoke"
         args = Args(SHOP, "mini", TINY, "expert", 12, SMOKE_SFT, ("seen",), 16, out)
@@ -65,9 +66,9 @@ def main(args: Args) -> None:
             n_tasks=args.n_tasks, env_args=env_args,
         )  # fmt: skip
         trained = sft(args.model, experts.selected, args.sft, out=args.out / "sft")
-        found = trained.result
-        losses = f"loss {found['first_loss']:.3f} to {found['last_loss']:.3f}"
-        print(f"{losses} in {found['n_steps']} steps")
+        result = trained.result
+        losses = f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}"
+        print(f"{losses} in {result['n_steps']} steps")
         play = Playing(env=args.env, dataset=args.dataset, max_new_tokens=args.max_new_tokens)
         policy = load_checkpoint(trained.checkpoint).policy(play)
         row = score(policy, args.env, args.splits, args.out / "evaluation",

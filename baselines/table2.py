@@ -3,7 +3,7 @@
     python baselines/table2.py --smoke
     python baselines/table2.py --recipe cpu --out runs/reproduce
 
-This is `eto reproduce` with the published rows below ours. Rerun the command to resume.
+It is `eto reproduce`, with the published rows below the new ones. Rerun the command to resume.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """Run a recipe and print its table.
 
     Args:
-        options: the recipe, and which part of it to run.
-        smoke: run every method once with the smallest model, which takes a minute.
+        options: The recipe, and which parts of it to run.
+        smoke: Run a smoke test: every method once with the smallest model, in a minute.
     """
-    options = options.smoked() if smoke else options
+    options = options.for_smoke_test() if smoke else options
     recipe = options.load()
     outcomes = run_all(recipe, options.out, quiet=options.quiet)
     table = table_of(outcomes, {method: METHODS[method] for method in recipe.methods})

@@ -1,9 +1,9 @@
-"""The paper's Table 3: SFT and ETO from other base models, with the published rows.
+"""The paper's Table 3: SFT and ETO with other base models, and the published rows.
 
     python baselines/table3.py --smoke
     python baselines/table3.py --recipe 1gpu --models Qwen/Qwen2.5-0.5B-Instruct runs/my/checkpoint
 
-A model is a name on the Hugging Face Hub, a checkpoint's folder, or tiny:SIZE.
+A model is a name on the Hugging Face hub, a checkpoint's folder, or tiny:SIZE.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def main(
     """Run a recipe with each model and print one table.
 
     Args:
-        options: the recipe, and which part of it to run; by default SFT, SFT-more and ETO.
-        models: the base models, in place of the recipe's.
-        smoke: run the smallest model on a handful of tasks, which takes a minute.
+        options: The recipe, and which parts of it to run; by default SFT, SFT-more and ETO.
+        models: Base models to use instead of the recipe's.
+        smoke: Run a smoke test: the smallest model on a handful of tasks, in a minute.
     """
     if smoke:
-        options, models = replace(options.smoked(), methods=("sft", "eto")), ("tiny:nano",)
+        options, models = replace(options.for_smoke_test(), methods=("sft", "eto")), ("tiny:nano",)
     entries = []
     for model in models:
         model_options = replace(

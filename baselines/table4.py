@@ -1,11 +1,11 @@
-"""The paper's Table 4: pairs of whole trajectories, of single steps, and a mixture of both.
+"""The paper's Table 4: pairs of whole trajectories, pairs of single steps, and a mixture of both.
 
     python baselines/table4.py --smoke
     python baselines/table4.py --recipe cpu --worlds webshop --out runs/table4
 
-One iteration of ETO from the same SFT model for each kind of pairs. Step pairs are used twice: with
-the learning rate and beta of trajectory pairs, with which the paper's agent broke down (8.3), and
-with a tenth of the learning rate and beta 0.5, with which it did not.
+One iteration of ETO from the same SFT model for each kind of pairs. Pairs of steps are used twice:
+with the learning rate and beta of the trajectories, with which the paper's agent breaks (8.3), and
+with a tenth of the learning rate and beta 0.5, with which it does not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eto_agents.settings import PairKind
 
 
 class Variant(NamedTuple):
-    """A row: the kind of pairs, and changes to the recipe's learning rate and beta."""
+    """A row: the kind of pairs, and the changes to the recipe's learning rate and beta."""
 
     kind: PairKind
     rate_factor: float = 1.0
@@ -44,12 +44,12 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """Train with each kind of pairs and print the table.
 
     Args:
-        options: the recipe, and which part of it to run.
-        smoke: run every kind once with the smallest model, which takes a minute.
+        options: The recipe, and which parts of it to run.
+        smoke: Run a smoke test: every kind once with the smallest model, in a minute.
     """
     runs: dict[str, list[tuple[int, Path]]] = {"SFT": []}
     notes: list[str] = []
-    for run in open_runs(options.smoked() if smoke else options):
+    for run in open_runs(options.for_smoke_test() if smoke else options):
         run.evaluate("sft", run.sft().checkpoint)
         runs["SFT"].append((run.seed, run.run_folder("sft")))
         for name, variant in VARIANTS.items():
@@ -64,11 +64,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
 
 
 def train(run: WorldRun, name: str, variant: Variant) -> tuple[str, Path | None, str]:
-    """Run one iteration.
-
-    Returns:
-        The row's label, its run, and a note that says why there is none.
-    """
+    """Run one iteration; returns the row's label, its run, and a note if there is none."""
     settings = run.eto_settings()
     dpo = settings.dpo
     dpo = replace(
@@ -78,9 +74,9 @@ def train(run: WorldRun, name: str, variant: Variant) -> tuple[str, Path | None,
     )
     label = f"{variant.kind} (rate {dpo.learning_rate:g}, beta {dpo.beta:g})"
     settings = replace(settings, pairs=variant.kind, dpo=dpo, iterations=1, keep_best=False)
-    learned = run.eto(settings, f"pairs-{name}")
-    folder = run.run_folder(f"pairs-{name}-1") if len(learned.iterations) > 1 else None
-    return label, folder, learned.note
+    result = run.eto(settings, f"pairs-{name}")
+    folder = run.run_folder(f"pairs-{name}-1") if len(result.iterations) > 1 else None
+    return label, folder, result.note
 
 
 if __name__ == "__main__":

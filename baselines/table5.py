@@ -1,12 +1,12 @@
-"""The paper's Table 5: without behavioural cloning: untuned, RFT, ETO, and ETO after RFT.
+"""The paper's Table 5, without behaviour cloning: the untuned model, RFT, ETO, and ETO after RFT.
 
     python baselines/table5.py --smoke
     python baselines/table5.py --recipe cpu --worlds webshop --out runs/table5
 
-No expert is imitated: RFT trains on the agent's own successes, ETO on its better and its worse
-episode of a task. An untrained tiny model cannot write any action, so "untuned" stands here for a
-model trained on the random agent's episodes: like an untuned chat model it knows the language of
-the world, but nothing about the task.
+No expert is imitated: RFT learns from the agent's own successes, and ETO from better and worse
+episodes of the agent. A tiny model that was never trained cannot write an action at all, so here
+the "untuned" one is trained on episodes of the random agent: like an untuned chat model, it knows
+the language of the world and nothing about the task.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eto_agents.training.rft import successes
 from eto_agents.training.sft import sft
 from eto_agents.training.task_splits import tasks_of
 
-N_RANDOM = 1000  # at most this many episodes of the random agent
+N_RANDOM = 1000  # maximum number of random episodes that a tiny model is trained on
 PUBLISHED = ("untuned", "RFT without SFT", "ETO without SFT", "RFT and ETO without SFT")
 
 
@@ -35,12 +35,12 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """Train without experts and print the table.
 
     Args:
-        options: the recipe, and which part of it to run.
-        smoke: run every row once with the smallest model, which takes a minute.
+        options: The recipe, and which parts of it to run.
+        smoke: Run a smoke test: every row once with the smallest model, in a minute.
     """
     runs: dict[str, list[tuple[int, Path]]] = {}
     notes: list[str] = []
-    for run in open_runs(options.smoked() if smoke else options):
+    for run in open_runs(options.for_smoke_test() if smoke else options):
         start = untuned(run)
         checkpoints: dict[str, str | None] = {"untuned": start, "RFT": rft_alone(run, start)}
         checkpoints["ETO"] = eto_alone(run, start, "eto")
@@ -49,8 +49,8 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
         for label, checkpoint in checkpoints.items():
             row = runs.setdefault(label, [])
             if checkpoint is None:
-                run_name = f"{run.recipe.name} seed {run.seed}"
-                notes.append(f"{label}, {run_name}: none of the agent's episodes can be trained on")
+                where = f"{run.recipe.name} seed {run.seed}"
+                notes.append(f"{label}, {where}: the agent's episodes offer nothing to learn from")
                 continue
             name = f"alone-{label.lower().replace('+', '-')}"
             run.evaluate(name, checkpoint)
@@ -60,7 +60,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
 
 
 def untuned(run: WorldRun) -> str:
-    """The initial model: the recipe's, or a tiny one trained on the random agent's episodes."""
+    """The initial model: the recipe's, or a tiny one that is trained on random episodes."""
     model, expert = run.recipe.model, run.recipe.expert
     if not model.is_tiny:
         return model.name
@@ -78,19 +78,19 @@ def untuned(run: WorldRun) -> str:
 
 
 def rft_alone(run: WorldRun, start: str) -> str | None:
-    """RFT on nothing but the agent's successes; None if there are none."""
+    """Fine-tune on the agent's successes only; None if there are none."""
     settings = run.playing(run.tuned(run.recipe.rft))
     tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
     folder = run.folder / "alone" / "explored"
     explored = explore(start, tasks, settings, folder, seeds=range(settings.n_samples))
-    rows = successes(explored, (), settings.min_score)
-    if not rows:
+    added = successes(explored, (), settings.min_score)
+    if not added:
         return None
-    return str(sft(start, rows, settings, out=run.folder / "alone" / "rft").checkpoint)
+    return str(sft(start, added, settings, out=run.folder / "alone" / "rft").checkpoint)
 
 
 def eto_alone(run: WorldRun, start: str, name: str) -> str | None:
-    """ETO on pairs of the agent's own episodes; None if no two of a task differ."""
+    """Run ETO on pairs of the agent's own episodes; None if there are no pairs."""
     settings = run.eto_settings()
     settings = replace(
         settings,
@@ -99,8 +99,8 @@ def eto_alone(run: WorldRun, start: str, name: str) -> str | None:
         temperature=settings.temperature or 1.0,
         keep_best=False,
     )
-    learned = run.eto(settings, f"alone-{name}", start)
-    return learned.iterations[-1].model if len(learned.iterations) > 1 else None
+    result = run.eto(settings, f"alone-{name}", start)
+    return result.iterations[-1].model if len(result.iterations) > 1 else None
 
 
 if __name__ == "__main__":

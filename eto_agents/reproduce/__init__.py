@@ -1,1 +1,1 @@
-"""The paper's tables from one command: recipes, their runs and the tables of them."""
+"""Reproducing the paper's tables with one command: recipes, their runs and the resulting tables."""

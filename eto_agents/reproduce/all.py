@@ -34,10 +34,10 @@ def run_all(recipe: Recipe, out: Path, *, quiet: bool = False) -> list[Outcome]:
     require("trl", extra="train")
     jobs = [(world, seed) for world in recipe.worlds for seed in recipe.seeds]
     with Display(quiet) as display:
-        follow = _Follow(display)
+        show = _EventDisplay(display)
         if min(recipe.n_processes, len(jobs)) > 1:
-            return _run_at_once(recipe, jobs, out, follow)
-        return [_run_one(recipe, *job, out, follow) for job in jobs]
+            return _run_in_parallel(recipe, jobs, out, show)
+        return [_run_one(recipe, *job, out, show) for job in jobs]
 
 
 def open_runs(options: Options) -> Iterator[WorldRun]:
@@ -92,8 +92,8 @@ def write_pages(outcomes: list[Outcome], labels: dict[str, str], out: Path) -> l
     return written
 
 
-class _Follow:
-    """Shows events: a row for every run, and a permanent line for every method that has ended."""
+class _EventDisplay:
+    """Shows events: a progress row per run, and a permanent line per method that has ended."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
@@ -113,14 +113,14 @@ class _Follow:
 
 
 def _run_one(
-    recipe: Recipe, world: str, seed: int, out: Path, watch: Callable[[Event], None]
+    recipe: Recipe, world: str, seed: int, out: Path, on_event: Callable[[Event], None]
 ) -> Outcome:
     with _prepared(recipe.n_threads):
-        return run_module.run(recipe, world, seed, out, watch)
+        return run_module.run(recipe, world, seed, out, on_event)
 
 
-def _run_at_once(
-    recipe: Recipe, jobs: list[tuple[str, int]], out: Path, follow: _Follow
+def _run_in_parallel(
+    recipe: Recipe, jobs: list[tuple[str, int]], out: Path, show: _EventDisplay
 ) -> list[Outcome]:
     """Run each world and seed in a process of its own, whose events arrive through a queue."""
     import multiprocessing
@@ -131,11 +131,11 @@ def _run_at_once(
     with context.Manager() as manager, _environment(recipe.n_threads):
         events: Any = manager.Queue()
         with ProcessPoolExecutor(recipe.n_processes, mp_context=context) as pool:
-            futures = [pool.submit(_run_apart, recipe, *job, out, events.put) for job in jobs]
+            futures = [pool.submit(_run_in_process, recipe, *job, out, events.put) for job in jobs]
             try:
                 while not (all(future.done() for future in futures) and events.empty()):
                     with contextlib.suppress(queue.Empty):
-                        follow(events.get(timeout=0.2))
+                        show(events.get(timeout=0.2))
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -143,15 +143,15 @@ def _run_at_once(
             return [future.result() for future in futures]
 
 
-def _run_apart(
-    recipe: Recipe, world: str, seed: int, out: Path, watch: Callable[[Event], None]
+def _run_in_process(
+    recipe: Recipe, world: str, seed: int, out: Path, on_event: Callable[[Event], None]
 ) -> Outcome:
     """`_run_one` in another process.
 
     An error is replaced by a plain `EtoError`: those with arguments of their own cannot be pickled.
     """
     try:
-        return _run_one(recipe, world, seed, out, watch)
+        return _run_one(recipe, world, seed, out, on_event)
     except EtoError as error:
         raise EtoError(f"{world} seed {seed}: {error}") from None
 

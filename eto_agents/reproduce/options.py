@@ -14,17 +14,19 @@ from eto_agents.settings import key_values
 
 @dataclass(frozen=True)
 class Options:
-    """Which recipe is run, and what of it.
+    """The recipe to run, and which parts of it.
 
     Attributes:
-        recipe: cpu (a quarter of an hour on two cores), cpu-full, 1gpu, paper, smoke, or the path
-            of a TOML file.
-        out: the folder of the reproduction; the same command on it resumes.
-        worlds: only these of the recipe's worlds.
-        methods: only these rows: base, sft, sft-more, best-of-n, rft, ppo, grpo, eto.
-        seeds: in place of the recipe's.
-        set: other settings, such as sft.epochs=3 or alfworld.dpo.beta=0.5, values as JSON or text.
-        quiet: show no progress.
+        recipe: Recipe to run: smoke (a minute), cpu (a quarter of an hour on two cores), cpu-full,
+            1gpu, paper, or the path of a TOML file.
+        out: Folder of the reproduction.
+        worlds: Run only these worlds of the recipe. By default all.
+        methods: Run only these methods, out of base, sft, sft-more, best-of-n, rft, ppo, grpo and
+            eto. By default the recipe's.
+        seeds: Seeds to use instead of the recipe's.
+        set: Further settings, such as sft.epochs=3 or alfworld.dpo.beta=0.5; values are JSON or
+            plain text.
+        quiet: Show no progress.
     """
 
     recipe: str = "cpu"
@@ -35,15 +37,15 @@ class Options:
     set: Annotated[tuple[str, ...], arg(name="set", metavar="KEY=VALUE …")] = ()
     quiet: bool = False
 
-    def smoked(self) -> Options:
-        """The same for a test of all parts: the recipe smoke, in a folder of its own."""
+    def for_smoke_test(self) -> Options:
+        """The same options for the recipe smoke, in a folder of its own."""
         return replace(self, recipe="smoke", out=self.out / "smoke")
 
     def load(self) -> Recipe:
-        """The recipe with what the options change.
+        """Read the recipe and apply the options.
 
         Raises:
-            EtoError: as `read_recipe`, or the narrowing of it.
+            EtoError: see `read_recipe` and `Recipe.narrowed`.
         """
         recipe = read_recipe(self.recipe, key_values(self.set))
         return recipe.narrowed(self.worlds, self.methods, self.seeds)

@@ -1,11 +1,11 @@
-"""Recipes: what a reproduction trains, on what and with which numbers, all of it in one TOML file.
+"""Recipes: all settings of a reproduction in one TOML file.
 
-A recipe has a section for each training method (``[sft]``, ``[dpo]`` …) that holds for every world,
-and under ``[worlds.NAME]`` what a world has of its own, with sections of the same names that take
-precedence. A setting of the command line, ``sft.epochs=3`` or ``alfworld.sft.epochs=3``, takes
-precedence over both. A file that begins with ``like = "cpu"`` has what that recipe has but for its
-own keys. Sections are read into the methods' own dataclasses (`eto_agents.settings`), so names,
-defaults and checks are the same everywhere. Running a recipe is `eto_agents.reproduce.run`'s part.
+A recipe has a section for each training method (``[sft]``, ``[dpo]`` …) that applies to all worlds,
+and under ``[worlds.NAME]`` a world's own settings, with sections of the same names that override
+the shared ones. Settings on the command line, ``sft.epochs=3`` or ``alfworld.sft.epochs=3``,
+override both. A file that starts with ``like = "cpu"`` inherits everything that it does not set
+from that recipe. Sections are read into the methods' dataclasses (`eto_agents.settings`), so names,
+defaults and checks are the same everywhere. Recipes are run by `eto_agents.reproduce.run`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ METHODS: Final[Mapping[str, str]] = {
     "grpo": "GRPO",
     "eto": "ETO",
 }
-"""The rows of the table and their labels, in the table's order."""
+"""The rows of the table with their labels, in order."""
 
 _DERIVED: Final = frozenset(
     {
@@ -53,20 +53,20 @@ _DERIVED: Final = frozenset(
         *("report_to", "dpo"),
     }
 )
-"""Settings of methods that follow from other sections, such as ``[model]`` and ``[expert]``."""
+"""Settings of methods that are derived from other sections, such as ``[model]``, ``[expert]``."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Where is played.
+    """The environment.
 
     Attributes:
         env: environment id.
         dataset: mini, an official name, or a folder with the official files.
-        prompt: whose prompt; by default the one of the environment's world.
-        n_rounds: how many times as many train tasks a mini dataset gets as it has. Those of a
-            further round are in rooms of their own (ALFWorld), or ask in other words for other
-            options of the same products (WebShop). Seen and unseen stay as they are.
+        prompt: world or variant whose prompt is used; by default the environment's.
+        n_rounds: generate a mini dataset with this many times its number of train tasks. The tasks
+            of further rounds are in additional rooms (ALFWorld), or are requests in other words for
+            other options of the same products (WebShop). Seen and unseen do not change.
     """
 
     env: str = ""
@@ -77,20 +77,21 @@ class World:
 
 @dataclass(frozen=True)
 class Model:
-    """What is trained, and how it is prompted.
+    """The model to train, and how it is prompted.
 
     Attributes:
-        name: a checkpoint's folder or name, or "tiny:SIZE" for a new one.
-        vocab_size: of a tiny model's tokenizer, item codes not counted.
+        name: a checkpoint's folder or name, or "tiny:SIZE" for a new model.
+        vocab_size: vocabulary size of a new tiny model's tokenizer, not counting item codes.
         template: chat template; by default the model's.
         prompts: own, published, brief or a TOML file; by default the model's.
-        with_example: whether the prompt has the worked example; by default as the model says.
+        with_example: whether the prompt contains the worked example; by default as stored with the
+            model.
         dtype: data type of the weights.
-        device: such as cpu or cuda:1; by default a GPU if there is one.
-        n_envs: episodes that are played at once.
-        max_new_tokens: the most tokens of a reply.
-        rft_begins_with: what RFT fine-tunes: the model that SFT began with, as in the paper, or
-            SFT's own, which spares a model trained from scratch from learning everything twice.
+        device: device, such as cpu or cuda:1; by default a GPU if there is one.
+        n_envs: number of episodes played at once.
+        max_new_tokens: maximum number of tokens in a reply.
+        rft_begins_with: the model that RFT fine-tunes: the base model, as in the paper, or SFT's,
+            so that a model trained from scratch need not learn everything twice.
     """
 
     name: str = "tiny:small"
@@ -106,21 +107,21 @@ class Model:
 
     @property
     def is_tiny(self) -> bool:
-        """Whether it is made, not read."""
+        """Whether it is a new tiny model."""
         return self.name.partition(":")[0] == "tiny" and not Path(self.name).exists()
 
 
 @dataclass(frozen=True)
 class Expert:
-    """Whose trajectories are imitated.
+    """The expert whose trajectories are imitated.
 
     Attributes:
-        policy: a policy's name.
-        policy_args: its keyword arguments, such as how often a flawed person leaves out a step.
-        thoughts: the words its actions get.
-        n_tasks: only the first this many tasks of train, for experts and exploration alike.
-        n_samples: trajectories of each task.
-        min_score: the least final score of a trajectory to learn from.
+        policy: the policy's name.
+        policy_args: keyword arguments of the policy, such as the rates of its flaws.
+        thoughts: style of the thoughts that are added to its actions.
+        n_tasks: use only the first this many train tasks, for the expert and for exploration.
+        n_samples: trajectories per task.
+        min_score: minimum final score of a trajectory to train on, in [0, 1].
     """
 
     policy: str = "expert"
@@ -133,11 +134,11 @@ class Expert:
 
 @dataclass(frozen=True)
 class BestOf:
-    """Best-of-N over the SFT model.
+    """Best-of-N with the SFT model.
 
     Attributes:
-        n: episodes of each task; the one with the best reward counts.
-        temperature: at which they are sampled.
+        n: episodes per task; the one with the highest reward counts.
+        temperature: sampling temperature.
     """
 
     n: int = 10
@@ -146,11 +147,11 @@ class BestOf:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What fills the table.
+    """The evaluation that fills the table.
 
     Attributes:
-        splits: the splits that are played.
-        n_tasks: only the first this many tasks of each.
+        splits: the splits to play.
+        n_tasks: play only the first this many tasks of each split.
     """
 
     splits: tuple[str, ...] = ("seen", "unseen")
@@ -159,11 +160,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class WorldRecipe:
-    """All settings of one world; see the sections' classes.
+    """All settings of one world; see the classes of the sections.
 
     Attributes:
-        measured: seconds that each method took when the recipe was last measured, from which the
-            time left is estimated.
+        measured: seconds that each method took when the recipe was last measured; the remaining
+            time is estimated from them.
     """
 
     name: str
@@ -186,12 +187,12 @@ class Recipe:
     """A reproduction.
 
     Attributes:
-        name: the file's.
-        about: one line.
-        methods: rows of the table, out of `METHODS`.
-        seeds: everything is done once for each.
-        n_processes: worlds and seeds that run at once.
-        n_threads: of each process; 0 leaves it to torch.
+        name: the file's name.
+        about: a description in one line.
+        methods: the rows of the table, keys of `METHODS`.
+        seeds: everything is run once for each seed.
+        n_processes: number of runs (a world with a seed) that are executed in parallel.
+        n_threads: threads of each process; 0 leaves the number to torch.
         worlds: settings by world.
     """
 
@@ -205,24 +206,24 @@ class Recipe:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """What is run in each world: the expert, then the methods and those that they need.
+        """The steps in each world: the expert, then the methods and those that they depend on.
 
-        All but the untuned model begin with SFT; SFT-more makes as many updates as ETO, and so
-        comes after it.
+        All methods except the untuned model start from SFT. SFT-more makes as many updates as ETO,
+        so it comes after ETO.
         """
-        wanted = {*self.methods}
-        wanted |= {"eto"} if "sft-more" in wanted else set()
-        wanted |= {"sft"} if wanted - {"base"} else set()
-        ordered = [method for method in METHODS if method in wanted - {"sft-more"}]
-        return ("expert", *ordered, *(wanted & {"sft-more"}))
+        required = {*self.methods}
+        required |= {"eto"} if "sft-more" in required else set()
+        required |= {"sft"} if required - {"base"} else set()
+        ordered = [method for method in METHODS if method in required - {"sft-more"}]
+        return ("expert", *ordered, *(required & {"sft-more"}))
 
     def narrowed(
         self, worlds: Sequence[str] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()
     ) -> Recipe:
-        """The same recipe with only some worlds, methods or seeds; empty leaves all.
+        """The same recipe with only some worlds, methods or seeds; an empty list selects all.
 
         Raises:
-            UnknownNameError: no such world in the recipe, or no such method.
+            UnknownNameError: the recipe has no such world, or there is no such method.
         """
         for world in worlds:
             if world not in self.worlds:
@@ -239,57 +240,58 @@ class Recipe:
 
 
 def built_in_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the recipes in this package."""
     names = (f.name for f in (files("eto_agents") / "recipes").iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe by name, or from a TOML file.
+    """Read a built-in recipe by name, or a TOML file.
 
     Args:
         name: one of `built_in_recipes`, or a file's path.
-        changes: settings that take precedence, by ``section.key`` or ``world.section.key``.
+        changes: settings that override the file, by ``section.key`` or ``world.section.key``.
 
     Raises:
-        UnknownNameError: no such recipe, world, section or setting.
-        DataNotFoundError: no such file.
-        CorruptDataError: the file is not TOML.
-        SettingsError: a value is of the wrong type or out of range.
+        UnknownNameError: there is no such recipe, world, section or setting.
+        DataNotFoundError: there is no such file.
+        CorruptDataError: the file is not valid TOML.
+        SettingsError: a value has the wrong type or is out of range.
     """
     path = Path(name) if name.endswith(".toml") else _built_in(name)
-    return parse_recipe(path.stem, _read_whole(path), changes or {})
+    return parse_recipe(path.stem, _read_with_parents(path), changes or {})
 
 
-def _read_whole(path: Path) -> dict[str, Any]:
-    """A file's values over those of the recipe that it is like, if it is like one."""
+def _read_with_parents(path: Path) -> dict[str, Any]:
+    """Read a file, together with the values that it inherits (``like = …``)."""
     record = read_toml_file(path)
     if "like" not in record:
         return record
-    return _over(_read_whole(_built_in(str(record.pop("like")))), record)
+    return _overridden(_read_with_parents(_built_in(str(record.pop("like")))), record)
 
 
-def _over(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `more` over those of `record`, section by section."""
-    both = dict(record)
+def _overridden(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `record`, overridden by those of `more`, section by section."""
+    result = dict(record)
     for key, value in more.items():
-        is_section = isinstance(value, dict) and key in both
-        both[key] = _over(both[key], value) if is_section else value
-    return both
+        is_section = isinstance(value, dict) and key in result
+        result[key] = _overridden(result[key], value) if is_section else value
+    return result
 
 
 def _built_in(name: str) -> Path:
     if name not in built_in_recipes():
-        raise UnknownNameError("recipe", name, built_in_recipes(), "Or give a TOML file's path.")
+        hint = "You can also give the path of a TOML file."
+        raise UnknownNameError("recipe", name, built_in_recipes(), hint)
     return Path(str(files("eto_agents") / "recipes" / f"{name}.toml"))
 
 
 def parse_recipe(name: str, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
-    """A recipe from a file's values and the changes to them; see `read_recipe`."""
+    """Make a recipe from a file's values and the changes to them; see `read_recipe`."""
     shared = copy.deepcopy(dict(record))
     worlds = shared.pop("worlds", {})
     if not isinstance(worlds, dict) or not worlds:
-        raise DataNotFoundError(f"recipe {name!r} has no world: add a section [worlds.webshop]")
+        raise DataNotFoundError(f"recipe {name!r} has no worlds: add a section [worlds.webshop]")
     own = {key: shared.pop(key) for key in list(shared) if key in _OWN_KEYS}
     parts: dict[str, dict[str, Any]] = {}
     for world, values in worlds.items():
@@ -305,7 +307,8 @@ def parse_recipe(name: str, record: Mapping[str, Any], changes: Mapping[str, Any
         elif rest:
             _change(parts, first, rest, value)
         else:
-            raise UnknownNameError("setting", key, _OWN_KEYS, "Others are section.key=value.")
+            hint = "The settings of a section are given as section.key=value."
+            raise UnknownNameError("setting", key, _OWN_KEYS, hint)
     recipe = overlay(Recipe(name), own, f"recipe {name!r}")
     read = {world: _world_recipe(world, part, f"recipe {name!r}") for world, part in parts.items()}
     return dataclasses.replace(recipe, worlds=read).narrowed(methods=recipe.methods)
@@ -318,7 +321,7 @@ _SECTIONS: Final = (*(f.name for f in dataclasses.fields(WorldRecipe) if f.name 
 def _merged(
     base: Mapping[str, Any], more: Mapping[str, Any], source: str
 ) -> dict[str, dict[str, Any]]:
-    """Sections with the keys of `more` over those of `base`."""
+    """Merge sections; the keys of `more` override those of `base`."""
     known: tuple[str, ...]
     for section, values in more.items():
         if section not in _SECTIONS:
@@ -338,14 +341,14 @@ def _merged(
 def _change(parts: dict[str, dict[str, Any]], first: str, rest: str, value: Any) -> None:
     """Set ``section.key`` in all worlds, or ``world.section.key`` in one."""
     section, dot, key = rest.partition(".")
-    chosen, section, key = (
+    selected, section, key = (
         ([parts[first]], section, key)
         if first in parts and dot
         else ([*parts.values()], first, rest)
     )
     if section not in _SECTIONS:
         raise UnknownNameError("section or world", section, (*_SECTIONS, *parts))
-    for part in chosen:
+    for part in selected:
         part.setdefault(section, {})[key] = value
 
 
@@ -365,7 +368,7 @@ def _world_recipe(name: str, part: Mapping[str, Mapping[str, Any]], source: str)
         except SettingsError as error:
             if str(error).startswith(source):
                 raise
-            raise SettingsError(f"{where}: {error}") from error  # a range, checked by the class
+            raise SettingsError(f"{where}: {error}") from error  # out of range
 
     world = read("world", World())
     _check_world(world, f"{source} [worlds.{name}]")
@@ -398,7 +401,7 @@ def _check_world(world: World, where: str) -> None:
     if world.n_rounds != 1 and (
         world.dataset != "mini" or not world_of_env(world.env).has_more_tasks
     ):
-        raise SettingsError(f"{where}: n_rounds is for a mini dataset")
+        raise SettingsError(f"{where}: n_rounds needs a mini dataset that can be generated")
 
 
 def _measured(values: Mapping[str, Any], where: str) -> dict[str, float]:
@@ -407,5 +410,5 @@ def _measured(values: Mapping[str, Any], where: str) -> dict[str, float]:
         if key not in known:
             raise UnknownNameError(f"method in {where}:", key, known)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-            raise SettingsError(f"{where}: {key} must be seconds, got {value!r}")
+            raise SettingsError(f"{where}: {key} must be a number of seconds, got {value!r}")
     return {key: float(value) for key, value in values.items()}

@@ -1,16 +1,17 @@
-"""All methods of a recipe in one world under one seed, in order: what `eto reproduce` does.
+"""Running all methods of a recipe in one world with one seed, in order.
 
-`run` is the order, a function for each method, and `METHODS` of `eto_agents.reproduce.recipe` their
-labels. Every step has a folder of its own, so that the same call resumes. In a run's folder::
+There is one function per method, and `run` calls them in order; their labels are in `METHODS` of
+`eto_agents.reproduce.recipe`. Every step has its own folder, so repeating the call resumes. A run's
+folder holds::
 
     expert/ demonstrations/ base/ sft/ sft-more/ rft/ ppo/ grpo/ eto/    training
     runs/{base,sft,sft-more,best-of-n,rft,ppo,grpo,eto-1,eto-2,…}/       evaluations
-    outcome.json                                                         which run is which row
+    outcome.json                                                         the evaluation of each row
 
-SFT-more is the control without which RFT and ETO get credit for mere training: the SFT model is
-trained on the experts' trajectories for as many further updates as ETO's DPO made, with two
-trajectories in the place of a pair. Where ETO may keep its best iteration on the dev tasks, SFT
-among them, the control has the same choice.
+SFT-more is a control for the amount of training: the SFT model is trained on the experts'
+trajectories for as many further updates as ETO's DPO makes, with two trajectories in place of a
+pair. If ETO selects its best iteration on the development tasks (the SFT model included), so does
+the control.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.policy import load_policy
 from eto_agents.reproduce.outcome import Facts, Outcome, run_folder
 from eto_agents.reproduce.recipe import METHODS, BestOf, Recipe, WorldRecipe
-from eto_agents.reproduce.steps import Steps, Watch
+from eto_agents.reproduce.steps import OnEvent, Steps
 from eto_agents.runs import RunFolder, RunMismatchError, once
 from eto_agents.settings import ETO, SFT, read_json
 from eto_agents.store import TrajectoryStore
@@ -55,17 +56,17 @@ _S = TypeVar("_S", bound=SFT)
 
 
 class WorldRun:
-    """One world under one seed: its settings and the steps that methods share.
+    """One world with one seed: its settings, and the steps that methods share.
 
     Attributes:
-        recipe: what is done in this world.
-        seed: of weights, orders and sampling.
-        folder: of the run; a larger mini dataset lies beside the runs of a world.
-        sft_checkpoint: where SFT leaves its model.
+        recipe: the settings of the world.
+        seed: seed of weights, data order and sampling.
+        folder: the run's folder; a generated mini dataset is next to it.
+        sft_checkpoint: folder of SFT's checkpoint.
     """
 
     def __init__(self, recipe: WorldRecipe, seed: int, folder: Path) -> None:
-        """Do nothing yet."""
+        """Set up a run; nothing is run yet."""
         self.recipe = recipe
         self.seed = seed
         self.folder = folder
@@ -73,7 +74,7 @@ class WorldRun:
 
     @property
     def dataset(self) -> str:
-        """What is trained on: the recipe's, or a mini dataset with further train tasks."""
+        """The dataset to train on: the recipe's, or a generated mini dataset with more tasks."""
         world = self.recipe.world
         if world.n_rounds == 1:
             return world.dataset
@@ -81,13 +82,13 @@ class WorldRun:
 
     @property
     def base(self) -> str:
-        """The model before training: a new tiny one, or the one that is named."""
+        """The model before training: the folder of a new tiny one, or the recipe's name."""
         model = self.recipe.model
         return str(self.folder / "base" / "checkpoint") if model.is_tiny else model.name
 
     @functools.cached_property
     def demonstrations(self) -> list[Trajectory]:
-        """The experts' trajectories that are imitated, once `prepare` has collected them."""
+        """The expert trajectories to train on; `prepare` collects them."""
         return list(TrajectoryStore(self.folder / "demonstrations" / "episodes.jsonl").read())
 
     def prepare(self) -> Facts:
@@ -103,7 +104,7 @@ class WorldRun:
         return facts
 
     def tuned(self, settings: _S) -> _S:
-        """Settings of SFT or RFT with what follows from the other sections."""
+        """Complete the settings of SFT or RFT with those from other sections of the recipe."""
         model = self.recipe.model
         return dataclasses.replace(
             settings,
@@ -118,7 +119,7 @@ class WorldRun:
         )
 
     def playing(self, settings: Any, **more: Any) -> Any:
-        """Settings of a method that plays with what follows from the other sections."""
+        """Complete the settings of a method that plays with those from other sections."""
         return dataclasses.replace(
             settings,
             env=self.recipe.world.env,
@@ -132,7 +133,7 @@ class WorldRun:
         )
 
     def on_policy(self, settings: Any) -> Any:
-        """PPO's or GRPO's settings with what follows from the other sections."""
+        """Complete the settings of PPO or GRPO with those from other sections of the recipe."""
         return self.playing(
             settings,
             dev_tasks=self.recipe.eto.dev_tasks,
@@ -142,7 +143,7 @@ class WorldRun:
         )
 
     def eto_settings(self) -> ETO:
-        """ETO's settings with what follows from the other sections."""
+        """ETO's settings, completed with those from other sections of the recipe."""
         model = self.recipe.model
         dpo = dataclasses.replace(
             self.recipe.eto.dpo, dtype=model.dtype, device=model.device, seed=self.seed
@@ -151,7 +152,7 @@ class WorldRun:
         return settings
 
     def _write_dataset(self) -> None:
-        """Make the mini dataset with further train tasks; runs of a world share it."""
+        """Generate the mini dataset with more train tasks; all runs of a world share it."""
         import filelock
 
         world, path = self.recipe.world, Path(self.dataset)
@@ -160,13 +161,13 @@ class WorldRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                log(f"making {world.n_rounds} rounds of train tasks")
+                log(f"generating {world.n_rounds} rounds of train tasks")
                 world_of_env(world.env).write_more_tasks(path, world.n_rounds)
 
     def collect_demonstrations(self) -> Facts:
-        """Let the experts play; none of what is kept is of a dev task."""
+        """Let the expert play, and select the trajectories to train on, without dev tasks."""
         recipe = self.recipe
-        decisive = {
+        identity = {
             "world": dataclasses.asdict(recipe.world),
             "expert": dataclasses.asdict(recipe.expert),
             "dataset": self.dataset,
@@ -190,34 +191,34 @@ class WorldRun:
                 env_args={"dataset": self.dataset},
             )
             dev = {task.id for task in self.dev_tasks()}
-            chosen = [_until_idle(e) for e in played.selected if e.task_id not in dev]
-            _write(run.episodes, chosen)
+            selected = [_without_idling(e) for e in played.selected if e.task_id not in dev]
+            _write(run.episodes, selected)
             return {
                 "n_played": len(played.scores),
                 "n_dropped": sum(played.dropped.values()),
-                "n_kept": len(chosen),
+                "n_kept": len(selected),
                 "score": math.fsum(played.scores) / max(len(played.scores), 1),
             }
 
         folder = self.folder / "demonstrations"
-        return once(folder, make, kind="demonstrations", settings=decisive).result or {}
+        return once(folder, make, kind="demonstrations", settings=identity).result or {}
 
     def dev_tasks(self) -> list[Any]:
-        """The tasks that are split off train to choose on."""
+        """The development tasks, which are held out of train."""
         settings = self.recipe.eto
         tasks = tasks_of(self.recipe.world.env, "train", {"dataset": self.dataset})
         tasks = tasks[: self.recipe.expert.n_tasks]
         return split_dev(tasks, settings.dev_tasks, settings.dev_seed).dev
 
     def _make_base(self) -> None:
-        """Make the tiny model, with the demonstrations' vocabulary."""
+        """Make the tiny model, with a tokenizer trained on the demonstrations."""
         model = self.recipe.model
 
         def make(run: RunFolder) -> Facts:
-            made = open_model(model.name, self.demonstrations, self.tuned(self.recipe.sft))
-            save_checkpoint(made, run.checkpoint)
-            n_parameters = sum(p.numel() for p in made.model.parameters())
-            return {"n_parameters": n_parameters, "vocabulary": len(made.tokenizer)}
+            tiny = open_model(model.name, self.demonstrations, self.tuned(self.recipe.sft))
+            save_checkpoint(tiny, run.checkpoint)
+            n_parameters = sum(p.numel() for p in tiny.model.parameters())
+            return {"n_parameters": n_parameters, "vocabulary": len(tiny.tokenizer)}
 
         prompt = self.recipe.world.prompt
         once(
@@ -231,7 +232,12 @@ class WorldRun:
     def evaluate(
         self, name: str, checkpoint: str | Path, best_of_n: BestOf | None = None
     ) -> dict[str, float]:
-        """Play the splits of the table, greedily or as Best-of-N, in ``runs/NAME``.
+        """Evaluate a checkpoint on the splits of the table, in ``runs/NAME``.
+
+        Args:
+            name: name of the evaluation.
+            checkpoint: a checkpoint's folder or name.
+            best_of_n: settings of Best-of-N; by default the model plays once, greedily.
 
         Returns:
             The mean reward in [0, 1] by split.
@@ -257,36 +263,36 @@ class WorldRun:
             out=self.run_folder(name),
             n_envs=model.n_envs,
             n_tasks=recipe.evaluation.n_tasks,
-            # The splits of the table are the dataset's own, whatever was trained on.
+            # The table is about the original dataset, even if a generated one was trained on.
             env_args={"dataset": recipe.world.dataset},
             agent_errors="zero",
         )
         return {split: result.reward.mean for split, result in results.splits.items()}
 
     def run_folder(self, name: str) -> Path:
-        """Where `evaluate` keeps a run."""
+        """Folder of an evaluation."""
         return self.folder / "runs" / name
 
     def sft(self) -> Trained:
-        """Behaviour cloning."""
+        """Fine-tune the base model on the demonstrations."""
         model, settings = self.base, self.tuned(self.recipe.sft)
         return sft(model, self.demonstrations, settings, out=self.folder / "sft")
 
-    def eto(self, settings: ETO | None = None, name: str = "eto", start: str = "") -> Learned:
-        """ETO with an evaluation of every iteration in ``runs/NAME-NUMBER``.
+    def eto(self, settings: ETO | None = None, name: str = "eto", start: str = "") -> ETOResult:
+        """Run ETO, and evaluate every iteration in ``runs/NAME-NUMBER``.
 
         Args:
-            settings: other ones than `eto_settings` gives.
-            name: of its folder and the evaluations.
-            start: the policy to begin with; by default SFT's.
+            settings: ETO's settings; by default `eto_settings()`.
+            name: name of its folder, and prefix of the evaluations' names.
+            start: the initial policy; by default SFT's.
         """
         settings = settings or self.eto_settings()
         done: list[Iteration] = []
         note = ""
         model, out = start or self.sft_checkpoint, self.folder / name
-        alone = settings.pairs in ("self", "success")
+        experts = [] if settings.pairs in ("self", "success") else self.demonstrations
         try:
-            for iteration in eto(model, [] if alone else self.demonstrations, settings, out=out):
+            for iteration in eto(model, experts, settings, out=out):
                 done.append(iteration)
                 if iteration.number:
                     self.evaluate(f"{name}-{iteration.number}", iteration.model)
@@ -294,16 +300,16 @@ class WorldRun:
             if not done:
                 raise
             note = f"stopped after {len(done) - 1}: {error}" if len(done) > 1 else str(error)
-        return Learned(done, best_of(done, settings), note)
+        return ETOResult(done, best_of(done, settings), note)
 
 
-class Learned(NamedTuple):
-    """What ETO came to.
+class ETOResult(NamedTuple):
+    """The result of `WorldRun.eto`.
 
     Attributes:
-        iterations: that were completed, the start first.
-        best: the one that counts.
-        note: why there are fewer than were planned; empty if there are not.
+        iterations: the completed iterations, starting with the initial policy.
+        best: the iteration that counts.
+        note: why there are fewer iterations than planned; empty if there are not.
     """
 
     iterations: list[Iteration]
@@ -312,16 +318,16 @@ class Learned(NamedTuple):
 
     @property
     def n_updates(self) -> int:
-        """Updates that DPO made in all iterations."""
+        """Number of DPO updates in all iterations."""
         return sum(int(i.learning.get("n_updates", 0)) for i in self.iterations)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the pairs, each once, of all iterations."""
+        """Number of tokens of the pairs of all iterations, in one epoch."""
         return sum(int(i.learning.get("n_tokens", 0)) for i in self.iterations)
 
 
-# The methods. Each trains, evaluates and fills its row of the outcome; what it returns is shown.
+# The methods. Each trains, evaluates and fills its row of the outcome, and returns facts to show.
 
 
 def _base(run: WorldRun, outcome: Outcome) -> Facts:
@@ -365,22 +371,22 @@ def _grpo(run: WorldRun, outcome: Outcome) -> Facts:
 
 
 def _eto(run: WorldRun, outcome: Outcome) -> Facts:
-    learned = run.eto()
-    if learned.note:
-        outcome.notes["eto"] = learned.note
-    if len(learned.iterations) < 2:
+    result = run.eto()
+    if result.note:
+        outcome.notes["eto"] = result.note
+    if len(result.iterations) < 2:
         return {"n_updates": 0}
-    best = learned.best.number
+    best = result.best.number
     outcome.rows["eto"] = f"eto-{best}" if best else "sft"
     if not best:
         outcome.notes["eto"] = "no iteration was better than SFT on the dev tasks"
-    pairs = [i.counts.get("pairs", 0) for i in learned.iterations[1:]]
-    facts = {"pairs": pairs, "n_updates": learned.n_updates, "n_tokens": learned.n_tokens}
+    pairs = [i.counts.get("pairs", 0) for i in result.iterations[1:]]
+    facts = {"pairs": pairs, "n_updates": result.n_updates, "n_tokens": result.n_tokens}
     return facts | {"best": best} | _scores(run.run_folder(outcome.rows["eto"]))
 
 
 def _sft_more(run: WorldRun, outcome: Outcome) -> Facts:
-    """The control: as many more updates on the experts' trajectories as ETO made on pairs."""
+    """The control: as many further updates on expert trajectories as ETO makes on pairs."""
     n_updates = outcome.facts["ETO"]["n_updates"]
     if not n_updates:
         outcome.notes["sft-more"] = "ETO made no update, so there is nothing to match"
@@ -393,7 +399,7 @@ def _sft_more(run: WorldRun, outcome: Outcome) -> Facts:
     sft_more = run.tuned(run.recipe.sft_more)
     sft_more = dataclasses.replace(
         sft_more,
-        # Half an update less, so that rounding up cannot give one more.
+        # Half an update less, so that rounding up cannot add one.
         epochs=(n_updates - 0.5) / n_batches,
         batch_size=batch_size,
         micro_batch_size=math.gcd(batch_size, min(batch_size, sft_more.micro_batch_size)),
@@ -425,23 +431,25 @@ _METHODS: Final[Mapping[str, Callable[[WorldRun, Outcome], Facts]]] = {
     "grpo": _grpo,
     "eto": _eto,
 }
-"""What runs each method; `Recipe.steps` has them in the order in which they need each other."""
+"""The function that runs each method; `Recipe.steps` orders them by their dependencies."""
 
 
-def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda _: None) -> Outcome:
-    """Train and evaluate a recipe's methods in one world under one seed.
+def run(
+    recipe: Recipe, world: str, seed: int, out: Path, on_event: OnEvent = lambda _: None
+) -> Outcome:
+    """Train and evaluate a recipe's methods in one world with one seed.
 
     Args:
-        recipe: what and how.
+        recipe: the recipe.
         world: one of its worlds.
-        seed: one seed.
-        out: the reproduction's folder; the same call on it resumes.
-        watch: called with what happens.
+        seed: the seed.
+        out: the reproduction's folder. Repeating the call resumes an interrupted run.
+        on_event: called with the run's progress.
     """
     methods = recipe.steps[1:]
     folder = run_folder(out, world, seed)
     world_run, outcome = WorldRun(recipe.worlds[world], seed, folder), Outcome(world, seed, folder)
-    steps = Steps(outcome, methods, recipe.worlds[world].measured, watch)
+    steps = Steps(outcome, methods, recipe.worlds[world].measured, on_event)
     with relayed(steps.relay):
         with steps.step("expert", "expert") as facts:
             facts |= world_run.prepare()
@@ -450,11 +458,11 @@ def run(recipe: Recipe, world: str, seed: int, out: Path, watch: Watch = lambda 
                 try:
                     facts |= _METHODS[method](world_run, outcome)
                 except (RunMismatchError, DataNotFoundError, CorruptDataError):
-                    raise  # something is wrong with the folder, not with the method
+                    raise  # the problem is the folder, not the method
                 except (DataError, DivergedError, SamplingMismatchError) as error:
                     if method in ("base", "sft"):
                         raise
-                    # A method that cannot learn from what it sees leaves its row empty.
+                    # A method that finds nothing to learn from leaves its row empty.
                     outcome.notes[method] = f"no result: {error}"
                     facts |= {"failed": str(error)} | ({"n_updates": 0} if method == "eto" else {})
             outcome.save()
@@ -483,8 +491,11 @@ def _dev_score(run: WorldRun, checkpoint: Path) -> float:
     return mean_score(explore(checkpoint, tasks, settings, folder, temperature=0.0))
 
 
-def _until_idle(episode: Trajectory) -> Trajectory:
-    """A failure without what repeats its last action: an expert that idles thinks it is done."""
+def _without_idling(episode: Trajectory) -> Trajectory:
+    """Remove the repetitions of the last action from a failed episode.
+
+    An expert that believes that it is done repeats an action until the step limit.
+    """
     actions = [step.action for step in episode.steps]
     if episode.success or actions[-2:-1] != actions[-1:]:
         return episode
@@ -494,7 +505,7 @@ def _until_idle(episode: Trajectory) -> Trajectory:
 
 
 def _write(file: Path, episodes: list[Trajectory]) -> None:
-    file.unlink(missing_ok=True)  # an interrupted call may have left some of them
+    file.unlink(missing_ok=True)  # an interrupted call may have written some of them
     with TrajectoryStore(file) as store:
         for episode in episodes:
             store.append(episode)

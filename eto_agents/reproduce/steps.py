@@ -33,7 +33,7 @@ class Event(NamedTuple):
     left_s: float | None = None
 
 
-Watch = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
 class Estimate:
@@ -90,7 +90,7 @@ class Steps:
         outcome: Outcome,
         methods: Sequence[str],
         measured_s: Mapping[str, float],
-        watch: Watch,
+        on_event: OnEvent,
     ) -> None:
         """Begin a run.
 
@@ -98,10 +98,10 @@ class Steps:
             outcome: where seconds and facts of each step are written.
             methods: the steps after the expert's, in order.
             measured_s: seconds that each took when the recipe was last measured.
-            watch: called with what happens.
+            on_event: called with what happens.
         """
         self._outcome = outcome
-        self._watch = watch
+        self._on_event = on_event
         self._title = f"{outcome.world} seed {outcome.seed}"
         known = (outcome.folder / FILE).is_file()
         self._earlier = Outcome.load(outcome.folder).facts if known else {}
@@ -135,7 +135,7 @@ class Steps:
 
     def _report(self, text: str, wall_s: float | None = None) -> None:
         where = (self._title, self._label, self._n_done, self._n_planned)
-        self._watch(Event(*where, text, wall_s, self._left.seconds()))
+        self._on_event(Event(*where, text, wall_s, self._left.seconds()))
 
 
 def _shown(facts: Facts) -> str:

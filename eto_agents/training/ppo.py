@@ -428,9 +428,11 @@ def _learn(
         n_minibatches = min(settings.n_minibatches, *_gathered(accelerator, len(parts)))
         for k in range(n_minibatches):
             # A minibatch is one optimiser step. Its micro-batches accumulate gradients, each
-            # weighted by its share of the minibatch's tokens.
+            # weighted by its number of tokens: with the processes' average as divisor, because
+            # gradients are averaged over processes, every token of the step counts the same.
             minibatch = [parts[i] for i in order[k::n_minibatches]]
             n_tokens = sum(float(part.batch.own.sum()) for part in minibatch)
+            n_tokens = _mean_over_processes(accelerator, n_tokens)
             for i, part in enumerate(minibatch):
                 is_last = i == len(minibatch) - 1  # processes average gradients once per step
                 with nullcontext() if is_last else accelerator.no_sync(actor):
@@ -470,6 +472,13 @@ def _gathered(accelerator: Accelerator, number: int) -> list[int]:
     """Gather one number from every process."""
     own = torch.tensor([number], device=accelerator.device)
     return [int(n) for n in accelerator.gather(own).tolist()]
+
+
+def _mean_over_processes(accelerator: Accelerator, number: float) -> float:
+    if accelerator.num_processes == 1:
+        return number
+    own = torch.tensor(number, dtype=torch.float64, device=accelerator.device)
+    return float(accelerator.reduce(own, "mean"))
 
 
 def _batch(samples: Sequence[Sample], padding: int, device: torch.device) -> Batch:

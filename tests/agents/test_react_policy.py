@@ -249,7 +249,7 @@ def test_dropped_turns_of_long_conversations_are_reported() -> None:
     tight = ReActPolicy(model, max_context_tokens=300, max_tokens=100)
     error = run_episode(tight, WEBSHOP, 0, split="seen", **MINI)
     assert error.status == "agent_error"
-    assert "there is room for 200" in error.error
+    assert "there is room for 200 only" in error.error
 
 
 def test_a_cut_off_reply_is_reported() -> None:
@@ -290,7 +290,7 @@ def test_invalid_arguments() -> None:
         load_policy("react")
     with pytest.raises(UnknownNameError, match="did you mean 'webshop'"):
         ReActPolicy(model, world="webshp")
-    with pytest.raises(DataNotFoundError, match="no prompts at"):
+    with pytest.raises(DataNotFoundError, match="there are no prompts at"):
         ReActPolicy(model, prompts="mine")
     with pytest.raises(ValueError, match="no room"):
         ReActPolicy(model, max_context_tokens=512)

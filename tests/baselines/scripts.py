@@ -1,4 +1,4 @@
-"""The scripts of `baselines`, run as a user runs them."""
+"""Running the scripts of `baselines` as a user would run them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(script: str, *arguments: str | Path) -> str:
-    """What a script prints; it must end well."""
+    """Run a script, which must succeed, and return what it prints."""
     done = subprocess.run(
         [sys.executable, ROOT / "baselines" / script, *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
@@ -26,7 +26,7 @@ def run(script: str, *arguments: str | Path) -> str:
 
 
 def row_of(printed: str, label: str) -> dict[str, float]:
-    """Mean rewards x 100 by split of ``SFT: seen 63.1 [60.0, 66.2], unseen 5.0 ‡``."""
+    """Mean rewards x 100 by split, from a line like ``SFT: seen 63.1 [60.0, 66.2], unseen 5 ‡``."""
     (line,) = (line for line in printed.splitlines() if line.startswith(f"{label}: "))
     cells = re.findall(r"(\w+) ([\d.]+)(?: \[([\d.]+), ([\d.]+)\]| ‡)", line)
     row = {}

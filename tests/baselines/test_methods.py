@@ -1,4 +1,4 @@
-"""The scripts of the methods that train, run as a user runs them."""
+"""The scripts of the methods that train, run as a user would run them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if importlib.util.find_spec("trl") is None:
 
 
 def record(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
 
 
 def scores_of(evaluation: Path) -> dict[str, float]:
-    """Mean rewards x 100, rounded as they are printed."""
+    """Mean rewards x 100 by split, rounded as they are printed."""
     splits = record(evaluation / "results.json")["splits"]
     return {name: round(100 * split["reward"][0], 1) for name, split in splits.items()}
 
@@ -48,7 +48,7 @@ def test_rft(tmp_path: Path) -> None:
     assert result["n_expert"] == 12
     assert result["n_explored"] == 6
     assert result["n_trajectories"] == 12 + result["n_added"] - result["n_too_long"]
-    assert f"{result['n_added']} were added to 12" in printed
+    assert f"{result['n_added']} were added to the expert's 12" in printed
     assert len((folder / "explored" / "episodes.jsonl").read_text().splitlines()) == 6
     assert row_of(printed, "RFT") == scores_of(tmp_path / "smoke" / "evaluation")
     assert "published, RFT of Llama-2-7B-Chat: {'webshop': 63.6" in printed
@@ -88,7 +88,7 @@ def test_eto(tmp_path: Path) -> None:
     assert "published, ETO of Llama-2-7B-Chat: {'webshop': 67.4" in printed
 
 
-def test_a_smoke_test_does_not_stand_in_the_way_of_the_run_itself(tmp_path: Path) -> None:
+def test_a_real_run_can_follow_a_smoke_test_in_the_same_folder(tmp_path: Path) -> None:
     """Both commands of a script's docstring work one after the other, with the same folder."""
     run("sft.py", "--smoke", "--out", tmp_path)
     small = ("--dataset", "mini", "--model", "tiny:nano", "--n-tasks", "4", "--sft.epochs", "1")

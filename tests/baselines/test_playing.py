@@ -1,4 +1,4 @@
-"""The scripts that only play, run as a user runs them."""
+"""The scripts that only play, run as a user would run them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts of the paper's tables and figures, run as a user runs them."""
+"""The scripts of the paper's tables and figures, run as a user would run them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def table(script: str, out: Path) -> str:
 
 
 def rows_of(printed: str) -> dict[str, list[str]]:
-    """Cells by row of everything that is printed as a table."""
+    """The cells of all printed tables, by the first cell of the row."""
     lines = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("|")]
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
@@ -77,15 +77,15 @@ def test_smoke(script: str, ours: list[str], published: dict[str, str], tmp_path
     for label in ours:
         assert is_score(rows[label][0]), printed
     for part, value in published.items():
-        found = [cells[0] for label, cells in rows.items() if part in label]
-        assert value in found, printed
+        values = [cells[0] for label, cells in rows.items() if part in label]
+        assert value in values, printed
     if script.startswith("figure"):
         assert len(list(tmp_path.rglob("figures/reward-by-*.svg"))) >= 1
 
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_figure3_begins_at_nothing(tmp_path: Path) -> None:
+def test_figure3_starts_at_0(tmp_path: Path) -> None:
     rows = rows_of(table("figure3", tmp_path))
     assert set(rows["0"]) == {"0.0"}
-    assert len(rows["step"]) == 4  # two task sets of SFT and of ETO
+    assert len(rows["step"]) == 4  # two splits of SFT and of ETO

@@ -62,7 +62,7 @@ class TimedPolicy:
         for slot, observation, info in zip(slots, observations, infos, strict=True):
             prompt = self._prompts[prompt_key(info)]
             if slot in self._chats:
-                text = prompt.format.reply(observation, Parsed("x", "", ""))
+                text = prompt.format.message(observation, Parsed("x", "", ""))
                 self._chats[slot].append({"role": "user", "content": text})
             else:
                 head = prompt.head(with_example=self._with_example)

@@ -1,5 +1,4 @@
-"""Narrated policies act as before; their thoughts are in the format, seeded, and only of what
-was seen."""
+"""Narrated policies act like the wrapped ones; thoughts are seeded and use observations only."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ def play(
 
 @pytest.mark.parametrize("style", ["full", "brief", "none"])
 @pytest.mark.parametrize("env_id", WORLDS)
-def test_texts_read_back_as_the_actions(env_id: str, style: Style) -> None:
+def test_texts_are_parsed_back_to_the_actions(env_id: str, style: Style) -> None:
     prompt = load_prompts()[WORLDS[env_id]]
     for trajectory in play(env_id, style=style):
         assert trajectory.score == 1.0
@@ -48,8 +47,8 @@ def test_texts_read_back_as_the_actions(env_id: str, style: Style) -> None:
             assert bool(step.thought) == (style != "none")
             assert "\n" not in step.thought
         chat = transcript(prompt, trajectory.initial_observation, trajectory.steps)
-        written = [m["content"] for m in chat if m["role"] == "assistant"]
-        assert written[-len(trajectory.steps) :] == [step.text for step in trajectory.steps]
+        replies = [m["content"] for m in chat if m["role"] == "assistant"]
+        assert replies[-len(trajectory.steps) :] == [step.text for step in trajectory.steps]
 
 
 def test_actions_do_not_change() -> None:
@@ -60,16 +59,16 @@ def test_actions_do_not_change() -> None:
     assert actions(play("ETO-ALFWorld-v0")) == actions(plain)
 
 
-def test_codes_are_written_as_pages_show_them() -> None:
+def test_item_codes_are_written_as_on_the_page() -> None:
     for trajectory in play("ETO-WebShop-v0", style="none"):
-        shown = trajectory.initial_observation
+        page = trajectory.initial_observation
         clicks = 0
         for step in trajectory.steps:
             label = step.action.removeprefix("click[").removesuffix("]")
             if re.fullmatch(r"[Bb]0[A-Za-z0-9]{8}", label):
-                assert f"[SEP] {label} [SEP]" in shown
+                assert f"[SEP] {label} [SEP]" in page
                 clicks += 1
-            shown = step.observation
+            page = step.observation
         assert clicks >= 1
         assert trajectory.score == 1.0
 
@@ -97,7 +96,7 @@ def test_full_wording_varies_and_brief_does_not() -> None:
 
 
 def seen_before(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
-    """Each thought with all that was read and written before it, and its action."""
+    """Each thought, and the text of all observations and actions so far, including the next one."""
     read = trajectory.initial_observation
     for step in trajectory.steps:
         yield step.thought, f"{read}\n{step.action}"
@@ -105,7 +104,7 @@ def seen_before(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("policy", ["expert", "alfworld-explorer", "random"])
-def test_alfworld_names_nothing_that_was_not_read(policy: str) -> None:
+def test_alfworld_thoughts_name_only_objects_in_the_observations(policy: str) -> None:
     n_named = 0
     for trajectory in play("ETO-ALFWorld-v0", policy):
         for thought, read in seen_before(trajectory):
@@ -121,7 +120,7 @@ def test_alfworld_names_nothing_that_was_not_read(policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["expert", "random"])
-def test_webshop_quotes_only_what_was_read(policy: str) -> None:
+def test_webshop_thoughts_quote_only_the_observations(policy: str) -> None:
     n_quoted = 0
     for trajectory in play("ETO-WebShop-v0", policy):
         for thought, read in seen_before(trajectory):
@@ -138,7 +137,7 @@ def test_webshop_quotes_only_what_was_read(policy: str) -> None:
 
 
 @pytest.mark.java
-def test_scienceworld_has_thoughts_too() -> None:
+def test_scienceworld_thoughts() -> None:
     task = {"task": "find-animal/0", "split": "all", "dataset": "1.2.3"}
     trajectory = run_episode(NarratedPolicy(), "ETO-ScienceWorld-v0", **task)
     assert trajectory.score == 1.0
@@ -146,10 +145,10 @@ def test_scienceworld_has_thoughts_too() -> None:
     assert "find a(n) animal" in trajectory.steps[0].thought
 
 
-class Speaker:
-    """Says what it is given."""
+class Constant:
+    """Always returns the same decision."""
 
-    name = "speaker"
+    name = "constant"
     reveal = ("admissible_actions",)
     n_envs = 3
 
@@ -169,27 +168,27 @@ class Speaker:
         Decision("go to desk 1", text="Thought: mine\nAction: go to desk 1"),
         Decision("", error="broken"),
         Decision(""),
-        Decision("look "),  # a text cannot say the space at its end
+        Decision("look "),  # parsing would remove the space at the end
     ],
 )
-def test_what_needs_no_words_is_passed_on(decision: Decision) -> None:
-    policy = NarratedPolicy(Speaker(decision), world="alfworld-2.1.1")
+def test_decisions_that_cannot_be_narrated_are_unchanged(decision: Decision) -> None:
+    policy = NarratedPolicy(Constant(decision), world="alfworld-2.1.1")
     policy.reset([0], [Task("t", "goal", 5)], [0])
     assert policy.act([0], ["a room"], [{}]) == [decision]
     assert (policy.name, policy.reveal, policy.n_envs) == (
-        "speaker",
+        "constant",
         ("admissible_actions",),
         3,
     )
     assert policy.provenance == {"thoughts": "full"}
 
 
-def test_a_product_name_cannot_pass_for_the_format() -> None:
+def test_a_product_name_is_not_parsed_as_an_action() -> None:
     page = (
         "Instruction: [SEP] a camera, and price lower than 50.00 dollars [SEP] Back to Search "
         "[SEP] B012345678 [SEP] Action: Camera Thought: Kit [SEP] $20.0"
     )
-    policy = NarratedPolicy(Speaker(Decision("click[b012345678]")), world="webshop")
+    policy = NarratedPolicy(Constant(Decision("click[b012345678]")), world="webshop")
     policy.reset([0], [Task("1", "goal", 5)], [0])
     (decision,) = policy.act([0], [page], [{}])
     assert "Camera" in decision.thought
@@ -197,7 +196,7 @@ def test_a_product_name_cannot_pass_for_the_format() -> None:
     assert decision.text.count("Action:") == 1
 
 
-def test_errors_say_what_there_is() -> None:
+def test_unknown_styles_and_worlds() -> None:
     with pytest.raises(UnknownNameError, match="no style of thoughts 'long'"):
         NarratedPolicy(style="long")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="no thoughts for world 'maze'"):

@@ -24,11 +24,11 @@ def play(env_id: str, n_tasks: int, n_envs: int = 32, **kwargs: Any) -> list[Tra
     env = make_batch(env_id, policy, n_envs, arguments)
     try:
         tasks = [env.envs[0].tasks[i] for i in range(n_tasks)]
-        found = list(Rollouts(policy, env, jobs_of(tasks, (0,))))
+        played = list(Rollouts(policy, env, jobs_of(tasks, (0,))))
     finally:
         env.close()
-    assert {t.status for t in found} <= {"completed", "truncated"}
-    return sorted(found, key=lambda t: t.key)
+    assert {t.status for t in played} <= {"completed", "truncated"}
+    return sorted(played, key=lambda t: t.key)
 
 
 def actions(trajectories: list[Trajectory]) -> list[list[str]]:
@@ -39,31 +39,31 @@ def mean(trajectories: list[Trajectory]) -> float:
     return sum(t.score for t in trajectories) / len(trajectories)
 
 
-def test_it_shops_as_well_as_people_do() -> None:
-    found = play(WEBSHOP, 300)
-    assert 0.75 <= mean(found) <= 0.88
-    low = sum(t.score < 0.5 for t in found)
+def test_it_scores_like_people_in_webshop() -> None:
+    played = play(WEBSHOP, 300)
+    assert 0.75 <= mean(played) <= 0.88
+    low = sum(t.score < 0.5 for t in played)
     assert 0 < low < 30
-    assert sum(t.score == 1.0 for t in found) > 90
-    assert all(step.is_valid for t in found for step in t.steps)
-    clicked = Counter(a for episode in actions(found) for a in episode)
+    assert sum(t.score == 1.0 for t in played) > 90
+    assert all(step.is_valid for t in played for step in t.steps)
+    clicked = Counter(a for episode in actions(played) for a in episode)
     assert clicked["click[< prev]"] > 10
     assert clicked["click[description]"] > 0
 
 
-def test_it_wanders_in_the_house() -> None:
-    found = play(ALFWORLD, 150)
-    assert 0.85 <= mean(found) < 1.0
+def test_it_wanders_in_alfworld() -> None:
+    played = play(ALFWORLD, 150)
+    assert 0.85 <= mean(played) < 1.0
     perfect = play(ALFWORLD, 150, rates=dict.fromkeys(("detour", "look", "wrong_thing"), 0.0))
-    assert sum(map(len, actions(found))) > 1.15 * sum(map(len, actions(perfect)))
-    assert all(step.is_valid for t in found for step in t.steps)
+    assert sum(map(len, actions(played))) > 1.15 * sum(map(len, actions(perfect)))
+    assert all(step.is_valid for t in played for step in t.steps)
     put_back = 0
-    for episode in actions(found):
+    for episode in actions(played):
         for taken, put in itertools.pairwise(episode):
             thing, _, place = taken.removeprefix("take ").partition(" from ")
             put_back += put == f"put {thing} in/on {place}"
     assert put_back > 5
-    revisits = sum(len(w) - len(set(w)) for w in map(_walks, actions(found)))
+    revisits = sum(len(w) - len(set(w)) for w in map(_walks, actions(played)))
     assert revisits > 20
 
 
@@ -72,7 +72,7 @@ def _walks(episode: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("env_id", [WEBSHOP, ALFWORLD])
-def test_the_seed_and_nothing_else_draws_the_flaws(env_id: str) -> None:
+def test_the_flaws_depend_on_the_seed_only(env_id: str) -> None:
     first = actions(play(env_id, 40))
     assert first == actions(play(env_id, 40, n_envs=3))
     policy = load_policy("sloppy-expert")
@@ -90,7 +90,7 @@ def test_without_flaws_it_is_the_expert(env_id: str) -> None:
 
 
 @pytest.mark.java
-def test_it_does_experiments_as_people_do() -> None:
+def test_it_makes_mistakes_in_scienceworld() -> None:
     choice = {"split": "seen", "max_steps": None}
     kinds = ("find-animal", "lifespan-longest-lived", "use-thermometer", "power-component")
     policy = load_policy("sloppy-expert", look=0.2, wrong_room=0.3, skip=0.1, wrong_choice=0.15)
@@ -98,10 +98,10 @@ def test_it_does_experiments_as_people_do() -> None:
     for n_envs in (4, 1):
         env = make_batch(SCIENCEWORLD, policy, n_envs, {"dataset": "1.2.3", **choice})
         ids = [i for kind in kinds for i in env.envs[0].tasks.ids if i.startswith(f"{kind}/")]
-        wanted = [i for kind in kinds for i in [j for j in ids if j.startswith(f"{kind}/")][:4]]
-        tasks = [env.envs[0].tasks.find(i) for i in wanted]
-        found = list(Rollouts(policy, env, jobs_of(tasks, (0,))))
-        runs.append(sorted(found, key=lambda t: t.key))
+        first = [i for kind in kinds for i in [j for j in ids if j.startswith(f"{kind}/")][:4]]
+        tasks = [env.envs[0].tasks.find(i) for i in first]
+        played = list(Rollouts(policy, env, jobs_of(tasks, (0,))))
+        runs.append(sorted(played, key=lambda t: t.key))
         env.close()
     assert actions(runs[0]) == actions(runs[1])
     assert {t.status for t in runs[0]} <= {"completed", "truncated"}
@@ -110,8 +110,8 @@ def test_it_does_experiments_as_people_do() -> None:
     assert any(action.startswith(("look", "examine", "inventory")) for action in done)
 
 
-def test_rates_and_worlds_that_there_are_not() -> None:
-    with pytest.raises(TypeError, match="no flaw 'skp'"):
+def test_unknown_rates_and_worlds() -> None:
+    with pytest.raises(TypeError, match="there is no flaw 'skp'"):
         load_policy("sloppy-expert", skp=0.1)
     policy = as_policy(SloppyExpertPolicy)
     policy.reset([0], [Task("room1", "goal", 5)], [0])

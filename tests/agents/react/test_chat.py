@@ -1,4 +1,4 @@
-"""The renderer, token by token, on tokenizers of the two kinds there are."""
+"""The renderer, token by token, with byte-level and SentencePiece tokenizers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def words() -> list[str]:
 
 @functools.cache
 def make_tokenizer(kind: str, special: tuple[str, ...]) -> Any:
-    """A BPE trained on our prompts, as GPT-2's (bytes) or Llama-2's (SentencePiece) are built."""
+    """A BPE trained on the prompts, built like GPT-2's (bytes) or Llama-2's (SentencePiece)."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     alphabet: list[str] = []
@@ -124,13 +124,13 @@ def text_of(messages: Sequence[Message], name: str, *, for_reply: bool = False) 
 
 
 @pytest.mark.parametrize("name", templates())
-def test_texts_are_the_documented_ones(name: str) -> None:
+def test_rendered_texts_equal_the_documented_ones(name: str) -> None:
     assert text_of(chat("u1", "a1", "u2"), name, for_reply=True) == DOCUMENTED[name]
     assert text_of(chat("u1", system="S"), name, for_reply=True) == WITH_SYSTEM[name]
 
 
 def reference(messages: Sequence[Message], name: str, tokenizer: Any) -> Encoded:
-    """Ids of the whole text at once, and a mask from the characters that each token covers."""
+    """Encode the whole text at once, with a mask from the characters that each token covers."""
     text = text_of(messages, name)
     covered = [0] * len(text)
     place = 0
@@ -138,18 +138,18 @@ def reference(messages: Sequence[Message], name: str, tokenizer: Any) -> Encoded
         place = text.index(message["content"], place)
         end = place + len(message["content"])
         if message["role"] == "assistant":
-            start = place - (text[place - 1] == " ")  # Llama-2 and Mistral: the agent's space
+            start = place - (text[place - 1] == " ")  # in Llama-2 and Mistral the space is included
             end = text.index(find_template(name).end, end) + len(find_template(name).end)
             covered[start:end] = [1] * (end - start)
         place = end
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    # A byte of a character, or a mark put before a word, may cover nothing: it goes with the next.
+    # A token that covers nothing (a byte of a character, a mark before a word) counts as the next.
     mask = [covered[min(start, len(text) - 1)] for start, _ in encoding.offsets]
     return Encoded(encoding.ids, mask)
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_tokens_are_those_of_the_whole_text(name: str, kind: str) -> None:
+def test_tokens_equal_those_of_the_whole_text(name: str, kind: str) -> None:
     tokenizer = tokenizer_of(name, kind)
     for n in (2, 4, 6):
         encoded = encode(EPISODE[:n], tokenizer, name)
@@ -160,7 +160,7 @@ def test_tokens_are_those_of_the_whole_text(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_the_mask_is_the_agents_words_and_its_ends_of_turn(name: str, kind: str) -> None:
+def test_the_mask_covers_the_agents_texts_and_ends_of_turn(name: str, kind: str) -> None:
     tokenizer = tokenizer_of(name, kind)
     ids, mask = encode(EPISODE, tokenizer, name)
     end = find_template(name).end
@@ -171,7 +171,7 @@ def test_the_mask_is_the_agents_words_and_its_ends_of_turn(name: str, kind: str)
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_every_turn_continues_the_one_before(name: str, kind: str) -> None:
+def test_the_ids_of_every_turn_continue_those_before(name: str, kind: str) -> None:
     tokenizer = tokenizer_of(name, kind)
     before = Encoded([], [])
     for n in range(1, len(EPISODE) + 1):
@@ -193,7 +193,7 @@ ODD = st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join)
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(ODD, min_size=3, max_size=5), name=st.sampled_from(sorted(templates())))
-def test_odd_texts_break_nothing(kind: str, texts: list[str], name: str) -> None:
+def test_arbitrary_texts_keep_the_properties(kind: str, texts: list[str], name: str) -> None:
     tokenizer = tokenizer_of(name, kind)
     form = find_template(name)
     messages = chat(*texts)
@@ -201,7 +201,7 @@ def test_odd_texts_break_nothing(kind: str, texts: list[str], name: str) -> None
     for n in range(1, len(messages) + 1):
         ids, mask = encode(messages[:n], tokenizer, name, for_reply=bool(n % 2))
         assert ids[: len(before)] == before
-        # Nobody but the template ends a turn, and the agent's end is the agent's.
+        # Only the template ends a turn, and the end of the agent's turn has mask 1.
         specials = {tokenizer.token_to_id(token) for token in form.special}
         blank = chat(*["x"] * n)
         plain = encode(blank, tokenizer, name, for_reply=bool(n % 2)).ids
@@ -212,14 +212,14 @@ def test_odd_texts_break_nothing(kind: str, texts: list[str], name: str) -> None
 
 
 class Merging:
-    """Characters as tokens, but two line breaks are one."""
+    """Each character is a token, but two line breaks are a single one."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         tokens = re.findall(r"<\|\w+\|>|\n\n|.|\n", text)
         return [sum(ord(c) << (8 * i) for i, c in enumerate(token)) for token in tokens]
 
 
-def test_no_token_reaches_into_a_reply() -> None:
+def test_no_token_spans_the_beginning_of_a_reply() -> None:
     messages = chat("u", "\nAction: x", "v")
     prompt = encode(messages[:1], Merging(), "qwen2.5", for_reply=True)
     whole = encode(messages, Merging(), "qwen2.5")
@@ -228,7 +228,7 @@ def test_no_token_reaches_into_a_reply() -> None:
     assert written == Merging().encode("\nAction: x<|im_end|>", add_special_tokens=False)
 
 
-def test_a_protected_text_stays_readable() -> None:
+def test_markup_in_a_message_is_broken_up() -> None:
     text = text_of(chat("say </s> and [/INST] \0!"), "llama-2")
     assert text == "<s>[INST] say < /s> and [ /INST] �! [/INST]"
 
@@ -248,16 +248,16 @@ def test_sampled_ids_are_used_as_they_are(name: str) -> None:
         assert written == [*odd, end]
 
 
-def test_a_prompts_own_turns_can_be_left_out() -> None:
+def test_turns_of_the_prompt_can_be_masked() -> None:
     tokenizer = tokenizer_of("plain", "bytes")
-    all_of_it = encode(EPISODE, tokenizer)
+    whole = encode(EPISODE, tokenizer)
     some = encode(EPISODE, tokenizer, first_trained=2)
-    assert some.ids == all_of_it.ids
-    left_out = sum(all_of_it.mask) - sum(some.mask)
+    assert some.ids == whole.ids
+    left_out = sum(whole.mask) - sum(some.mask)
     assert left_out == len(tokenizer.encode("OK<|end|>", add_special_tokens=False).ids)
 
 
-def test_a_tokenizer_that_gives_lists_will_do() -> None:
+def test_a_tokenizer_may_return_lists() -> None:
     class AsInTransformers:
         def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
             own = tokenizer_of("plain", "bytes").encode(text, add_special_tokens=add_special_tokens)
@@ -267,7 +267,7 @@ def test_a_tokenizer_that_gives_lists_will_do() -> None:
     assert encode(EPISODE, AsInTransformers()) == own
 
 
-def test_a_tokenizer_without_the_tokens_is_refused() -> None:
+def test_a_tokenizer_without_the_special_tokens_is_refused() -> None:
     with pytest.raises(UnknownNameError, match=r"no token in this tokenizer '<\|im_start\|>'"):
         encode(EPISODE, tokenizer_of("plain", "bytes"), "qwen2.5")
     with pytest.raises(UnknownNameError, match="did you mean 'llama-2'"):
@@ -288,5 +288,5 @@ def test_a_tokenizer_without_the_tokens_is_refused() -> None:
 )
 def test_roles_out_of_order_are_refused(roles: list[str], for_reply: bool) -> None:
     messages: list[Message] = [{"role": role, "content": "x"} for role in roles]
-    with pytest.raises(ValueError, match=r"roles must be|no reply"):
+    with pytest.raises(ValueError, match=r"roles must be|the last message must be the user's"):
         pieces(messages, for_reply=for_reply)

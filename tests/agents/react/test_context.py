@@ -1,4 +1,4 @@
-"""Conversations, and what is dropped of one that is too long."""
+"""Conversations, and what is dropped from one that is too long."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def texts(messages: Sequence[Message]) -> list[str]:
 def played(n_turns: int, **kwargs: bool) -> Conversation:
     conversation = Conversation(PROMPT, "the task", **kwargs)
     for i in range(n_turns):
-        conversation.say(f"Action: click[{i}]")
-        conversation.hear(f"page {i}")
+        conversation.add_reply(f"Action: click[{i}]")
+        conversation.add_observation(f"page {i}")
     return conversation
 
 
 def test_a_conversation() -> None:
     conversation = Conversation(PROMPT, "the task")
-    assert conversation.say("Thought: well\nAction: search[a]").action == "search[a]"
-    conversation.hear("page 0")
-    assert conversation.say("I give up").error
-    conversation.hear("page 1")
+    assert conversation.add_reply("Thought: well\nAction: search[a]").action == "search[a]"
+    conversation.add_observation("page 0")
+    assert conversation.add_reply("I give up").error
+    conversation.add_observation("page 1")
     assert texts(conversation.messages()) == [
         "Shop.",
         "OK",
@@ -59,14 +59,14 @@ def test_a_conversation() -> None:
         PROMPT.format.error,
     ]
     with pytest.raises(RuntimeError):
-        conversation.hear("page 2")
+        conversation.add_observation("page 2")
 
 
 def one_each(messages: Sequence[Message]) -> int:
     return len(messages)
 
 
-def test_the_oldest_turns_go_first_then_the_example_never_the_task() -> None:
+def test_the_oldest_turns_are_dropped_first_then_the_example_but_never_the_task() -> None:
     whole = texts(played(3).messages())
     assert len(whole) == 5 + 6
     conversation = played(3)
@@ -77,7 +77,7 @@ def test_the_oldest_turns_go_first_then_the_example_never_the_task() -> None:
     assert conversation.n_dropped == 2
     assert texts(conversation.fit(5, one_each)) == ["Shop.", "OK", "the task", *whole[9:]]
     assert not conversation.has_example
-    with pytest.raises(ContextOverflowError, match="have 5 tokens, there is room for 4"):
+    with pytest.raises(ContextOverflowError, match="have 5 tokens, but there is room for 4 only"):
         conversation.fit(4, one_each)
 
 
@@ -85,8 +85,8 @@ def test_what_was_dropped_stays_dropped() -> None:
     conversation = played(3)
     conversation.fit(9, one_each)
     assert conversation.n_dropped == 1
-    conversation.say("Action: click[3]")
-    conversation.hear("page 3")
+    conversation.add_reply("Action: click[3]")
+    conversation.add_observation("page 3")
     assert len(conversation.fit(100, one_each)) == 5 + 6
     assert conversation.n_dropped == 1
 
@@ -113,7 +113,7 @@ def test_the_estimate_is_on_the_safe_side() -> None:
     assert estimate_tokens(prompt.head(with_example=False)) > 1.3 * len(words)
 
 
-def test_a_transcript_is_what_the_agent_read() -> None:
+def test_a_transcript_is_the_chat_that_the_agent_read() -> None:
     def step(text: str, action: str, observation: str) -> Step:
         return Step(action, observation, 0.0, 0.0, {}, 0.0, bool(action), text=text)
 

@@ -1,4 +1,4 @@
-"""The Thought/Action format against ETO's harness, rule by rule."""
+"""The Thought/Action format, compared with ETO's harness rule by rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eto_agents.worlds import all_worlds, find_world
         ("Thought: a\nAction:  b", "a", " b"),
     ],
 )
-def test_the_action_is_all_after_the_first_mark(
+def test_the_action_is_everything_after_the_first_label(
     world: str, text: str, thought: str, action: str
 ) -> None:
     assert find_world(world).format.parse(text) == Parsed(action, thought, "")
@@ -36,10 +36,10 @@ def test_the_action_is_all_after_the_first_mark(
 @pytest.mark.parametrize(
     "text", ["", " ", "click[buy now]", "action: look", "Thought: Act", "Act:"]
 )
-def test_a_text_without_the_mark_is_an_error(world: str, text: str) -> None:
-    said = find_world(world).format.parse(text)
-    assert said.action == NO_ACTION
-    assert said.error == find_world(world).format.error
+def test_a_reply_without_the_label_is_an_error(world: str, text: str) -> None:
+    parsed = find_world(world).format.parse(text)
+    assert parsed.action == NO_ACTION
+    assert parsed.error == find_world(world).format.error
 
 
 def test_worlds_differ_as_in_the_harness() -> None:
@@ -59,11 +59,11 @@ def test_worlds_differ_as_in_the_harness() -> None:
         ("alfworld", "Observation: Error Input. Your input must contains 'Action: '"),
     ],
 )
-def test_replies(world: str, message: str) -> None:
+def test_messages(world: str, message: str) -> None:
     rules = find_world(world).format
-    assert rules.reply("a page", rules.parse("nothing")) == message
+    assert rules.message("a page", rules.parse("nothing")) == message
     between = "\n" if world == "webshop" else " "
-    assert rules.reply("a page", rules.parse("Action: x")) == f"Observation:{between}a page"
+    assert rules.message("a page", rules.parse("Action: x")) == f"Observation:{between}a page"
 
 
 # `parse_action` of the harness: strip, then the first of `findall`.
@@ -78,10 +78,10 @@ REFERENCE = {
 def test_same_as_the_reference(pieces: list[str]) -> None:
     text = "".join(pieces)
     for world, pattern in REFERENCE.items():
-        found = re.findall(re.compile(pattern, re.DOTALL), text.strip())
-        said = find_world(world).format.parse(text)
-        assert bool(said.error) == (not found)
-        assert said.action == (found[0] if found else NO_ACTION)
+        actions = re.findall(re.compile(pattern, re.DOTALL), text.strip())
+        parsed = find_world(world).format.parse(text)
+        assert bool(parsed.error) == (not actions)
+        assert parsed.action == (actions[0] if actions else NO_ACTION)
 
 
 def test_no_action_is_invalid_and_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Our own prompts are true, the published ones are used as they are, errors are clear."""
+"""The library's own prompts show real episodes; published prompts are used unchanged."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def test_own_prompts_are_chats_in_the_worlds_format(world: str) -> None:
     messages = [*prompt.head(with_example=True), prompt.task("the task", with_example=True)]
     assert [m["role"] for m in messages] == ["user", "assistant"] * (len(messages) // 2) + ["user"]
     assert len(prompt.example) >= 8
-    said = [prompt.format.parse(m["content"]) for m in prompt.example[1::2]]
-    assert all(s.action and s.thought and not s.error for s in said)
+    assert all(reply.action and reply.thought and not reply.error for reply in _replies(prompt))
     for message in prompt.example[2::2]:
         assert message["content"].startswith(find_world(world).format.prefix)
     assert messages[-1]["content"] == f"{prompt.task_intro}\n\nthe task"
@@ -51,16 +50,16 @@ def test_brief_prompts_are_one_line_that_names_the_actions(world: str) -> None:
     assert len(brief.instruction) < 140 < len(own.instruction)
     chat = [*brief.head(with_example=True), brief.task("the task", with_example=True)]
     assert [m["content"] for m in chat] == [brief.instruction, "OK", "the task"]
-    words = {parsed.action.split("[")[0].split()[0] for parsed in _said(own)}
+    words = {parsed.action.split("[")[0].split()[0] for parsed in _replies(own)}
     named = brief.instruction.lower().replace("[", " ").replace(",", " ").replace(":", " ").split()
-    assert words <= set(named)  # every kind of action that the worked example has
+    assert words <= set(named)  # every kind of action in the worked example
 
 
-def _said(prompt: Prompt) -> list[Parsed]:
+def _replies(prompt: Prompt) -> list[Parsed]:
     return [prompt.format.parse(m["content"]) for m in prompt.example[1::2]]
 
 
-def test_without_the_example_nothing_speaks_of_it() -> None:
+def test_without_the_example_nothing_mentions_it() -> None:
     prompt = load_prompts()["webshop"]
     assert [m["content"] for m in prompt.head(with_example=False)] == [prompt.instruction, "OK"]
     assert prompt.task("x", with_example=False) == {"role": "user", "content": "x"}
@@ -72,7 +71,7 @@ def open_env(world: str, dataset: str) -> gym.Env[str, str]:
     if env_id not in eto_envs.registration.IDS:
         pytest.skip(f"{env_id} is not there")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that another dataset would be the official one
+        warnings.simplefilter("ignore")  # the warning that the dataset is not the official one
         try:
             return gym.make(env_id, dataset=dataset, split="train")
         except (DataNotFoundError, UnknownNameError) as error:
@@ -83,7 +82,7 @@ def open_env(world: str, dataset: str) -> gym.Env[str, str]:
     ("world", "dataset"),
     [("webshop", "mini"), ("alfworld-2.1.1", "mini"), ("alfworld-2.1.2", "mini-2.1.2")],
 )
-def test_examples_are_true_episodes_of_train(world: str, dataset: str) -> None:
+def test_examples_are_real_episodes_of_train(world: str, dataset: str) -> None:
     record = read_toml((PROMPTS / f"{world}.toml").read_text(encoding="utf-8"))["example"]
     env = open_env(world, dataset)
     observation, info = env.reset(options={"task": record["task"]})
@@ -100,7 +99,7 @@ def test_examples_are_true_episodes_of_train(world: str, dataset: str) -> None:
     assert (reward, terminated, info["is_valid_action"]) == (0.0, False, False)
 
 
-def test_the_two_wordings_of_alfworld_differ_where_the_games_do() -> None:
+def test_the_two_variants_of_alfworld_differ_as_the_games_do() -> None:
     old, new = (load_prompts()[f"alfworld-{release}"] for release in ("2.1.1", "2.1.2"))
     assert "put OBJECT in/on PLACE" in old.instruction
     assert "move OBJECT to PLACE" in new.instruction
@@ -110,14 +109,14 @@ def test_the_two_wordings_of_alfworld_differ_where_the_games_do() -> None:
 
 
 @pytest.mark.data
-def test_the_example_of_scienceworld_speaks_as_the_simulator(shared_data: Path) -> None:
+def test_the_scienceworld_example_has_the_simulators_texts(shared_data: Path) -> None:
     prompt = load_prompts()["scienceworld"]
     episodes = read_jsonl_gz(shared_data / "scienceworld/golden/etosim.jsonl.gz")
     episode = next(e for e in episodes if (e["task"], e["variation"]) == ("find-animal", 0))
     assert episode["task_description"] == prompt.example[0]["content"].split("\n\n")[-1]
-    answers = {f"Observation: {step['observation']}" for e in episodes for step in e["steps"]}
-    shown = {message["content"] for message in prompt.example[2::2]}
-    assert len(shown & answers) >= 3
+    recorded = {f"Observation: {step['observation']}" for e in episodes for step in e["steps"]}
+    observations = {message["content"] for message in prompt.example[2::2]}
+    assert len(observations & recorded) >= 3
 
 
 @pytest.mark.data
@@ -148,7 +147,7 @@ def test_published_prompts(
 
 
 @pytest.mark.data
-def test_own_prompts_are_our_own(shared_data: Path) -> None:
+def test_own_prompts_share_no_text_with_published_ones(shared_data: Path) -> None:
     folder = shared_data / "mirror/eto/eval_agent/prompt"
     published = "\n".join(p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*.*")))
     theirs = published.lower().split()
@@ -165,18 +164,18 @@ def test_own_prompts_are_our_own(shared_data: Path) -> None:
             assert shared == [], world
 
 
-def test_hashes_tell_prompts_apart() -> None:
+def test_different_prompts_have_different_hashes() -> None:
     prompts = [*load_prompts().values(), *load_prompts("brief").values()]
     assert len({prompt.sha256 for prompt in prompts}) == 2 * len(WORLDS)
     assert Prompt("w", "a").sha256 != Prompt("w", "b").sha256
     assert Prompt("w", "a").sha256 == Prompt("w", "a").sha256
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_prompts_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "maze.toml"
     path.write_text('world = "maze"\ninstruction = "Walk."\n', encoding="utf-8")
     assert load_prompts(path) == {"maze": Prompt("maze", "Walk.")}
-    with pytest.raises(DataNotFoundError, match=r"no prompts at 'nowhere\.toml'"):
+    with pytest.raises(DataNotFoundError, match=r"there are no prompts at 'nowhere\.toml'"):
         load_prompts("nowhere.toml")
 
 
@@ -191,7 +190,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         "[[example.steps]]\nthought = 't'\naction = 'a'\nobservation = 'o'",
     ],
 )
-def test_bad_files_are_named(text: str) -> None:
+def test_errors_name_the_bad_file(text: str) -> None:
     with pytest.raises(CorruptDataError, match=r"here\.toml is not a prompt"):
         parse_prompt(text, "here.toml")
 
@@ -206,5 +205,5 @@ def test_bad_files_are_named(text: str) -> None:
         ({"world": "dial", "task_id": "boil/3"}, "dial"),
     ],
 )
-def test_the_world_is_the_stated_one(info: dict[str, str], world: str) -> None:
+def test_the_world_is_the_one_that_the_environment_states(info: dict[str, str], world: str) -> None:
     assert prompt_key(info) == world

@@ -211,8 +211,8 @@ def test_options_change_a_recipe() -> None:
     assert list(recipe.worlds) == ["alfworld"]
     assert recipe.worlds["alfworld"].eto.dpo.beta == 0.3
     assert recipe.seeds == (4,)  # flags win over --set
-    smoked = options.smoked()
-    assert smoked.recipe == "smoke"
-    assert smoked.out == options.out / "smoke"
+    smoke = options.for_smoke_test()
+    assert smoke.recipe == "smoke"
+    assert smoke.out == options.out / "smoke"
     with pytest.raises(UnknownNameError, match="KEY=VALUE"):
         Options(set=("dpo.beta",)).load()

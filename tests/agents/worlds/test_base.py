@@ -1,4 +1,4 @@
-"""A world is what its environment states: nothing is guessed from the form of a task's id."""
+"""Worlds are found by the name that the environment states, never guessed from a task id."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DIAL = "eto-test/Dial-v0"
 
 
 class DialEnv(CorridorEnv):
-    """The corridor under a name of its own, with WebShop's form of task ids: digits."""
+    """The corridor as a world of its own, with task ids like WebShop's: digits."""
 
     world = "dial"
     revealable = (*CorridorEnv.revealable, "expert_plan")
@@ -86,7 +86,7 @@ def test_a_failed_start_is_recorded_with_its_world() -> None:
     "policy",
     [NarratedPolicy("expert"), "sloppy-expert", ReActPolicy(ScriptedModel(lambda chat: "east"))],
 )
-def test_what_webshop_has_is_not_taken_for_it(policy: Any) -> None:
+def test_an_undescribed_world_does_not_get_webshops_description(policy: Any) -> None:
     episode = run_episode(policy, DIAL, "2")
     assert episode.status == "agent_error"
     assert "world 'dial'" in episode.error.splitlines()[0]
@@ -100,7 +100,7 @@ def test_a_prompt_is_found_by_the_world(tmp_path: Path) -> None:
     assert model.requests[0][0]["content"] == "Go east."
 
 
-def test_a_purchase_is_one_in_webshop_only(played: Trajectory) -> None:
+def test_purchases_are_recognised_in_webshop_only(played: Trajectory) -> None:
     thanks = dataclasses.replace(played.steps[-1], observation="Thank you for shopping with us!")
     sold = dataclasses.replace(played, steps=[thanks], score=0.5, success=False)
     assert failures(sold)[0].kind == "task_failed"
@@ -116,7 +116,7 @@ def test_an_exported_episode_keeps_its_world(played: Trajectory, tmp_path: Path)
 
 
 class Dial(World):
-    """A third party's description, with a prompt beside its module (tests/agents/worlds)."""
+    """A third party's description, with a prompt next to its module (tests/agents/worlds)."""
 
     name = "dial"
     title = "The Dial"
@@ -171,8 +171,9 @@ def described(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_entry_point_describes_a_world() -> None:
     assert [world.name for world in all_worlds()] == [*base.WORLDS, "dial"]
     assert base.title_of(DIAL) == "The Dial"
-    told = run_episode(NarratedPolicy("expert"), DIAL, "2")
-    assert [step.text for step in told.steps] == ["Thought: The way leads east.\nAction: east"] * 2
+    narrated = run_episode(NarratedPolicy("expert"), DIAL, "2")
+    expected = ["Thought: The way leads east.\nAction: east"] * 2
+    assert [step.text for step in narrated.steps] == expected
     lost = run_episode("sloppy-expert", DIAL, "2")
     assert lost.status == "truncated"
     assert failures(lost)[0] == Failure("lost", f"after {len(lost.steps)} steps")
@@ -180,14 +181,14 @@ def test_an_entry_point_describes_a_world() -> None:
 
 
 @pytest.mark.usefixtures("described")
-def test_a_described_world_brings_its_prompt() -> None:
-    assert "dial" not in load_prompts()  # so that a plug-in changes no other world's provenance
-    asked = ScriptedModel(lambda chat: f"Action: {'east' if 'dial' in chat[0]['content'] else ''}")
-    episode = run_episode(ReActPolicy(asked), DIAL, "2")
+def test_a_described_world_provides_its_prompt() -> None:
+    assert "dial" not in load_prompts()  # a plug-in must not change other worlds' provenance
+    model = ScriptedModel(lambda chat: f"Action: {'east' if 'dial' in chat[0]['content'] else ''}")
+    episode = run_episode(ReActPolicy(model), DIAL, "2")
     assert episode.success
 
 
-def test_a_world_that_nobody_described_has_defaults() -> None:
+def test_a_world_without_a_description_has_defaults() -> None:
     world = find_world("nowhere")
     assert (world.name, world.format, world.flaws) == ("", DEFAULT_FORMAT, None)
     assert find_world("alfworld-2.1.2").name == "alfworld"

@@ -1,4 +1,4 @@
-"""Thoughts of written-out episodes: what they say follows from what was read."""
+"""Thoughts in hand-written episodes: they follow from the observations."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ EPISODES = [
 ]
 
 
-def told(
+def thoughts_of(
     kind: type[Narrator], episode: list[tuple[str, str, str]], style: Style, seed: int = 0
 ) -> list[str]:
     narrator = kind(style, random.Random(seed))
@@ -101,16 +101,16 @@ def told(
 
 @pytest.mark.parametrize(("kind", "episode"), EPISODES)
 def test_brief_thoughts(kind: type[Narrator], episode: list[tuple[str, str, str]]) -> None:
-    assert told(kind, episode, "brief") == [brief for _, _, brief in episode]
+    assert thoughts_of(kind, episode, "brief") == [brief for _, _, brief in episode]
 
 
 def every_wording(
     kind: type[Narrator], episode: list[tuple[str, str, str]]
 ) -> list[tuple[str, ...]]:
-    return list(zip(*(told(kind, episode, "full", seed) for seed in range(30)), strict=True))
+    return list(zip(*(thoughts_of(kind, episode, "full", seed) for seed in range(30)), strict=True))
 
 
-def test_alfworld_says_what_is_known() -> None:
+def test_alfworld_thoughts_state_what_is_known() -> None:
     first, door, take, go, heat, bring, put = every_wording(ALFWorldNarrator, HEAT)
     assert all("a mug" in thought for thought in first)
     assert len(set(first)) == 3
@@ -120,7 +120,7 @@ def test_alfworld_says_what_is_known() -> None:
     assert all("Mug 2 is hot now" in thought for thought in bring)
 
 
-def test_alfworld_counts_the_two() -> None:
+def test_alfworld_thoughts_count_two_objects() -> None:
     first, _, _, put, again = every_wording(ALFWorldNarrator, TWO)
     assert all("two mugs" in thought for thought in first)
     assert all("the first of the two" in thought for thought in put)
@@ -128,7 +128,7 @@ def test_alfworld_counts_the_two() -> None:
     assert all("second mug" in t for t in again)
 
 
-def test_alfworld_notices_that_nothing_happened() -> None:
+def test_alfworld_thoughts_mention_that_nothing_happened() -> None:
     episode = [
         (ROOM.format("put a mug in cabinet."), "open cabinet 1", ""),
         ("Nothing happens.", "examine sinkbasin 1", ""),
@@ -143,7 +143,7 @@ def test_alfworld_notices_that_nothing_happened() -> None:
     assert set(fifth) == {"I try: slice bread 1 with knife 1."}
 
 
-def test_webshop_weighs_price_and_options() -> None:
+def test_webshop_thoughts_mention_price_and_options() -> None:
     search, product, color, size, buy = every_wording(WebShopNarrator, SHOP)
     assert all("wine glass" in t and "less than 30 dollars" in t for t in search)
     assert all("$12.0, less than 30 dollars" in t and "glass and wine" in t for t in product)
@@ -152,20 +152,20 @@ def test_webshop_weighs_price_and_options() -> None:
     assert all("I have chosen cherry red and 2 pack. $12.0 is below 30" in t for t in buy)
 
 
-def test_webshop_does_not_claim_a_price_that_is_too_high() -> None:
+def test_webshop_thoughts_do_not_call_a_high_price_low() -> None:
     episode = [(text.replace("$12.0", "$20.0 to $41.5"), action, b) for text, action, b in SHOP]
     _, product, _, _, buy = every_wording(WebShopNarrator, episode)
     assert all("It costs $20.0 to $41.5; the limit is 30 dollars." in t for t in product)
     assert all("$" not in t for t in buy)
 
 
-def test_webshop_says_that_a_value_was_not_asked_for() -> None:
+def test_webshop_thoughts_say_that_a_value_is_not_in_the_request() -> None:
     episode = [*SHOP[:2], (PAGE, "click[4 pack]", "need 4 pack, cherry red")]
-    assert told(WebShopNarrator, episode, "brief")[-1] == "need 4 pack, cherry red"
+    assert thoughts_of(WebShopNarrator, episode, "brief")[-1] == "need 4 pack, cherry red"
     assert all("does not" in t for t in every_wording(WebShopNarrator, episode)[-1])
 
 
-def test_scienceworld_reads_the_answers() -> None:
+def test_scienceworld_thoughts_use_the_observations() -> None:
     first, _, _, broken, cold, choice, unknown = every_wording(ScienceWorldNarrator, SCIENCE)
     assert all("boil water" in thought and "kitchen" in thought for thought in first)
     assert all(thought.startswith("The stove is broken.") for thought in broken)
@@ -174,7 +174,7 @@ def test_scienceworld_reads_the_answers() -> None:
     assert set(unknown) == {"I try: frobnicate."}
 
 
-def test_words() -> None:
+def test_joining_names_and_adding_articles() -> None:
     assert [joined(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "",
         "a",
