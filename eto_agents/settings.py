@@ -105,8 +105,8 @@ class FineTuning(Optimisation):
         warmup_ratio: Share of the steps over which the learning rate warms up, in [0, 1).
         max_length: Maximum number of tokens of a trajectory, prompt included.
         too_long: What to do with longer trajectories: drop and count them, or stop with an error.
-        lora_rank: Rank of the LoRA adapter to train, which is merged into the model at the end; 0
-            trains all weights.
+        lora_rank: Rank of a LoRA adapter to train; 0 trains all weights. SFT and RFT save the
+            adapter, DPO merges it into the model.
         activation_checkpointing: Recompute activations in the backward pass to save memory.
     """
 
@@ -172,8 +172,8 @@ class SFT(FineTuning):
     Attributes:
         micro_batch_size: Trajectories that a process computes at once.
         batch_tokens: If not 0, fill each optimiser step with trajectories of similar length up to
-            this many tokens, padding included, in place of `batch_size` trajectories. Every
-            trained token then has the same weight in its step. Single process only.
+            this many tokens, padding included, in place of `batch_size` trajectories. Long
+            trajectories then count in proportion to their tokens. Single process only.
         world_weight: Weight of the loss on the environment's tokens, in [0, 1]; the agent's tokens
             have weight 1. A model trained from scratch needs it: it has to learn to read before it
             can learn to act.

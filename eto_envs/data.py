@@ -91,9 +91,9 @@ def cache_dir() -> Path:
     chosen = os.environ.get(DATA_DIR_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("eto-gym"))
+    return Path(platformdirs.user_cache_dir("eto-gym"))
 
 
 def manifest(manifest_path: str | Path | None = None) -> Mapping[str, tuple[DataFile, ...]]:

@@ -2,10 +2,9 @@
 
 A source is an HTTP URL or a file in a local mirror. The bytes are written to a part file next to
 the target. An interrupted transfer is resumed, also by a later process, and only a file of the
-right size and SHA-256 is moved to the target. pooch's own downloader starts over after an
-interruption, which is too expensive for WebShop's 5.5 GB; this module therefore uses requests, one
-of pooch's dependencies. Not here: which files exist, where they belong, and locking
-(`eto_envs.data`).
+right size and SHA-256 is moved to the target. (pooch's downloader starts over after an
+interruption, which is too expensive for WebShop's 5.5 GB.) Not here: which files exist, where they
+belong, and locking (`eto_envs.data`).
 """
 
 from __future__ import annotations

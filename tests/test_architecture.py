@@ -67,7 +67,6 @@ HEAVY = {
     "matplotlib",
     "nltk",
     "openai",
-    "pooch",
     "py4j",
     "ray",
     "rich",

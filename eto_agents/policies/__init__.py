@@ -1,1 +1,1 @@
-"""Policies that come with the library."""
+"""The built-in policies."""

@@ -1,4 +1,4 @@
-"""A person at the terminal."""
+"""`HumanPolicy`: a person plays in the terminal."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from eto_agents.policy import Decision
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
 
-HELP = "Type an action, or :actions (what can be done), :goal, :help, :quit."
+HELP = "Type an action, or :actions (list the possible actions), :goal, :help, :quit."
 
 
 class HumanPolicy:
-    """Shows the observation and asks for the action."""
+    """Shows each observation and reads the action from the terminal."""
 
     name = "human"
     reveal = ("admissible_actions",)
     n_envs = 1
 
     def __init__(self, console: Any = None) -> None:
-        """Make it; `console` is a `rich.console.Console`, by default the terminal's."""
+        """Use a `rich.console.Console`; by default the terminal's."""
         if console is None:
             from rich.console import Console
 
@@ -28,7 +28,7 @@ class HumanPolicy:
         self._console = console
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Say which task begins."""
+        """Print the task's id and the help text."""
         for task in tasks:
             self._console.rule(f"task {task.id}")
             self._console.print(HELP, style="dim")
@@ -36,14 +36,14 @@ class HumanPolicy:
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """Ask until an action is given.
+        """Read an action for each of `slots`.
 
         Raises:
-            KeyboardInterrupt: the person wants to stop.
+            KeyboardInterrupt: the person quits.
         """
-        return [self._ask(text, info) for text, info in zip(observations, infos, strict=True)]
+        return [self._read(text, info) for text, info in zip(observations, infos, strict=True)]
 
-    def _ask(self, observation: str, info: Info) -> Decision:
+    def _read(self, observation: str, info: Info) -> Decision:
         self._console.print()
         self._console.print(observation.replace(" [SEP] ", "\n"), markup=False)
         if not info["is_valid_action"]:

@@ -1,8 +1,9 @@
-"""`NarratedPolicy`: gives the decisions of a policy that has no words the words of an agent.
+"""`NarratedPolicy`: adds thoughts to the actions of a policy that has none, such as an expert.
 
-An expert names actions; what a model is trained on is "Thought: … Action: …". Here every action
-gets a thought that says what is known so far and what is intended, from the rules of its world
-(`eto_agents.worlds`); ETO's expert trajectories have theirs from GPT-4 (the paper's Section 4.1).
+An expert returns actions only, but a model is trained on "Thought: … Action: …". Here each action
+gets a thought that states what is known so far and what is intended, made by the rules of its world
+(`eto_agents.worlds`); the thoughts in ETO's expert trajectories are by GPT-4 (the paper's section
+4.1).
 """
 
 from __future__ import annotations
@@ -23,27 +24,28 @@ from eto_envs.tasks import Task
 
 
 class NarratedPolicy:
-    """Adds thoughts to the decisions of another policy, which stay what they are.
+    """Adds thoughts to the decisions of another policy, without changing its actions.
 
-    A decision that has a text already, gives no action or failed is passed on untouched; so is one
-    whose action cannot be read back from a text (with white space around it).
+    A decision is passed on unchanged if it already has a text, has no action or failed, or if its
+    action could not be parsed from the text (because of surrounding white space).
 
     Attributes:
-        name: the wrapped policy's; what it does is its own.
+        name: the wrapped policy's name.
         reveal: what the wrapped policy needs in `info`.
-        provenance: the wrapped policy's, with the style of the thoughts.
+        provenance: the wrapped policy's provenance, with the style of the thoughts.
 
     Args:
         policy: anything `as_policy` takes.
-        style: ``"full"``: one or two sentences, wording drawn by the episode's seed; ``"brief"``:
-            a few words, fixed wording; ``"none"``: the action alone, as "Action: …".
-        world: whose words to use; by default the environment's own.
+        style: ``"full"``: one or two sentences, whose wording is drawn with the episode's seed;
+            ``"brief"``: a few words in a fixed wording; ``"none"``: the action alone, as
+            "Action: …".
+        world: the world whose narrator is used; by default the environment's.
     """
 
     def __init__(
         self, policy: Any = "expert", *, style: Style = "full", world: str | None = None
     ) -> None:
-        """Wrap a policy; see the class.
+        """Wrap a policy.
 
         Raises:
             UnknownNameError: an unknown style, world or policy.
@@ -57,16 +59,16 @@ class NarratedPolicy:
         self._world = world
         self.name = str(getattr(self._policy, "name", type(self._policy).__name__))
         self.reveal = tuple(getattr(self._policy, "reveal", ()))
-        own = dict(getattr(self._policy, "provenance", {}))
-        self.provenance: dict[str, Any] = own | {"thoughts": style}
-        for name in ("n_envs", "n_samples"):  # what the harness asks of a policy
+        provenance = dict(getattr(self._policy, "provenance", {}))
+        self.provenance: dict[str, Any] = provenance | {"thoughts": style}
+        for name in ("n_envs", "n_samples"):  # attributes that the evaluation harness looks for
             if hasattr(self._policy, name):
                 setattr(self, name, getattr(self._policy, name))
         self._seeds: dict[int, int] = {}
         self._narrators: dict[int, Narrator] = {}
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Begin episodes; their thoughts begin with the first observation."""
+        """Begin an episode in each of `slots`."""
         self._policy.reset(slots, tasks, seeds)
         self._seeds.update(zip(slots, seeds, strict=True))
         for slot in slots:
@@ -75,24 +77,24 @@ class NarratedPolicy:
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """The wrapped policy's decisions, with words.
+        """Return the wrapped policy's decisions with thoughts.
 
         Raises:
-            UnknownNameError: there are no thoughts for this world.
+            UnknownNameError: the world has no narrator.
         """
         decisions = self._policy.act(slots, observations, infos)
         rows = zip(slots, observations, infos, decisions, strict=True)
         return [self._narrate(*row) for row in rows]
 
     def conversation(self, slot: int) -> list[Message]:
-        """The wrapped policy's."""
+        """The wrapped policy's conversation in a slot."""
         return conversation_of(self._policy, slot)
 
     def _narrate(self, slot: int, observation: str, info: Info, decision: Decision) -> Decision:
         thought = self._think(slot, observation, info, decision.action)
         if decision.text or decision.error or not decision.action:
             return decision
-        decision = replace(decision, action=_as_shown(decision.action, observation))
+        decision = replace(decision, action=_match_case(decision.action, observation))
         text = f"Thought: {thought}\nAction: {decision.action}" if thought else ""
         text = text or f"Action: {decision.action}"
         world = find_world(self._world or ("" if self._style == "none" else str(info["world"])))
@@ -101,7 +103,7 @@ class NarratedPolicy:
         return replace(decision, text=text, thought=thought)
 
     def _think(self, slot: int, observation: str, info: Info, action: str) -> str:
-        """The thought, without what could be taken for the format's own words."""
+        """The thought for an action, without text that could be parsed as part of the format."""
         if self._style == "none":
             return ""
         if slot not in self._narrators:
@@ -111,11 +113,11 @@ class NarratedPolicy:
         return thought.replace("Action:", "Action").replace("Thought:", "Thought")
 
 
-def _as_shown(action: str, observation: str) -> str:
-    """A click with its label as the page has it: what is written is then a copy of what is read.
+def _match_case(action: str, observation: str) -> str:
+    """Write the label of a click in upper case if the page does, so that it is a copy of the page.
 
-    Experts click in small letters, as WebShop lists its actions; pages, and ETO's demonstrations,
-    have item codes in capitals. The shop takes both.
+    Experts click in lower case, as WebShop lists its actions, but pages and ETO's demonstrations
+    have item codes in upper case. The shop accepts both.
     """
     label = action.removeprefix("click[").removesuffix("]")
     if action == f"click[{label}]" and label not in observation and label.upper() in observation:
@@ -124,7 +126,7 @@ def _as_shown(action: str, observation: str) -> str:
 
 
 def _narrator(world: str, style: Style, rng: random.Random) -> Narrator:
-    hint = "Collect with --thoughts none there."
+    hint = "Collect without --thoughts in this world."
     narrator = known_world(world, "thoughts for world", hint).narrator(style, rng)
     if narrator is None:
         raise UnknownNameError("thoughts for world", world, (), hint)

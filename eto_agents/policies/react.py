@@ -1,16 +1,17 @@
-"""`ReActPolicy`: a chat model that thinks and acts, in every world by the same rules.
+"""`ReActPolicy`: a chat model that thinks and acts, by the same rules in every world.
 
-The conversation is ETO's: instruction, worked example, task, then the agent's texts and the world's
-answers in turn. A text without an action costs a step: the world gets the empty command, which none
-accepts, so the step is one of the trajectory's and counts as an invalid action, and the agent reads
-ETO's error message.
+The conversation is ETO's: instruction, worked example, task, and then the agent's replies and the
+observations in turn. A reply without an action costs a step: the environment gets the empty
+command, which no world accepts, so the step is recorded and counts as an invalid action, and the
+agent reads ETO's error message.
 
-Differs from the reference: (1) the step's observation in the trajectory is the world's own answer
-to the empty command, not the message; `eto_agents.react.context.transcript` gives what was read.
-(2) ETO does not call the world at all then. It makes no difference but in ScienceWorld, where the
-empty command cancels a pending choice from a numbered list; and ETO sets ScienceWorld's reward to 0
-until the next action, which counts if the episode ends there. (3) A conversation that is too long
-loses its oldest turns (`eto_agents.react.context`); ETO ends the episode.
+Differs from the reference: (1) The step's observation in the trajectory is the environment's
+response to the empty command, not the error message; `eto_agents.react.context.transcript` returns
+what the agent read. (2) ETO does not call the environment in this case. This matters only in
+ScienceWorld, where the empty command cancels a pending choice from a numbered list; and ETO sets
+ScienceWorld's reward to 0 until the next action, which counts if the episode ends there. (3) From a
+conversation that is too long the oldest turns are dropped (`eto_agents.react.context`); ETO ends
+the episode.
 """
 
 from __future__ import annotations
@@ -28,31 +29,31 @@ from eto_envs.tasks import Task
 
 
 class ReActPolicy:
-    """Asks a chat model for "Thought: … Action: …", all live episodes in one call.
+    """A policy that prompts a chat model for "Thought: … Action: …", in all live episodes at once.
 
     Attributes:
         name: ``"react (<the model's name>)"``.
-        provenance: model, sampling, prompts with their hashes, and the context's bound.
-        model: the model.
-        sampling: how it is sampled.
+        provenance: model, sampling, prompts with their hashes, and the context limit.
+        model: the chat model.
+        sampling: how replies are sampled.
 
     Args:
         model: a model or its name, such as ``"openai:gpt-4o-mini"`` (`models.load_model`).
-        prompts: ``"own"``, ``"published"`` (ETO's, from the data cache), or a TOML file's path; by
-            default what the model was trained with if it says so, else ``"own"``.
-        world: which of the prompts to use; by default the environment's own.
-        with_example: whether the worked example is shown; by default as the model was trained if it
-            says so, else it is.
-        max_context_tokens: what the model can read and write at once; by default what the
-            model says of itself, without bound if it says nothing.
-        temperature: 0 takes the likeliest token.
-        top_p: the share of probability that is drawn from.
-        max_tokens: the most a turn has.
-        stop: texts before which a turn ends; by default ETO's.
-        **model_arguments: for a model that is named.
+        prompts: ``"own"``, ``"published"`` (ETO's, from the data cache), ``"brief"``, or the path
+            of a TOML file; by default those that the model was trained with, else ``"own"``.
+        world: the world whose prompt is used; by default the environment's.
+        with_example: whether the prompt contains the worked example; by default as the model was
+            trained, else true.
+        max_context_tokens: maximum number of tokens that the model can read and write; by default
+            the model's own limit, if it has one.
+        temperature: sampling temperature; 0 selects the most likely token.
+        top_p: probability mass of the most likely tokens to sample from, in (0, 1].
+        max_tokens: maximum number of tokens of a reply.
+        stop: texts at which a reply ends; by default ETO's.
+        **model_arguments: keyword arguments for the model, if it is given by name.
     """
 
-    def __init__(  # noqa: PLR0913 (each is one thing that a user decides)
+    def __init__(  # noqa: PLR0913 (each is a separate choice of the user)
         self,
         model: ChatModel | str = "",
         *,
@@ -66,13 +67,14 @@ class ReActPolicy:
         stop: Sequence[str] | None = None,
         **model_arguments: Any,
     ) -> None:
-        """Choose model, prompts and sampling; see the class.
+        """Load the model and the prompts.
 
         Raises:
-            UnknownNameError: no such model or world.
-            DataNotFoundError: the prompts are not there.
+            UnknownNameError: there is no such model or world.
+            DataNotFoundError: the prompts are missing.
             ValueError: a number is out of range.
-            TypeError: arguments for a model that was given, not named, or that it does not take.
+            TypeError: there are arguments for a model that is not given by name, or that it does
+                not take.
         """
         if isinstance(model, str):
             model = load_model(model, **model_arguments)
@@ -93,28 +95,30 @@ class ReActPolicy:
         self._with_example = with_example
         if max_context_tokens is None:
             max_context_tokens = getattr(model, "max_context_tokens", None)
-        self._room = None if max_context_tokens is None else max_context_tokens - max_tokens
-        if self._room is not None and self._room < 1:
+        self._max_prompt_tokens = (
+            None if max_context_tokens is None else max_context_tokens - max_tokens
+        )
+        if self._max_prompt_tokens is not None and self._max_prompt_tokens < 1:
             raise ValueError(
-                f"max_context_tokens {max_context_tokens} leaves no room beside max_tokens "
-                f"{max_tokens}"
+                f"max_context_tokens {max_context_tokens} leaves no room for a prompt, since a "
+                f"reply may have {max_tokens} tokens (max_tokens)"
             )
         self._count_tokens = getattr(model, "count_tokens", estimate_tokens)
         self._seeds: dict[int, int] = {}
         self._conversations: dict[int, Conversation] = {}
-        shown = self._prompts if world is None else {world: find_prompt(self._prompts, world)}
+        used = self._prompts if world is None else {world: find_prompt(self._prompts, world)}
         self.provenance: dict[str, Any] = {
             "model": model.name,
             "model_provenance": dict(getattr(model, "provenance", {})),
             "sampling": self.sampling.record(),
             "prompts": prompts if prompts in ("own", "published", "brief") else "file",
-            "prompt_sha256": {name: prompt.sha256 for name, prompt in shown.items()},
+            "prompt_sha256": {name: prompt.sha256 for name, prompt in used.items()},
             "with_example": with_example,
             "max_context_tokens": max_context_tokens,
         }
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Forget what was said in the slots."""
+        """Begin a new conversation in each of `slots`."""
         self._seeds.update(zip(slots, seeds, strict=True))
         for slot in slots:
             self._conversations.pop(slot, None)
@@ -122,59 +126,59 @@ class ReActPolicy:
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """Ask the model in every slot whose conversation fits into its context."""
+        """Prompt the model in every slot; one whose conversation does not fit its context fails."""
         decisions: dict[int, Decision] = {}
         chats: dict[int, list[Message]] = {}
         for slot, observation, info in zip(slots, observations, infos, strict=True):
             try:
-                chats[slot] = self._read(slot, observation, info)
+                chats[slot] = self._continue(slot, observation, info)
             except ContextOverflowError as error:
                 decisions[slot] = Decision("", error=str(error))
-        for slot, completion in zip(chats, self._ask(chats), strict=True):
+        for slot, completion in zip(chats, self._generate(chats), strict=True):
             decisions[slot] = _decide(self._conversations[slot], completion)
         return [decisions[slot] for slot in slots]
 
     def conversation(self, slot: int) -> list[Message]:
-        """All that was said in a slot, what the model does not read any more included."""
-        held = self._conversations.get(slot)
-        return [] if held is None else held.whole()
+        """The whole conversation in a slot, including turns that were dropped from the context."""
+        conversation = self._conversations.get(slot)
+        return [] if conversation is None else conversation.whole()
 
-    def _read(self, slot: int, observation: str, info: Info) -> list[Message]:
-        """Take the observation in; the chat to be continued."""
+    def _continue(self, slot: int, observation: str, info: Info) -> list[Message]:
+        """Add an observation to a slot's conversation, and return the chat for the model."""
         if slot in self._conversations:
-            self._conversations[slot].hear(observation)
+            self._conversations[slot].add_observation(observation)
         else:
             prompt = find_prompt(self._prompts, self._world or prompt_key(info))
             self._conversations[slot] = Conversation(
                 prompt, observation, with_example=self._with_example
             )
-        if self._room is None:
+        if self._max_prompt_tokens is None:
             return self._conversations[slot].messages()
-        return self._conversations[slot].fit(self._room, self._count_tokens)
+        return self._conversations[slot].fit(self._max_prompt_tokens, self._count_tokens)
 
-    def _ask(self, chats: Mapping[int, list[Message]]) -> list[Completion]:
+    def _generate(self, chats: Mapping[int, list[Message]]) -> list[Completion]:
         if not chats:
             return []
-        # A seed for every turn of every episode: what is drawn does not depend on the batch.
+        # A seed for every turn of every episode, so that samples do not depend on the batch.
         turns = [(self._seeds[slot], self._conversations[slot].n_turns) for slot in chats]
         seeds = [(seed + n_turns) % 2**63 for seed, n_turns in turns]
         return self.model.generate(list(chats.values()), self.sampling, seeds)
 
 
 def _decide(conversation: Conversation, completion: Completion) -> Decision:
-    """The decision that a completion means; a failed one ends the episode."""
+    """Turn a completion into a decision; a failed completion ends the episode."""
     if completion.error:
         return Decision("", usage=completion.usage, error=completion.error)
-    said = conversation.say(completion.text)
+    parsed = conversation.add_reply(completion.text)
     usage = {**completion.usage, "dropped_turns": float(conversation.n_dropped)}
-    if said.error:
+    if parsed.error:
         usage["format_errors"] = 1.0
     if completion.finish_reason == "length":
         usage["cut_off"] = 1.0
     return Decision(
-        said.action,
+        parsed.action,
         text=completion.text,
-        thought=said.thought,
+        thought=parsed.thought,
         token_ids=completion.token_ids,
         log_probs=completion.log_probs,
         usage=usage,

@@ -1,6 +1,6 @@
 """Policies without a model: random, expert and replay.
 
-They bound what an agent can score from below and above, and test the harness.
+They give a lower and an upper bound on what an agent can score, and they test the harness.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from eto_envs.tasks import Task
 
 
 class RandomPolicy:
-    """A uniformly random admissible action.
+    """Chooses uniformly among the admissible actions.
 
-    Where an action has a slot for free text (WebShop's ``search[<keywords>]``) one to four random
-    words of the instruction fill it. Each episode has its own generator, so that it does not depend
-    on the episodes played beside it.
+    An action with a placeholder for free text (WebShop's ``search[<keywords>]``) is filled with one
+    to four random words of the instruction. Each episode has its own random generator, so that it
+    does not depend on the other episodes of the batch.
     """
 
     name = "random"
     reveal = ("admissible_actions",)
 
     def __init__(self) -> None:
-        """Make it."""
+        """Start without generators; `reset` makes one per slot."""
         self._rngs: dict[int, np.random.Generator] = {}
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
@@ -41,7 +41,7 @@ class RandomPolicy:
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """One random action a slot."""
+        """Return a random action for each of `slots`."""
         return [
             Decision(self._pick(self._rngs[slot], info))
             for slot, info in zip(slots, infos, strict=True)
@@ -61,37 +61,37 @@ class RandomPolicy:
 
 
 class ExpertPolicy:
-    """Does what the world's own expert would do next; it sees what an agent must not."""
+    """Follows the world's expert, which uses information that is hidden from agents."""
 
     name = "expert"
     reveal = ("expert_action",)
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Nothing to remember: the world plans."""
+        """Do nothing: the environment's expert plans from the current state."""
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """The expert's next action in each slot."""
+        """Return the expert's next action for each of `slots`."""
         return [Decision(info["expert_action"]) for info in infos]
 
 
 class ReplayPolicy:
-    """Repeats recorded actions, task by task; fails where there is none left to repeat."""
+    """Repeats recorded actions, task by task; fails when none is left."""
 
     name = "replay"
 
     def __init__(
         self, source: str | Path | None = None, actions: Mapping[str, Sequence[str]] | None = None
     ) -> None:
-        """Take what to repeat.
+        """Load the actions to repeat.
 
         Args:
-            source: a run folder or a trajectories file; its last episode of a task counts.
-            actions: or the actions themselves, by task id.
+            source: a run's folder or a file of trajectories; the last episode of a task counts.
+            actions: the actions themselves, by task id.
 
         Raises:
-            DataNotFoundError: there is nothing at `source`.
+            DataNotFoundError: there are no trajectories at `source`.
         """
         self._actions = {task: list(texts) for task, texts in (actions or {}).items()}
         if source is not None:
@@ -103,14 +103,14 @@ class ReplayPolicy:
         self._left: dict[int, list[str]] = {}
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Lay each task's actions ready."""
+        """Start each task's recorded actions from the beginning."""
         for slot, task in zip(slots, tasks, strict=True):
             self._left[slot] = list(self._actions.get(task.id, ()))[::-1]
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
-        """The next recorded action in each slot."""
+        """Return the next recorded action for each of `slots`."""
         return [self._next(slot, info) for slot, info in zip(slots, infos, strict=True)]
 
     def _next(self, slot: int, info: dict[str, Any]) -> Decision:

@@ -1,1 +1,1 @@
-"""The ReAct layer: prompts, the Thought/Action format, conversations, and their token ids."""
+"""The ReAct layer: prompts, the Thought/Action format, conversations, and their tokenisation."""

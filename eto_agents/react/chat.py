@@ -1,12 +1,13 @@
-"""The renderer: chats to token ids with a mask of the agent's own; there is no other.
+"""The renderer: encodes chats as token ids with a mask of the agent's tokens.
 
-Training and inference both call `encode`, so a model is trained on what it reads and writes. The
-formats of model families are templates (``templates/*.jinja``, written from their documentation;
-Hugging Face's ``{% generation %}`` marks what the agent writes, its end of turn included).
+Training and inference both use `encode`, so a model is trained on exactly what it reads and writes
+when it plays. The chat formats of model families are Jinja templates (``templates/*.jinja``,
+written from their documentation); Hugging Face's ``{% generation %}`` block marks what the agent
+writes, including the end of its turn.
 
-Two things hold whatever the texts and the tokenizer: a chat's ids begin with the ids of every
-shorter chat it continues, with or without the opening of the reply; and the text of a message
-cannot pass for a template's own markup.
+Two properties hold for all texts and tokenizers: the ids of a chat begin with the ids of every
+shorter chat that it continues, with or without the opening of the reply; and the text of a message
+is never interpreted as markup of the template.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ _MARK: Final = "\0"  # before and after what the agent writes; never in a messag
 
 
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer: those of `transformers` and of `tokenizers` have it."""
+    """The tokenizer interface that `encode` needs; both `transformers` and `tokenizers` have it."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> Any:
-        """Ids of a text, as a list or as an object with a list `ids`."""
+        """Return the ids of a text, as a list or as an object with a list `ids`."""
 
 
 class Encoded(NamedTuple):
-    """A chat as tokens.
+    """An encoded chat.
 
     Attributes:
         ids: token ids.
-        mask: as long as `ids`; 1 where the token is the agent's (its end of turn included), else 0.
+        mask: 1 on the agent's tokens, including the end of its turn, else 0; same length as `ids`.
     """
 
     ids: list[int]
@@ -47,7 +48,7 @@ class Piece(NamedTuple):
     """A part of a rendered chat.
 
     Attributes:
-        text: the part.
+        text: the text of the part.
         is_agent: whether the agent writes it.
     """
 
@@ -60,10 +61,10 @@ class Template:
     """A model family's chat format.
 
     Attributes:
-        name: its name.
-        special: strings that must be one token each.
-        markup: further strings that have a meaning in it.
-        end: what ends the agent's turn.
+        name: the template's name.
+        special: strings that must each be a single token.
+        markup: further strings that have a meaning in the format.
+        end: the string that ends the agent's turn.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Template:
 
     @property
     def source(self) -> str:
-        """The Jinja text, fit for `tokenizer.chat_template`."""
+        """The Jinja source, as `tokenizer.chat_template` expects it."""
         return str(_folder().joinpath(f"{self.name}.jinja").read_text(encoding="utf-8"))
 
 
@@ -86,31 +87,34 @@ def encode(
     first_trained: int = 0,
     sampled: Mapping[int, Sequence[int]] | None = None,
 ) -> Encoded:
-    """Token ids of a chat, and which of them are the agent's.
+    """Encode a chat as token ids and a mask of the agent's tokens.
 
     Args:
-        messages: the chat; an optional system message, then user and assistant in turn.
-        tokenizer: the model's.
-        template: one of `templates()`.
-        for_reply: add the opening of the assistant's next turn; the last message is the user's.
-        first_trained: assistant messages before this position get mask 0 (a prompt's worked
-            example, for instance).
-        sampled: the ids that were sampled for assistant messages, by position. They are used as
-            they are, with the end of turn added if it was not sampled.
+        messages: the chat: an optional system message, then user and assistant messages in turn.
+        tokenizer: the model's tokenizer.
+        template: the name of one of `templates()`.
+        for_reply: whether to add the opening of the assistant's next turn; the last message is then
+            the user's.
+        first_trained: assistant messages before this index get mask 0, such as those of a worked
+            example.
+        sampled: the ids that were sampled for assistant messages, by index. They are used as they
+            are, with the end of turn added if it was not sampled.
 
     Raises:
-        UnknownNameError: no such template, or the tokenizer lacks one of its special tokens.
-        ValueError: the roles are out of order.
+        UnknownNameError: there is no such template, or the tokenizer lacks one of its special
+            tokens.
+        ValueError: the roles do not alternate.
         MissingExtraError: jinja2 is not installed.
     """
     form = find_template(template)
     end_id = _special_ids(form, tokenizer)[form.end]
-    written = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    # Indices of the assistant's messages, one for each of the agent's pieces, in order.
+    replies = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     ids: list[int] = []
     mask: list[int] = []
     before = ""
     for text, is_agent in pieces(messages, template, for_reply=for_reply):
-        position = written.pop(0) if is_agent else -1
+        position = replies.pop(0) if is_agent else -1
         if sampled is not None and position in sampled:
             new = list(sampled[position])
             if new[-1:] != [end_id]:
@@ -126,20 +130,27 @@ def encode(
 def pieces(
     messages: Sequence[Message], template: str = "plain", *, for_reply: bool = False
 ) -> list[Piece]:
-    """The rendered chat, cut where the agent's writing begins and ends; see `encode`."""
+    """Render a chat, and split it where the agent's text begins and ends.
+
+    Args:
+        messages: as in `encode`.
+        template: as in `encode`.
+        for_reply: as in `encode`.
+    """
     form = find_template(template)
     _check_roles(messages, for_reply)
     protected = [{**message, "content": _protect(message["content"], form)} for message in messages]
     text: str = _compiled(template)(messages=protected, add_generation_prompt=for_reply)
+    # The agent's text is between two marks, so every second part is the agent's.
     parts = [Piece(part, bool(i % 2)) for i, part in enumerate(text.split(_MARK))]
     return [piece for piece in parts if piece.text]
 
 
 def find_template(name: str) -> Template:
-    """The template of a name.
+    """Find a template by name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no template of that name.
     """
     known = templates()
     if name not in known:
@@ -169,7 +180,7 @@ def _compiled(name: str) -> Callable[..., str]:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """Hugging Face's block around what the assistant writes."""
+        """Hugging Face's block around the assistant's text; it puts a mark before and after it."""
 
         tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
 
@@ -191,19 +202,20 @@ def _compiled(name: str) -> Callable[..., str]:
 def _check_roles(messages: Sequence[Message], for_reply: bool) -> None:
     roles = [message["role"] for message in messages]
     chat = roles[1:] if roles[:1] == ["system"] else roles
-    wanted = [("user", "assistant")[i % 2] for i in range(len(chat))]
-    if not chat or chat != wanted:
+    expected = [("user", "assistant")[i % 2] for i in range(len(chat))]
+    if not chat or chat != expected:
         raise ValueError(
-            f"roles must be user and assistant in turn, after at most one system: {roles}"
+            "the roles must be user and assistant in turn, after at most one system message, got "
+            f"{roles}"
         )
     if for_reply and chat[-1] != "user":
-        raise ValueError("there is no reply to an assistant's message: the last is not the user's")
+        raise ValueError("the last message must be the user's for the assistant to reply")
 
 
 def _protect(content: str, form: Template) -> str:
-    """A message in which nothing can be taken for markup: a space is put into what could be.
+    """Break up markup in a message by inserting a space, so that it is read as plain text.
 
-    Meta's code refuses such messages; an episode should not end because of a product's name.
+    Meta's code refuses such messages, but an episode should not end because of a product's name.
     """
     content = content.replace(_MARK, "\N{REPLACEMENT CHARACTER}")
     for control in (*form.special, *form.markup):
@@ -212,25 +224,27 @@ def _protect(content: str, form: Template) -> str:
 
 
 def _special_ids(form: Template, tokenizer: Tokenizer) -> dict[str, int]:
-    found = {}
+    special_ids = {}
     for token in form.special:
         ids = _ids(tokenizer, token)
         if len(ids) != 1:
-            hint = f"Template {form.name!r} needs it; choose the one the model was trained with."
+            hint = f"Template {form.name!r} needs it: use the one that the model was trained with."
             raise UnknownNameError("token in this tokenizer", token, (), hint)
-        found[token] = ids[0]
-    return found
+        special_ids[token] = ids[0]
+    return special_ids
 
 
 def _ids_after(tokenizer: Tokenizer, before: str, text: str) -> list[int]:
-    """Ids of `text` where it follows `before`.
+    """Encode `text` as the continuation of `before`.
 
-    They are those it has in the whole text, unless a token reaches across the border: then the
-    border counts, for a model that writes after `before` has read the ids of `before`.
+    The two are encoded together, as some tokenizers treat the beginning of a text differently. If a
+    token would span the boundary, `text` is encoded by itself: a model that continues `before` has
+    read exactly the ids of `before`.
     """
-    left = _ids(tokenizer, before) if before else []
-    both = _ids(tokenizer, before + text)
-    return both[len(left) :] if both[: len(left)] == left else _ids(tokenizer, text)
+    ids_before = _ids(tokenizer, before) if before else []
+    ids = _ids(tokenizer, before + text)
+    n = len(ids_before)
+    return ids[n:] if ids[:n] == ids_before else _ids(tokenizer, text)
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

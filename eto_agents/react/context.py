@@ -1,10 +1,10 @@
-"""The conversation of one episode, and what of it a model with a bounded context gets to read.
+"""The conversation of one episode, and the part of it that fits a model's context.
 
-The rule for a conversation that is too long, the only one there is: turns (what the agent said and
-the reply to it) are dropped from the oldest on; when only the last turn is left, the worked example
-is dropped; the instruction, the task and the last turn never are. What was dropped stays dropped,
-so that what a model reads grows at its end alone between two drops. How many turns were dropped is
-in every decision's usage; ETO's harness ends the episode instead.
+If a conversation is too long, turns (a reply of the agent and the message that follows it) are
+dropped, the oldest first; when only the last turn is left, the worked example is dropped. The
+instruction, the task and the last turn are never dropped. What was dropped stays dropped, so that
+between two drops the model's input only grows at its end. The number of dropped turns is in every
+decision's usage. ETO's harness ends the episode instead.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from eto_agents.trajectory import Message, Step
 from eto_envs.errors import EtoError
 
 Counter = Callable[[Sequence[Message]], int]
-"""Number of tokens of a chat."""
+"""A function that counts the tokens of a chat."""
 
 
 class ContextOverflowError(EtoError):
-    """Not even instruction, task and last turn fit into the model's context."""
+    """Even the instruction, the task and the last turn alone do not fit into the context."""
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
-    """Tokens of a chat, where no tokenizer is at hand: a third of the bytes, and 8 a message.
+    """Estimate the tokens of a chat without a tokenizer: a third of its bytes, and 8 per message.
 
-    English takes four bytes a token or more, so this errs on the safe side.
+    English has at least four bytes per token, so the estimate is on the safe side.
     """
     return sum(8 + -(-len(message["content"].encode()) // 3) for message in messages)
 
 
 class Conversation:
-    """What was said in one episode.
+    """The conversation between an agent and an environment in one episode.
 
     Attributes:
-        n_dropped: turns that the model does not read any more.
-        has_example: whether it still reads the worked example.
+        n_dropped: number of turns that were dropped from the model's context.
+        has_example: whether the worked example is still in the model's context.
     """
 
     def __init__(self, prompt: Prompt, observation: str, *, with_example: bool = True) -> None:
@@ -45,38 +45,38 @@ class Conversation:
         self._prompt = prompt
         self._observation = observation
         self._turns: list[tuple[Message, Message]] = []
-        self._said: tuple[str, Parsed] | None = None
+        self._reply: tuple[str, Parsed] | None = None  # without a following observation so far
         self.n_dropped = 0
-        self._began_with_example = self.has_example = with_example and bool(prompt.example)
+        self._started_with_example = self.has_example = with_example and bool(prompt.example)
 
     @property
     def n_turns(self) -> int:
-        """Turns so far, dropped ones included."""
+        """Number of complete turns, including dropped ones."""
         return len(self._turns)
 
-    def say(self, text: str) -> Parsed:
-        """Note what the agent wrote, and read its action."""
+    def add_reply(self, text: str) -> Parsed:
+        """Add the agent's reply, and parse its action."""
         parsed = self._prompt.format.parse(text)
-        self._said = text, parsed
+        self._reply = text, parsed
         return parsed
 
-    def hear(self, observation: str) -> None:
-        """Note the world's answer; the agent reads an error message if it gave no action.
+    def add_observation(self, observation: str) -> None:
+        """Add the next observation; after a reply without an action, an error message instead.
 
         Raises:
-            RuntimeError: the agent has said nothing that this could answer.
+            RuntimeError: there is no reply that this observation could follow.
         """
-        if self._said is None:
-            raise RuntimeError("hear() without say()")
-        text, parsed = self._said
-        reply = self._prompt.format.reply(observation, parsed)
+        if self._reply is None:
+            raise RuntimeError("add_observation() must follow add_reply()")
+        text, parsed = self._reply
+        message = self._prompt.format.message(observation, parsed)
         self._turns.append(
-            ({"role": "assistant", "content": text}, {"role": "user", "content": reply})
+            ({"role": "assistant", "content": text}, {"role": "user", "content": message})
         )
-        self._said = None
+        self._reply = None
 
     def messages(self) -> list[Message]:
-        """What the model reads next."""
+        """The model's next input, without what was dropped."""
         chat = self._prompt.head(with_example=self.has_example)
         chat.append(self._prompt.task(self._observation, with_example=self.has_example))
         for turn in self._turns[self.n_dropped :]:
@@ -84,27 +84,27 @@ class Conversation:
         return chat
 
     def whole(self) -> list[Message]:
-        """All of it, dropped turns and the agent's last words included."""
-        chat = self._prompt.head(with_example=self._began_with_example)
-        chat.append(self._prompt.task(self._observation, with_example=self._began_with_example))
+        """The whole conversation, including dropped turns and the agent's last reply."""
+        chat = self._prompt.head(with_example=self._started_with_example)
+        chat.append(self._prompt.task(self._observation, with_example=self._started_with_example))
         for turn in self._turns:
             chat.extend(turn)
-        if self._said is not None:
-            chat.append({"role": "assistant", "content": self._said[0]})
+        if self._reply is not None:
+            chat.append({"role": "assistant", "content": self._reply[0]})
         return chat
 
     def fit(self, max_tokens: int, count: Counter = estimate_tokens) -> list[Message]:
-        """Drop by the rule until the chat has at most `max_tokens`.
+        """Drop turns, and then the worked example, until the model's input fits.
 
         Args:
-            max_tokens: room for the chat, what the model writes not included.
-            count: the model's own counting.
+            max_tokens: maximum number of tokens of the input, not including the model's reply.
+            count: counts the tokens of a chat, as the model does.
 
         Returns:
-            What the model reads next.
+            The model's next input.
 
         Raises:
-            ContextOverflowError: it cannot be made to fit.
+            ContextOverflowError: it does not fit even after everything possible was dropped.
         """
         while (n_tokens := count(chat := self.messages())) > max_tokens:
             if self.n_dropped < len(self._turns) - 1:
@@ -113,8 +113,8 @@ class Conversation:
                 self.has_example = False
             else:
                 raise ContextOverflowError(
-                    f"instruction, task and last turn have {n_tokens} tokens, there is room for "
-                    f"{max_tokens}: use a model with a longer context"
+                    f"the instruction, the task and the last turn have {n_tokens} tokens, but "
+                    f"there is room for {max_tokens} only: use a model with a longer context"
                 )
         return chat
 
@@ -122,20 +122,20 @@ class Conversation:
 def transcript(
     prompt: Prompt, observation: str, steps: Iterable[Step], *, with_example: bool = True
 ) -> list[Message]:
-    """The whole chat of a recorded episode, its last observation included.
+    """Reconstruct the whole chat of a recorded episode, including its last observation.
 
-    For an episode that a `ReActPolicy` played with the same prompt it is `Trajectory.messages` and
-    the answer to the last action. Replies have their prefix, and after a text without an action
-    there is the harness's error message where the trajectory has the world's answer.
+    For an episode that a `ReActPolicy` played with the same prompt, it is `Trajectory.messages`
+    followed by the last observation. Observations have the world's prefix, and a reply without an
+    action is followed by the error message rather than by the observation of the trajectory.
 
     Args:
-        prompt: what the agent was told.
-        observation: the episode's first.
-        steps: its steps; one without a text counts as if the action alone had been written.
-        with_example: whether the agent saw the worked example.
+        prompt: the agent's prompt.
+        observation: the initial observation.
+        steps: the episode's steps; if a step has no text, its reply is the action alone.
+        with_example: whether the prompt contains the worked example.
     """
     conversation = Conversation(prompt, observation, with_example=with_example)
     for step in steps:
-        conversation.say(step.text or (f"Action: {step.action}" if step.action else ""))
-        conversation.hear(step.observation)
+        conversation.add_reply(step.text or (f"Action: {step.action}" if step.action else ""))
+        conversation.add_observation(step.observation)
     return conversation.messages()

@@ -1,10 +1,10 @@
-"""The Thought/Action format: an agent's text to an action, and a world's answer to a message.
+"""The Thought/Action format: parsing the agent's replies, and formatting observations.
 
 The rules are those of `parse_action` and `step` in ETO's harness (`eval_agent/envs/*_env.py` of
-Yifan-Song793/ETO at commit a2fc5da): the action is all that follows the first ``Action:``, line
-breaks included; a text without one costs a step, changes nothing in the world, and the agent reads
-an error message instead of an observation. What a text without an action does in an episode is
-said in `eto_agents.policies.react`.
+Yifan-Song793/ETO at commit a2fc5da): the action is everything after the first ``Action:``,
+including line breaks; a reply without an action costs a step, has no effect in the world, and the
+agent reads an error message instead of an observation. See `eto_agents.policies.react` for what
+happens to such a reply in an episode.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 NO_ACTION: Final = ""
-"""What is given to the world for a text without an action: no world accepts the empty command."""
+"""The command for a reply without an action: the empty command, which no world accepts."""
 
 _THOUGHT = re.compile(r"\s*Thought:\s*")
 
 
 class Parsed(NamedTuple):
-    """What an agent's text says.
+    """A parsed reply.
 
     Attributes:
-        action: the command, `NO_ACTION` if there is none.
-        thought: what comes before it, without the word ``Thought:``.
-        error: what the agent is to read instead of an observation; empty if there is an action.
+        action: the command; `NO_ACTION` if there is none.
+        thought: the text before the action, without the label ``Thought:``.
+        error: the message that the agent reads instead of an observation; empty if there is an
+            action.
     """
 
     action: str
@@ -35,13 +36,13 @@ class Parsed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How one world's harness reads agents and writes to them.
+    """How one world's harness parses replies and formats observations.
 
     Attributes:
-        pattern: finds the action as its first group; searched in the text without surrounding
-            white space.
-        error: the message for a text in which `pattern` finds nothing.
-        prefix: what every observation but the first begins with.
+        pattern: matches the action as its first group; it is searched in the reply after
+            surrounding white space is removed.
+        error: the message that follows a reply in which `pattern` does not match.
+        prefix: the text before every observation except the first.
     """
 
     pattern: re.Pattern[str]
@@ -49,29 +50,29 @@ class Format:
     prefix: str
 
     def parse(self, text: str) -> Parsed:
-        """Thought and action of a text, or the error message."""
+        """Parse a reply into thought and action, or an error message."""
         text = text.strip()
-        found = self.pattern.search(text)
-        before = text if found is None else text[: found.start()]
+        match = self.pattern.search(text)
+        before = text if match is None else text[: match.start()]
         thought = _THOUGHT.sub("", before, count=1).strip()
-        if found is None:
+        if match is None:
             return Parsed(NO_ACTION, thought, self.error)
-        return Parsed(found[1], thought, "")
+        return Parsed(match[1], thought, "")
 
-    def reply(self, observation: str, said: Parsed) -> str:
-        """The message that follows what the agent said.
+    def message(self, observation: str, reply: Parsed) -> str:
+        """The message that follows a reply: the observation, or an error.
 
         Args:
-            observation: the world's answer.
-            said: the agent's last text, parsed.
+            observation: the environment's response to the action.
+            reply: the agent's reply.
         """
-        return said.error or self.prefix + observation
+        return reply.error or self.prefix + observation
 
 
 STRICT: Final = re.compile(r"Action: (.*)", re.DOTALL)
 LENIENT: Final = re.compile(r"Action:\s?(.*)", re.DOTALL)
 INVALID: Final = "Observation: Invalid format. The input must contains 'Action: '"
-"""ETO's message for a text without an action, to the byte."""
+"""ETO's message after a reply without an action, byte for byte."""
 
 DEFAULT_FORMAT: Final = Format(LENIENT, INVALID, "Observation: ")
-"""For worlds that ETO does not have; those it has are in `eto_agents.worlds`."""
+"""The format of worlds other than ETO's, whose formats are in `eto_agents.worlds`."""

@@ -1,11 +1,11 @@
 """Prompts: what a model reads before its task.
 
-A prompt is an instruction and, unless it is left out, one worked example. Our own are package data
-(``eto_agents/worlds/prompts``), written for this library; their examples are episodes of its
-environments with thoughts written by hand. The brief ones (``brief.toml``) are one line a
-world, for models too small to read more. The published ones of ETO are used from the data cache
-(group ``eto-prompts``). As in ETO (`prompt_with_icl` with ``icl_format="conversation"``), a prompt
-is a chat: the instruction, an acknowledgement, the example's turns; the task follows.
+A prompt is an instruction and, optionally, one worked example. The library's own prompts
+(``eto_agents/worlds/prompts``) have episodes of its environments with hand-written thoughts as
+examples. The brief ones (``brief.toml``) are one line per world, for models too small to read more.
+ETO's published prompts are read from the data cache (group ``eto-prompts``). As in ETO
+(`prompt_with_icl` with ``icl_format="conversation"``), a prompt is a chat: the instruction, an
+acknowledgement, and the turns of the example; the task follows.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameErro
 from eto_envs.shaping import Info
 
 SOURCES: Final = ("own", "published", "brief")
-"""Sources of prompts that have a name; any other is a file."""
+"""The names of sources of prompts; any other source is a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What comes before a task.
+    """The messages before a task.
 
     Attributes:
-        world: the world's name, which decides the format of actions and replies.
+        world: the world's name, which determines the format of replies and observations.
         instruction: the first message.
-        acknowledgement: the model's answer to it.
-        example: the worked example's messages, beginning with the user's.
+        acknowledgement: the model's answer to the instruction.
+        example: the messages of the worked example; the first one is the user's.
         example_intro: a line before the example, in its first message.
-        task_intro: a line before the task, in its message; only where an example is shown.
+        task_intro: a line before the task, in its message; only used with an example.
     """
 
     world: str
@@ -52,12 +52,12 @@ class Prompt:
 
     @property
     def format(self) -> Format:
-        """How the world's harness reads and writes."""
+        """The format of the world's replies and observations."""
         return find_world(self.world).format
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of all its texts."""
+        """SHA-256 of all texts of the prompt."""
         parts = [self.world, *self.head(with_example=True), self.task_intro]
         text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -75,7 +75,7 @@ class Prompt:
         return messages
 
     def task(self, observation: str, *, with_example: bool) -> Message:
-        """The message that gives the task: the episode's first observation."""
+        """The message with the task: the initial observation."""
         return _user(self.task_intro if with_example and self.example else "", observation)
 
 
@@ -84,11 +84,12 @@ def _user(intro: str, text: str) -> Message:
 
 
 def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
-    """Prompts by world.
+    """Load prompts by world.
 
     Args:
-        source: ``"own"``, ``"published"``, ``"brief"`` (one line a world, no example), or the path
-            of a TOML file in the form of our own, which may be for a world of yours.
+        source: ``"own"``, ``"published"``, ``"brief"`` (one line per world, no example), or the
+            path of a TOML file in the format of the library's own prompts, which may be for
+            another world.
 
     Raises:
         DataNotFoundError: the published files are not in the data cache, or there is no such file.
@@ -106,26 +107,27 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
     path = Path(source)
     if not path.is_file():
         raise DataNotFoundError(
-            f"no prompts at {str(path)!r}: give 'own', 'published', 'brief', or the path of a TOML "
-            "file"
+            f"there are no prompts at {str(path)!r}: give 'own', 'published', 'brief', or the path "
+            "of a TOML file"
         )
     prompt = parse_prompt(path.read_text(encoding="utf-8"), str(path))
     return {prompt.world: prompt}
 
 
 def _papers() -> list[World]:
+    """The paper's worlds."""
     return [find_world(name) for name in WORLDS]
 
 
 def find_prompt(prompts: Mapping[str, Prompt], variant: str) -> Prompt:
-    """The prompt of a world, or of a variant of its games.
+    """The prompt of a world, or of a variant of it.
 
     Args:
-        prompts: what `load_prompts` gave; a world that is none of the paper's brings its own.
-        variant: as `prompt_key` gives it.
+        prompts: the result of `load_prompts`; worlds other than the paper's provide their own.
+        variant: the variant, as `prompt_key` returns it.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such prompt.
     """
     if variant in prompts:
         return prompts[variant]
@@ -138,7 +140,11 @@ def find_prompt(prompts: Mapping[str, Prompt], variant: str) -> Prompt:
 
 
 def parse_prompt(text: str, name: str) -> Prompt:
-    """A prompt from TOML; `name` is for error messages.
+    """Parse a prompt in TOML.
+
+    Args:
+        text: the TOML text.
+        name: the file's name, for error messages.
 
     Raises:
         CorruptDataError: the text is not a prompt.
@@ -161,7 +167,7 @@ def read_toml(text: str) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:
-        ValueError: it is not TOML.
+        ValueError: the text is not valid TOML.
     """
     if sys.version_info >= (3, 11):
         import tomllib
@@ -171,7 +177,7 @@ def read_toml(text: str) -> dict[str, Any]:
 
 
 def _example(world: str, record: Mapping[str, Any] | None) -> tuple[Message, ...]:
-    """The turns of an example; its last step has no observation."""
+    """The messages of an example, whose last step has no observation."""
     if record is None:
         return ()
     prefix = find_world(world).format.prefix
@@ -181,16 +187,16 @@ def _example(world: str, record: Mapping[str, Any] | None) -> tuple[Message, ...
         if "observation" in step:
             texts.append(prefix + step["observation"])
     if len(texts) != 2 * len(record["steps"]):
-        raise ValueError("every step but the last has an observation")
+        raise ValueError("every step except the last must have an observation")
     return _alternate(texts)
 
 
 def _published(world: str, name: str) -> Prompt:
-    """A prompt of ETO, from its two files."""
+    """Read one of ETO's prompts from its two files."""
     instruction = data.path(f"eto-prompts/{name}_inst.txt").read_text(encoding="utf-8")
     path = data.path(f"eto-prompts/{name}_icl.json")
     try:
-        # Their roles are of two kinds and partly wrong; their order is what ETO goes by, too.
+        # The files name roles in two ways, partly wrongly; like ETO, rely on the order of turns.
         texts = [
             str(turn["content"] if "content" in turn else turn["value"])
             for turn in json.loads(path.read_text(encoding="utf-8"))[0]
@@ -206,10 +212,10 @@ def _alternate(texts: list[str]) -> tuple[Message, ...]:
 
 
 def prompt_key(info: Info) -> str:
-    """The key of an episode's prompt: its world, in ALFWorld with the wording of its games."""
+    """The key of an episode's prompt: its world, for ALFWorld with the version of its wording."""
     return find_world(str(info["world"])).variant(info)
 
 
 def prompt_key_of(trajectory: Trajectory) -> str:
-    """The key of a recorded episode's prompt, as `prompt_key` gives it."""
+    """The key of a recorded episode's prompt, as `prompt_key` returns it."""
     return find_world(trajectory.world).variant_of(trajectory)

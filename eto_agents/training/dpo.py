@@ -1,17 +1,17 @@
 """Trajectory DPO: ETO's section 3.2, equation 6.
 
-    reference <- the policy as it is when training begins
+    reference <- the policy at the start of training
     loss      <- -log sigmoid(beta * (log-ratio of the chosen trajectory - of the rejected one)),
-                 a log-ratio being the sum over the agent's tokens of log policy - log reference
+                 where a log-ratio is the sum over the agent's tokens of log policy - log reference
 
-TRL's `DPOTrainer` counts every token after the prompt, so in a trajectory of several turns it would
-train on what the environment says; all that comes after its collator goes by `completion_mask`, so
-a collator that gives ours is all it takes (`TrajectoryCollator`). The reference's log-probabilities
-are computed once, in batches of similar length, and no second model is held in memory.
+TRL's `DPOTrainer` trains on every token after the prompt, which in a trajectory of several turns
+includes the environment's. Everything after its collator uses `completion_mask`, so a collator with
+the right mask is sufficient (`TrajectoryCollator`). The reference's log-probabilities are computed
+once, in batches of similar length, so that no second model is held in memory.
 
-Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper names a
-cosine with 3 % warm-up, for SFT, which is the default here too, and beta 0.1 (ALFWorld 0.5); the
-script's DPO has a constant learning rate after 10 % warm-up, and from the second iteration on beta
+Where the paper (second version) and its repository (``run_eto.sh``) disagree: the paper gives beta
+0.1 (ALFWorld 0.5), and cosine decay with 3 % warm-up (for SFT; it is the default here too). The
+script's DPO uses a constant learning rate after 10 % warm-up, and from the second iteration on beta
 0.5 and half the learning rate.
 """
 
@@ -75,7 +75,7 @@ Metrics = Mapping[str, float]
 
 
 class WrongReferenceError(EtoError):
-    """The reference is not the policy that training begins with."""
+    """The reference is not the policy at the start of training."""
 
 
 def dpo(
@@ -84,16 +84,16 @@ def dpo(
     """Train a policy to prefer the chosen trajectories of pairs.
 
     Args:
-        model: the policy to begin with, which is the reference: a checkpoint's folder or name.
-        pairs: what to learn from.
-        settings: how.
-        out: the folder of the run; the same call on it resumes, and returns at once when it is
-            complete.
+        model: the initial policy, which is also the reference: a checkpoint's folder or name.
+        pairs: the pairs to learn from.
+        settings: the settings of the training.
+        out: the folder of the run. Repeating the call resumes an interrupted run, and returns at
+            once if the run is complete.
 
     Raises:
-        NoPairsError: nothing is left to train on.
+        NoPairsError: there are no pairs, or all are too long.
         DivergedError: the loss is not finite; the batch was saved.
-        RunMismatchError: the folder holds a run with other settings, pairs or model.
+        RunMismatchError: the folder holds a run with different settings, pairs or model.
     """
     run = once(
         out,
@@ -141,16 +141,17 @@ def _fit(
 
 
 def n_updates(n_pairs: int, settings: DPO) -> int:
-    """How many updates a run over this many pairs makes."""
+    """Number of optimiser steps of a run over `n_pairs` pairs."""
     return math.ceil(math.ceil(n_pairs / settings.batch_size) * settings.epochs)
 
 
 class Fitted(NamedTuple):
-    """What training leaves.
+    """The result of `train_dpo`.
 
     Attributes:
         checkpoint: the trained policy.
-        weights: its tensors by name, where those in `checkpoint` are spread over processes.
+        weights: its weights by name, if those in `checkpoint` are sharded over processes; else
+            None.
     """
 
     checkpoint: Checkpoint
@@ -167,25 +168,26 @@ def train_dpo(
     on_start: Callable[[int], None] | None = None,
     trainer_args: Mapping[str, Any] | None = None,
 ) -> Fitted:
-    """Train a policy on pairs; the policy as given is the reference.
+    """Train a policy on encoded pairs; the initial policy is the reference.
 
     Args:
         checkpoint: the policy; its weights are changed in place. A LoRA adapter is merged first, so
-            that the reference is the tuned model and not its base.
-        data: rows of `encode_pairs`.
-        settings: how.
-        folder: for the states that an interrupted run resumes from, and for ``bad_batch.json``.
-        on_metrics: called with the update's number and its metrics.
-        on_start: called with the number of updates that an earlier call has made.
+            that the reference is the fine-tuned model and not its base.
+        data: the result of `encode_pairs`.
+        settings: the settings of the training.
+        folder: folder for the states from which an interrupted run resumes, and for
+            ``bad_batch.json``.
+        on_metrics: called with the number of an update and its metrics.
+        on_start: called with the number of updates that were completed before.
         trainer_args: further arguments for TRL's `DPOConfig`, such as ``fsdp``.
 
     Raises:
-        NoPairsError: there is no row.
+        NoPairsError: `data` has no rows.
         DivergedError: the loss is not finite; the batch is saved in `folder`.
-        SettingsError: LoRA is to be trained with weights that are spread over processes.
+        SettingsError: LoRA is combined with weights that are sharded over processes.
     """
     if not data.rows:
-        raise NoPairsError("no pair is left to train on")
+        raise NoPairsError("no pairs to train on")
     model = merged(checkpoint.model)
     states = folder / "states"
     trainer = TrajectoryDPOTrainer(
@@ -201,8 +203,8 @@ def train_dpo(
     )
     if settings.lora_rank and trainer.is_fsdp_enabled:
         raise SettingsError(
-            "a LoRA adapter cannot be merged into weights that FSDP spreads over processes: launch "
-            "with whole models (baselines/accelerate/ddp_8gpu.yaml), or set lora_rank 0"
+            "a LoRA adapter cannot be merged into weights that FSDP shards over processes: launch "
+            "without sharding (baselines/accelerate/ddp_8gpu.yaml), or set lora_rank to 0"
         )
     last = newest_state(states)
     if last is not None:
@@ -218,36 +220,37 @@ def train_dpo(
 
 @dataclass
 class TrajectoryCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """TRL's batch of pairs, the chosen sides first, with the agent's tokens as mask."""
+    """TRL's collator with a completion mask that covers the agent's tokens only."""
 
     def torch_call(self, examples: list[Any]) -> dict[str, Any]:
-        """A batch; `completion_mask` is 1 on the agent's tokens."""
+        """Make a batch of n pairs, in which `completion_mask` is 1 on the agent's tokens."""
+        # TRL pads on the right and stacks the n chosen sides above the n rejected ones: (2n, T).
         batch: dict[str, Any] = super().torch_call(examples)
         mask = torch.zeros_like(batch["completion_mask"])
         sides = [(row, side) for side in ("chosen", "rejected") for row in examples]
         for i, (row, side) in enumerate(sides):
             start = len(row["prompt_ids"])
-            own = row[f"{side}_mask"]
-            mask[i, start : start + len(own)] = torch.tensor(own)
+            agent_mask = row[f"{side}_mask"]
+            mask[i, start : start + len(agent_mask)] = torch.tensor(agent_mask)
         batch["completion_mask"] = mask
         return batch
 
 
-class LikeLengths(torch.utils.data.Sampler[int]):
-    """A random order in which the pairs of an update are sorted by length: less padding.
+class SortedWithinUpdates(torch.utils.data.Sampler[int]):
+    """A random order in which the pairs of each update are sorted by length: less padding.
 
-    What an update sees is what it would see in the random order itself.
+    Each update gets the same pairs as in the random order itself.
     """
 
-    def __init__(self, row_lengths: Sequence[int], window: int, seed: int) -> None:
-        """Take the rows' lengths in tokens and the pairs of an update."""
+    def __init__(self, row_lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        """Take the number of tokens of each row, and the number of pairs per update."""
         self._lengths = list(row_lengths)
-        self._window = window
+        self._batch_size = batch_size
         self._seed = seed
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch."""
+        """Select the epoch's order; called by the data loader."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -255,15 +258,16 @@ class LikeLengths(torch.utils.data.Sampler[int]):
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        """Positions of the rows."""
+        """Yield the rows' indices."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
         order = torch.randperm(len(self._lengths), generator=generator).tolist()
-        for start in range(0, len(order), self._window):
-            yield from sorted(order[start : start + self._window], key=self._lengths.__getitem__)
+        for start in range(0, len(order), self._batch_size):
+            update = order[start : start + self._batch_size]
+            yield from sorted(update, key=self._lengths.__getitem__)
 
 
 class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
-    """TRL's `DPOTrainer` on encoded rows; see the module."""
+    """TRL's `DPOTrainer` on encoded pairs."""
 
     def __init__(
         self,
@@ -274,49 +278,61 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         on_metrics: Callable[[int, Metrics], None] | None = None,
         **arguments: Any,
     ) -> None:
-        """Take rows and settings beside TRL's own arguments; `folder` gets a bad batch."""
+        """Set up the trainer.
+
+        Args:
+            rows: the encoded pairs.
+            settings: the settings of the training.
+            folder: folder for ``bad_batch.json``.
+            on_metrics: called with the number of an update and its metrics.
+            **arguments: TRL's own arguments.
+        """
         self._settings = settings
         self._folder = folder
         self._on_metrics = on_metrics
-        self._alarmed = False
-        precise = next(arguments["model"].parameters()).dtype in (torch.float32, torch.float64)
-        self._is_exact = precise and not arguments["args"].bf16
+        self._has_warned = False
+        is_single = next(arguments["model"].parameters()).dtype in (torch.float32, torch.float64)
+        self._is_exact = is_single and not arguments["args"].bf16
         self._row_lengths = [max(lengths(row)) for row in rows]
         super().__init__(train_dataset=Dataset.from_list(list(rows)), **arguments)
         self.remove_callback(PrinterCallback)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: the run's files say what was done."""
+        """Write no model card: the run's files document the training."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset  # it is tokens already
+        return dataset  # already tokenised
 
     def _set_signature_columns_if_needed(self) -> None:
+        # TRL drops the dataset's columns that it does not know; the collator needs the masks.
         trl: Any = super()
         trl._set_signature_columns_if_needed()
-        wanted = [*(self._signature_columns or ()), "chosen_mask", "rejected_mask"]
+        columns = [*(self._signature_columns or ()), "chosen_mask", "rejected_mask"]
         trainer: Any = self
-        trainer._signature_columns = list(dict.fromkeys(wanted))
+        trainer._signature_columns = list(dict.fromkeys(columns))
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
-        return LikeLengths(self._row_lengths, self._settings.batch_size, self._settings.seed)
+    def _get_train_sampler(self, train_dataset: Any = None) -> SortedWithinUpdates:
+        batch_size, seed = self._settings.batch_size, self._settings.seed
+        return SortedWithinUpdates(self._row_lengths, batch_size, seed)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """The reference's log-probabilities, in batches of like length."""
+        """Add the reference's log-probabilities to the dataset, in batches of similar length."""
         trl: Any = super()
-        model: Any = self.model  # no second one is kept: before the first update it is this
-        use_cpu_head(model)  # here, for TRL has put its own on by now, and uses it next
+        model: Any = self.model  # before the first update the policy itself is the reference
+        use_cpu_head(model)  # TRL has just installed its own head, and uses it from here on
         was_training = model.training
         model.eval()
-        found: dict[int, tuple[float, float]] = {}
+        # Per row, the summed log-probabilities of the chosen and of the rejected side's agent
+        # tokens. A batch of n rows has 2n sequences, hence half of the token budget.
+        log_probs: dict[int, tuple[float, float]] = {}
         for batch in by_length(self._row_lengths, self._settings.micro_batch_tokens // 2):
             inputs = self._prepare_inputs(self.data_collator([dataset[i] for i in batch]))
             chosen, rejected = trl.compute_ref_log_probs(model, inputs)
-            found.update(
+            log_probs.update(
                 zip(batch, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True)
             )
         model.train(was_training)
-        columns = list(zip(*(found[i] for i in range(len(dataset))), strict=True))
+        columns = list(zip(*(log_probs[i] for i in range(len(dataset))), strict=True))
         dataset = dataset.add_column("ref_chosen_logps", list(columns[0]))
         return dataset.add_column("ref_rejected_logps", list(columns[1]))
 
@@ -335,33 +351,36 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         batch = {name: value.tolist() for name, value in inputs.items()}
         write_whole(path, json.dumps(batch).encode())
         raise DivergedError(
-            f"the loss is not finite at update {self.state.global_step}; the batch is in {path}. "
-            "Lower the learning rate or beta, or look for a broken pair there"
+            f"the loss is not finite at update {self.state.global_step}; the batch is saved in "
+            f"{path}. Lower the learning rate or beta, or look for a broken pair in it"
         )
 
     def _check_reference(self, inputs: Mapping[str, Any]) -> None:
-        """Before the first update the policy is the reference, or someone mixed them up."""
+        """Check that before the first update the policy equals the reference."""
+        # TRL's reward is beta * (log policy - log reference), summed over a side's agent tokens and
+        # averaged over the batch: before the first update it must be 0 up to rounding.
         reward = self._metrics["train"]["rewards/chosen"][-1]
         n_tokens = float(inputs["completion_mask"].sum()) / len(inputs["completion_mask"])
-        gap = abs(reward) / self._settings.beta / max(n_tokens, 1.0)
+        gap = abs(reward) / self._settings.beta / max(n_tokens, 1.0)  # nats per token
         if gap > (1e-3 if self._is_exact else 0.05):
             raise WrongReferenceError(
-                f"the reference is not the policy that training begins with: their log-"
-                f"probabilities differ by {gap:.3g} a token. Give the same checkpoint for both"
+                "the reference is not the policy at the start of training: their "
+                f"log-probabilities differ by {gap:.3g} nats per token. Use the same checkpoint "
+                "for both"
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add how far the chosen side has fallen; warn once if that is too far."""
+        """Log how far the chosen log-probability has fallen; warn once if it is too far."""
         rewards = self._metrics["train"].get("rewards/chosen")
         if rewards:
             fallen = -sum(rewards) / len(rewards) / self._settings.beta
             logs["chosen_drop_nats"] = fallen
-            if fallen > self._settings.alarm_nats and not self._alarmed:
-                self._alarmed = True
+            if fallen > self._settings.alarm_nats and not self._has_warned:
+                self._has_warned = True
                 logger.warning(
-                    "update %d: the chosen trajectories' log-probability has fallen by %.1f nats "
-                    "(alarm at %.1f): the agent forgets what it should prefer. Lower the learning "
-                    "rate, or raise nll_weight",
+                    "update %d: the log-probability of the chosen trajectories has fallen by %.1f "
+                    "nats (alarm_nats is %.1f): the policy is unlearning what it should prefer. "
+                    "Lower the learning rate, or raise nll_weight",
                     self.state.global_step,
                     fallen,
                     self._settings.alarm_nats,
@@ -399,12 +418,20 @@ def _config(
 
 
 def _micro_batch(settings: DPO, longest: int, n: int) -> int:
-    """Pairs that go through the model at once: a divisor of a process's share of the batch."""
+    """Number of pairs computed at once: a divisor of each process's share of the batch.
+
+    Args:
+        settings: the settings of the training.
+        longest: tokens of the longest side of any pair.
+        n: number of processes.
+    """
     share, rest = divmod(settings.batch_size, n)
     if rest:
-        raise SettingsError(f"batch_size {settings.batch_size} cannot be shared by {n} processes")
-    room = max(1, settings.micro_batch_tokens // (2 * longest))
-    return max(d for d in range(1, share + 1) if share % d == 0 and d <= room)
+        raise SettingsError(
+            f"batch_size {settings.batch_size} must be a multiple of the number of processes ({n})"
+        )
+    n_fitting = max(1, settings.micro_batch_tokens // (2 * longest))
+    return max(d for d in range(1, share + 1) if share % d == 0 and d <= n_fitting)
 
 
 def _result(run: RunFolder, data: PreferenceRows, settings: DPO) -> dict[str, Any]:

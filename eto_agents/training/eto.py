@@ -6,14 +6,14 @@
                         the higher one is chosen
             policy   <- trajectory DPO(policy, pairs), the reference being the policy itself
 
-Each step is a folder that knows its settings, the hashes of what it read and whether it is
-complete: the same call on the same folder resumes, in the step and at the update it was in.
+Each step has a folder that records its settings, the hashes of its inputs and whether it is
+complete. Repeating the call resumes in the step, and at the update, at which it was interrupted.
 
     out/iteration-0/dev/  out/iteration-1/{explore,pairs,dpo,dev}/  …  out/iterations.json
 
-Differs from the reference: (1) exploration is on the tasks that have an expert trajectory, for only
-they can become a pair. (2) With `keep_best` the result is the best iteration on tasks split off
-train; the paper reports the number of iterations that was best on its test sets.
+Differs from the reference: (1) Only tasks with an expert trajectory are explored, since no other
+task can become a pair. (2) With `keep_best` the result is the best iteration on development tasks
+held out of train; the paper reports the number of iterations that is best on its test sets.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 
 
 class Iteration(NamedTuple):
-    """A row of the table by iteration (the paper's Figure 4); iteration 0 is the start.
+    """One iteration's policy and figures (the paper's Figure 4); iteration 0 is the initial policy.
 
     Attributes:
-        number: of the iteration.
-        model: the policy: a checkpoint's folder, of iteration 0 a folder or a name.
-        explored: mean score of the exploration it learned from; None for the start.
-        counts: of pairs, as `eto_agents.training.pairs.Pairs` has them.
-        dev: mean score on the dev tasks; None if there are none.
-        learning: the result of its DPO.
+        number: the iteration's number.
+        model: the policy: a checkpoint's folder, or for iteration 0 possibly a name.
+        explored: mean score of the exploration, in [0, 1]; None for iteration 0.
+        counts: the counts of `eto_agents.training.pairs.Pairs`; empty for iteration 0.
+        dev: mean score on the development tasks, in [0, 1]; None if there are none.
+        learning: the result of DPO; empty for iteration 0.
     """
 
     number: int
@@ -68,18 +68,18 @@ def eto(
     """Explore, pair and learn, `settings.iterations` times.
 
     Args:
-        model: the policy to begin with, which SFT has made: a checkpoint's folder or name.
+        model: the initial policy, such as SFT's: a checkpoint's folder or name.
         experts: the experts' trajectories.
-        settings: how.
-        out: the folder of the run; the same call on it resumes.
+        settings: the settings of the loop.
+        out: the folder of the run. Repeating the call resumes an interrupted run.
 
     Yields:
-        The start, then each iteration once it has learned.
+        Iteration 0, which is the initial policy, then each iteration when it has learned.
 
     Raises:
-        DataError: no expert trajectory is of a task that is explored.
-        NoPairsError: nothing is left to prefer; says what became of the episodes.
-        RunMismatchError: a step's folder was begun with other settings or other data.
+        DataError: no expert trajectory belongs to a task that can be explored.
+        NoPairsError: an exploration yields no pairs; says why.
+        RunMismatchError: a step's folder holds a run with different settings or inputs.
         DivergedError: the loss is not finite; the batch was saved.
     """
     tasks, experts = _tasks_and_experts(settings, experts)
@@ -90,6 +90,7 @@ def eto(
         drawn = draw(tasks.train, settings.max_tasks, f"explore/{settings.seed}/{number}")
         explored = _explore(model, drawn, settings, folder / "explore", number)
         pairs = _pair(model, experts, explored, drawn, settings, folder / "pairs", number)
+        _log_unless_complete(folder / "dpo", f"iteration {number}: DPO on {len(pairs.pairs)} pairs")
         trained = dpo(model, pairs.pairs, _dpo_settings(settings, number), out=folder / "dpo")
         model = trained.checkpoint
         done.append(
@@ -105,7 +106,7 @@ def eto(
 
 
 def best_of(iterations: Sequence[Iteration], settings: ETO) -> Iteration:
-    """The iteration that counts: the best on the dev tasks with `keep_best`, else the last."""
+    """The result: with `keep_best` the best iteration on the development tasks, else the last."""
     if settings.keep_best:
         return max(iterations, key=lambda iteration: iteration.dev or 0.0)
     return iterations[-1]
@@ -114,20 +115,20 @@ def best_of(iterations: Sequence[Iteration], settings: ETO) -> Iteration:
 def _tasks_and_experts(
     settings: ETO, experts: Sequence[Trajectory]
 ) -> tuple[SplitTasks, list[Trajectory]]:
-    """The tasks to explore and those to tune on, and the experts' trajectories of the former."""
+    """The tasks to explore, the development tasks, and the experts' trajectories to pair with."""
     tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
     train, dev = split_dev(tasks, settings.dev_tasks, settings.dev_seed)
     ids = {task.id for task in train}
-    known = [expert for expert in experts if expert.task_id in ids]
-    if settings.pairs in ("self", "success"):  # the agent's own episodes need no expert
-        return SplitTasks(train, dev), known
-    if not known:
+    usable = [expert for expert in experts if expert.task_id in ids]
+    if settings.pairs in ("self", "success"):  # pairs of the agent's episodes need no expert
+        return SplitTasks(train, dev), usable
+    if not usable:
         raise DataError(
-            f"none of {len(experts)} expert trajectories is of a task of {settings.split!r}: "
-            "collect them on the split that is explored"
+            f"none of {len(experts)} expert trajectories belongs to a task of the split "
+            f"{settings.split!r}: collect them on the split that is explored"
         )
-    with_expert = {expert.task_id for expert in known}
-    return SplitTasks([task for task in train if task.id in with_expert], dev), known
+    with_expert = {expert.task_id for expert in usable}
+    return SplitTasks([task for task in train if task.id in with_expert], dev), usable
 
 
 def _explore(
@@ -135,16 +136,20 @@ def _explore(
 ) -> list[Trajectory]:
     if settings.pairs == "step":
         return []
-    if not (folder / "result.json").is_file():
-        log(f"iteration {number}: exploring {len(tasks)} tasks")
+    _log_unless_complete(folder, f"iteration {number}: exploring {len(tasks)} tasks")
     first = (settings.seed * 1000 + number) * settings.n_samples
     return explore(model, tasks, settings, folder, seeds=range(first, first + settings.n_samples))
+
+
+def _log_unless_complete(folder: Path, text: str) -> None:
+    if not (folder / "result.json").is_file():
+        log(text)
 
 
 def _iteration(
     number: int, model: str | Path, tasks: SplitTasks, settings: ETO, out: Path
 ) -> Iteration:
-    """An iteration's policy with its mean score of greedy episodes on the dev tasks."""
+    """Score an iteration's policy on the development tasks with greedy decoding."""
     dev = None
     if tasks.dev:
         folder = out / f"iteration-{number}" / "dev"
@@ -169,15 +174,15 @@ def _pair(
     folder: Path,
     number: int,
 ) -> Pairs:
-    """The pairs of an iteration, written down as the chats that are compared."""
-    drawn = {task.id for task in tasks}
-    shown = [expert for expert in experts if expert.task_id in drawn]
+    """Make the pairs of an iteration, and write them to a file as chats."""
+    task_ids = {task.id for task in tasks}
+    experts = [expert for expert in experts if expert.task_id in task_ids]
     names = ("pairs", "cut", "extra_rounds", "max_pairs_per_task")
     pairs = Pairs([], {})
 
     def make(run: RunFolder) -> dict[str, int]:
         nonlocal pairs
-        pairs = _compare(model, shown, explored, settings, folder, number).check()
+        pairs = _compare(model, experts, explored, settings, folder, number).check()
         log(f"iteration {number}: {pairs.counts}")
         checkpoint = open_checkpoint(model, settings)
         chats = (as_preference(p, checkpoint, world=settings.world) for p in pairs.pairs)
@@ -189,10 +194,10 @@ def _pair(
         make,
         kind="pairs",
         settings={name: getattr(settings, name) for name in names},
-        experts=shown,
+        experts=experts,
         explored=explored,
     )
-    return pairs if pairs.pairs else _compare(model, shown, explored, settings, folder, number)
+    return pairs if pairs.pairs else _compare(model, experts, explored, settings, folder, number)
 
 
 def _compare(
@@ -218,7 +223,7 @@ def _compare(
         )
     if settings.pairs in ("step", "mixture"):
         checkpoint = open_checkpoint(model, settings)
-        # One trajectory a task, the first.
+        # The first trajectory of each task, in order.
         one_each = list({e.task_id: e for e in reversed(experts)}.values())[::-1]
         steps = own_steps(
             checkpoint.chat_model(settings.n_envs),

@@ -1,4 +1,4 @@
-"""The agent plays training tasks to learn from its own episodes: RFT and ETO explore this way."""
+"""Exploration: the agent plays training tasks, and RFT and ETO learn from its episodes."""
 
 from __future__ import annotations
 
@@ -25,26 +25,28 @@ def explore(
     seeds: Sequence[int] = (0,),
     temperature: float | None = None,
 ) -> list[Trajectory]:
-    """Play tasks in a folder; the same call resumes, and reads what is complete.
+    """Play tasks, storing the episodes in a folder.
+
+    Repeating the call resumes an interrupted exploration, and reads a complete one.
 
     Args:
         model: the agent: a checkpoint's folder or name. It is loaded only if there is something
             to play.
-        tasks: what is played.
-        settings: where and how.
-        folder: of the episodes.
-        seeds: every task is played once for each.
-        temperature: at which replies are sampled; by default that of the settings.
+        tasks: the tasks to play.
+        settings: the settings of playing.
+        folder: the folder for the episodes.
+        seeds: every task is played once for each seed.
+        temperature: sampling temperature of the replies; by default the one of the settings.
 
     Returns:
         The episodes in the order of seeds and tasks.
 
     Raises:
-        RunMismatchError: the folder holds other episodes.
+        RunMismatchError: the folder holds an exploration with different settings, model or tasks.
     """
     if temperature is None:
         temperature = settings.temperature
-    decisive = {
+    identity = {
         "env": settings.env,
         "env_args": settings.env_args,
         "split": settings.split,
@@ -70,14 +72,14 @@ def explore(
         return {"n_episodes": len(episodes), "score": mean_score(episodes)}
 
     ids = [task.id for task in tasks]
-    once(folder, make, kind="exploration", settings=decisive, model=str(model), tasks=ids)
-    return play_all()  # all are there, so that this reads them in their order
+    once(folder, make, kind="exploration", settings=identity, model=str(model), tasks=ids)
+    return play_all()  # all episodes are on file now, so this only reads them
 
 
 def open_checkpoint(model: str | Path, settings: ETO | RFT) -> Checkpoint:
-    """Load the checkpoint of a method that plays."""
+    """Load the checkpoint that explores."""
     prompting: dict[str, Any] = {}
     if isinstance(settings, RFT):
         prompting = {n: getattr(settings, n) for n in ("template", "prompts", "with_example")}
-    how = settings.dpo if isinstance(settings, ETO) else settings
-    return load_checkpoint(str(model), dtype=how.dtype, device=how.device, **prompting)
+    training = settings.dpo if isinstance(settings, ETO) else settings
+    return load_checkpoint(str(model), dtype=training.dtype, device=training.device, **prompting)

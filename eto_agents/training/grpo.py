@@ -1,11 +1,11 @@
-"""GRPO on whole episodes through TRL's `rollout_func`; not in the paper, beside its PPO.
+"""GRPO on whole episodes, through TRL's `rollout_func`; not in the paper, for comparison with PPO.
 
-    repeat: episodes  <- play(policy), n_samples episodes of each of some tasks (a group)
-            advantage <- an episode's score less its group's mean, the same for all of its tokens
+    repeat: episodes  <- play(policy), n_samples episodes (a group) of each of several tasks
+            advantage <- an episode's score minus its group's mean, the same for all its tokens
             policy    <- `epochs` steps of the clipped surrogate with a KL penalty to the SFT policy
 
-DeepSeekMath, arXiv 2402.03300. The environment's tokens are read and not learned from. TRL (1.16)
-calls `rollout_func` experimental.
+Follows DeepSeekMath, arXiv 2402.03300. The loss is on the agent's tokens only. TRL (1.16) calls
+`rollout_func` experimental.
 """
 
 from __future__ import annotations
@@ -45,25 +45,26 @@ if TYPE_CHECKING:
 
 
 def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
-    """Train a policy by playing.
+    """Train a policy by reinforcement learning on the tasks of a split.
 
     Args:
-        model: the SFT policy: a checkpoint's folder or name.
-        settings: how.
-        out: the folder of the run; the same call on it resumes, and returns at once when it is
-            complete.
+        model: the initial policy, such as SFT's, which is also the reference of the KL penalty: a
+            checkpoint's folder or name.
+        settings: the settings of the training.
+        out: the folder of the run. Repeating the call resumes an interrupted run, and returns at
+            once if the run is complete.
 
     Raises:
-        DataNotFoundError: no such model.
-        DataError: there are fewer tasks than an update plays.
-        RunMismatchError: the folder holds a run with other settings or another model.
+        DataNotFoundError: there is no such model.
+        DataError: there are fewer tasks than an update needs.
+        RunMismatchError: the folder holds a run with different settings or another model.
     """
     tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
     tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
     n_groups = settings.n_episodes // settings.n_samples
     if len(tasks) < n_groups:
         raise DataError(
-            f"an update plays {n_groups} tasks {settings.n_samples} times each, and there are "
+            f"an update plays {n_groups} tasks {settings.n_samples} times each, but there are only "
             f"{len(tasks)}: lower n_episodes, or raise n_samples"
         )
     run = once(
@@ -85,7 +86,7 @@ def _fit(
     by_id = {task.id: task for task in tasks}
 
     def rollout(task_ids: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
-        # No two episodes of a run share a seed, whether it was interrupted or not.
+        # Seeds depend on the update's number only, so that a resumed run plays the same episodes.
         update = trainer.state.global_step // settings.epochs
         first = (settings.seed * 1_000_003 + update) * settings.n_episodes
         first += trainer.accelerator.process_index * len(task_ids)
@@ -101,7 +102,7 @@ def _fit(
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     with without_bars():
-        with _readable(checkpoint.model):
+        with _loadable(checkpoint.model):
             trainer = GRPOTrainer(
                 model=checkpoint.model,
                 reward_funcs=_score,
@@ -131,15 +132,16 @@ def _fit(
 
 
 def _score(score: list[float], **_: Any) -> list[float]:
-    """TRL's reward of the episodes: the score that `_row` has brought along."""
+    """The reward function for TRL: the final scores, which `_row` passes along."""
     return score
 
 
 @contextmanager
-def _readable(model: Any) -> Iterator[None]:
-    """Let TRL, which reads the reference policy from where the model was read, find all of it.
+def _loadable(model: Any) -> Iterator[None]:
+    """Make the model loadable from the path in its config, from which TRL loads the reference.
 
-    An adapter that was merged, or a model that `load_checkpoint` has converted, is not there.
+    If the path does not hold this model (an adapter was merged, or the model converted), it is
+    saved to a temporary folder.
     """
     config = model.config
     name = config._name_or_path
@@ -157,7 +159,7 @@ def _readable(model: Any) -> Iterator[None]:
 
 
 class _RunLog(TrainerCallback):  # type: ignore[misc]
-    """Writes what the trainer logs of an update's first step to the folder, and reports it."""
+    """Writes the metrics of each update's first step to the run's folder, and reports progress."""
 
     def __init__(self, run: RunFolder, settings: GRPO) -> None:
         self._run = run
@@ -181,11 +183,12 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
     share, rest = divmod(settings.n_episodes, n_processes())
     if rest:
         raise SettingsError(
-            f"n_episodes {settings.n_episodes} cannot be shared by {n_processes()} processes"
+            f"n_episodes {settings.n_episodes} must be a multiple of the number of processes "
+            f"({n_processes()})"
         )
     return GRPOConfig(
         output_dir=str(work),
-        max_steps=settings.n_updates * settings.epochs,  # steps of the optimiser
+        max_steps=settings.n_updates * settings.epochs,  # optimiser steps
         per_device_train_batch_size=share,
         num_generations=settings.n_samples,
         num_iterations=settings.epochs,
@@ -207,11 +210,15 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
 
 
 def _row(episode: Trajectory, checkpoint: Checkpoint, world: str | None) -> dict[str, Any]:
-    """An episode as TRL wants it."""
+    """Convert an episode to the fields that TRL expects from `rollout_func`.
+
+    TRL needs a row for every episode. One that cannot be learned from gets a placeholder with
+    `env_mask` 0, so that only its score counts, in its group's mean.
+    """
     sample = sample_of(episode, checkpoint, world=world) if episode.steps else None
     end = [checkpoint.tokenizer.eos_token_id]
     row = {"prompt_ids": end, "completion_ids": end, "logprobs": [0.0], "env_mask": [0]}
-    if sample is not None:  # else it was written otherwise than it is read: not learned from
+    if sample is not None:
         n = sample.n_prompt
         row = {
             "prompt_ids": sample.ids[:n],

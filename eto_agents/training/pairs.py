@@ -1,14 +1,14 @@
-"""Which of two trajectories is the better one: pairs for trajectory DPO, from records alone.
+"""Making pairs for trajectory DPO: which of two trajectories is the better one.
 
 ETO section 3.2: the agent plays each training task once; of its trajectory and the expert's, the
-one with the higher final reward is the chosen. Also its section 4.4's other ways to make pairs
-(step-wise, mixture) and the one without experts (its Table 5). What is dropped is counted. Here are
-no models and no files: `eto_agents.training.dpo` encodes pairs and trains on them.
+one with the higher final reward is the chosen one. Also the other ways to make pairs of section 4.4
+(step-wise, mixture) and the one without experts (Table 5). Episodes that are left out are counted.
+This module works on trajectories alone; `eto_agents.training.dpo` encodes pairs and trains on them.
 
-Where paper and repository (Yifan-Song793/ETO, ``construct_preference.py``) disagree: the
-repository's general builder cuts the agent's rejected trajectory to the length of the expert's plus
-five rounds, and never the expert's; its builder for ALFWorld cuts nothing; the paper does not speak
-of it. `Cut` has all three.
+Where the paper and its repository (Yifan-Song793/ETO, ``construct_preference.py``) disagree: the
+repository's general builder shortens the agent's rejected trajectory to the length of the expert's
+plus five rounds, and never the expert's; its builder for ALFWorld shortens nothing; the paper does
+not mention it. `Cut` offers all of these.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from eto_agents.trajectory import PLAYED, Step, Trajectory
 from eto_envs.errors import DataError, UnknownNameError
 
 Cut = Literal["rejected", "agent", "none"]
-"""What is cut to the chosen's length plus some rounds: every rejected trajectory, only the agent's
-(ETO's general builder), or nothing (its ALFWorld builder)."""
+"""Which rejected trajectories are shortened to the length of the chosen one plus some rounds: all,
+only the agent's (ETO's general builder), or none (its ALFWorld builder)."""
 
 EXTRA_ROUNDS = 5  # `len(golden_trajs[key]) + 5*2` messages in ETO's builder
 
 
 class NoPairsError(DataError):
-    """Nothing to prefer is left."""
+    """There are no pairs to train on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two trajectories of one task, both ending with a step of the agent's.
+    """Two trajectories of one task, the first better than the second.
 
     Attributes:
         chosen: the better one.
-        rejected: the worse one, cut if it was too long; its score is that of the whole.
-        n_shared: steps at the beginning that both have and that are not trained on.
+        rejected: the worse one, possibly shortened; its score is that of the whole episode.
+        n_shared: number of steps that both have in common at the beginning, which are not trained
+            on.
     """
 
     chosen: Trajectory
@@ -54,35 +55,35 @@ class Pair:
 
 
 class Pairs(NamedTuple):
-    """Pairs, and what became of every episode.
+    """Pairs, and the outcome of every episode.
 
     Attributes:
-        pairs: in the order of the episodes they come from.
-        counts: how many episodes won, tied, lost against the expert (``win``, ``tie``, ``lose``),
-            and how many were dropped and why (``no_expert``, ``not_played``, ``no_steps``,
-            ``same_actions``); ``both_succeeded`` says how many of the ties were successes, and
-            ``pairs`` is the number of pairs.
+        pairs: the pairs, in the order of the episodes they come from.
+        counts: the number of episodes that won, tied or lost against the expert (``win``, ``tie``,
+            ``lose``) and that were left out, by reason (``no_expert``, ``not_played``,
+            ``no_steps``, ``same_actions``). ``both_succeeded`` is the number of ties in which both
+            succeeded, ``pairs`` the number of pairs.
     """
 
     pairs: list[Pair]
     counts: dict[str, int]
 
     def check(self) -> Pairs:
-        """Itself, if there is a pair.
+        """Return itself, if there is at least one pair.
 
         Raises:
-            NoPairsError: there is none; says why.
+            NoPairsError: there are no pairs; says why.
         """
         if self.pairs:
             return self
         reasons = ", ".join(f"{name} {n}" for name, n in self.counts.items() if n)
         raise NoPairsError(
-            f"no pair is left to train on ({reasons or 'no episode was given'}): explore more "
-            "tasks, at a higher temperature or several times each, or stop at this iteration"
+            f"no pairs to train on ({reasons or 'no episodes were given'}): explore more tasks, at "
+            "a higher temperature or several times each, or stop at this iteration"
         )
 
     def __add__(self, other: object) -> Pairs:
-        """The mixture of two kinds of pairs (ETO's Table 4)."""
+        """Mix two kinds of pairs (ETO's Table 4)."""
         if not isinstance(other, Pairs):
             return NotImplemented
         counts = Counter(self.counts)
@@ -97,16 +98,18 @@ def trajectory_pairs(
     cut: Cut = "rejected",
     extra_rounds: int = EXTRA_ROUNDS,
 ) -> Pairs:
-    """ETO's pairs: the agent's episodes against the expert's of the same tasks.
+    """ETO's pairs: each of the agent's episodes against the expert's of the same task.
 
     Args:
-        experts: expert trajectories; of several of one task the best counts, the first of equals.
-        explored: the agent's episodes, any number a task.
-        cut: which trajectories may be too long.
-        extra_rounds: how many rounds longer than the chosen one a rejected one may be.
+        experts: expert trajectories; of several of one task the best one counts, ties go to the
+            first.
+        explored: the agent's episodes, any number per task.
+        cut: which rejected trajectories are shortened.
+        extra_rounds: rounds by which a rejected trajectory may exceed the chosen one before it is
+            shortened, at least 0.
 
     Raises:
-        UnknownNameError: no such `cut`.
+        UnknownNameError: `cut` is not one of `Cut`.
         ValueError: `extra_rounds` is negative.
     """
     _check_cut(cut, extra_rounds)
@@ -119,7 +122,7 @@ def trajectory_pairs(
         counts[outcome] += 1
         counts["tie"] += outcome == "both_succeeded"
         if expert is not None and outcome == "win":
-            # Differs from the reference: it leaves the expert's whole; cut="agent" does so, too.
+            # Differs from the reference, which never shortens the expert's (as cut="agent").
             rounds = extra_rounds if cut == "rejected" else None
             pairs.append(Pair(episode, _shorten(expert, episode, rounds)))
         elif expert is not None and outcome == "lose":
@@ -136,26 +139,27 @@ def self_pairs(
     cut: Cut = "rejected",
     extra_rounds: int = EXTRA_ROUNDS,
 ) -> Pairs:
-    """Pairs without an expert: the agent's best episode of a task against its worse ones.
+    """Pairs without an expert: the agent's best episode of a task against worse ones.
 
     Args:
-        explored: several episodes a task.
-        success_against_failure: the chosen must have succeeded (score 1), the rejected not.
-        max_per_task: the most pairs of a task, the widest gap first; None takes all.
-        cut: as in `trajectory_pairs`; every trajectory here is the agent's.
+        explored: the agent's episodes, several per task.
+        success_against_failure: whether only successes (score 1) are paired with failures.
+        max_per_task: maximum number of pairs per task, those with the largest difference in score
+            first; None sets no limit.
+        cut: as in `trajectory_pairs`; here every trajectory is the agent's.
         extra_rounds: as in `trajectory_pairs`.
 
     Returns:
-        Pairs in the order in which the tasks come; ``win`` counts the pairs, ``tie`` tasks whose
-        episodes all have one score.
+        Pairs in the order of the tasks; ``win`` counts the pairs, and ``tie`` the tasks whose
+        episodes all have the same score.
     """
     _check_cut(cut, extra_rounds)
     counts: Counter[str] = Counter(win=0, tie=0, lose=0)
     groups: dict[tuple[str, str, str], list[Trajectory]] = {}
     for episode in explored:
-        fault = _fault(episode)
-        if fault:
-            counts[fault] += 1
+        reason = _reason_to_leave_out(episode)
+        if reason:
+            counts[reason] += 1
         else:
             groups.setdefault(_task_of(episode), []).append(episode)
     pairs: list[Pair] = []
@@ -178,18 +182,18 @@ def self_pairs(
 
 
 def step_pairs(experts: Iterable[Trajectory], own: Mapping[str, Sequence[Step | None]]) -> Pairs:
-    """Step-wise pairs: after the same steps of the expert's, its next step against the agent's.
+    """Step-wise pairs: after a common prefix, the expert's next step against the agent's.
 
-    A step is the expert's to prefer wherever the agent does something else: what it would have
-    been worth is not known, and not asked (ETO, section 4.4).
+    The expert's step is preferred wherever the agent's differs; what the agent's step would have
+    been worth is unknown (ETO, section 4.4).
 
     Args:
-        experts: expert trajectories, at most one a task.
-        own: by task id, what the agent did after each prefix of the expert's; entry t is in the
-            place of the expert's step t, None where the agent did not answer.
+        experts: expert trajectories, at most one per task.
+        own: the agent's steps by task id. Entry t is the agent's step after the first t steps of
+            the expert, in place of the expert's step t; None where the agent failed to reply.
 
     Raises:
-        DataError: the agent's steps are not as many as the expert's.
+        DataError: the agent has more or fewer steps than the expert.
     """
     counts: Counter[str] = Counter()
     pairs: list[Pair] = []
@@ -200,52 +204,53 @@ def step_pairs(experts: Iterable[Trajectory], own: Mapping[str, Sequence[Step | 
             continue
         if len(steps) != len(expert.steps):
             raise DataError(
-                f"task {expert.task_id!r}: {len(steps)} steps of the agent's for an expert's "
-                f"{len(expert.steps)}: there must be one for each prefix"
+                f"task {expert.task_id!r}: the agent has {len(steps)} steps and the expert "
+                f"{len(expert.steps)}, but there must be one for each of the expert's"
             )
-        for t, (right, wrong) in enumerate(zip(expert.steps, steps, strict=True)):
-            if wrong is None:
+        for t, (expert_step, own_step) in enumerate(zip(expert.steps, steps, strict=True)):
+            if own_step is None:
                 counts["not_played"] += 1
-            elif wrong.action == right.action:
+            elif own_step.action == expert_step.action:
                 counts["same_actions"] += 1
             else:
-                before = expert.steps[:t]
-                pair = Pair(
-                    with_steps(expert, [*before, right]), with_steps(expert, [*before, wrong]), t
-                )
-                pairs.append(pair)
+                prefix = expert.steps[:t]
+                chosen = with_steps(expert, [*prefix, expert_step])
+                rejected = with_steps(expert, [*prefix, own_step])
+                pairs.append(Pair(chosen, rejected, n_shared=t))
     return Pairs(pairs, dict(counts) | {"step_pairs": len(pairs), "pairs": len(pairs)})
 
 
 def with_steps(trajectory: Trajectory, steps: Sequence[Step]) -> Trajectory:
-    """The trajectory with other steps; its score and status stay those of the whole.
+    """Replace the steps of a trajectory; its score and status remain those of the whole episode.
 
-    Its messages are those of the steps, if these are its first; else there are none.
+    If `steps` are the trajectory's first ones, its messages are shortened accordingly; otherwise
+    they are removed.
     """
-    shown = list(steps)
-    is_start = shown == trajectory.steps[: len(shown)]
-    n_unsaid = 2 * (len(trajectory.steps) - len(shown))
-    messages = trajectory.messages[: len(trajectory.messages) - n_unsaid] if is_start else []
-    return replace(trajectory, steps=shown, messages=messages)
+    steps = list(steps)
+    is_prefix = steps == trajectory.steps[: len(steps)]
+    # Each step has two messages: the agent's reply, and the observation that follows it.
+    n_removed = 2 * (len(trajectory.steps) - len(steps))
+    messages = trajectory.messages[: len(trajectory.messages) - n_removed] if is_prefix else []
+    return replace(trajectory, steps=steps, messages=messages)
 
 
 def _outcome(expert: Trajectory | None, episode: Trajectory) -> str:
-    """``win``, ``tie`` or ``lose`` for the agent, or why the episode is dropped."""
-    fault = _fault(episode)
-    if fault:
-        return fault
-    if expert is None or _fault(expert):
+    """``win``, ``tie`` or ``lose`` for the agent, or the reason to leave the episode out."""
+    reason = _reason_to_leave_out(episode)
+    if reason:
+        return reason
+    if expert is None or _reason_to_leave_out(expert):
         return "no_expert"
     if expert.success and episode.success:
         return "both_succeeded"
     if _is_equal(expert.score, episode.score):
         return "tie"
     if [s.action for s in expert.steps] == [s.action for s in episode.steps]:
-        return "same_actions"  # the world is random: neither was better
+        return "same_actions"  # the scores differ by chance only
     return "win" if episode.score > expert.score else "lose"
 
 
-def _fault(episode: Trajectory) -> str:
+def _reason_to_leave_out(episode: Trajectory) -> str:
     if episode.status not in PLAYED:
         return "not_played"
     return "" if episode.steps else "no_steps"
@@ -255,7 +260,9 @@ def _best_by_task(experts: Iterable[Trajectory]) -> dict[tuple[str, str, str], T
     best: dict[tuple[str, str, str], Trajectory] = {}
     for expert in experts:
         key = _task_of(expert)
-        if not _fault(expert) and (key not in best or expert.score > best[key].score):
+        if _reason_to_leave_out(expert):
+            continue
+        if key not in best or expert.score > best[key].score:
             best[key] = expert
     return best
 

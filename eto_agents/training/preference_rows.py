@@ -1,8 +1,8 @@
-"""Pairs of trajectories as token ids and masks, the rows that trajectory DPO trains on.
+"""Pairs of trajectories as token ids and loss masks: the rows that trajectory DPO trains on.
 
-A row has what both sides begin with (instruction, task, shared steps) once, and each side's rest
-with its mask; the world's turns have mask 0. A pair that is too long for the model is dropped and
-counted, or an error; never cut.
+A row holds the common beginning of both sides (instruction, task, shared steps) once, and the rest
+of each side with its mask, which is 0 on the environment's turns. A pair that is too long is
+dropped and counted, or raises an error; it is never truncated.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class PreferenceRow(TypedDict):
-    """A pair as tokens; the columns that `eto_agents.training.dpo` gives TRL.
+    """An encoded pair; its fields are the columns of the dataset that TRL gets.
 
     Attributes:
-        prompt_ids: what both sides begin with.
-        chosen_ids: the rest of the better side.
-        chosen_mask: as long as `chosen_ids`; 1 on the agent's tokens.
-        rejected_ids: the rest of the worse side.
-        rejected_mask: as long as `rejected_ids`.
+        prompt_ids: token ids of the common beginning.
+        chosen_ids: token ids of the rest of the chosen side.
+        chosen_mask: 1 on the agent's tokens of `chosen_ids`, else 0; same length.
+        rejected_ids: token ids of the rest of the rejected side.
+        rejected_mask: 1 on the agent's tokens of `rejected_ids`, else 0; same length.
     """
 
     prompt_ids: list[int]
@@ -44,11 +44,11 @@ class PreferenceRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRows:
-    """Rows, and what was left out.
+    """Encoded pairs to train on.
 
     Attributes:
-        rows: in the order of the pairs.
-        n_too_long: pairs that were dropped because a side has too many tokens.
+        rows: one row per pair, in order, without those that are too long.
+        n_too_long: number of pairs that were dropped because a side has too many tokens.
     """
 
     rows: list[PreferenceRow]
@@ -56,7 +56,7 @@ class PreferenceRows:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of both sides of all rows."""
+        """Total number of tokens, the prompt counted once for each side."""
         return sum(sum(lengths(row)) for row in self.rows)
 
     @property
@@ -76,20 +76,20 @@ def encode_pairs(
     too_long: TooLong = "drop",
     world: str | None = None,
 ) -> PreferenceRows:
-    """Rows of pairs of trajectories, or of pairs read from a file.
+    """Encode pairs of trajectories, or pairs read from a file.
 
     Args:
-        pairs: what to encode.
-        checkpoint: whose tokenizer, template and prompts.
-        max_length: the most a side has, prompt included; at most, and by default, what the model
-            can read.
-        too_long: what becomes of a pair with a longer side.
-        world: whose prompt; by default the one the trajectories tell.
+        pairs: the pairs.
+        checkpoint: provides the tokenizer, the chat template and the prompts.
+        max_length: maximum number of tokens of a side, prompt included; the model's context length
+            is a limit too, and the default.
+        too_long: whether a pair with a longer side is dropped and counted, or raises an error.
+        world: the world whose prompt is used; by default the trajectories'.
 
     Raises:
-        NoPairsError: nothing is left.
-        DataError: a pair is too long and `too_long` is ``"error"``, or its sides do not begin
-            alike.
+        NoPairsError: no pair is left.
+        DataError: a pair is too long and `too_long` is ``"error"``, or the sides of a pair differ
+            in their prompt or shared steps.
     """
     rows: list[PreferenceRow] = []
     n_too_long = 0
@@ -105,7 +105,7 @@ def encode_pairs(
             rows.append(row)
         elif too_long == "error":
             raise DataError(
-                f"a pair of task {pair.task_id!r} has {longest} tokens, allowed are {max_length}: "
+                f"a pair of task {pair.task_id!r} has {longest} tokens, more than {max_length}: "
                 "raise max_length, or drop such pairs (too_long='drop')"
             )
         else:
@@ -114,16 +114,16 @@ def encode_pairs(
         raise NoPairsError(
             f"no pair is left to train on ({n_too_long} have more than {max_length} tokens)"
             if n_too_long
-            else "no pair is left to train on: none was given"
+            else "no pairs to train on: none were given"
         )
     return PreferenceRows(rows, n_too_long)
 
 
 def encode_pair(pair: Pair, checkpoint: Checkpoint, *, world: str | None = None) -> PreferenceRow:
-    """A pair's tokens; turns that both sides share belong to the prompt.
+    """Encode a pair of trajectories; the steps that both sides share become part of the prompt.
 
     Raises:
-        DataError: the sides do not begin alike.
+        DataError: the sides differ in their prompt or shared steps.
     """
     chosen = encode_trajectory(pair.chosen, checkpoint, world=world)
     rejected = encode_trajectory(pair.rejected, checkpoint, world=world)
@@ -131,12 +131,13 @@ def encode_pair(pair: Pair, checkpoint: Checkpoint, *, world: str | None = None)
 
 
 def lengths(row: PreferenceRow) -> tuple[int, int]:
-    """Tokens of the chosen and of the rejected side, the prompt included in each."""
+    """Number of tokens of the chosen and of the rejected side, each with the prompt."""
     n_prompt = len(row["prompt_ids"])
     return n_prompt + len(row["chosen_ids"]), n_prompt + len(row["rejected_ids"])
 
 
 def _encode(pair: PreferencePair, checkpoint: Checkpoint) -> PreferenceRow:
+    # Each side is rendered with the whole prompt: a chat template may join the two differently.
     sides = [
         encode(
             [*pair.prompt, *side],
@@ -150,12 +151,14 @@ def _encode(pair: PreferencePair, checkpoint: Checkpoint) -> PreferenceRow:
 
 
 def _row(chosen: Encoded, rejected: Encoded, n_shared: int, task_id: str) -> PreferenceRow:
+    # Both sides are cut where the agent's first differing turn begins; before it they must have the
+    # same ids, since the prompt is stored once.
     start = _start_of_turn(chosen.mask, n_shared)
     if start != _start_of_turn(rejected.mask, n_shared) or (
         chosen.ids[:start] != rejected.ids[:start]
     ):
         raise DataError(
-            f"the two sides of a pair of task {task_id!r} do not begin alike: they are of "
+            f"the two sides of a pair of task {task_id!r} begin differently: they belong to "
             "different tasks, datasets or prompts"
         )
     return PreferenceRow(
@@ -168,17 +171,17 @@ def _row(chosen: Encoded, rejected: Encoded, n_shared: int, task_id: str) -> Pre
 
 
 def _start_of_turn(mask: Sequence[int], turn: int) -> int:
-    """Where the agent's turn of that number begins."""
+    """Index of the first token of the agent's turn number `turn`, counted from 0."""
     turns = list(turns_of(mask))
     if turn >= len(turns):
-        raise DataError(f"a trajectory has {len(turns)} turns of the agent's, not {turn + 1}")
+        raise DataError(f"a trajectory has {len(turns)} agent turns, but {turn + 1} are needed")
     return turns[turn][0]
 
 
 def as_preference(
     pair: Pair, checkpoint: Checkpoint, *, world: str | None = None
 ) -> PreferencePair:
-    """A pair of trajectories as the chats that the model reads, for a file."""
+    """Convert a pair of trajectories to the chats that the model reads, to be written to a file."""
     from eto_agents.preference import PreferencePair
 
     chosen, first = chat_of(pair.chosen, checkpoint, world=world)

@@ -3,9 +3,9 @@
     explored <- play(SFT policy), several episodes of every training task
     policy   <- SFT(base model, experts and the explored episodes that succeeded)
 
-Each way of doing a task counts once. Differs from the reference: the paper adds "success
-trajectories" and names no least score. Here an episode counts that scores at least `min_score`, by
-default 1; so in WebShop and ScienceWorld, too, whose scores have values between 0 and 1.
+Duplicate episodes of a task are removed. Differs from the reference: the paper adds "success
+trajectories" without naming a minimum score. Here an episode is a success if it scores at least
+`min_score`, by default 1, also in WebShop and ScienceWorld, where scores lie between 0 and 1.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ def rft(
     """Explore, then fine-tune on the expert's trajectories and the agent's successes.
 
     Args:
-        model: what is fine-tuned, as for `eto_agents.training.sft.sft`.
+        model: the model to fine-tune, as for `eto_agents.training.sft.sft`.
         experts: the expert's trajectories.
-        settings: how.
+        settings: the settings of the exploration and of the training.
         explorer: the checkpoint that plays, such as SFT's.
-        out: the folder of the run; the same call on it resumes.
+        out: the folder of the run. Repeating the call resumes an interrupted run, and returns at
+            once if the run is complete.
 
     Raises:
-        DataNotFoundError: no such model.
+        DataNotFoundError: there is no such model.
         EmptyDataError: there are no expert trajectories.
-        RunMismatchError: the folder holds another run.
+        RunMismatchError: the folder holds a run with different settings, trajectories or models.
     """
     if not experts:
         raise EmptyDataError("no trajectories to train on: none were given")
@@ -96,24 +97,26 @@ def _counts(
 def successes(
     explored: Iterable[Trajectory], expert: Sequence[Trajectory], min_score: float = 1.0
 ) -> list[Trajectory]:
-    """Episodes that score enough, of those with the same actions in the same task the first.
+    """Select the successful episodes, without duplicates and those identical to an expert's.
+
+    Two episodes are duplicates if they have the same actions in the same task; the first is kept.
 
     Args:
-        explored: the episodes, in the order in which the first of several alike counts.
-        expert: what is learnt from anyway; what does the same as one of these is left out, too.
-        min_score: the least final score.
+        explored: the agent's episodes.
+        expert: the expert's trajectories.
+        min_score: minimum final score of a success, in [0, 1].
     """
     seen = {_actions(episode) for episode in expert}
-    kept = []
+    selected = []
     for episode in _played(explored):
         if episode.score >= min_score and episode.steps and _actions(episode) not in seen:
             seen.add(_actions(episode))
-            kept.append(episode)
-    return kept
+            selected.append(episode)
+    return selected
 
 
 def _actions(episode: Trajectory) -> tuple[str, ...]:
-    # As the worlds read them: WebShop does not mind upper case, nor any world spaces at the ends.
+    # Normalised as the worlds do: WebShop ignores case, all worlds ignore surrounding spaces.
     return episode.task_id, *(step.action.strip().lower() for step in episode.steps)
 
 

@@ -2,11 +2,11 @@
 
     policy <- argmax over the experts' trajectories of the log-likelihood of the agent's tokens
 
-Defaults are the paper's (section 4.1): 3 epochs, batches of 64, learning rate 1e-5 with 3 % warm-up
-and a cosine, AdamW, the loss on the agent's tokens alone. The loop is TRL's `SFTTrainer`; rows come
-tokenised with labels (`eto_agents.training.rows`), so TRL's own chat templates and masks play no
-part. What is the project's own: a loss with a weight for the environment's tokens, batches by
-tokens, and the order of the rows.
+The defaults are the paper's (section 4.1): 3 epochs, batches of 64, a learning rate of 1e-5 with
+3 % warm-up and cosine decay, AdamW, the loss on the agent's tokens only. The training loop is TRL's
+`SFTTrainer`; rows are tokenised and labelled beforehand (`eto_agents.training.rows`), so TRL's chat
+templates and masks are not used. This module adds an optional weight for the loss on the
+environment's tokens, batches by number of tokens, and an order of the rows with little padding.
 """
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TINY: Final = "tiny"
-"""A model's name that means: make one (`eto_agents.models.tiny`) from the trajectories."""
+"""The model name that stands for a new tiny model (`eto_agents.models.tiny`)."""
 
 
 def sft(model: str | Path, experts: Sequence[Trajectory], settings: SFT, *, out: Path) -> Trained:
     """Fine-tune a model on trajectories.
 
     Args:
-        model: a checkpoint's folder or name; "tiny" or "tiny:SIZE" makes a new one.
-        experts: what is imitated.
-        settings: how.
-        out: the folder of the run; the same call on it resumes, and returns at once when it is
-            complete.
+        model: a checkpoint's folder or name; "tiny" or "tiny:SIZE" makes a new model.
+        experts: the trajectories to imitate.
+        settings: the settings of the training.
+        out: the folder of the run. Repeating the call resumes an interrupted run, and returns at
+            once if the run is complete.
 
     Raises:
-        DataNotFoundError: no such model.
-        EmptyDataError: there is nothing to train on.
+        DataNotFoundError: there is no such model.
+        EmptyDataError: there are no trajectories, or all are too long.
         DataError: the loss became infinite or not a number.
-        RunMismatchError: the folder holds a run with other settings, trajectories or model.
+        RunMismatchError: the folder holds a run with different settings, trajectories or model.
     """
     if not experts:
         raise EmptyDataError("no trajectories to train on: none were given")
@@ -87,7 +87,7 @@ def sft(model: str | Path, experts: Sequence[Trajectory], settings: SFT, *, out:
 def fit(
     model: str | Path, trajectories: Sequence[Trajectory], settings: SFT, run: RunFolder
 ) -> dict[str, Any]:
-    """Train and save the checkpoint in a claimed folder, which the caller completes."""
+    """Train and save a checkpoint in a claimed folder; returns the content of ``result.json``."""
     start_s = time.monotonic()
     checkpoint = open_model(model, trajectories, settings)
     rows = build_rows(
@@ -109,10 +109,10 @@ def fit(
 
 
 def open_model(model: str | Path, trajectories: Sequence[Trajectory], settings: SFT) -> Checkpoint:
-    """The model that is trained: a named one, or a new tiny one.
+    """Load the model to train, or make a new tiny one.
 
     Raises:
-        EmptyDataError: a tiny one is to be made of no trajectories.
+        EmptyDataError: there are no trajectories to make a tiny model's tokenizer from.
     """
     kind, _, size = str(model).partition(":")
     if kind == TINY and not Path(model).exists():
@@ -121,7 +121,7 @@ def open_model(model: str | Path, trajectories: Sequence[Trajectory], settings: 
         if not trajectories:
             raise EmptyDataError("no trajectories to make a tiny model from")
         prompts = settings.prompts or "brief"
-        made = make_tiny(
+        tiny = make_tiny(
             texts_of(trajectories, prompts=prompts, world=settings.world),
             size=size or "small",
             vocab_size=settings.vocab_size,
@@ -130,10 +130,10 @@ def open_model(model: str | Path, trajectories: Sequence[Trajectory], settings: 
             seed=settings.seed,
         )
         if settings.device is not None:
-            made.model.to(settings.device)
+            tiny.model.to(settings.device)
         if settings.with_example is not None:
-            made = dataclasses.replace(made, with_example=settings.with_example)
-        return made
+            tiny = dataclasses.replace(tiny, with_example=settings.with_example)
+        return tiny
     return load_checkpoint(
         str(model),
         dtype=settings.dtype,
@@ -145,7 +145,7 @@ def open_model(model: str | Path, trajectories: Sequence[Trajectory], settings: 
 
 
 class RowTrainer(SFTTrainer):  # type: ignore[misc]
-    """Trains on rows; logs to the run."""
+    """TRL's `SFTTrainer` on encoded rows, logging to a run's folder."""
 
     optimizer: Any
 
@@ -156,7 +156,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         settings: SFT,
         run: RunFolder,
     ) -> None:
-        """Set the trainer up; nothing is trained yet."""
+        """Set up the trainer; nothing is trained yet."""
         from datasets import Dataset
 
         self._lengths = [len(row.ids) for row in rows.rows]
@@ -175,15 +175,15 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
             peft_config=lora_config(settings.lora_rank, settings.lora_alpha),
         )
         use_cpu_head(self.model)
-        for shown in (PrinterCallback, ProgressCallback):
-            self.remove_callback(shown)
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
         self.add_callback(_RunLog(run))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: the run's files say what was done."""
+        """Write no model card: the run's files document the training."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **named: Any) -> Any:
-        """TRL's loss, or with a weight for the world's tokens ours."""
+        """TRL's loss on the agent's tokens, or with `world_weight` a loss on all tokens."""
         if not self._settings.world_weight:
             return super().compute_loss(model, inputs, *args, **named)
         return self._loss_on_all(model, inputs, *args, **named)
@@ -195,26 +195,31 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Negative log-likelihood of the agent's tokens and, weighted, the world's, per agent's."""
-        ids = inputs["input_ids"]
-        is_agent = inputs.pop("labels") != -100
-        labels = ids.masked_fill(inputs["attention_mask"] == 0, -100)
+        """Negative log-likelihood of all tokens, those of the environment with a weight.
+
+        The weighted sum is divided by the number of agent tokens only, so that the agent's part of
+        the loss is the same as without the environment's tokens.
+        """
+        ids = inputs["input_ids"]  # (B, T)
+        is_agent = inputs.pop("labels") != -100  # (B, T)
+        labels = ids.masked_fill(inputs["attention_mask"] == 0, -100)  # everything but padding
         outputs = model(**inputs, labels=labels, fused_lm_head=True)
         if not hasattr(outputs, "log_probs"):
             raise SettingsError("world_weight needs TRL 1.15, and so Python 3.11, on this device")
-        is_agent = is_agent[:, 1:]
+        is_agent = is_agent[:, 1:]  # (B, T - 1), as `outputs.log_probs`: position t is token t + 1
         weights = torch.where(is_agent, 1.0, self._settings.world_weight)
         n_agent = is_agent.sum() if num_items_in_batch is None else num_items_in_batch
         loss = -(outputs.log_probs * weights).sum() / torch.as_tensor(n_agent).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # as TRL does: DDP averages gradients
+            # DDP averages gradients over processes, but the divisor counts all processes' tokens.
+            loss = loss * self.accelerator.num_processes
         counts = torch.stack([(outputs.is_top1 & is_agent).sum(), is_agent.sum()])
         n_right, n_all = self.accelerator.gather_for_metrics(counts[None]).sum(0).tolist()
         self._metrics["train"]["mean_token_accuracy"].append(n_right / max(n_all, 1))
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW, or with Muon for the matrices inside of the layers."""
+        """AdamW, or Muon for the weight matrices of the layers and AdamW for the rest."""
         if self.optimizer is None and self._settings.optimizer == "muon+adamw":
             from eto_agents.training.muon import MuonAdamW
 
@@ -233,7 +238,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         return math.ceil(len(self._lengths) / self._settings.batch_size)
 
     def get_train_dataloader(self) -> Any:
-        """Batches by tokens, or TRL's."""
+        """Batches by number of tokens with `batch_tokens`, else TRL's."""
         if self._batches is None:
             return super().get_train_dataloader()
         loader = torch.utils.data.DataLoader(
@@ -248,35 +253,36 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class LengthGrouped(torch.utils.data.Sampler[int]):
-    """Shuffled rows with those of one optimizer step alike in length, so that little is padding.
+    """A random order in which the rows of an optimizer step have similar lengths: less padding.
 
     Args:
-        lengths: tokens of each row.
-        batch_size: rows of an optimizer step.
-        seed: decides, with the epoch, the order.
+        lengths: number of tokens of each row.
+        batch_size: rows per optimizer step.
+        seed: determines the order, together with the epoch.
     """
 
     GROUP = 16
-    """Steps among whose rows those of like length are brought together."""
+    """Number of steps whose rows are sorted by length together."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        """Take the lengths; the epoch is 0."""
+        """Start with epoch 0."""
         self._lengths = lengths
         self._batch_size = batch_size
         self._seed = seed
         self._epoch = 0
 
     def __len__(self) -> int:
-        """All rows, once."""
+        """Number of rows."""
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; called by the data loader."""
+        """Select the epoch's order; called by the data loader."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """Positions of the rows."""
+        """Yield the rows' indices, `batch_size` consecutive ones for each step."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        # Shuffle all rows, sort each group of `GROUP` steps by length, and cut it into steps.
         order = torch.randperm(len(self), generator=generator).tolist()
         size = self._batch_size
         steps = []
@@ -284,49 +290,51 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
             group = order[start : start + size * self.GROUP]
             group.sort(key=lambda row: -self._lengths[row])
             steps += [group[i : i + size] for i in range(0, len(group), size)]
-        whole = [step for step in steps if len(step) == size]
-        for i in torch.randperm(len(whole), generator=generator).tolist():
-            yield from whole[i]
-        for step in steps:  # what is left over comes last, or steps would not begin with batches
+        # Shuffle the steps, so that training does not go from long rows to short ones.
+        complete = [step for step in steps if len(step) == size]
+        for i in torch.randperm(len(complete), generator=generator).tolist():
+            yield from complete[i]
+        for step in steps:  # an incomplete step comes last, or it would shift all later ones
             if len(step) < size:
                 yield from step
 
 
 class TokenBatches(torch.utils.data.Sampler[list[int]]):
-    """Rows of like length that have a number of tokens together; others in each epoch.
+    """Batches of rows of similar length with a limited number of tokens, reshuffled every epoch.
 
-    Every epoch has as many batches, so that a step's number tells its epoch.
+    Every epoch has the same number of batches, so that a step's number determines its epoch.
 
     Args:
-        lengths: tokens of each row.
-        n_tokens: the most of a batch, padding included; a longer row is a batch of its own.
-        seed: decides, with the epoch, which rows are together, and the order.
-        n_epochs: how many there will be.
+        lengths: number of tokens of each row.
+        n_tokens: maximum number of tokens of a batch, padding included; a longer row forms a batch
+            by itself.
+        seed: determines the batches and their order, together with the epoch.
+        n_epochs: number of epochs.
     """
 
     GROUP = 256
-    """Rows, drawn at random, among which those of like length are brought together."""
+    """Number of rows, drawn at random, that are sorted by length together."""
 
     def __init__(self, lengths: Sequence[int], n_tokens: int, seed: int, n_epochs: int) -> None:
-        """Count the batches; the epoch is 0."""
+        """Count the batches; start with epoch 0."""
         self._lengths = lengths
         self._n_tokens = n_tokens
         self._seed = seed
         self._epoch = 0
-        self._n_batches = max(len(self._put_together(epoch)) for epoch in range(n_epochs))
+        self._n_batches = max(len(self._make_batches(epoch)) for epoch in range(n_epochs))
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches per epoch."""
         return self._n_batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the rows that are together, and the order; called by the data loader."""
+        """Select the epoch's batches; called by the data loader."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Positions of the rows of each batch."""
-        batches = self._put_together(self._epoch)
-        while len(batches) < self._n_batches:  # a few of the largest in two
+        """Yield the indices of each batch's rows."""
+        batches = self._make_batches(self._epoch)
+        while len(batches) < self._n_batches:  # split the largest until there are enough
             batches.sort(key=len)
             largest = batches.pop()
             batches += [largest[::2], largest[1::2]]
@@ -334,7 +342,9 @@ class TokenBatches(torch.utils.data.Sampler[list[int]]):
         for i in order.tolist():
             yield batches[i]
 
-    def _put_together(self, epoch: int) -> list[list[int]]:
+    def _make_batches(self, epoch: int) -> list[list[int]]:
+        # Shuffle all rows, sort each group of `GROUP` by length, and fill batches in that order: a
+        # batch's newest row is its longest, so with padding it has len(batch) times its tokens.
         batches: list[list[int]] = []
         order = torch.randperm(len(self._lengths), generator=self._generator(epoch, 0)).tolist()
         for start in range(0, len(order), self.GROUP):
@@ -355,13 +365,13 @@ def _batches_of(lengths: Sequence[int], settings: SFT) -> TokenBatches | None:
     if not settings.batch_tokens:
         return None
     if n_processes() > 1:
-        raise SettingsError("batch_tokens is for one process: give batch_size instead")
+        raise SettingsError("batch_tokens supports a single process only: use batch_size instead")
     n_epochs = math.ceil(settings.epochs)
     return TokenBatches(lengths, settings.batch_tokens, settings.seed, n_epochs)
 
 
 class _RunLog(TrainerCallback):  # type: ignore[misc]
-    """Writes what the trainer logs to the run, and shows how far it is."""
+    """Writes the trainer's metrics to the run's folder, and reports progress."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
@@ -386,7 +396,9 @@ class _RunLog(TrainerCallback):  # type: ignore[misc]
             return
         loss = float(logs["loss"])
         if not abs(loss) < float("inf"):
-            raise DataError(f"the loss is {loss} at step {state.global_step}: lower learning_rate")
+            raise DataError(
+                f"the loss is {loss} at step {state.global_step}: lower the learning rate"
+            )
         names = {
             "loss": "loss",
             "mean_token_accuracy": "token_accuracy",
@@ -403,6 +415,7 @@ class _RunLog(TrainerCallback):  # type: ignore[misc]
 
 
 def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
+    """The ids where the mask is 1, elsewhere -100, which TRL's loss ignores."""
     return [token if is_agent else -100 for token, is_agent in zip(ids, mask, strict=True)]
 
 
@@ -413,14 +426,14 @@ def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) ->
     if rest or rows_at_once < 1:
         raise SettingsError(
             f"batch_size {settings.batch_size} must be a multiple of micro_batch_size "
-            f"{rows_at_once} times {n} processes"
+            f"({rows_at_once}) times the number of processes ({n})"
         )
     n_steps = math.ceil(settings.epochs * n_steps_per_epoch)
     return SFTConfig(
         **common_arguments(settings, work, model, SFTConfig, n_steps),
         per_device_train_batch_size=rows_at_once,
         gradient_accumulation_steps=1 if settings.batch_tokens else n_micro,
-        warmup_steps=settings.warmup_ratio,  # below 1, it is a share of all steps
+        warmup_steps=settings.warmup_ratio,  # TRL takes a number below 1 as a share of all steps
         adam_beta2=settings.adam_beta2,
         save_total_limit=2,
         logging_steps=settings.log_every,

@@ -1,8 +1,7 @@
-"""Parts of a task set to train on: a development split out of train, and playing for exploration.
+"""Splitting development tasks off train, and playing tasks during training.
 
-Everything that is tuned (a learning rate, which iteration to keep) is tuned on tasks split off
-train; the splits ``seen`` and ``unseen`` are for one evaluation at the end. Reports with intervals
-are `eto_agents.evaluation`'s part.
+Everything that is tuned (a learning rate, the number of iterations) is tuned on development tasks
+held out of train; the splits ``seen`` and ``unseen`` are for a single evaluation at the end.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from eto_envs.tasks import Task
 
 
 class SplitTasks(NamedTuple):
-    """Train in two parts that have no task in common.
+    """The train split, divided into two disjoint parts.
 
     Attributes:
-        train: what is left of it, in its order.
-        dev: the tasks to tune on, in its order.
+        train: the tasks to train on, in their order.
+        dev: the development tasks, in their order.
     """
 
     train: list[Task]
@@ -37,48 +36,52 @@ class SplitTasks(NamedTuple):
 
 
 def split_dev(tasks: Iterable[Task], n: int, seed: int = 0) -> SplitTasks:
-    """Take `n` tasks out of train.
+    """Hold `n` development tasks out of train.
 
-    Which ones depends on the tasks' ids and the seed, not on their order: those whose hash of seed
-    and id is least. So it is the same on every machine, and more tasks to train on move few of it.
+    The selection depends on the tasks' ids and the seed, not on their order: the tasks with the
+    smallest hash of seed and id are taken. So it is the same on every machine, and it changes
+    little when tasks are added.
 
     Args:
-        tasks: the train split, or a part of it; of tasks with one id the first counts.
-        n: how many to take.
-        seed: another seed takes others.
+        tasks: the train split, or a part of it; of tasks with the same id the first counts.
+        n: number of development tasks.
+        seed: seed of the selection.
 
     Raises:
-        ValueError: `n` is negative, or leaves nothing to train on.
+        ValueError: `n` is negative, or leaves no task to train on.
     """
     unique = list({task.id: task for task in reversed(list(tasks))}.values())[::-1]
     if not 0 <= n < max(len(unique), 1):
-        raise ValueError(f"a dev split of {n} cannot be split off {len(unique)} tasks")
+        raise ValueError(f"cannot hold {n} development tasks out of {len(unique)} tasks")
     dev = draw(unique, n, f"dev/{seed}")
-    taken = {task.id for task in dev}
-    return SplitTasks([task for task in unique if task.id not in taken], dev)
+    dev_ids = {task.id for task in dev}
+    return SplitTasks([task for task in unique if task.id not in dev_ids], dev)
 
 
 def draw(tasks: Sequence[Task], n: int | None, key: str) -> list[Task]:
-    """At most `n` of the tasks, in their order: those whose hash of key and id is least.
+    """Draw at most `n` tasks pseudo-randomly: those with the smallest hash of key and id.
 
     Args:
-        tasks: to draw from.
-        n: how many; None takes all.
-        key: another one draws others.
+        tasks: the tasks to draw from.
+        n: maximum number of tasks; None returns all.
+        key: seed of the draw, any text.
+
+    Returns:
+        The drawn tasks, in their original order.
     """
 
-    def place(task: Task) -> bytes:
+    def rank(task: Task) -> bytes:
         return hashlib.sha256(f"{key}/{task.id}".encode()).digest()
 
-    taken = {task.id for task in sorted(tasks, key=place)[:n]}
-    return [task for task in tasks if task.id in taken]
+    drawn_ids = {task.id for task in sorted(tasks, key=rank)[:n]}
+    return [task for task in tasks if task.id in drawn_ids]
 
 
 def tasks_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None) -> list[Task]:
     """The tasks of a split.
 
     Raises:
-        UnknownNameError: no such split.
+        UnknownNameError: there is no such split.
     """
     env = gym.make(env_id, split=split, **dict(env_args or {}))
     try:
@@ -98,18 +101,18 @@ def play(
     n_envs: int = 64,
     env_args: Mapping[str, Any] | None = None,
 ) -> list[Trajectory]:
-    """Play tasks, many at once; a call that was interrupted resumes.
+    """Play tasks, many at once; repeating an interrupted call resumes.
 
     Args:
         make_policy: makes the agent; called only if there is something to play.
         env_id: the Gymnasium id.
         tasks: tasks of `split`.
-        file: where episodes are kept, as they end. Of several processes only the main one plays;
-            the others, which have waited for it, read.
-        split: its name.
-        seeds: every task is played once for each.
-        n_envs: episodes that are played at once.
-        env_args: further arguments for the environment.
+        file: file in which episodes are stored as they end. Of several processes only the main one
+            plays; the others, which have waited for it, read the file.
+        split: name of the split.
+        seeds: every task is played once for each seed.
+        n_envs: number of episodes played at once.
+        env_args: further keyword arguments for the environment.
 
     Returns:
         The episodes in the order of seeds and tasks.
@@ -141,12 +144,12 @@ def play(
 
 
 def mean_score(episodes: Iterable[Trajectory]) -> float:
-    """Mean final score; an episode in which the agent failed counts as 0.
+    """Mean final score in [0, 1]; an episode in which the agent failed counts as 0.
 
     Raises:
-        ValueError: there is no episode.
+        ValueError: `episodes` is empty.
     """
     scores = [0.0 if e.status == "agent_error" else e.score for e in episodes]
     if not scores:
-        raise ValueError("no episode was played")
+        raise ValueError("the mean score of no episodes is undefined")
     return sum(scores) / len(scores)

@@ -1,6 +1,7 @@
-"""What a model would have done at each step of an expert's: for step-wise pairs.
+"""The model's own step after each prefix of an expert's trajectory, for step-wise pairs.
 
-ETO section 4.4 and Table 4: the history is the expert's, the step the agent's; nothing is played.
+ETO section 4.4 and Table 4: the history is the expert's and the next step the agent's. Nothing is
+played.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from eto_agents.worlds import find_world
 if TYPE_CHECKING:
     from eto_agents.models.checkpoint import Checkpoint
 
-_GROUP = 64  # experts in one batch; an interruption loses at most this many
+_GROUP = 64  # trajectories per batch; an interruption loses at most this many
 
 
 def own_steps(
@@ -34,19 +35,20 @@ def own_steps(
     seed: int = 0,
     world: str | None = None,
 ) -> dict[str, list[Step | None]]:
-    """The agent's own step after every prefix of the experts' trajectories.
+    """Generate the agent's step after every prefix of the experts' trajectories.
 
     Args:
-        model: the agent's.
-        checkpoint: whose prompts it is shown.
-        experts: one a task.
-        sampling: how it is sampled.
-        file: the steps, as trajectories of the same tasks; a call that was interrupted resumes.
-        seed: of what is drawn.
-        world: whose prompt; by default the one the trajectories tell.
+        model: the agent's chat model.
+        checkpoint: provides the prompts.
+        experts: expert trajectories, one per task.
+        sampling: how replies are sampled.
+        file: file in which the steps are stored, as trajectories of the same tasks; repeating an
+            interrupted call resumes.
+        seed: seed of the sampling.
+        world: the world whose prompt is used; by default the trajectories'.
 
     Returns:
-        By task id, for `pairs.step_pairs`; None where the model gave no answer.
+        The agent's steps by task id, for `pairs.step_pairs`; None where the model failed to reply.
     """
     done = {t.task_id: t for t in TrajectoryStore(file).read()}
     waiting = [expert for expert in experts if expert.task_id not in done]
@@ -54,8 +56,8 @@ def own_steps(
         with TrajectoryStore(file) as store:
             for start in range(0, len(waiting), _GROUP):
                 group = waiting[start : start + _GROUP]
-                asked = _ask(model, checkpoint, group, sampling, seed, world)
-                for expert, steps in zip(group, asked, strict=True):
+                generated = _generate(model, checkpoint, group, sampling, seed, world)
+                for expert, steps in zip(group, generated, strict=True):
                     done[expert.task_id] = with_steps(expert, steps)
                     store.append(done[expert.task_id])
     return {
@@ -64,7 +66,7 @@ def own_steps(
     }
 
 
-def _ask(
+def _generate(
     model: ChatModel,
     checkpoint: Checkpoint,
     experts: Sequence[Trajectory],
@@ -72,19 +74,23 @@ def _ask(
     seed: int,
     world: str | None,
 ) -> list[list[Step]]:
-    """Step by step, so that every chat continues one that the model has just read."""
+    """Generate the steps of several trajectories at once, from the first prefix to the longest.
+
+    In this order every chat continues one that the model has just read, so that its prefix cache
+    can be reused.
+    """
     chats = [chat_of(expert, checkpoint, world=world) for expert in experts]
     steps: list[list[Step]] = [[] for _ in experts]
     for t in range(max(len(expert.steps) for expert in experts)):
         live = [i for i, expert in enumerate(experts) if t < len(expert.steps)]
-        answers = model.generate(
+        completions = model.generate(
             [chats[i][0][: chats[i][1] + 2 * t] for i in live],
             sampling,
             [(episode_seed(seed, experts[i].task_id) + t) % 2**63 for i in live],
         )
-        for i, answer in zip(live, answers, strict=True):
-            text = "" if answer.error else answer.text
-            form = find_world(world or prompt_key_of(experts[i])).format
-            step = Step(form.parse(text).action, "", 0.0, 0.0, {}, 0.0, True, text=text)
-            steps[i].append(step)
+        for i, completion in zip(live, completions, strict=True):
+            text = "" if completion.error else completion.text
+            reply_format = find_world(world or prompt_key_of(experts[i])).format
+            action = reply_format.parse(text).action
+            steps[i].append(Step(action, "", 0.0, 0.0, {}, 0.0, True, text=text))
     return steps

@@ -1,4 +1,4 @@
-"""What agents know of each world: prompts, reply format, thoughts, flaws, failures, columns."""
+"""What the library knows of each world: prompts, reply format, narrator, flaws, failures."""
 
 from eto_agents.worlds.base import Failure, Flaws, World, all_worlds, find_world
 

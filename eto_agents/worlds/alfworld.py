@@ -1,7 +1,7 @@
-"""ALFWorld: what is still to be done and where things may be, how a person wanders.
+"""ALFWorld: its prompts, narrator and flaws.
 
-The memory of thoughts is the explorer's (`eto_envs.alfworld.experts.memory`): a thought knows what
-a player has read and no more: a place that was not looked into "may" hold what is wanted.
+The narrator uses the explorer's memory (`eto_envs.alfworld.experts.memory`), which holds only what
+a player has read: an object "may" be at any place that was not looked into.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class ALFWorld(World):
-    """The household."""
+    """Household tasks in text."""
 
     name = "alfworld"
     title = "ALFWorld"
@@ -37,7 +37,7 @@ class ALFWorld(World):
         LENIENT, "Observation: Error Input. Your input must contains 'Action: '", "Observation: "
     )
     variants = ("alfworld-2.1.1", "alfworld-2.1.2")
-    # ETO's prompts have the wording of 2.1.1 alone.
+    # ETO published prompts in the wording of 2.1.1 only.
     published: ClassVar = {"alfworld-2.1.1": "alfworld"}
     columns: ClassVar = {"alfworld_seen": "seen", "alfworld_unseen": "unseen"}
     dataset = "2.1.1"
@@ -46,27 +46,27 @@ class ALFWorld(World):
     has_more_tasks = True
 
     def variant(self, info: Info) -> str:
-        """The world with the wording of the episode's games."""
+        """The variant with the wording of the episode's game."""
         return f"{self.name}-{info['grammar']}"
 
     def variant_of(self, trajectory: Trajectory) -> str:
-        """The world with the wording of the recorded game."""
-        # A folder of games says nothing of its wording: there the commands that moved things do.
+        """The variant with the wording of the recorded game."""
+        # The dataset's name does not always tell the version, but only 2.1.2 has "move X to Y".
         moved = any(re.match(r"move .+ to ", step.action) for step in trajectory.steps)
         is_212 = moved or trajectory.dataset.endswith("2.1.2")
         return "alfworld-2.1.2" if is_212 else "alfworld-2.1.1"
 
     @property
     def flaws(self) -> type[Any]:
-        """How often what goes wrong."""
+        """The flaws of an imperfect player."""
         return ALFWorldFlaws
 
     def narrator(self, style: Style, rng: random.Random) -> Narrator:
-        """Thoughts about what is left to do and where to look."""
+        """Make a narrator of thoughts about what is left to do and where to look."""
         return ALFWorldNarrator(style, rng)
 
     def write_more_tasks(self, folder: Path, n_rounds: int) -> None:
-        """Games in rooms of their own."""
+        """Generate games in additional rooms."""
         from eto_envs.alfworld.mini.games import write_mini
 
         write_mini(folder, n_rounds)
@@ -77,17 +77,17 @@ _DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}
 
 
 class ALFWorldNarrator(Narrator):
-    """The thoughts of one ALFWorld episode."""
+    """Writes the thoughts of one ALFWorld episode."""
 
     def __init__(self, style: Style, rng: random.Random) -> None:
-        """Begin; the task is read from the first observation."""
+        """Start; the task is read from the initial observation."""
         super().__init__(style, rng)
         self._memory: Memory | None = None
         self._goal: Goal | None = None
         self._failed = False
 
     def see(self, observation: str, action: str) -> None:
-        """Remember what was read."""
+        """Update the memory of what has been seen where."""
         if self._memory is None:
             self._memory = Memory.of_room(observation)
             self._goal = read_task(observation)
@@ -95,30 +95,31 @@ class ALFWorldNarrator(Narrator):
             self._memory.learn(action, observation)
         self._failed = observation == NOTHING_HAPPENS
 
-    # What holds now
+    # The current state
 
     @property
     def _known(self) -> Memory:
         return self._memory if self._memory is not None else Memory([])
 
-    def _is_wanted(self, thing: str) -> bool:
+    def _is_target(self, thing: str) -> bool:
+        """Whether an object is of the goal's type."""
         return self._goal is not None and kind_of(thing) == self._goal.object_type
 
     def _is_ready(self, thing: str) -> bool:
-        """Whether an object needs no cleaning, heating or cooling any more."""
+        """Whether an object has been cleaned, heated or cooled if the goal requires it."""
         goal = self._goal
         return goal is None or goal.kind not in _APPLIANCES or thing in self._known.treated
 
     def _n_placed(self) -> int:
-        """How many objects of the goal were seen where they belong."""
+        """Number of the goal's objects that were seen at their destination."""
         goal = self._goal
         if goal is None:
             return 0
         places = [p for p in self._known.contents if kind_of(p) == goal.target_type]
-        return sum(self._is_wanted(o) for place in places for o in self._known.contents[place])
+        return sum(self._is_target(o) for place in places for o in self._known.contents[place])
 
     def _elsewhere(self) -> list[tuple[str, str]]:
-        """Objects of the goal that were seen and are not yet where they belong."""
+        """The goal's objects that were seen away from their destination, each with its place."""
         goal = self._goal
         if goal is None:
             return []
@@ -131,36 +132,36 @@ class ALFWorldNarrator(Narrator):
             if kind_of(place) != goal.target_type or not self._is_ready(thing)
         ]
 
-    # Brief
+    # Brief thoughts
 
     def brief(self, action: str) -> str:
-        """What is wanted: ``mug?``, ``mug 2`` in front of one, ``clean mug``, ``put mug shelf``.
+        """The current subgoal: ``mug?``, ``mug 2`` if it is here, ``clean mug``, ``put mug shelf``.
 
-        The wanted object comes first, so that its number, if the text just read has one, or the
-        question mark is what is left to say: to copy is what a tiny model learns first.
+        The object comes first and is followed by its number, if it is in the latest observation, or
+        by a question mark, since copying is what a tiny model learns first.
         """
         goal, memory = self._goal, self._known
         if goal is None:
             return split_command(action)[0]
-        wanted, held = goal.object_type, memory.held
+        target, held = goal.object_type, memory.held
         verb, *named = split_command(action)
-        if goal.kind == "look" and self._is_wanted(held):
+        if goal.kind == "look" and self._is_target(held):
             if verb == "use":
                 return named[0]
             lamp = goal.target_type
             return f"use {lamp}" if memory.find(lamp) else f"{lamp}?"
-        if self._is_wanted(held):
+        if self._is_target(held):
             if not self._is_ready(held):
-                return f"{goal.kind} {wanted}"
-            return f"put {wanted} {goal.target_type}"
-        if verb == "take" and self._is_wanted(named[0]):
+                return f"{goal.kind} {target}"
+            return f"put {target} {goal.target_type}"
+        if verb == "take" and self._is_target(named[0]):
             return named[0]
-        return f"take {wanted}" if self._elsewhere() else f"{wanted}?"
+        return f"take {target}" if self._elsewhere() else f"{target}?"
 
-    # Full
+    # Full thoughts
 
     def full(self, action: str) -> str:
-        """Why this action, after what was seen."""
+        """The reason for the action, given what was seen."""
         verb, *names = split_command(action)
         before = self.pick("That did nothing. ", "Nothing happened. ") if self._failed else ""
         match verb, names:
@@ -184,7 +185,7 @@ class ALFWorldNarrator(Narrator):
         goal, memory = self._goal, self._known
         if goal is None:
             return self.pick(f"I go to {place}.", f"Next is {place}.")
-        if self._is_wanted(memory.held):
+        if self._is_target(memory.held):
             return self._carrying(goal, memory.held, place)
         here = [thing for thing, where in self._elsewhere() if where == place]
         if here:
@@ -195,7 +196,7 @@ class ALFWorldNarrator(Narrator):
         return self._searching(goal.object_type, self._need(goal), place)
 
     def _carrying(self, goal: Goal, held: str, place: str) -> str:
-        """On the way with an object of the goal in hand."""
+        """On the way to a place, carrying one of the goal's objects."""
         kind, adjective = kind_of(place), _DONE.get(goal.kind, "")
         if goal.kind == "look":
             if any(where == place for _, where in self._known.find(goal.target_type)):
@@ -222,7 +223,7 @@ class ALFWorldNarrator(Narrator):
         return f"I carry {held} and go to {place}."
 
     def _need(self, goal: Goal) -> str:
-        """``a mug``, or which of the two."""
+        """What is needed: ``a mug``, or for two objects ``two mugs`` or ``the second mug``."""
         if goal.kind != "two":
             return with_article(goal.object_type)
         return f"the second {goal.object_type}" if self._n_placed() else f"two {goal.object_type}s"
@@ -245,14 +246,14 @@ class ALFWorldNarrator(Narrator):
         )
 
     def _seen_last(self) -> str:
-        """The place in front of the agent, if it was looked into."""
+        """The place in front of the agent if it was looked into, else empty."""
         here = [place for place in self._known.here if place in self._known.contents]
         return here[0] if len(here) == 1 else ""
 
     def _opening(self, place: str) -> str:
         held, goal = self._known.held, self._goal
         closed = f"{capitalised(place)} is closed. " if place in self._known.closed else ""
-        if goal is not None and self._is_wanted(held):
+        if goal is not None and self._is_target(held):
             fits = kind_of(place) == goal.target_type and self._is_ready(held)
             return closed + (f"I open it to put {held} in." if fits else "I open it.")
         return closed + self.pick(
@@ -261,7 +262,7 @@ class ALFWorldNarrator(Narrator):
         )
 
     def _taking(self, thing: str, place: str) -> str:
-        if not self._is_wanted(thing):
+        if not self._is_target(thing):
             return f"I take {thing} from {place}."
         if thing not in self._known.contents.get(place, ()):
             return f"I try to take {thing} from {place}."
@@ -272,7 +273,7 @@ class ALFWorldNarrator(Narrator):
         )
 
     def _treating(self, verb: str, thing: str, place: str) -> str:
-        if self._goal is None or self._goal.kind != verb or not self._is_wanted(thing):
+        if self._goal is None or self._goal.kind != verb or not self._is_target(thing):
             return f"I {verb} {thing} with {place}."
         return self.pick(
             f"I stand at {place} with {thing}. The task wants it {_DONE[verb]}.",
@@ -286,7 +287,7 @@ class ALFWorldNarrator(Narrator):
             goal is not None
             and goal.kind != "look"
             and kind_of(place) == goal.target_type
-            and self._is_wanted(thing)
+            and self._is_target(thing)
             and self._is_ready(thing)
         )
         if goal is None or not fits:
@@ -303,7 +304,7 @@ class ALFWorldNarrator(Narrator):
     def _using(self, thing: str) -> str:
         goal, held = self._goal, self._known.held
         is_lamp = goal is not None and goal.kind == "look" and kind_of(thing) == goal.target_type
-        if not is_lamp or not self._is_wanted(held):
+        if not is_lamp or not self._is_target(held):
             return f"I switch on {thing}."
         return self.pick(
             f"I hold {held} and {thing} is here. I switch it on to look at {held}.",
@@ -323,14 +324,16 @@ class ALFWorldNarrator(Narrator):
 
 @dataclass
 class ALFWorldFlaws:
-    """Wanders, takes the wrong thing and puts it back, rarely loses heart.
+    """An expert that wanders, takes the wrong object and puts it back, or rarely gives up.
 
     Attributes:
-        rng: draws everything.
-        detour: how often, at a step, another place is visited first, half the time a known one.
-        look: how often, at a step, something is looked at without need.
-        wrong_thing: how often, with empty hands at a place, another object is taken and put back.
-        give_up: the share of episodes that at some moment only wander.
+        rng: random generator of the flaws.
+        detour: probability per step of visiting another place first; half of the time one that was
+            visited before.
+        look: probability per step of looking at something needlessly.
+        wrong_thing: probability per step, where other objects can be taken, of taking one and
+            putting it back.
+        give_up: share of episodes in which the agent only wanders from some step on.
     """
 
     rng: random.Random
@@ -340,14 +343,14 @@ class ALFWorldFlaws:
     give_up: float = 0.05
 
     def __post_init__(self) -> None:
-        """Begin an episode."""
+        """Draw whether and when the agent gives up."""
         gives_up = self.rng.random() < self.give_up
         self._n_steps_left = self.rng.randrange(2, 12) if gives_up else math.inf
         self._visited: list[str] = []
         self._next = ""
 
     def choose(self, observation: str, info: Info) -> str:
-        """The next action."""
+        """Return the next action."""
         admissible = info["admissible_actions"]
         queued, self._next = self._next, ""
         action = queued if queued in admissible else self._pick(info["expert_plan"], admissible)

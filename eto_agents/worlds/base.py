@@ -1,9 +1,9 @@
-"""`World`: what agents, exports and reports know of a world; one subclass a world, one file each.
+"""`World`: what agents, exports and reports know of a world, with one subclass and file per world.
 
-A world is found by the name that its environment states (``info["world"]``). A third party's is an
-entry point of group ``eto_agents.worlds``, whose name is the world's and whose value is
-``"package.module:Class"``; its prompts are ``prompts/<variant>.toml`` beside the module. Everything
-has a default, so that an agent plays in a world that nobody has described, too.
+A world is found by the name that its environment states (``info["world"]``). A third party adds one
+with an entry point of group ``eto_agents.worlds``, whose name is the world's and whose value is
+``"package.module:Class"``; its prompts are ``prompts/<variant>.toml`` next to the module. All
+attributes have defaults, so that agents can also play in a world without a description.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Failure:
     """One way in which an episode failed.
 
     Attributes:
-        kind: which, a key of the rules.
-        detail: what was found, in a few words.
-        steps: positions of the steps that show it, from 0.
+        kind: the kind of failure, a key of the rules.
+        detail: a description in a few words.
+        steps: indices of the steps that show the failure, from 0.
     """
 
     kind: str
@@ -52,28 +52,28 @@ class Failure:
 
 
 class Flaws(Protocol):
-    """How a person with flaws plays one episode: a dataclass of a generator and the rates."""
+    """An expert with human flaws in one episode: a dataclass of a random generator and rates."""
 
     def choose(self, observation: str, info: Info) -> str:
-        """The next action."""
+        """Return the next action."""
 
 
 class World:
-    """What is known of a world; the defaults are those of a world that nobody has described.
+    """A description of a world; the defaults are for worlds without one.
 
     Attributes:
-        name: as its environment states it.
-        title: for people; by default the name.
-        env_id: its Gymnasium id.
-        format: how replies are read and observations written.
-        variants: keys of its prompts; more than one where games differ in wording.
-        published: the published prompts' names, by variant.
-        columns: columns of the paper's tables, and the split that each is.
-        dataset: the dataset whose task sets are the paper's.
-        refusals: a pattern of observations that say that an action was not accepted.
-        goal: a pattern that finds the instruction in the first observation, as its first group.
-        failure_rules: label and rule of the kinds of failure that only this world has.
-        has_more_tasks: whether its mini dataset can be made with further train tasks.
+        name: the name that its environment states; empty for a world without a description.
+        title: the name to show to people.
+        env_id: the Gymnasium id.
+        format: how replies are parsed and observations formatted.
+        variants: keys of the world's prompts; several if its tasks differ in wording.
+        published: names of ETO's published prompts, by variant.
+        columns: columns of the paper's tables, each with its split.
+        dataset: the dataset whose task sets the paper uses.
+        refusals: a pattern that matches observations which say that an action was not accepted.
+        goal: a pattern whose first group is the instruction in the initial observation.
+        failure_rules: label and rule of each kind of failure that is specific to this world.
+        has_more_tasks: whether its mini dataset can be generated with more train tasks.
     """
 
     name: ClassVar[str] = ""
@@ -98,31 +98,31 @@ class World:
         return trajectory.world
 
     def prompt(self, variant: str) -> str | None:
-        """The text of a prompt in TOML, or None if there is none."""
+        """The TOML text of a prompt; None if there is none."""
         package = type(self).__module__.rpartition(".")[0]
         file = resources.files(package) / "prompts" / f"{variant}.toml"
         return file.read_text(encoding="utf-8") if file.is_file() else None
 
     @property
     def flaws(self) -> type[Any] | None:
-        """A dataclass in the form of `Flaws`, made from a `random.Random` and rates by name."""
+        """The `Flaws` class, made from a `random.Random` and rates by name; or None."""
         return None
 
     def narrator(self, style: Style, rng: random.Random) -> Narrator | None:
-        """Who puts an episode's thoughts into words; None if nobody does.
+        """Make the narrator of an episode's thoughts; None if the world has none.
 
         Args:
             style: ``"full"`` or ``"brief"``.
-            rng: draws the wording.
+            rng: random generator of the wording.
         """
         return None
 
     def outcome(self, trajectory: Trajectory) -> Hashable:
-        """What the agent brought about, without the score; None if the log does not say."""
+        """What the agent achieved, regardless of the score; None if it cannot be determined."""
         return None
 
     def failures(self, trajectory: Trajectory) -> list[Failure]:
-        """How an episode failed that only this world knows of; they explain its end."""
+        """The failures of an episode that are specific to this world, and explain its end."""
         return []
 
     def write_more_tasks(self, folder: Path, n_rounds: int) -> None:
@@ -131,41 +131,42 @@ class World:
 
 
 def find_world(name: str) -> World:
-    """The world of a name, or of a prompt's variant such as ``"alfworld-2.1.1"``.
+    """Find a world by its name, or by a variant such as ``"alfworld-2.1.1"``.
 
-    A name that nothing describes gives a `World` with the defaults.
+    Returns:
+        The world; one with the defaults if there is no description of it.
     """
     targets = _targets()
-    family = name.partition("-")[0]
-    known = name if name in targets else family if family in targets else None
-    return World() if known is None else _load(targets[known])
+    family = name.partition("-")[0]  # a variant is called WORLD-VERSION
+    key = name if name in targets else family if family in targets else None
+    return World() if key is None else _load(targets[key])
 
 
 def all_worlds() -> list[World]:
-    """The paper's worlds in the order of its tables, then those of entry points."""
+    """The paper's worlds in the order of its tables, then those from entry points."""
     return [_load(target) for target in _targets().values()]
 
 
 def world_of_env(env_id: str) -> World:
-    """The world that an environment id is of; one with the defaults if none has it."""
+    """The world of an environment id; one with the defaults if there is no description of it."""
     return next((world for world in all_worlds() if world.env_id == env_id), World())
 
 
 def title_of(env_id: str) -> str:
-    """For people: the title of the world that an environment id is of, or the id."""
+    """The title of an environment's world, to show to people; the id if it has none."""
     return world_of_env(env_id).title or env_id
 
 
 def known_world(name: str, what: str = "world", hint: str = "") -> World:
-    """As `find_world`, where the world must be described.
+    """Find a world that must have a description.
 
     Args:
-        name: the world's.
-        what: is not there otherwise, for the message, such as "thoughts for world".
-        hint: for the message.
+        name: the world's name.
+        what: what is missing otherwise, for the error message, such as "thoughts for world".
+        hint: further text for the error message.
 
     Raises:
-        UnknownNameError: nothing describes the world.
+        UnknownNameError: there is no description of the world.
     """
     world = find_world(name)
     if not world.name:
@@ -181,5 +182,5 @@ def _targets() -> dict[str, str]:
 @functools.cache
 def _load(target: str) -> World:
     module, _, name = target.partition(":")
-    made: World = getattr(importlib.import_module(module), name)()
-    return made
+    world: World = getattr(importlib.import_module(module), name)()
+    return world

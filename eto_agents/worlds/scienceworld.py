@@ -1,7 +1,7 @@
-"""ScienceWorld: what the task says and what an action is for, how a person goes astray.
+"""ScienceWorld: its prompts, narrator and flaws.
 
-What is known in a thought is what the answers say: the room, the things carried, the last
-temperature, that something is broken. The rest of a thought is the intent of the action.
+A thought uses what the observations state (the objects carried, the last temperature, that
+something is broken); the rest of it is the intent of the action.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eto_envs.shaping import Info
 
 
 class ScienceWorld(World):
-    """The laboratory."""
+    """A simulated house in which the agent does scientific experiments."""
 
     name = "scienceworld"
     title = "ScienceWorld"
@@ -34,11 +34,11 @@ class ScienceWorld(World):
 
     @property
     def flaws(self) -> type[Any]:
-        """How often what goes wrong."""
+        """The flaws of an imperfect experimenter."""
         return ScienceWorldFlaws
 
     def narrator(self, style: Style, rng: random.Random) -> Narrator:
-        """Thoughts about the task and the action."""
+        """Make a narrator of thoughts about the task and the purpose of each action."""
         return ScienceWorldNarrator(style, rng)
 
 
@@ -53,10 +53,10 @@ _NEWS: Final[Mapping[str, str]] = {
     r"Ambiguous request": "That could mean several things. ",
     r"You can't ": "That did not work. ",
 }
-"""What an answer says that one has to react to."""
+"""Beginnings of observations that a thought mentions, with the wording."""
 
 _VERBS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    # A command's form, the brief thought, the full ones.
+    # Pattern of a command, its brief thought, its full thoughts.
     (
         r"(?:teleport|go) to (?:the )?(.+)",
         "go {0}",
@@ -149,10 +149,10 @@ _COMMANDS: Final = tuple((re.compile(form), brief, full) for form, brief, full i
 
 
 class ScienceWorldNarrator(Narrator):
-    """The thoughts of one ScienceWorld episode."""
+    """Writes the thoughts of one ScienceWorld episode."""
 
     def __init__(self, style: Style, rng: random.Random) -> None:
-        """Begin; the task is read from the first observation."""
+        """Start; the task is read from the initial observation."""
         super().__init__(style, rng)
         self._task = ""
         self._is_first = True
@@ -161,10 +161,10 @@ class ScienceWorldNarrator(Narrator):
         self._degrees: int | None = None
 
     def see(self, observation: str, action: str) -> None:
-        """Note what an answer says of things carried, temperatures and failures."""
+        """Keep track of objects carried, temperatures and failures."""
         if not action:
-            found = _TASK.search(observation)
-            self._task = found[1] if found else ""
+            match = _TASK.search(observation)
+            self._task = match[1] if match else ""
             return
         self._is_first = False
         if taken := _TAKEN.match(observation):
@@ -178,34 +178,34 @@ class ScienceWorldNarrator(Narrator):
     @staticmethod
     def _read_news(observation: str) -> str:
         for pattern, news in _NEWS.items():
-            if found := re.match(pattern, observation):
-                return news.format(*found.groups())
+            if match := re.match(pattern, observation):
+                return news.format(*match.groups())
         return ""
 
     def brief(self, action: str) -> str:
-        """The action's aim in two or three words."""
-        for form, wording, _ in _COMMANDS:
-            if found := form.fullmatch(action):
-                return wording.format(*(_short(name) for name in found.groups()))
+        """The purpose of the action in two or three words."""
+        for pattern, wording, _ in _COMMANDS:
+            if match := pattern.fullmatch(action):
+                return wording.format(*(_short(name) for name in match.groups()))
         return action
 
     def full(self, action: str) -> str:
-        """What the last answer said, and what the action is for."""
+        """What the last observation said, and the purpose of the action."""
         before = self._news
         if self._is_first and self._task:
             before = self.pick(f"I am to {self._task}. ", f"The task: {self._task}. ")
         elif self._degrees is not None:
             before = self.pick("That was ", "The thermometer shows ") + f"{self._degrees} degrees. "
-        for form, _, wordings in _COMMANDS:
-            if found := form.fullmatch(action):
+        for pattern, _, wordings in _COMMANDS:
+            if match := pattern.fullmatch(action):
                 carry = f" with the {self._carried[-1]}" if self._carried else ""
-                names = [_short(name) for name in found.groups()]
+                names = [_short(name) for name in match.groups()]
                 words = self.pick(*wordings).format(*names, carry=carry)
                 return before + self._in_task(names) + capitalised(words)
         return f"{before}I try: {action}."
 
     def _in_task(self, names: Sequence[str]) -> str:
-        """A reminder where the task itself speaks of what the action is about, now and then."""
+        """Half of the time, a reminder if the task mentions the action's object; else empty."""
         name = names[-1] if names else ""
         if self._is_first or len(name) < 3 or self._rng.random() < 0.5:
             return ""
@@ -215,7 +215,7 @@ class ScienceWorldNarrator(Narrator):
 
 
 def _short(name: str) -> str:
-    """A thing without the words that say that it is carried."""
+    """The name of an object without the suffix that says that it is carried."""
     return name.removesuffix(" in inventory")
 
 
@@ -224,14 +224,15 @@ _FREE = ("look around", "inventory")
 
 @dataclass
 class ScienceWorldFlaws:
-    """Looks around, goes through the wrong door, forgets a step, guesses.
+    """An expert that looks around, visits the wrong room, skips a step, or guesses.
 
     Attributes:
-        rng: draws everything.
-        look: how often, at a step, something is looked at without need.
-        wrong_room: how often, before going somewhere, another room is visited.
-        skip: how often, at a step, the next one is done first.
-        wrong_choice: how often the focus, or the answer's box, is another one.
+        rng: random generator of the flaws.
+        look: probability per step of looking at something needlessly.
+        wrong_room: probability of visiting another room before each change of rooms.
+        skip: probability per step of doing the step after it first.
+        wrong_choice: probability of focusing on another object, or of choosing another box as the
+            answer.
     """
 
     rng: random.Random
@@ -241,7 +242,7 @@ class ScienceWorldFlaws:
     wrong_choice: float = 0.06
 
     def choose(self, observation: str, info: Info) -> str:
-        """The next action."""
+        """Return the next action."""
         plan, admissible = info["expert_plan"], info["admissible_actions"]
         if not plan:
             return "look around"

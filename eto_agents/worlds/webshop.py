@@ -1,8 +1,7 @@
-"""WebShop: what its pages say of a request, how a hurried person shops, why a purchase fails.
+"""WebShop: its prompts, narrator, flaws, and why purchases fail.
 
-Pages are read in the text mode, as ETO shows them; of other modes only the action is spoken of.
-What is wanted is what the request says word for word: a page's value counts as asked for if its
-words stand in the request.
+Pages are parsed in the text mode that ETO uses; in other modes thoughts mention the action only. An
+option's value counts as requested if the request contains its words in the same order.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class WebShop(World):
-    """The shop."""
+    """A web shop in which the agent buys what a request describes."""
 
     name = "webshop"
     title = "WebShop"
@@ -43,21 +42,21 @@ class WebShop(World):
 
     @property
     def flaws(self) -> type[Any]:
-        """How often what goes wrong."""
+        """The flaws of a hurried shopper."""
         return WebShopFlaws
 
     def narrator(self, style: Style, rng: random.Random) -> Narrator:
-        """Thoughts about the request and the page."""
+        """Make a narrator of thoughts about the request and the page."""
         return WebShopNarrator(style, rng)
 
     def outcome(self, trajectory: Trajectory) -> Hashable:
-        """What was bought: product and options, as the last page names them."""
+        """The product and the options that were bought, as the last page states them."""
         last = trajectory.steps[-1].observation if trajectory.steps else ""
         bought = PURCHASE.search(last)
         return None if bought is None else bought.groups()
 
     def failures(self, trajectory: Trajectory) -> list[Failure]:
-        """A purchase below 1, or none before the limit."""
+        """A purchase that scores less than 1, or no purchase before the step limit."""
         last = (len(trajectory.steps) - 1,) if trajectory.steps else ()
         if _bought(trajectory):
             detail = "; ".join([f"score {trajectory.score:.2f}", *_missed(trajectory)])
@@ -67,7 +66,7 @@ class WebShop(World):
         return []
 
     def write_more_tasks(self, folder: Path, n_rounds: int) -> None:
-        """Goals that ask in other words for other options of the same products."""
+        """Generate goals for other options of the same products, in other words."""
         from eto_envs.webshop.mini.dataset import build_mini_bundle
 
         build_mini_bundle(folder, n_rounds)
@@ -86,7 +85,7 @@ _NAME_WORDS = """
     resistance ruling lid skin bulb ink point
 """
 _NAMES: Final = frozenset(_NAME_WORDS.split())
-"""Words that names of options are made of; a text of nothing else is no value."""
+"""Words in the names of options; a text that consists of these only is not a value."""
 
 _COMMON_WORDS = """
     a an and are as at be by can could do for from get help i i'd i'm in is it looking me my need of
@@ -94,17 +93,17 @@ _COMMON_WORDS = """
     free
 """
 _COMMON: Final = frozenset(_COMMON_WORDS.split())
-"""Words that say nothing about a product."""
+"""Words of a request that do not describe a product."""
 
 
 class Product(NamedTuple):
     """A product as a page shows it.
 
     Attributes:
-        title: its name.
-        price: the price as written, empty if there is none.
+        title: the product's title.
+        price: the price as it is written; empty if there is none.
         low_usd: the price, or the lower end of its range; infinite if there is none.
-        high_usd: the upper end.
+        high_usd: the price, or the upper end of its range; infinite if there is none.
     """
 
     title: str
@@ -114,10 +113,10 @@ class Product(NamedTuple):
 
 
 class WebShopNarrator(Narrator):
-    """The thoughts of one WebShop episode."""
+    """Writes the thoughts of one WebShop episode."""
 
     def __init__(self, style: Style, rng: random.Random) -> None:
-        """Begin; the request is read from the first page."""
+        """Start; the request is read from the first page."""
         super().__init__(style, rng)
         self._request = ""
         self._cap_usd: float | None = None
@@ -127,7 +126,7 @@ class WebShopNarrator(Narrator):
         self._n_searches = 0
 
     def see(self, observation: str, action: str) -> None:
-        """Read a page; clicks on values leave no other trace than one's memory of them."""
+        """Parse a page, and remember the chosen options, which pages do not show."""
         self._parts = observation.split(" [SEP] ")
         if "Instruction:" in self._parts[:-1]:
             self._request = self._parts[self._parts.index("Instruction:") + 1]
@@ -141,27 +140,30 @@ class WebShopNarrator(Narrator):
                 group = self._group_of(value)
                 self._chosen = [c for c in self._chosen if self._group_of(c) != group] + [value]
             elif _ASIN.fullmatch(target.upper()):
-                self._chosen = []  # the shop forgets, too
+                self._chosen = []  # opening a product resets the options in the shop, too
             self._product = self._shown_product()
 
-    # Reading pages
+    # Parsing pages
 
     def _is_product_page(self) -> bool:
         return "Buy Now" in self._parts
 
     def _find(self, target: str) -> str | None:
-        """The part of the page that a click on `target` means."""
+        """The part of the page with the label `target`; None if there is none."""
         return next((part for part in self._parts if part.lower() == target), None)
 
     def _option_parts(self) -> list[str]:
-        """Names and values of options, in the page's order."""
+        """The names and values of options, in the order of the page."""
         parts = self._parts
         end = next((i for i, part in enumerate(parts) if part.startswith("Price: ")), 0)
         start = parts.index("< Prev") + 1 if "< Prev" in parts else 0
         return parts[start : max(start, end - 1)]
 
     def _values(self) -> list[str]:
-        """The values; the first part is a name, and so is what consists of words for names."""
+        """The values of options, without their names.
+
+        The first part is a name, and so is any part that consists of `_NAMES` only.
+        """
         return [
             part
             for i, part in enumerate(self._option_parts())
@@ -169,7 +171,7 @@ class WebShopNarrator(Narrator):
         ]
 
     def _group_of(self, value: str) -> str:
-        """The name of the option that a value belongs to, as far as it can be told."""
+        """The name of the option that a value belongs to, as far as the page shows it."""
         values, name = self._values(), ""
         for part in self._option_parts():
             if part == value:
@@ -183,24 +185,24 @@ class WebShopNarrator(Narrator):
         return _product(parts[at - 1], parts[at]) if at else None
 
     def _listed_product(self, asin: str) -> Product | None:
-        """A product in a list of results."""
-        found = self._find(asin)
-        at = self._parts.index(found) if found is not None else len(self._parts)
+        """A product in the list of search results; None if it is not there."""
+        part = self._find(asin)
+        at = self._parts.index(part) if part is not None else len(self._parts)
         if at + 2 >= len(self._parts) or not _ASIN.fullmatch(self._parts[at]):
             return None
         return _product(self._parts[at + 1], self._parts[at + 2])
 
     def _names(self, text: str) -> bool:
-        """Whether the request has the words of `text` in this order."""
+        """Whether the request contains the words of `text` in the same order."""
         words, request = _words(text), _words(self._request)
         n = len(words)
         return n > 0 and any(request[i : i + n] == words for i in range(len(request) - n + 1))
 
     def _missing(self) -> list[str]:
-        """Values on the page that the request names and that are not chosen yet."""
+        """Values on the page that the request names and that have not been chosen yet."""
         groups = {self._group_of(value) for value in self._chosen}
         named = [v for v in self._values() if self._names(v) and self._group_of(v) not in groups]
-        # "red" is not asked for where "cherry red" is.
+        # "red" is not requested if "cherry red" is.
         return [v for v in named if not any(v != o and f" {v} " in f" {o} " for o in named)]
 
     def _price_fits(self, product: Product | None) -> bool:
@@ -208,10 +210,10 @@ class WebShopNarrator(Narrator):
             product is not None and self._cap_usd is not None and product.high_usd < self._cap_usd
         )
 
-    # Brief
+    # Brief thoughts
 
     def brief(self, action: str) -> str:
-        """What is still to be had, in the request's words."""
+        """What is still missing, in the words of the request."""
         verb, target = _kind(action), _target(action)
         if verb == "search":
             return "search"
@@ -228,15 +230,15 @@ class WebShopNarrator(Narrator):
         return target
 
     def _shared(self, title: str) -> list[str]:
-        """Words of a title that the request has too, in the title's order."""
+        """Words of a title that the request contains, too, in the order of the title."""
         request = set(_words(self._request)) - _COMMON
         words = dict.fromkeys(_words(title))
         return [word for word in words if word in request or f"{word}s" in request]
 
-    # Full
+    # Full thoughts
 
     def full(self, action: str) -> str:
-        """Why this action, with what the page shows."""
+        """The reason for the action, given what the page shows."""
         verb, target = _kind(action), _target(action)
         if verb == "search":
             return self._searching(target)
@@ -316,14 +318,14 @@ class WebShopNarrator(Narrator):
 
 
 def _kind(action: str) -> str:
-    found = _ACTION.fullmatch(action)
-    return found[1] if found else ""
+    match = _ACTION.fullmatch(action)
+    return match[1] if match else ""
 
 
 def _target(action: str) -> str:
-    """What an action searches for or clicks, in lower case; the action itself if it is neither."""
-    found = _ACTION.fullmatch(action)
-    return (found[2] if found else action).lower()
+    """What an action searches for or clicks on, in lower case; else the whole action."""
+    match = _ACTION.fullmatch(action)
+    return (match[2] if match else action).lower()
 
 
 def _words(text: str) -> list[str]:
@@ -331,11 +333,11 @@ def _words(text: str) -> list[str]:
 
 
 def _product(title: str, price: str) -> Product:
-    found = _PRICE.search(price)
-    if found is None:
+    match = _PRICE.search(price)
+    if match is None:
         return Product(title, "", float("inf"), float("inf"))
-    low_usd = float(found[1])
-    return Product(title, found[0], low_usd, float(found[2]) if found[2] else low_usd)
+    low_usd = float(match[1])
+    return Product(title, match[0], low_usd, float(match[2]) if match[2] else low_usd)
 
 
 def _usd(amount: float | None) -> str:
@@ -344,14 +346,14 @@ def _usd(amount: float | None) -> str:
 
 @dataclass
 class WebShopFlaws:
-    """Shops in a hurry.
+    """An expert that shops in a hurry.
 
     Attributes:
-        rng: draws everything.
-        settle: how often the first likely product on a page of results is taken.
-        skip_option: how often a wanted option is not chosen.
-        read: how often a product's description, features or reviews are read first.
-        vague: how often the first search leaves out a word.
+        rng: random generator of the flaws.
+        settle: probability of taking the first product of the search results.
+        skip_option: probability of not choosing an option that is needed, for each option.
+        read: probability of reading a product's description, features or reviews first.
+        vague: probability of leaving a word out of the first search.
     """
 
     rng: random.Random
@@ -361,14 +363,15 @@ class WebShopFlaws:
     vague: float = 0.2
 
     def __post_init__(self) -> None:
-        """Begin an episode."""
-        self._settled_for: list[str] | None = None  # what would be chosen of a product like this
+        """Start an episode."""
+        # After settling for the first product: the choices that the expert made for the right one.
+        self._settled_choices: list[str] | None = None
         self._handled: set[str] = set()
         self._n_seen = 0
         self._has_read = False
 
     def choose(self, observation: str, info: Info) -> str:
-        """The next action."""
+        """Return the next action."""
         plan, admissible = info["expert_plan"], info["admissible_actions"]
         self._n_seen += 1
         if self._n_seen == 1:
@@ -376,10 +379,10 @@ class WebShopFlaws:
         if "click[buy now]" in admissible:
             return self._on_product(plan, admissible)
         if "click[< prev]" in admissible and self._has_read:
-            return "click[< prev]"  # from what was read
+            return "click[< prev]"  # back from the page that was read
         products = [a for a in admissible if _is_choice(a)]
         if products and self._n_seen == 2 and self.rng.random() < self.settle:
-            self._settled_for = [a for a in plan if _is_choice(a)][1:]
+            self._settled_choices = [a for a in plan if _is_choice(a)][1:]
             return str(products[0])
         return str(plan[0])
 
@@ -395,8 +398,8 @@ class WebShopFlaws:
             pages = [p for p in ("description", "features", "reviews") if _click(p) in admissible]
             if pages and self.rng.random() < self.read:
                 return _click(self.rng.choice(pages))
-        wanted = plan if self._settled_for is None else self._settled_for
-        for action in wanted:
+        choices = plan if self._settled_choices is None else self._settled_choices
+        for action in choices:
             if not _is_choice(action) or action not in admissible or action in self._handled:
                 continue
             self._handled.add(action)
@@ -413,14 +416,14 @@ _BUTTONS = {_click(label) for label in ("back to search", "next >", "< prev", "b
 
 
 def _is_choice(action: str) -> bool:
-    """Whether it opens a product or chooses an option."""
+    """Whether an action opens a product or chooses an option."""
     return action.startswith("click[") and action not in _BUTTONS
 
 
 PURCHASE = re.compile(
     r"Purchased \[SEP\] asin \[SEP\] (.*?) \[SEP\] options \[SEP\] (.*?) \[SEP\] attrs"
 )
-"""What WebShop's last page says was bought: the product's id and the chosen options."""
+"""Matches the last page of a purchase; its groups are the product's id and the chosen options."""
 
 _OPTION_NAMES = """
     bulb type, capacity, color, fit type, flavor, flavor name, ink color, item package quantity,
@@ -429,11 +432,11 @@ _OPTION_NAMES = """
     unit count, wattage
 """
 OPTION_NAMES: Final = frozenset(name.strip() for name in _OPTION_NAMES.split(","))
-"""Names of WebShop's options: its text pages do not tell an option's name from its values."""
+"""Names of options: WebShop's text pages do not distinguish them from values."""
 
 _THANKS = "Thank you for shopping with us!"
 _PRICE_CAP = re.compile(r"price (?:lower|less) than \$?(\d+(?:\.\d+)?)")
-_PAGE_PRICE = re.compile(r"Price: \$(\d+(?:\.\d+)?)$")  # a range says nothing about what was paid
+_PAGE_PRICE = re.compile(r"Price: \$(\d+(?:\.\d+)?)$")  # not a range: it does not say what was paid
 _HEADING_END = "< Prev"
 
 
@@ -442,7 +445,7 @@ def _bought(t: Trajectory) -> bool:
 
 
 def _missed(t: Trajectory) -> list[str]:
-    """Which terms of a purchase's reward are below 1, as far as the log tells."""
+    """Terms of a purchase's reward that are below 1, as far as the episode shows them."""
     last = t.steps[-1]
     terms = [f"{k} {v:.2f}" for k, v in last.reward_terms.items() if k.startswith("r_") and v < 1]
     if terms:
@@ -460,14 +463,14 @@ def _page_before_last(t: Trajectory) -> str:
 
 def _price_above_cap(goal: str, page: list[str]) -> list[str]:
     cap = _PRICE_CAP.search(goal)
-    price = next((found for part in page if (found := _PAGE_PRICE.match(part))), None)
+    price = next((match for part in page if (match := _PAGE_PRICE.match(part))), None)
     if cap is None or price is None or float(price[1]) <= float(cap[1]):
         return []
     return [f"price ${price[1]} above ${cap[1]}"]
 
 
 def _options_not_chosen(goal: str, page: list[str], receipt: str) -> list[str]:
-    """Option values that the instruction names, the page offered and the agent did not choose."""
+    """Values of options that are in the instruction and on the page, but were not chosen."""
     bought = PURCHASE.search(receipt)
     prices = [i for i, part in enumerate(page) if part.startswith("Price: ")]
     if bought is None or not prices or _HEADING_END not in page:
@@ -479,7 +482,7 @@ def _options_not_chosen(goal: str, page: list[str], receipt: str) -> list[str]:
     offered = page[page.index(_HEADING_END) + 2 : prices[-1] - 1]  # the first is an option's name
     values = {text.strip().lower() for text in offered} - OPTION_NAMES
     named = {v for v in values if re.search(rf"(?<!\w){re.escape(v)}(?!\w)", goal.lower())}
-    # "beige" is not asked for where "sand beige" is.
+    # "beige" is not requested if "sand beige" is.
     whole = sorted(v for v in named if not any(v != other and v in other for other in named))
     missing = [value for value in whole if value and value not in chosen]
     return [f"asked for and not chosen: {', '.join(missing)}"] if missing else []

@@ -159,7 +159,7 @@ def _paths_in(folder: Path) -> Mapping[str, Path]:
 
 
 def names_of(entities: Iterable[str]) -> dict[str, str]:
-    """Name entities by type and number; the first id of a type has the highest number."""
+    """The names of entities: type and number; the first id of a type has the highest number."""
     ids = sorted(entities)
     types = {i: i.partition("_bar_")[0] + ("basin" if "basin" in i else "") for i in ids}
     left = Counter(types.values())  # numbers still to be assigned, by type

@@ -98,6 +98,5 @@ def test_two_processes_play_and_learn_like_one(
     for name in ("n_episodes", "first_score"):
         assert results[0][name] == pytest.approx(results[1][name], abs=1e-6)
     assert 0 < results[0]["first_score"] < 1
-    if method == "grpo":  # PPO whitens the advantages of each process's episodes by themselves
-        assert same_weights(tmp_path / "of-1", tmp_path / "of-2")
+    assert same_weights(tmp_path / "of-1", tmp_path / "of-2")
     assert not same_weights(tmp_path / "of-1", tmp_path)

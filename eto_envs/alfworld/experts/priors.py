@@ -29,7 +29,7 @@ def load() -> Priors:
 
 
 def learn(problems: Iterable[Problem]) -> dict[str, dict[str, float]]:
-    """Compute the table from problems, rounded to two digits, without entries that round to 0."""
+    """Compute the table from problems, rounded to two digits; zeros are omitted."""
     n_all: defaultdict[str, Counter[str]] = defaultdict(Counter)
     n_holding: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for problem in problems:

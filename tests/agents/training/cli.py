@@ -1,4 +1,4 @@
-"""The command line as a module, for launchers that start one; it knows the tests' worlds."""
+"""The command line as a module, for launchers that start a module; it registers the test worlds."""
 
 from __future__ import annotations
 

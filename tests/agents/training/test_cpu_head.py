@@ -45,43 +45,43 @@ def batch(left: bool = False) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("n_items", [None, 7])
-def test_it_gives_what_trls_head_gives(left: bool, n_items: int | None) -> None:
+def test_the_head_computes_the_same_as_trls(left: bool, n_items: int | None) -> None:
     theirs = llama()
     add_fused_lm_head(theirs, outputs=FIELDS)
     ours = copy.deepcopy(llama())
     add_fused_lm_head(ours, outputs=FIELDS)
     use_cpu_head(ours)
     given = batch(left) | ({} if n_items is None else {"num_items_in_batch": n_items})
-    if left:  # both get the positions of rows that are padded on the left
+    if left:  # rows that are padded on the left need position ids
         given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    expected, found = (m(**given, fused_lm_head=True) for m in (theirs, ours))
+    expected, actual = (m(**given, fused_lm_head=True) for m in (theirs, ours))
     for name in (*FIELDS, "loss", "label_mask"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
-    for result in (expected, found):
+        torch.testing.assert_close(getattr(actual, name), getattr(expected, name))
+    for result in (expected, actual):
         (result.log_probs.sum(1) ** 2).sum().backward()
     for a, b in zip(theirs.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_without_the_fused_head_it_is_the_models_own() -> None:
+def test_without_the_fused_head_the_original_one_is_used() -> None:
     model = llama()
     expected = model(**batch())
     add_fused_lm_head(model)
     use_cpu_head(model)
-    found = model(**batch())
-    torch.testing.assert_close(found.loss, expected.loss)
-    torch.testing.assert_close(found.logits, expected.logits)
+    actual = model(**batch())
+    torch.testing.assert_close(actual.loss, expected.loss)
+    torch.testing.assert_close(actual.logits, expected.logits)
 
 
 @pytest.mark.parametrize("model", [llama(20_000), llama(logit_scale=2.0)])
-def test_trls_head_stays_where_it_is_needed(model: LlamaForCausalLM) -> None:
+def test_models_that_need_trls_head_keep_it(model: LlamaForCausalLM) -> None:
     add_fused_lm_head(model)
     own = model.forward
     use_cpu_head(model)
     assert model.forward == own
 
 
-def test_the_models_own_head_comes_back() -> None:
+def test_the_original_head_can_be_restored() -> None:
     model = llama()
     add_fused_lm_head(model)
     use_cpu_head(model)

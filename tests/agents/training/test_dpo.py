@@ -17,7 +17,7 @@ from eto_agents.preference import read_pairs, write_pairs
 from eto_agents.runs import RunMismatchError
 from eto_agents.settings import DPO
 from eto_agents.training.dpo import (
-    LikeLengths,
+    SortedWithinUpdates,
     TrajectoryCollator,
     TrajectoryDPOTrainer,
     WrongReferenceError,
@@ -48,7 +48,7 @@ QUICK = DPO(learning_rate=1e-3, epochs=1, batch_size=4, save_every=0, warmup_rat
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that says a and b alike, on disk."""
+    """A checkpoint that says a and b with equal probability, on disk."""
     folder = tmp_path_factory.mktemp("start")
     save_checkpoint(undecided(folder, DOORS), folder / "checkpoint")
     return folder / "checkpoint"
@@ -60,7 +60,7 @@ def checkpoint(start: Path) -> Checkpoint:
 
 
 def some_pairs(n: int = 8) -> list[Pair]:
-    """Pairs of unlike length: two letters against one."""
+    """Pairs of different length: one or two letters."""
     kinds = [("bb", "a"), ("ab", "ba"), ("b", "aa"), ("bb", "ab")]
     return [
         Pair(*(episode(letters, DOORS, f"t{i}") for letters in kinds[i % len(kinds)]))
@@ -73,18 +73,19 @@ def rows_of(checkpoint: Checkpoint, pairs: list[Pair], **arguments: Any) -> Pref
 
 
 def by_hand(checkpoint: Checkpoint, data: PreferenceRows) -> dict[str, list[list[float]]]:
-    """Log-probabilities of every token of the agent's, one sequence at a time, in float64."""
+    """Log-probabilities of each of the agent's tokens, one sequence at a time, in float64."""
     model = copy.deepcopy(checkpoint.model).double()
-    found: dict[str, list[list[float]]] = {"chosen": [], "rejected": []}
+    log_probs: dict[str, list[list[float]]] = {"chosen": [], "rejected": []}
     for row in data.rows:
-        for side in found:
+        for side in log_probs:
             ids = row["prompt_ids"] + row[f"{side}_ids"]  # type: ignore[literal-required]
             mask = [0] * len(row["prompt_ids"]) + row[f"{side}_mask"]  # type: ignore[literal-required]
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([ids])).logits[0]
             table = logits.log_softmax(-1)
-            found[side].append([float(table[t - 1, ids[t]]) for t in range(1, len(ids)) if mask[t]])
-    return found
+            own = [t for t in range(1, len(ids)) if mask[t]]
+            log_probs[side].append([float(table[t - 1, ids[t]]) for t in own])
+    return log_probs
 
 
 def mean(values: list[float]) -> float:
@@ -101,7 +102,7 @@ def train(
     return trained, [metrics for metrics in log if "loss" in metrics]
 
 
-def test_rows_train_on_what_the_agent_wrote_alone(checkpoint: Checkpoint) -> None:
+def test_rows_train_on_the_agents_tokens_only(checkpoint: Checkpoint) -> None:
     (row,) = rows_of(checkpoint, some_pairs(1)).rows
     read = checkpoint.tokenizer.decode
     own = [t for t, m in zip(row["chosen_ids"], row["chosen_mask"], strict=True) if m]
@@ -129,27 +130,29 @@ def test_a_file_of_pairs_gives_the_same_rows(checkpoint: Checkpoint, tmp_path: P
     assert read.rows == rows_of(checkpoint, pairs).rows
 
 
-def test_too_long_pairs_are_dropped_and_counted_or_an_error(checkpoint: Checkpoint) -> None:
+def test_pairs_that_are_too_long_are_dropped_and_counted_or_an_error(
+    checkpoint: Checkpoint,
+) -> None:
     pairs = some_pairs(4)
     longest = sorted(max(lengths(row)) for row in rows_of(checkpoint, pairs).rows)
-    kept = rows_of(checkpoint, pairs, max_length=longest[0])
-    assert len(kept.rows) + kept.n_too_long == 4
-    assert kept.n_too_long == sum(n > longest[0] for n in longest)
+    fitting = rows_of(checkpoint, pairs, max_length=longest[0])
+    assert len(fitting.rows) + fitting.n_too_long == 4
+    assert fitting.n_too_long == sum(n > longest[0] for n in longest)
     with pytest.raises(DataError, match="raise max_length, or drop"):
         rows_of(checkpoint, pairs, max_length=3, too_long="error")
     with pytest.raises(NoPairsError, match="4 have more than 3 tokens"):
         rows_of(checkpoint, pairs, max_length=3)
-    with pytest.raises(NoPairsError, match="none was given"):
+    with pytest.raises(NoPairsError, match="none were given"):
         rows_of(checkpoint, [])
 
 
 def test_sides_of_different_tasks_are_refused(checkpoint: Checkpoint) -> None:
     other = episode("a", DOORS, initial_observation="Something else.")
-    with pytest.raises(DataError, match="do not begin alike"):
+    with pytest.raises(DataError, match="begin differently"):
         rows_of(checkpoint, [Pair(episode("bb", DOORS), other)])
 
 
-def test_the_collator_masks_the_world(checkpoint: Checkpoint) -> None:
+def test_the_collator_masks_the_environments_tokens(checkpoint: Checkpoint) -> None:
     data = rows_of(checkpoint, some_pairs(3))
     pad = checkpoint.tokenizer.pad_token_id
     batch = TrajectoryCollator(pad_token_id=pad)(data.rows)
@@ -161,7 +164,7 @@ def test_the_collator_masks_the_world(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("nll_weight", [0.0, 0.3])
-def test_log_probs_and_loss_are_those_by_hand(
+def test_log_probs_and_loss_equal_those_computed_by_hand(
     checkpoint: Checkpoint, tmp_path: Path, nll_weight: float
 ) -> None:
     data = rows_of(checkpoint, some_pairs(4))
@@ -197,7 +200,9 @@ def test_log_probs_and_loss_are_those_by_hand(
     assert log[1]["chosen_drop_nats"] == pytest.approx(-log[1]["rewards/chosen"] / 0.1, abs=1e-4)
 
 
-def test_parts_of_a_batch_give_what_the_batch_gives(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_micro_batches_give_the_same_result_as_the_batch(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     data = rows_of(checkpoint, some_pairs())
     whole, _ = train(copy.deepcopy(checkpoint), data, QUICK, tmp_path / "whole")
     parts = replace(QUICK, micro_batch_tokens=80)
@@ -207,7 +212,7 @@ def test_parts_of_a_batch_give_what_the_batch_gives(checkpoint: Checkpoint, tmp_
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_the_chosen_becomes_likelier_than_the_rejected(
+def test_the_chosen_side_becomes_likelier_than_the_rejected_side(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     data = rows_of(checkpoint, [Pair(episode("bb", DOORS), episode("aa", DOORS))] * 8)
@@ -217,7 +222,7 @@ def test_the_chosen_becomes_likelier_than_the_rejected(
     gaps = [sum(t["chosen"][0]) - sum(t["rejected"][0]) for t in (before, after)]
     assert gaps[1] > gaps[0] + 2  # nats
     assert trained[1][-1]["rewards/accuracies"] == 1.0
-    assert "forward" not in vars(trained[0].model)  # TRL's own is gone
+    assert "forward" not in vars(trained[0].model)  # TRL's head was removed
     assert not trained[0].model.training
 
 
@@ -247,22 +252,22 @@ def test_lora_is_merged_before_and_after(checkpoint: Checkpoint, tmp_path: Path)
     ]
 
 
-def test_a_falling_chosen_side_sets_the_alarm_off(
+def test_a_falling_chosen_log_probability_is_warned_about(
     checkpoint: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The sides are all but alike, so pushing one down takes the other along.
+    # The two sides are almost the same, so pushing one down pushes the other down, too.
     pairs = [Pair(episode("ab", DOORS), episode("aa", DOORS))] * 4
     data = rows_of(checkpoint, pairs)
     settings = replace(QUICK, learning_rate=3e-2, epochs=8, alarm_nats=1)
     with caplog.at_level(logging.WARNING):
         _, log = train(checkpoint, data, settings, tmp_path)
     assert max(metrics["chosen_drop_nats"] for metrics in log) > 1
-    alarms = [r.message for r in caplog.records if "has fallen by" in r.message]
-    assert len(alarms) == 1
-    assert "raise nll_weight" in alarms[0]
+    warnings = [r.message for r in caplog.records if "has fallen by" in r.message]
+    assert len(warnings) == 1
+    assert "raise nll_weight" in warnings[0]
 
 
-def test_a_loss_that_is_no_number_stops_with_the_batch_saved(
+def test_a_loss_that_is_not_finite_stops_training_and_saves_the_batch(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     with torch.no_grad():
@@ -274,7 +279,7 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_saved(
     assert len(batch["input_ids"]) == 8
 
 
-def test_a_reference_that_is_not_the_start_is_refused(
+def test_a_reference_other_than_the_initial_policy_is_refused(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     data = rows_of(checkpoint, some_pairs(4))
@@ -290,11 +295,13 @@ def test_a_reference_that_is_not_the_start_is_refused(
     with torch.no_grad():
         for weight in checkpoint.model.parameters():
             weight.mul_(1.05)
-    with pytest.raises(WrongReferenceError, match="not the policy that training begins with"):
+    with pytest.raises(WrongReferenceError, match="not the policy at the start of training"):
         trainer.train()
 
 
-def test_a_killed_run_ends_with_the_same_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_with_the_same_weights(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     data = rows_of(checkpoint, some_pairs(12))
     settings = replace(QUICK, epochs=2, save_every=2)
     whole, _ = train(copy.deepcopy(checkpoint), data, settings, tmp_path / "whole")
@@ -305,15 +312,15 @@ def test_a_killed_run_ends_with_the_same_weights(checkpoint: Checkpoint, tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         train_dpo(copy.deepcopy(checkpoint), data, settings, tmp_path / "cut", on_metrics=kill)
-    begun: list[int] = []
-    again, _ = train_dpo(checkpoint, data, settings, tmp_path / "cut", on_start=begun.append)
-    assert begun == [4]
+    starts: list[int] = []
+    again, _ = train_dpo(checkpoint, data, settings, tmp_path / "cut", on_start=starts.append)
+    assert starts == [4]
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_the_order_of_pairs_is_random_between_updates_alone() -> None:
-    sampler = LikeLengths([5, 1, 4, 2, 3, 9, 8], 3, seed=1)
+def test_pairs_are_shuffled_between_updates_and_sorted_within() -> None:
+    sampler = SortedWithinUpdates([5, 1, 4, 2, 3, 9, 8], 3, seed=1)
     orders = []
     for epoch in (0, 1, 0):
         sampler.set_epoch(epoch)
@@ -326,7 +333,7 @@ def test_the_order_of_pairs_is_random_between_updates_alone() -> None:
             assert window == sorted(window)
 
 
-def test_a_run_is_done_once_and_knows_its_pairs(start: Path, tmp_path: Path) -> None:
+def test_a_complete_run_is_not_repeated_and_refuses_changes(start: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(start), device="cpu")
     pairs = some_pairs()
     trained, result = dpo(start, pairs, QUICK, out=tmp_path / "dpo")
@@ -334,7 +341,7 @@ def test_a_run_is_done_once_and_knows_its_pairs(start: Path, tmp_path: Path) -> 
     assert (result["n_pairs"], result["n_too_long"], result["n_updates"]) == (8, 0, 2)
     assert not (tmp_path / "dpo" / "work").exists()
     written = (trained / "model.safetensors").stat().st_mtime_ns
-    # The second call reads, it does not train.
+    # The second call only reads the result.
     assert dpo(start, pairs, QUICK, out=tmp_path / "dpo") == (trained, result)
     assert (trained / "model.safetensors").stat().st_mtime_ns == written
     after = load_checkpoint(str(trained), device="cpu")
@@ -355,7 +362,7 @@ def test_a_run_is_done_once_and_knows_its_pairs(start: Path, tmp_path: Path) -> 
         dpo(tmp_path / "other", pairs, QUICK, out=tmp_path / "dpo")
 
 
-def test_pairs_of_a_file_train_like_those_they_were_written_from(
+def test_training_on_pairs_from_a_file_gives_the_same_weights(
     start: Path, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     pairs = some_pairs(4)
@@ -367,7 +374,7 @@ def test_pairs_of_a_file_train_like_those_they_were_written_from(
     assert (of_file.checkpoint / name).read_bytes() == (direct.checkpoint / name).read_bytes()
 
 
-def test_the_learning_rate_can_be_held_before_it_falls(
+def test_the_learning_rate_can_be_constant_before_it_decays(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     data = rows_of(checkpoint, some_pairs(8))
@@ -377,5 +384,5 @@ def test_the_learning_rate_can_be_held_before_it_falls(
     assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
 
 
-def test_n_updates_counts_the_last_batch_too() -> None:
+def test_n_updates_includes_the_incomplete_last_batch() -> None:
     assert n_updates(33, DPO(batch_size=32, epochs=3)) == 6

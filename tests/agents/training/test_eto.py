@@ -1,4 +1,4 @@
-"""ETO: the loop explores, pairs and learns; it resumes, and refuses what does not fit."""
+"""ETO: the loop explores, pairs and learns; it resumes, and refuses changed inputs."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ EXPERTS = [episode("b", task_id=f"t{i}") for i in range(6)]  # of six of eight t
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that says a and b alike, on disk."""
+    """A checkpoint that says a and b with equal probability, on disk."""
     folder = tmp_path_factory.mktemp("eto")
     save_checkpoint(undecided(folder), folder / "model")
     return folder / "model"
 
 
 def logged(lines: list[str]) -> contextlib.AbstractContextManager[None]:
-    """What is logged inside goes to `lines`."""
+    """Collect the lines that are logged inside the context."""
     return relayed(lambda report: lines.append(report.text) if report.text else None)
 
 
@@ -63,12 +63,12 @@ def test_the_loop_explores_pairs_and_learns(start: Path, tmp_path: Path) -> None
     ]  # fmt: skip
     assert best_of(done, settings) is done[2]
     first = done[1]
-    # The agent says a half of the time: that loses. It says b otherwise, as the expert does.
+    # Half of the time the agent says a, which loses; otherwise it says b, as the expert does.
     assert first.counts["lose"] > 0
     pairs = list(read_pairs(tmp_path / "iteration-1/pairs/pairs.jsonl"))
     assert first.counts["pairs"] == len(pairs)
     assert first.learning["accuracy"] is not None
-    # It has learned not to.
+    # After the first iteration it says a less often.
     assert done[2].explored > first.explored  # type: ignore[operator]
     explored = list(TrajectoryStore(tmp_path / "iteration-1/explore/episodes.jsonl").read())
     known = {f"t{i}" for i in range(6)}
@@ -79,7 +79,9 @@ def test_the_loop_explores_pairs_and_learns(start: Path, tmp_path: Path) -> None
     assert {pair.task_id for pair in pairs} <= known - dev
     table = read(tmp_path / "iterations.json")["iterations"]
     assert table == [json.loads(json.dumps(i._asdict())) for i in done]
-    assert any("exploring" in line for line in lines)
+    assert lines[0] == "iteration 1: exploring 4 tasks"
+    assert lines[2] == f"iteration 1: DPO on {len(pairs)} pairs"
+    assert lines[3].startswith("iteration 2: exploring")
     # A second call plays and trains nothing.
     lines.clear()
     with logged(lines):
@@ -87,7 +89,7 @@ def test_the_loop_explores_pairs_and_learns(start: Path, tmp_path: Path) -> None
     assert lines == []
 
 
-def test_an_iteration_is_there_once_it_has_learned(start: Path, tmp_path: Path) -> None:
+def test_an_iteration_is_yielded_before_the_next_one_starts(start: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, iterations=2)
     loop = eto(start, EXPERTS, settings, out=tmp_path)
     assert next(loop) == Iteration(0, str(start), None, {}, None, {})
@@ -110,11 +112,11 @@ def test_an_iteration_learns_from_max_tasks(kind: Any, start: Path, tmp_path: Pa
     assert set(tasks) < {f"t{i}" for i in range(6)}
 
 
-def test_a_killed_run_resumes_in_its_step(
+def test_an_interrupted_run_resumes_in_its_step(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    undisturbed = list(eto(start, EXPERTS, QUICK, out=whole))
+    uninterrupted = list(eto(start, EXPERTS, QUICK, out=whole))
     log = RunFolder.log
 
     def kill(run: RunFolder, record: Mapping[str, Any]) -> None:
@@ -131,42 +133,44 @@ def test_a_killed_run_resumes_in_its_step(
     lines: list[str] = []
     with logged(lines):
         again = list(eto(start, EXPERTS, QUICK, out=cut))
-    assert lines == []  # neither explored nor paired again
+    n_pairs = again[1].counts["pairs"]
+    assert lines == [f"iteration 1: DPO on {n_pairs} pairs"]  # neither explored nor paired again
     assert [(cut / "iteration-1" / name).read_bytes() for name in names] == before
     weights = [
         (folder / "iteration-1/dpo/checkpoint/model.safetensors").read_bytes()
         for folder in (whole, cut)
     ]
     assert weights[0] == weights[1]
-    assert again[1].counts == undisturbed[1].counts
+    assert again[1].counts == uninterrupted[1].counts
     steps = [
         json.loads(line)["step"]
         for line in (cut / "iteration-1/dpo/metrics.jsonl").read_text().splitlines()
     ]
-    assert steps == sorted(steps)  # what was done again is logged once
+    assert steps == sorted(steps)  # repeated steps are logged once
 
 
-def test_changed_data_under_a_resumed_run_are_refused(start: Path, tmp_path: Path) -> None:
+def test_changed_inputs_of_a_resumed_run_are_refused(start: Path, tmp_path: Path) -> None:
     list(eto(start, EXPERTS, QUICK, out=tmp_path))
-    with pytest.raises(RunMismatchError, match="other inputs"):
+    with pytest.raises(RunMismatchError, match="different inputs"):
         list(eto(start, [episode("b", task_id="t7")], QUICK, out=tmp_path))
     longer = [episode("ab", task_id=e.task_id, score=1.0) for e in EXPERTS]
-    with pytest.raises(RunMismatchError, match="other inputs: experts"):
+    with pytest.raises(RunMismatchError, match="different inputs: experts"):
         list(eto(start, longer, QUICK, out=tmp_path))
     with pytest.raises(RunMismatchError, match="temperature"):
         list(eto(start, EXPERTS, replace(QUICK, temperature=0.5), out=tmp_path))
 
 
-def test_no_pairs_left_is_a_clear_error(start: Path, tmp_path: Path) -> None:
-    # Too short a reply for an action, so the agent scores 0; and so has the expert.
+def test_the_error_says_why_there_are_no_pairs(start: Path, tmp_path: Path) -> None:
+    # The reply is too short for an action, so the agent scores 0, as the expert does.
     mute = replace(QUICK, n_samples=1, temperature=0.0, max_new_tokens=1)
-    with pytest.raises(NoPairsError, match=r"no pair is left to train on \(tie 1\): explore more"):
+    with pytest.raises(NoPairsError, match=r"no pairs to train on \(tie 1\): explore more"):
         list(eto(start, [episode("a", score=0.0)], mute, out=tmp_path))
 
 
 def test_experts_of_other_tasks_are_an_error(start: Path, tmp_path: Path) -> None:
     elsewhere = [episode("b", task_id="elsewhere")]
-    with pytest.raises(DataError, match="none of 1 expert trajectories is of a task of 'train'"):
+    message = "none of 1 expert trajectories belongs to a task of the split 'train'"
+    with pytest.raises(DataError, match=message):
         next(eto(start, elsewhere, QUICK, out=tmp_path))
 
 
@@ -181,7 +185,9 @@ def test_every_kind_of_pairs_trains(start: Path, tmp_path: Path, kind: Any) -> N
 
 
 @pytest.mark.parametrize("kind", ["self", "success"])
-def test_the_agents_own_pairs_need_no_expert(start: Path, tmp_path: Path, kind: Any) -> None:
+def test_pairs_of_the_agents_episodes_need_no_expert(
+    start: Path, tmp_path: Path, kind: Any
+) -> None:
     settings = replace(QUICK, pairs=kind, dpo=replace(LEARN, epochs=1))
     _, first = eto(start, [], settings, out=tmp_path)
     assert first.counts["pairs"] > 0
@@ -189,8 +195,8 @@ def test_the_agents_own_pairs_need_no_expert(start: Path, tmp_path: Path, kind: 
     assert len({e.task_id for e in explored}) == 8
 
 
-def test_the_best_on_dev_is_the_result(start: Path, tmp_path: Path) -> None:
-    # The wrong way round: the "expert" says a and is believed to have scored best.
+def test_keep_best_selects_the_best_iteration_on_dev(start: Path, tmp_path: Path) -> None:
+    # The wrong way round: the "expert" says a, and its recorded score is the best one.
     wrong = [episode("a", task_id=f"t{i}", score=1.5) for i in range(8)]
     settings = replace(QUICK, dev_tasks=3, keep_best=True)
     done = list(eto(start, wrong, settings, out=tmp_path))
@@ -215,8 +221,8 @@ def test_later_iterations_have_their_own_beta(start: Path, tmp_path: Path) -> No
     [
         ({"keep_best": True}, "needs dev_tasks"),
         ({"iterations": -1}, "at least 0"),
-        ({"pairs": "self", "n_samples": 1}, "n_samples of 2 or more"),
-        ({"temperature": 0.0}, "all alike at temperature 0"),
+        ({"pairs": "self", "n_samples": 1}, "n_samples of at least 2"),
+        ({"temperature": 0.0}, "needs a temperature above 0"),
     ],
 )
 def test_settings_that_contradict_each_other(changes: dict[str, Any], message: str) -> None:

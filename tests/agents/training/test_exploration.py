@@ -1,4 +1,4 @@
-"""Exploration: episodes of training tasks in a folder that knows what decided them."""
+"""Exploration: episodes of training tasks in a folder that records how they were played."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASKS = tasks_of(BANDIT, "train")[:3]
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that says a and b alike, on disk."""
+    """A checkpoint that says a and b with equal probability, on disk."""
     folder = tmp_path_factory.mktemp("exploration")
     save_checkpoint(undecided(folder), folder / "model")
     return folder / "model"
@@ -51,7 +51,7 @@ def go(start: Path, folder: Path, settings: ETO = QUICK, **changes: Any) -> list
     return explore(settings=settings, folder=folder, **given | changes)
 
 
-def test_a_complete_folder_is_read_and_loads_no_model(
+def test_a_complete_exploration_is_read_without_loading_the_model(
     start: Path, tmp_path: Path, loaded: list[str]
 ) -> None:
     episodes = go(start, tmp_path)
@@ -91,7 +91,7 @@ def test_an_interrupted_exploration_plays_the_rest(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": TASKS[:2]}, "other inputs: tasks"),
+        ({"tasks": TASKS[:2]}, "different inputs: tasks"),
         ({"seeds": (0, 2)}, "seeds"),
         ({"temperature": 0.5}, r"temperature 1\.0 \(now 0\.5\)"),
         ({"settings": replace(QUICK, temperature=0.0)}, r"temperature 1\.0 \(now 0\.0\)"),
@@ -100,7 +100,7 @@ def test_an_interrupted_exploration_plays_the_rest(
         ({"settings": replace(QUICK, split="seen")}, "split"),
     ],
 )
-def test_other_episodes_need_another_folder(
+def test_different_settings_are_refused(
     changes: dict[str, Any], message: str, start: Path, tmp_path: Path
 ) -> None:
     go(start, tmp_path)
@@ -108,19 +108,19 @@ def test_other_episodes_need_another_folder(
         go(start, tmp_path, **changes)
 
 
-def test_another_model_needs_another_folder(start: Path, tmp_path: Path) -> None:
+def test_another_model_is_refused(start: Path, tmp_path: Path) -> None:
     go(start, tmp_path / "explored")
     save_checkpoint(undecided(tmp_path, n_steps=1), tmp_path / "model")
-    with pytest.raises(RunMismatchError, match="other inputs: model"):
+    with pytest.raises(RunMismatchError, match="different inputs: model"):
         go(tmp_path / "model", tmp_path / "explored")
 
 
-def test_how_many_are_played_at_once_decides_nothing(start: Path, tmp_path: Path) -> None:
+def test_n_envs_does_not_change_the_episodes(start: Path, tmp_path: Path) -> None:
     episodes = go(start, tmp_path)
     assert go(start, tmp_path, replace(QUICK, n_envs=1)) == episodes
 
 
-def test_rft_can_show_its_explorer_other_prompts(start: Path, tmp_path: Path) -> None:
+def test_rft_can_explore_with_other_prompts(start: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text(f'world = "{WORLD}"\ninstruction = "Other letters."\n')
     settings = RFT(env=BANDIT, world=WORLD, device="cpu")

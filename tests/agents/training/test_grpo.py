@@ -35,7 +35,7 @@ QUICK = GRPO(
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that says a and b alike, on disk."""
+    """A checkpoint that says a and b with equal probability, on disk."""
     folder = tmp_path_factory.mktemp("grpo")
     save_checkpoint(undecided(folder), folder / "start")
     return folder / "start"
@@ -46,7 +46,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("env_id", [BANDIT, DOORS])
-def test_the_best_end_is_found(env_id: str, tmp_path: Path) -> None:
+def test_the_best_policy_is_found(env_id: str, tmp_path: Path) -> None:
     save_checkpoint(undecided(tmp_path, env_id), tmp_path / "start")
     assert greedy_score(load_checkpoint(str(tmp_path / "start"), device="cpu"), env_id) < 1
     settings = replace(QUICK, env=env_id, n_updates=12)
@@ -58,7 +58,7 @@ def test_the_best_end_is_found(env_id: str, tmp_path: Path) -> None:
     assert greedy_score(load_checkpoint(str(trained), device="cpu"), env_id) == 1.0
 
 
-def test_a_run_is_done_once_and_knows_its_start(start: Path, tmp_path: Path) -> None:
+def test_a_complete_run_is_not_repeated_and_refuses_changes(start: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, n_updates=1, dev_tasks=2)
     trained, result = grpo(start, settings, out=tmp_path / "out")
     assert trained == tmp_path / "out" / "checkpoint"
@@ -101,7 +101,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_an_update_plays_once_whatever_its_epochs(
+def test_an_update_plays_its_episodes_once_whatever_the_epochs(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
@@ -117,27 +117,30 @@ def test_an_update_plays_once_whatever_its_epochs(
     assert [record["step"] for record in metrics(tmp_path)] == [1, 2]
 
 
-def test_the_penalty_is_to_the_policy_it_begins_with(start: Path, tmp_path: Path) -> None:
-    how = SFT(lora_rank=2, epochs=4, batch_size=1, learning_rate=1e-2, device="cpu", save_every=0)
-    adapter = sft(start, [episode("b")], how, out=tmp_path / "sft").checkpoint
+def test_the_penalty_is_to_the_initial_policy(start: Path, tmp_path: Path) -> None:
+    settings = SFT(
+        lora_rank=2, epochs=4, batch_size=1, learning_rate=1e-2, device="cpu", save_every=0
+    )
+    adapter = sft(start, [episode("b")], settings, out=tmp_path / "sft").checkpoint
     assert (adapter / "adapter_config.json").is_file()
     gaps = {}
     for name, model in (("plain", start), ("adapter", adapter)):
         grpo(model, replace(QUICK, n_updates=2, kl_weight=0.1), out=tmp_path / name)
         gaps[name] = [record["kl"] for record in metrics(tmp_path / name)]
-    # An adapter's base would differ from the policy at once.
+    # The adapter's base model alone would differ from the policy from the start.
     assert [gap[0] for gap in gaps.values()] == pytest.approx([0, 0], abs=1e-6)
     assert gaps["plain"][1] > 1e-5  # after a step
 
 
 def test_an_update_needs_a_task_for_each_group(start: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"plays 2 tasks 8 times each, and there are 1: lower"):
+    with pytest.raises(DataError, match=r"plays 2 tasks 8 times each, but there are only 1: lower"):
         grpo(start, replace(QUICK, n_tasks=1), out=tmp_path / "out")
 
 
-def test_episodes_must_be_shared_evenly(
+def test_n_episodes_must_be_a_multiple_of_the_processes(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eto_agents.training.grpo.n_processes", lambda: 3)
-    with pytest.raises(SettingsError, match="n_episodes 16 cannot be shared by 3 processes"):
+    message = r"n_episodes 16 must be a multiple of the number of processes \(3\)"
+    with pytest.raises(SettingsError, match=message):
         grpo(start, QUICK, out=tmp_path / "out")

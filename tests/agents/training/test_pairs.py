@@ -22,7 +22,7 @@ def step(action: str, score: float = 0.0) -> Step:
 
 
 def episode(task_id: str, actions: str, score: float, **changes: Any) -> Trajectory:
-    """An episode that does the letters of `actions`."""
+    """An episode whose actions are the letters of `actions`."""
     steps = [step(letter, score) for letter in actions]
     fields: dict[str, Any] = {
         "env_id": "Toy-v0",
@@ -36,7 +36,7 @@ def episode(task_id: str, actions: str, score: float, **changes: Any) -> Traject
         "seed": 0,
         "policy": "agent",
         "initial_observation": "start",
-        "messages": said(steps),
+        "messages": conversation(steps),
         "steps": steps,
         "status": "completed",
         "score": score,
@@ -45,8 +45,8 @@ def episode(task_id: str, actions: str, score: float, **changes: Any) -> Traject
     return Trajectory(**fields | changes)
 
 
-def said(steps: Sequence[Step]) -> list[Message]:
-    """What an agent that holds a conversation has said and read by its last step."""
+def conversation(steps: Sequence[Step]) -> list[Message]:
+    """The conversation of an agent up to its last reply."""
     messages: list[Message] = [{"role": "user", "content": "start"}]
     for step in steps:
         messages.append({"role": "assistant", "content": step.action})
@@ -64,13 +64,13 @@ def test_the_higher_final_reward_is_chosen() -> None:
     found = trajectory_pairs(experts, explored)
     assert [(actions(p.chosen), actions(p.rejected)) for p in found.pairs] == [
         ("ab", "x"),
-        ("y", "cd"),  # the expert is beaten, so it is the rejected one
+        ("y", "cd"),  # the agent beats the expert, so the expert's is the rejected one
     ]
     assert found.counts == {"win": 1, "tie": 0, "lose": 1, "pairs": 2}
     assert [p.task_id for p in found.pairs] == ["a", "b"]
 
 
-def test_equal_rewards_and_two_successes_are_dropped() -> None:
+def test_equal_rewards_and_two_successes_make_no_pair() -> None:
     experts = [episode("a", "ab", 0.5), episode("b", "ab", 1.0), episode("c", "ab", 0.9)]
     experts[2] = episode("c", "ab", 0.9, success=True)
     explored = [episode("a", "x", 0.5), episode("b", "x", 1.0), episode("c", "x", 1.0)]
@@ -83,7 +83,7 @@ def test_equal_rewards_and_two_successes_are_dropped() -> None:
     ("cut", "n_of_agent", "n_of_expert"),
     [("rejected", 7, 7), ("agent", 7, 20), ("none", 20, 20)],
 )
-def test_the_rejected_is_cut_to_the_length_of_the_chosen_plus_five_rounds(
+def test_the_rejected_side_is_shortened_to_the_chosen_ones_length_plus_five_rounds(
     cut: Any, n_of_agent: int, n_of_expert: int
 ) -> None:
     long, short = "x" * 20, "ab"
@@ -92,19 +92,19 @@ def test_the_rejected_is_cut_to_the_length_of_the_chosen_plus_five_rounds(
     assert len(lost.pairs[0].rejected.steps) == n_of_agent
     assert len(won.pairs[0].rejected.steps) == n_of_expert
     for pair in (*lost.pairs, *won.pairs):
-        assert actions(pair.chosen) == short  # the chosen is never cut
+        assert actions(pair.chosen) == short  # the chosen side is never shortened
         for side in (pair.chosen, pair.rejected):
-            assert side.messages == said(side.steps)
+            assert side.messages == conversation(side.steps)
 
 
-def test_a_rejected_that_is_just_short_enough_stays_whole() -> None:
+def test_a_rejected_side_that_is_just_short_enough_stays_whole() -> None:
     found = trajectory_pairs([episode("a", "ab", 1)], [episode("a", "x" * 7, 0)])
     assert len(found.pairs[0].rejected.steps) == 7
     found = trajectory_pairs([episode("a", "ab", 1)], [episode("a", "x" * 7, 0)], extra_rounds=0)
     assert len(found.pairs[0].rejected.steps) == 2
 
 
-def test_what_says_nothing_about_the_agent_is_dropped_and_counted() -> None:
+def test_episodes_that_cannot_be_compared_are_counted_by_reason() -> None:
     explored = [
         episode("a", "x", 0, status="env_error"),
         episode("a", "x", 0, status="agent_error"),
@@ -125,7 +125,7 @@ def test_what_says_nothing_about_the_agent_is_dropped_and_counted() -> None:
         "same_actions": 1,
         "pairs": 0,
     }
-    with pytest.raises(NoPairsError, match=r"no pair is left.*not_played 3.*explore more"):
+    with pytest.raises(NoPairsError, match=r"no pairs to train on.*not_played 3.*explore more"):
         found.check()
 
 
@@ -139,13 +139,13 @@ def test_several_explorations_of_a_task_give_several_pairs() -> None:
     assert found.check() is found
 
 
-def test_an_expert_that_failed_to_play_is_no_expert() -> None:
+def test_an_expert_trajectory_that_failed_does_not_count() -> None:
     failed = episode("a", "ab", 0, status="env_error")
     assert trajectory_pairs([failed], [episode("a", "x", 1)]).counts["no_expert"] == 1
 
 
 @pytest.mark.parametrize(("max_per_task", "expected"), [(1, ["x"]), (None, ["x", "y"])])
-def test_self_play_takes_the_widest_gap_first(
+def test_self_pairs_take_the_largest_difference_first(
     max_per_task: int | None, expected: list[str]
 ) -> None:
     explored = [
@@ -161,7 +161,7 @@ def test_self_play_takes_the_widest_gap_first(
     assert (found.counts["win"], found.counts["tie"]) == (len(expected), 1)
 
 
-def test_own_success_against_own_failure() -> None:
+def test_success_against_failure() -> None:
     explored = [
         episode("a", "good", 1.0, seed=0),
         episode("a", "bad", 0.4, seed=1),
@@ -182,12 +182,12 @@ def test_step_pairs_share_the_experts_prefix_and_differ_in_one_turn() -> None:
 
 
 def test_step_pairs_need_a_step_for_each_prefix() -> None:
-    with pytest.raises(DataError, match="2 steps of the agent's for an expert's 3"):
+    with pytest.raises(DataError, match="the agent has 2 steps and the expert 3"):
         step_pairs([episode("a", "abc", 1.0)], {"a": [step("a"), step("b")]})
     assert step_pairs([episode("a", "abc", 1.0)], {}).counts["not_played"] == 1
 
 
-def test_a_mixture_is_both() -> None:
+def test_a_mixture_has_both_kinds_of_pairs() -> None:
     expert = episode("a", "ab", 1.0)
     whole = trajectory_pairs([expert], [episode("a", "x", 0)])
     mixed = whole + step_pairs([expert], {"a": [step("x"), step("b")]})

@@ -86,7 +86,9 @@ def greedy_score(checkpoint: Checkpoint, env_id: str) -> float:
     return sum(scores) / len(scores)
 
 
-def test_a_sample_has_what_was_sampled_and_rewards_at_the_ends_of_turns(doors: Checkpoint) -> None:
+def test_a_sample_has_the_sampled_tokens_and_rewards_at_the_ends_of_turns(
+    doors: Checkpoint,
+) -> None:
     played = next(e for e in episodes_of(doors, DOORS, 1.0) if len(e.steps) > 1)
     sample = sample_of(played, doors, world=WORLD)
     assert sample is not None
@@ -103,7 +105,7 @@ def test_a_sample_has_what_was_sampled_and_rewards_at_the_ends_of_turns(doors: C
     assert not any(off)
 
 
-def test_an_end_of_turn_that_was_not_sampled_is_not_learned(bandit: Checkpoint) -> None:
+def test_an_end_of_turn_that_was_not_sampled_is_masked(bandit: Checkpoint) -> None:
     played = episodes_of(bandit, BANDIT, 1.0)[0]
     step = played.steps[0]
     assert step.token_ids is not None
@@ -112,15 +114,15 @@ def test_an_end_of_turn_that_was_not_sampled_is_not_learned(bandit: Checkpoint) 
     sample = sample_of(dataclasses.replace(played, steps=[cut]), bandit, world=WORLD)
     assert sample is not None
     assert sum(sample.mask) == len(step.token_ids) - 1
-    assert sample.ids[-1] == step.token_ids[-1]  # it is read all the same
+    assert sample.ids[-1] == step.token_ids[-1]  # the end of the turn is there
 
 
-def test_an_episode_that_does_not_tell_its_tokens_is_refused(bandit: Checkpoint) -> None:
+def test_an_episode_without_sampled_tokens_is_refused(bandit: Checkpoint) -> None:
     with pytest.raises(DataError, match="play it with a local model"):
         sample_of(episode("b"), bandit, world=WORLD)
 
 
-def test_the_value_head_leaves_the_model_alone(bandit: Checkpoint) -> None:
+def test_the_value_head_sends_no_gradient_into_the_model(bandit: Checkpoint) -> None:
     actor = ActorCritic(copied(bandit).model)
     torch.nn.init.ones_(actor.head.weight)
     ids = torch.tensor([[5, 6, 7, 8, 9]])
@@ -135,7 +137,7 @@ def test_the_value_head_leaves_the_model_alone(bandit: Checkpoint) -> None:
     assert torch.allclose(scores.log_probs, full * losses.shifted(mask), atol=1e-5)
 
 
-def test_padding_changes_nothing(bandit: Checkpoint) -> None:
+def test_padding_does_not_change_the_scores(bandit: Checkpoint) -> None:
     actor = ActorCritic(copied(bandit).model)
     ids, mask = torch.tensor([[5, 6, 7]]), torch.tensor([[0, 1, 1]])
     padded = torch.nn.functional.pad(ids, (0, 4)), torch.nn.functional.pad(mask, (0, 4))
@@ -153,15 +155,15 @@ def test_the_bandit_is_solved(bandit: Checkpoint, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_second_step_is_learned_through_the_first(doors: Checkpoint, tmp_path: Path) -> None:
+def test_credit_for_the_second_step_reaches_the_first(doors: Checkpoint, tmp_path: Path) -> None:
     settings = dataclasses.replace(QUICK, n_updates=14, n_episodes=64, epochs=3)
     trained, log = train(copied(doors), DOORS, settings, tmp_path)
-    assert log[0]["score"] < 0.65  # both doors alike
-    assert log[-1]["score"] > 0.85  # better than the best end behind the first door
+    assert log[0]["score"] < 0.65  # both doors are equally likely
+    assert log[-1]["score"] > 0.85  # better than anything behind the first door
     assert greedy_score(trained, DOORS) == WORTH["bb"] == 1.0
 
 
-def test_shaped_rewards_are_what_is_learned_from(bandit: Checkpoint, tmp_path: Path) -> None:
+def test_training_uses_the_shaped_rewards(bandit: Checkpoint, tmp_path: Path) -> None:
     settings = dataclasses.replace(QUICK, n_updates=1)
     _, log = train(
         copied(bandit), BANDIT, settings, tmp_path, env_args={"shaping": ("step_cost=0.5",)}
@@ -169,14 +171,16 @@ def test_shaped_rewards_are_what_is_learned_from(bandit: Checkpoint, tmp_path: P
     assert log[0]["reward"] == pytest.approx(log[0]["score"] - 0.5 * log[0]["steps"])
 
 
-def test_the_penalty_keeps_the_policy_near(bandit: Checkpoint, tmp_path: Path) -> None:
+def test_the_kl_penalty_keeps_the_policy_near_the_reference(
+    bandit: Checkpoint, tmp_path: Path
+) -> None:
     # The best policy under a penalty w says b with odds exp((1.0 - 0.2) / w): 60 % at w = 2.
     settings = dataclasses.replace(QUICK, n_updates=8, n_episodes=48, epochs=3, kl_weight=2.0)
     _, log = train(copied(bandit), BANDIT, settings, tmp_path)
     assert sum(metrics["score"] for metrics in log[-3:]) / 3 < 0.8
 
 
-def test_tokens_of_another_model_are_noticed(bandit: Checkpoint, tmp_path: Path) -> None:
+def test_tokens_sampled_from_another_model_are_refused(bandit: Checkpoint, tmp_path: Path) -> None:
     other = copied(bandit)
     with torch.no_grad():
         for weight in other.model.parameters():
@@ -198,7 +202,7 @@ def test_a_policy_that_fails_everywhere_is_an_error(bandit: Checkpoint, tmp_path
         train(copied(bandit), BANDIT, QUICK, tmp_path, make_policy=mute)
 
 
-def test_a_killed_run_ends_with_the_same_weights(bandit: Checkpoint, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_with_the_same_weights(bandit: Checkpoint, tmp_path: Path) -> None:
     settings = dataclasses.replace(QUICK, save_every=2, n_updates=4)
     whole, _ = train(copied(bandit), BANDIT, settings, tmp_path / "whole")
 
@@ -208,9 +212,9 @@ def test_a_killed_run_ends_with_the_same_weights(bandit: Checkpoint, tmp_path: P
 
     with pytest.raises(KeyboardInterrupt):
         train(copied(bandit), BANDIT, settings, tmp_path / "cut", on_metrics=kill)
-    begun: list[int] = []
-    again, log = train(copied(bandit), BANDIT, settings, tmp_path / "cut", on_start=begun.append)
-    assert begun == [2]
+    starts: list[int] = []
+    again, log = train(copied(bandit), BANDIT, settings, tmp_path / "cut", on_start=starts.append)
+    assert starts == [2]
     assert len(log) == 2
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
@@ -227,7 +231,9 @@ def test_a_damaged_state_is_refused(bandit: Checkpoint, tmp_path: Path) -> None:
         load_state(tmp_path, actor, optimizer)
 
 
-def test_a_run_is_done_once_and_knows_its_start(bandit: Checkpoint, tmp_path: Path) -> None:
+def test_a_complete_run_is_not_repeated_and_refuses_changes(
+    bandit: Checkpoint, tmp_path: Path
+) -> None:
     save_checkpoint(bandit, tmp_path / "start")
     settings = dataclasses.replace(QUICK, dev_tasks=2)
     trained, result = ppo(tmp_path / "start", settings, out=tmp_path / "ppo")
@@ -244,7 +250,7 @@ def test_a_run_is_done_once_and_knows_its_start(bandit: Checkpoint, tmp_path: Pa
         ppo(trained, settings, out=tmp_path / "ppo")
 
 
-def test_shaping_and_n_tasks_are_those_of_the_settings(bandit: Checkpoint, tmp_path: Path) -> None:
+def test_shaping_and_n_tasks_come_from_the_settings(bandit: Checkpoint, tmp_path: Path) -> None:
     save_checkpoint(bandit, tmp_path / "start")
     settings = dataclasses.replace(QUICK, n_updates=1, n_tasks=3, shaping=("step_cost=0.5",))
     _, result = ppo(tmp_path / "start", settings, out=tmp_path / "ppo")

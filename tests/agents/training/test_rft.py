@@ -1,4 +1,4 @@
-"""RFT: what is explored, and what of it is learned from."""
+"""RFT: the exploration, and the selection of episodes to train on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUICK = RFT(
 )  # fmt: skip
 
 
-def test_successes_are_kept_once_and_only_what_the_expert_did_not_do() -> None:
+def test_successes_are_selected_without_duplicates_and_those_of_the_expert() -> None:
     expert = [episode(0)]
     new = replace(episode(0, n_steps=3), policy="agent")
     shouted = replace(new, seed=1, steps=[replace(s, action=s.action.upper()) for s in new.steps])
@@ -40,7 +40,7 @@ def test_successes_are_kept_once_and_only_what_the_expert_did_not_do() -> None:
         episode(0, n_steps=4, score=0.5),
         episode(0, n_steps=5, status="agent_error"),
         new,
-        shouted,  # the same actions to a world that does not mind upper case
+        shouted,  # the same actions in upper case
         elsewhere,
     ]
     assert successes(explored, expert) == [new, elsewhere]
@@ -50,7 +50,7 @@ def test_successes_are_kept_once_and_only_what_the_expert_did_not_do() -> None:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that says a and b alike, on disk."""
+    """A checkpoint that says a and b with equal probability, on disk."""
     folder = tmp_path_factory.mktemp("rft")
     save_checkpoint(undecided(folder), folder / "checkpoint")
     return folder / "checkpoint"
@@ -69,7 +69,7 @@ def test_a_run_learns_from_experts_and_successes(start: Path, tmp_path: Path) ->
     assert {(e.task_id, e.seed) for e in explored} == {
         (f"t{i}", seed) for i in range(8) for seed in range(3)
     }
-    # Of the expert's task nothing new can succeed; of the others an episode that said b.
+    # In the expert's task only duplicates can succeed; in the others an episode that says b.
     added = {e.task_id for e in explored if e.score == 1.0} - {"t0"}
     assert added
     assert result["n_expert"] == 1
@@ -84,7 +84,7 @@ def test_a_run_learns_from_experts_and_successes(start: Path, tmp_path: Path) ->
     assert (trained.checkpoint / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_tasks_split_off_for_tuning_are_never_explored(start: Path, tmp_path: Path) -> None:
+def test_development_tasks_are_never_explored(start: Path, tmp_path: Path) -> None:
     tasks = tasks_of(BANDIT, "train")
     experts = [letters("b", task_id=task.id) for task in tasks]
     for seed in (0, 1):
@@ -96,7 +96,7 @@ def test_tasks_split_off_for_tuning_are_never_explored(start: Path, tmp_path: Pa
         assert {e.task_id for e in explored} == {task.id for task in tasks} - dev
 
 
-def test_fewer_tasks_are_learned_from_with_their_experts_alone(start: Path, tmp_path: Path) -> None:
+def test_max_tasks_also_limits_the_expert_trajectories(start: Path, tmp_path: Path) -> None:
     experts = [letters("b", task_id=f"t{i}") for i in range(8)]
     settings = replace(QUICK, max_tasks=3, dev_tasks=2)
     result, explored = learned(rft(start, experts, settings, explorer=start, out=tmp_path))
@@ -107,7 +107,7 @@ def test_fewer_tasks_are_learned_from_with_their_experts_alone(start: Path, tmp_
     assert {e.task_id for e in explored} == {"t0", "t1"}
 
 
-def test_a_run_that_was_interrupted_resumes(
+def test_an_interrupted_run_resumes(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(QUICK, save_every=1)
@@ -134,13 +134,13 @@ def test_a_run_that_was_interrupted_resumes(
     assert (again.checkpoint / name).read_bytes() == (whole.checkpoint / name).read_bytes()
 
 
-def test_other_experts_and_explorers_need_another_folder(start: Path, tmp_path: Path) -> None:
+def test_other_experts_and_explorers_are_refused(start: Path, tmp_path: Path) -> None:
     experts = [letters("b", task_id="t0")]
     rft(start, experts, QUICK, explorer=start, out=tmp_path / "out")
-    with pytest.raises(RunMismatchError, match="other inputs: experts"):
+    with pytest.raises(RunMismatchError, match="different inputs: experts"):
         rft(start, [letters("b", task_id="t1")], QUICK, explorer=start, out=tmp_path / "out")
     save_checkpoint(undecided(tmp_path, n_steps=1), tmp_path / "other")
-    with pytest.raises(RunMismatchError, match="other inputs: explorer"):
+    with pytest.raises(RunMismatchError, match="different inputs: explorer"):
         rft(start, experts, QUICK, explorer=tmp_path / "other", out=tmp_path / "out")
     with pytest.raises(EmptyDataError, match="no trajectories to train on"):
         rft(start, [], QUICK, explorer=start, out=tmp_path / "empty")

@@ -1,4 +1,4 @@
-"""Rows: what the model reads when it plays, and a loss on its own words alone."""
+"""Rows: the chat that the model reads when it plays, with the loss on its own tokens only."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ EPISODES = [episode(n) for n in range(3)]
 NANO = nano(EPISODES)
 
 
-def test_the_agents_words_and_their_ends_are_trained_on_and_nothing_else() -> None:
+def test_only_replies_and_their_end_tokens_are_trained_on() -> None:
     ids, mask = encode_trajectory(EPISODES[0], NANO)
     tokens = NANO.tokenizer
     trained = tokens.decode([i for i, is_agent in zip(ids, mask, strict=True) if is_agent])
     assert trained == "".join(f"{step.text}<|end|>" for step in EPISODES[0].steps)
     whole = tokens.decode(ids)
     assert whole.startswith(f"<|user|>{load_prompts('brief')['alfworld-2.1.1'].instruction}<|end|>")
-    assert whole.endswith(f"<|assistant|>{EPISODES[0].steps[-1].text}<|end|>")  # cut after it
+    assert whole.endswith(f"<|assistant|>{EPISODES[0].steps[-1].text}<|end|>")  # ends with a reply
     assert "Observation: On the desk 0, you see a mug 0.<|end|>" in whole
 
 
 @pytest.mark.parametrize("with_example", [False, True])
-def test_the_worked_example_is_read_but_not_trained_on(with_example: bool) -> None:
+def test_the_worked_example_is_in_the_row_but_not_trained_on(with_example: bool) -> None:
     reader = dataclasses.replace(NANO, prompts="own", with_example=with_example)
     row = encode_trajectory(EPISODES[0], reader)
     assert sum(row.mask) == sum(encode_trajectory(EPISODES[0], NANO).mask)
-    said = load_prompts("own")["alfworld-2.1.1"].example[-1]["content"]
-    assert (said in NANO.tokenizer.decode(row.ids)) == with_example
+    reply = load_prompts("own")["alfworld-2.1.1"].example[-1]["content"]
+    assert (reply in NANO.tokenizer.decode(row.ids)) == with_example
 
 
-def test_it_is_what_the_policy_shows_the_model() -> None:
+def test_a_row_is_the_chat_that_the_policy_gives_the_model() -> None:
     model = ScriptedModel(["Thought: a\nAction: look", "no action", *["Action: look"] * 48])
     policy = ReActPolicy(model, prompts="brief", with_example=False)
     played = run_episode(policy, "ETO-ALFWorld-v0", 0, split="train", dataset="mini", max_steps=4)
     row = encode_trajectory(played, NANO)
     read = encode(model.requests[-1], NANO.tokenizer, NANO.template, for_reply=True)
-    said = NANO.tokenizer.encode("Action: look<|end|>", add_special_tokens=False)
-    assert row.ids == read.ids + said
-    assert row.mask[-len(said) - 1 :] == [0] + [1] * len(said)
+    reply = NANO.tokenizer.encode("Action: look<|end|>", add_special_tokens=False)
+    assert row.ids == read.ids + reply
+    assert row.mask[-len(reply) - 1 :] == [0] + [1] * len(reply)
 
 
 @pytest.mark.parametrize("with_example", [False, True])
@@ -72,12 +72,12 @@ def test_a_row_can_be_made_from_the_recorded_messages_alone(with_example: bool) 
     played = run_episode(policy, "ETO-ALFWorld-v0", 0, split="train", dataset="mini", max_steps=4)
     reader = dataclasses.replace(NANO, prompts="own", with_example=with_example)
     read_back = Trajectory.from_json(played.to_json())
-    n_said = len(read_back.steps)
+    n_replies = len(read_back.steps)
     row = encode(
         read_back.messages,
         NANO.tokenizer,
         NANO.template,
-        first_trained=len(read_back.messages) - (2 * n_said - 1),
+        first_trained=len(read_back.messages) - (2 * n_replies - 1),
     )
     assert row == encode_trajectory(played, reader)
     short = with_steps(played, played.steps[:2])
@@ -85,7 +85,7 @@ def test_a_row_can_be_made_from_the_recorded_messages_alone(with_example: bool) 
     assert with_steps(played, played.steps[1:]).messages == []
 
 
-def test_sampled_tokens_are_kept_where_they_are_this_tokenizers() -> None:
+def test_sampled_token_ids_are_used_if_the_tokenizer_decodes_them_to_the_reply() -> None:
     text = EPISODES[0].steps[0].text
     letters = [NANO.tokenizer.encode(c, add_special_tokens=False)[0] for c in text]
     steps = [dataclasses.replace(EPISODES[0].steps[0], token_ids=letters), EPISODES[0].steps[1]]
@@ -99,7 +99,7 @@ def test_sampled_tokens_are_kept_where_they_are_this_tokenizers() -> None:
         assert encode_trajectory(dataclasses.replace(EPISODES[0], steps=steps), NANO) == usual
 
 
-def test_long_rows_are_counted_or_an_error_never_cut() -> None:
+def test_rows_that_are_too_long_are_dropped_and_counted_or_an_error() -> None:
     n_tokens = len(encode_trajectory(EPISODES[0], NANO).ids)
     longer = episode(0, n_steps=5)
     rows = build_rows([*EPISODES, longer], NANO, max_length=n_tokens + 5)
@@ -115,13 +115,13 @@ def test_long_rows_are_counted_or_an_error_never_cut() -> None:
         build_rows(EPISODES, NANO, max_length=0)
 
 
-def test_the_hash_follows_ids_and_masks() -> None:
+def test_the_hash_depends_on_the_rows() -> None:
     first, same, other = (build_rows(EPISODES[:n], NANO) for n in (2, 2, 3))
     assert first.sha256 == same.sha256 != other.sha256
 
 
-def test_mistakes_are_named() -> None:
-    with pytest.raises(EmptyDataError, match="nothing was done"):
+def test_errors_name_the_mistake() -> None:
+    with pytest.raises(EmptyDataError, match="has no steps to train on"):
         encode_trajectory(dataclasses.replace(EPISODES[0], steps=[]), NANO)
     custom = dataclasses.replace(EPISODES[0], env_id="Mars-v0", world="mars")
     with pytest.raises(UnknownNameError, match=r"Give world="):
@@ -131,13 +131,13 @@ def test_mistakes_are_named() -> None:
         encode_trajectory(custom, NANO, world="mars")
 
 
-def test_texts_are_those_of_the_chats() -> None:
+def test_texts_are_the_messages_of_the_chats() -> None:
     texts = texts_of(EPISODES[:1])
     assert texts[-1] == EPISODES[0].steps[-1].text
     assert texts[2] == EPISODES[0].initial_observation
 
 
-def test_sequences_of_similar_length_are_together_and_none_is_lost() -> None:
+def test_batches_hold_sequences_of_similar_length() -> None:
     lengths = [9, 2, 30, 3, 2, 8, 3]
     batches = list(by_length(lengths, 10))
     assert sorted(i for batch in batches for i in batch) == list(range(7))

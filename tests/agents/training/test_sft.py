@@ -1,4 +1,4 @@
-"""SFT: it learns, resumes to the bit, and says what it cannot do."""
+"""SFT: it learns, resumes bit for bit, and explains what it refuses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.agents.training.episodes import episode, nano, write
 
 pytestmark = [
     pytest.mark.torch,
-    # peft 0.21 asks transformers 5.23 by a name that is on its way out.
+    # peft 0.21 uses a name that transformers 5.23 deprecates.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 
@@ -107,7 +107,7 @@ sft.sft("tiny:nano", experts, {settings!r}, out=Path({out!r}))
     [{}, {"optimizer": "muon+adamw", "batch_tokens": 150, "world_weight": 0.2}],
     ids=["paper", "tiny"],
 )
-def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, changes: Any) -> None:
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, changes: Any) -> None:
     settings = replace(QUICK, **changes)
     whole = sft("tiny:nano", EXPERTS, settings, out=tmp_path / "undisturbed")
     out = tmp_path / "out"
@@ -152,8 +152,8 @@ def test_micro_batches_do_not_change_what_is_learnt(tmp_path: Path) -> None:
     assert all(torch.allclose(v, trained[1][k], atol=1e-4) for k, v in trained[0].items())
 
 
-def test_the_environments_tokens_have_the_weight_of_the_settings(tmp_path: Path) -> None:
-    """One step from the same weights; the loss before it is known by hand."""
+def test_world_weight_weights_the_environments_tokens(tmp_path: Path) -> None:
+    """The first step's loss is compared with one computed by hand."""
     once = replace(QUICK, epochs=1, batch_size=8, micro_batch_size=2, save_every=0)
     made = open_model("tiny:nano", EXPERTS, once)
     agent = world = 0.0
@@ -172,7 +172,7 @@ def test_the_environments_tokens_have_the_weight_of_the_settings(tmp_path: Path)
         assert result["last_loss"] == pytest.approx((agent + weight * world) / n_agent, rel=1e-3)
 
 
-def test_there_must_be_something_to_learn_from(tmp_path: Path) -> None:
+def test_missing_data_and_models_are_errors(tmp_path: Path) -> None:
     with pytest.raises(EmptyDataError, match="no trajectories"):
         sft("tiny:nano", [], QUICK, out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -182,20 +182,20 @@ def test_there_must_be_something_to_learn_from(tmp_path: Path) -> None:
         sft(tmp_path / "nothing", EXPERTS, QUICK, out=tmp_path / "out")
 
 
-def test_other_data_settings_and_models_need_another_folder(tmp_path: Path) -> None:
+def test_other_data_settings_and_models_are_refused(tmp_path: Path) -> None:
     save_checkpoint(nano(EXPERTS), tmp_path / "model")
     once, out = replace(QUICK, epochs=1), tmp_path / "out"
     sft(tmp_path / "model", EXPERTS, once, out=out)
     with pytest.raises(RunMismatchError, match="epochs"):
         sft(tmp_path / "model", EXPERTS, QUICK, out=out)
-    with pytest.raises(RunMismatchError, match="other inputs: experts"):
+    with pytest.raises(RunMismatchError, match="different inputs: experts"):
         sft(tmp_path / "model", [episode(99)], once, out=out)
     save_checkpoint(nano(EXPERTS[:1]), tmp_path / "model")
-    with pytest.raises(RunMismatchError, match="other inputs: model"):
+    with pytest.raises(RunMismatchError, match="different inputs: model"):
         sft(tmp_path / "model", EXPERTS, once, out=out)
 
 
-def test_a_schedule_can_hold_the_learning_rate_before_it_falls(tmp_path: Path) -> None:
+def test_the_learning_rate_can_be_constant_before_it_decays(tmp_path: Path) -> None:
     settings = replace(QUICK, lr_schedule="warmup_stable_decay", warmup_ratio=0.1, log_every=1)
     sft("tiny:nano", EXPERTS, settings, out=tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -203,22 +203,22 @@ def test_a_schedule_can_hold_the_learning_rate_before_it_falls(tmp_path: Path) -
     assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
 
 
-def test_steps_can_be_measured_in_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_by_number_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [10 + (7 * n) % 50 for n in range(600)] + [500]
     batches = TokenBatches(lengths, 120, 0, 3)
     first, again = list(batches), list(batches)
     assert first == again
     assert [600] in first  # a longer row is not lost
     assert list(TokenBatches(lengths, 120, 1, 3)) != first
-    together = set()
+    compositions = set()
     for epoch in range(3):
         batches.set_epoch(epoch)
-        found = list(batches)
-        assert len(found) == len(batches)
-        assert sorted(row for batch in found for row in batch) == list(range(601))
-        assert all(max(lengths[row] for row in b) * len(b) <= 120 for b in found if b != [600])
-        together.add(frozenset(map(frozenset, found)))
-    assert len(together) == 3
+        rows = list(batches)
+        assert len(rows) == len(batches)
+        assert sorted(row for batch in rows for row in batch) == list(range(601))
+        assert all(max(lengths[row] for row in b) * len(b) <= 120 for b in rows if b != [600])
+        compositions.add(frozenset(map(frozenset, rows)))
+    assert len(compositions) == 3
 
     epochs = set()
     own = TokenBatches.__iter__
@@ -235,7 +235,9 @@ def test_steps_can_be_measured_in_tokens(tmp_path: Path, monkeypatch: pytest.Mon
     assert result["last_loss"] < result["first_loss"]
 
 
-def test_tokens_a_step_are_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_tokens_needs_a_single_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match="batch_tokens is for one process"):
+    with pytest.raises(SettingsError, match="batch_tokens supports a single process only"):
         sft("tiny:nano", EXPERTS, replace(QUICK, batch_tokens=150), out=tmp_path)

@@ -28,26 +28,26 @@ def test_train_and_dev_share_no_task_and_keep_their_order() -> None:
         assert ids(part) == sorted(ids(part), key=int)
 
 
-def test_the_choice_depends_on_ids_and_seed_alone() -> None:
+def test_the_selection_depends_on_ids_and_seed_only() -> None:
     dev = set(ids(split_dev(tasks(20), 5).dev))
     assert set(ids(split_dev(tasks(20)[::-1], 5).dev)) == dev
     assert set(ids(split_dev(tasks(20), 5, seed=1).dev)) != dev
     assert dev == {"2", "4", "8", "9", "10"}  # the same on every machine
 
 
-def test_a_task_that_comes_twice_is_in_one_part() -> None:
+def test_a_task_that_occurs_twice_is_in_one_part_only() -> None:
     train, dev = split_dev(tasks(6) + tasks(6), 3)
     assert len(train) == len(dev) == 3
 
 
-def test_too_many_or_too_few_are_refused() -> None:
+def test_impossible_numbers_of_development_tasks_are_refused() -> None:
     assert split_dev(tasks(3), 0).train == tasks(3)
     for n in (3, -1):
-        with pytest.raises(ValueError, match="cannot be split off 3 tasks"):
+        with pytest.raises(ValueError, match="development tasks out of 3 tasks"):
             split_dev(tasks(3), n)
 
 
-def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
+def test_stored_episodes_are_not_played_again(tmp_path: Path) -> None:
     tasks = tasks_of(CORRIDOR, "train")
     reports: list[tuple[int, int]] = []
     made: list[ExpertPolicy] = []

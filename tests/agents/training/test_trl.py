@@ -1,4 +1,4 @@
-"""What the methods that TRL trains share: states to resume from, adapters."""
+"""Shared by the methods that TRL trains: states to resume from, and LoRA adapters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 
-def test_the_newest_whole_state_is_resumed_from(tmp_path: Path) -> None:
+def test_training_resumes_from_the_newest_complete_state(tmp_path: Path) -> None:
     assert newest_state(tmp_path) is None
     assert newest_state(tmp_path / "nothing") is None
     assert step_of(None) == 0
@@ -30,7 +30,7 @@ def test_the_newest_whole_state_is_resumed_from(tmp_path: Path) -> None:
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "trainer_state.json").write_text(text)
-    (tmp_path / "checkpoint-12").mkdir()  # an interruption before its last file
+    (tmp_path / "checkpoint-12").mkdir()  # interrupted before the last file was written
     state = newest_state(tmp_path)
     assert state == tmp_path / "checkpoint-10"  # by number, not by name
     assert step_of(state) == 10

@@ -1,4 +1,4 @@
-"""Two worlds whose best policy is known, and a tiny model that knows how to answer in them."""
+"""Two worlds whose best policy is known, and a tiny model that can already reply in them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BANDIT = "eto-test/Bandit-v0"
 DOORS = "eto-test/Doors-v0"
 WORLD = "letters"
 
-# The first door decides what the second is worth; the surest start leads away from the best end.
+# The first door decides what the second is worth; the safer first door misses the best outcome.
 WORTH = {"aa": 0.5, "ab": 0.4, "ba": 0.0, "bb": 1.0}
 
 
@@ -37,7 +37,7 @@ def _tasks(split: str) -> TaskSet:
 
 
 class LettersEnv(TextEnv):
-    """One or two letters, then a score."""
+    """The agent says one or two letters, then gets a score."""
 
     world = WORLD
     n_letters = 1
@@ -92,7 +92,7 @@ for _id, _env, _vector in (
 
 
 def episode(letters: str, env_id: str = BANDIT, task_id: str = "t0", **changes: Any) -> Trajectory:
-    """What an agent that says `letters` would have played."""
+    """The episode of an agent that says `letters`."""
     worth = WORTH if env_id == DOORS else LettersEnv.worth
     steps = [
         Step(c, f"You said {letters[: i + 1]}.", 0.0, 0.0, {}, 0.0, True, text=f"Action: {c}")
@@ -127,13 +127,13 @@ def write_prompts(folder: Path) -> str:
 
 
 def token_log_probs(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each token of (B, T) ids given those before it; (B, T - 1)."""
+    """Log-probability, (B, T - 1), of each token of ids, (B, T), given those before it."""
     logits = model(input_ids=ids).logits[:, :-1]
     return -cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
 
 def undecided(folder: Path, env_id: str = BANDIT, *, n_steps: int = 60) -> Checkpoint:
-    """A tiny model that says a and b alike: trained on every episode there is."""
+    """A tiny model that says a and b with equal probability: trained on every possible episode."""
     n_letters = 2 if env_id == DOORS else 1
     episodes = [episode("".join(c), env_id) for c in itertools.product("ab", repeat=n_letters)]
     texts = ["Letters. OK Say a or b. Action: a Action: b Observation: You said ab."]

@@ -154,7 +154,7 @@ def test_transcripts_that_are_cut_short(house_pack: Path, tmp_path: Path) -> Non
 def test_what_is_not_there(house_pack: Path, tmp_path: Path, fake: Fake) -> None:
     with pytest.raises(DataNotFoundError, match="there is no file of recorded episodes"):
         audit(str(house_pack), n_games=0, transcripts=tmp_path / "none.jsonl")
-    with pytest.raises(DataNotFoundError, match=r"the folder that json_2\.1\.1 was unpacked to"):
+    with pytest.raises(DataNotFoundError, match=r"the folder into which json_2\.1\.1 was unpacked"):
         audit(str(house_pack))
 
 

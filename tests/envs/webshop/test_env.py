@@ -181,7 +181,7 @@ def test_official_data_that_are_not_here(tmp_path: Path, monkeypatch: pytest.Mon
         for _ in range(3):
             assert gym.make(ID).reset(seed=0)[1]["dataset"] == "mini"
     texts = [str(w.message) for w in caught]
-    assert len([t for t in texts if "compare with nothing published" in t]) == 1
+    assert len([t for t in texts if "not comparable with published results" in t]) == 1
     with pytest.raises(DataNotFoundError, match=r"items_shuffle\.json"):
         make(dataset=str(tmp_path))
 

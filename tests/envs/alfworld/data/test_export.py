@@ -129,8 +129,8 @@ def test_wordings() -> None:
     ("texts", "message"),
     [
         (Texts(DOMAIN, GRAMMAR.replace("move", "shift")), "none of the releases"),
-        (Texts(DOMAIN, GRAMMAR.replace("action help", "action aid")), "help was not found"),
-        (Texts("(define)", GRAMMAR), "help was not found"),
+        (Texts(DOMAIN, GRAMMAR.replace("action help", "action aid")), "there is no help"),
+        (Texts("(define)", GRAMMAR), "there is no help"),
         (Texts("(:action help (", GRAMMAR), "unclosed parenthesis"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_bad_game_stops_the_build_and_keeps_what_was_there(
 def test_mixed_releases(tmp_path: Path, write_games: WriteGames) -> None:
     folder = write_games(tmp_path / "house")
     find_games(folder)[0].path.write_text(json.dumps(game_file("look", "2.1.2")))
-    with pytest.raises(CorruptDataError, match=r"releases \['2\.1\.1', '2\.1\.2'\] are mixed"):
+    with pytest.raises(CorruptDataError, match=r"mixes games of releases \['2\.1\.1', '2\.1\.2'\]"):
         build_pack(folder, tmp_path / "house.bin")
 
 
