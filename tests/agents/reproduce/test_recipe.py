@@ -135,7 +135,7 @@ def test_a_file_can_be_like_a_built_in_recipe(tmp_path: Path) -> None:
         ({"ppo.lam": 2.0}, SettingsError, r"\[shop.ppo\].*lam must be in"),
         ({"grpo.n_samples": 3}, SettingsError, r"\[shop.grpo\].*must be a multiple of n_samples 3"),
         ({"eto.keep_best": True}, SettingsError, "keep_best needs dev_tasks"),
-        ({"eto.n_samples": 3}, SettingsError, "all alike"),
+        ({"eto.n_samples": 3}, SettingsError, "n_samples=3 needs a temperature above 0"),
         ({"shop.world.n_rounds": 0}, SettingsError, "n_rounds must be at least 1"),
         ({"house.world.n_rounds": 2}, SettingsError, "n_rounds is for a mini dataset"),
         ({"methods": ["sft", "dagger"]}, UnknownNameError, "dagger"),
@@ -179,7 +179,7 @@ def test_recipes_that_are_not_there_are_named(tmp_path: Path) -> None:
     own.write_text(FILE)
     assert read_recipe(str(own)).name == "mine"
     own.write_text("= 1")
-    with pytest.raises(CorruptDataError, match="not TOML"):
+    with pytest.raises(CorruptDataError, match="is not valid TOML"):
         read_recipe(str(own))
 
 
