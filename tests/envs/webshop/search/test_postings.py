@@ -53,7 +53,7 @@ def test_stored_length_is_small_float() -> None:
     ]
 
 
-def test_round_trip(folder: Path) -> None:
+def test_round_visit(folder: Path) -> None:
     opened = Postings.open(folder)
     assert same(opened, Postings.build(IDS, LISTS))
     opened.save(folder.with_name("again"))
