@@ -1,4 +1,4 @@
-"""The paper's Figure 3: the score after each step, SFT beside ETO.
+"""The paper's Figure 3: the score after each step, for SFT and ETO.
 
     python baselines/figure3.py --smoke
     python baselines/figure3.py --recipe cpu --out runs/reproduce

@@ -45,7 +45,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Play, and print the model's row beside the published ones."""
+    """Play, and print the model's row and the published ones."""
     if args.smoke:
         args = Args("random", "", SHOP, "mini", n_tasks=20, out=args.out / "smoke")
         policy = load_policy("random")
