@@ -143,8 +143,16 @@ def test_an_import_may_come_from_several_sources(run: Path) -> None:
 
 
 def test_conversations_are_read_on_request(run: Path) -> None:
-    assert all(not episode.messages for episode in read_log(run).episodes)
-    assert all(episode.messages for episode in read_log(run, with_messages=True).episodes)
+    messages = [{"role": "user", "content": "Go east."}]
+
+    def change(_: int, record: dict[str, Any]) -> None:
+        record["messages"] = messages
+
+    rewrite(run, change)
+    assert all(episode.messages == [] for episode in read_log(run).episodes)
+    with_messages = read_log(run, with_messages=True).episodes
+    assert all(episode.messages == messages for episode in with_messages)
+    assert read_collection(run, min_score=0.0).selected[0].messages == messages
 
 
 def test_how_far_a_run_is(run: Path) -> None:
