@@ -1,6 +1,6 @@
 """Text worlds for language-model agents behind one Gymnasium API.
 
-Importing this package registers the environment ids with Gymnasium and loads no world.
+Importing this package registers the environment ids with Gymnasium; it does not load any world.
 """
 
 from eto_envs.core import Snapshot, TextEnv

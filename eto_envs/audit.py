@@ -1,8 +1,8 @@
-"""Is an environment deterministic? The same walks, played again here and in another process.
+"""Tests whether an environment is deterministic, by replaying walks here and in another process.
 
-`audit` plays random and expert walks, then plays their actions twice more: in this process, in
-another environment and another order, and in a new Python process with another hash seed. Every
-observation, score and info must be the same to the bit. Not here: whether they are the original's
+`audit` plays random and expert walks, then replays their actions twice: in this process, with a new
+environment and in a different order, and in a new Python process with another hash seed. Every
+observation, score and info must be identical. Not here: the comparison with the original
 (`comparison`).
 """
 
@@ -29,13 +29,13 @@ MAX_WALK_STEPS = 30
 PARTS: Final = ("observation", "score", "info")
 _KINDS: Final = {"random": "admissible_actions", "expert": "expert_action"}
 _CODE = "import sys; sys.path[:] = {!r}; import eto_envs, eto_envs.audit as a; a.main()"
-_HASH_SEED = "12345"  # another order of sets than this process has
+_HASH_SEED = "12345"  # sets are iterated in a different order than in this process
 
 Progress = Callable[[int, int], None]
 
 
 class Walk(NamedTuple):
-    """An episode: its task, who walked (`"random"` or `"expert"`), and what was done."""
+    """An episode: its task, who played it (`"random"` or `"expert"`), and the actions."""
 
     task_id: str
     walker: str
@@ -43,17 +43,17 @@ class Walk(NamedTuple):
 
 
 Digests = list[list[str]]
-"""For the start and each action, a digest of each of `PARTS`."""
+"""A digest of each of `PARTS`, at the start and after each action."""
 
 
 @dataclass
 class Agreement:
-    """How much of the replays was the same.
+    """The agreement between walks and their replays.
 
     Attributes:
-        n_walks: walks, each of which was replayed in this process and in another.
-        n_moments: replayed moments, the starts included.
-        n_same: of these, how many had the same of each of `PARTS`.
+        n_walks: the number of walks; each is replayed in this process and in another.
+        n_moments: the number of replayed steps, including the starts.
+        n_same: for each of `PARTS`, the number of those at which it was identical.
     """
 
     n_walks: int = 0
@@ -71,19 +71,19 @@ class Agreement:
 
     @property
     def ok(self) -> bool:
-        """Whether something was replayed and all of it was the same."""
+        """Whether anything was replayed, and all of it was identical."""
         return self.n_moments > 0 and set(self.n_same.values()) == {self.n_moments}
 
 
 @dataclass(frozen=True)
 class Determinism:
-    """What an audit of determinism found, by type of task.
+    """The result of an audit, by task type.
 
     Attributes:
-        env_id: the environment.
-        dataset: name of the dataset.
-        is_claimed: the environment's registration does not call it nondeterministic.
-        by_kind: what agreed.
+        env_id: the id of the environment.
+        dataset: the name of the dataset.
+        is_claimed: whether the environment is registered as deterministic.
+        by_kind: the agreement for each task type.
     """
 
     env_id: str
@@ -93,7 +93,7 @@ class Determinism:
 
     @property
     def total(self) -> Agreement:
-        """All types together."""
+        """The agreement over all task types."""
         total = Agreement()
         for agreement in self.by_kind.values():
             total.n_walks += agreement.n_walks
@@ -104,7 +104,7 @@ class Determinism:
 
     @property
     def ok(self) -> bool:
-        """Whether every type of task agreed, and there was one."""
+        """Whether there was at least one task type, and all agreed."""
         return bool(self.by_kind) and all(a.ok for a in self.by_kind.values())
 
 
@@ -120,35 +120,35 @@ def audit(
 
     Args:
         env_id: a registered id, or ``"module:id"``.
-        n_tasks: tasks of each type, fewer where there are no more; each is walked twice, by
-            random admissible actions (some spoilt) and by the expert.
-        seed: draws tasks and actions.
-        env_args: for `gym.make`.
-        progress: called with the number of plays done and planned.
+        n_tasks: the maximum number of tasks of each type. Each is played twice: with random
+            admissible actions, some of them corrupted, and by the expert.
+        seed: seeds the choice of tasks and actions.
+        env_args: keyword arguments of `gym.make`.
+        progress: called with the number of episodes played and planned.
 
     Raises:
         ValueError: `n_tasks` is not positive.
         BackendError: the other process failed.
-        EtoError: as the environment's constructor.
+        EtoError: as raised by the environment's constructor.
     """
     if n_tasks < 1:
         raise ValueError(f"n_tasks must be at least 1, got {n_tasks}")
     env_args = dict(env_args or {})
     envs = {walker: _make(env_id, env_args, reveal) for walker, reveal in _KINDS.items()}
     try:
-        kinds = _drawn(envs["random"], n_tasks, random.Random(seed))
-        count = _Count(2 * 2 * len(kinds), progress)
+        kinds = _draw_tasks(envs["random"], n_tasks, random.Random(seed))
+        counter = _Counter(2 * 2 * len(kinds), progress)
         first: list[tuple[Walk, Digests]] = []
         for walker, env in envs.items():
-            first += count.through(_walk(env, walker, task_id, seed) for task_id in kinds)
+            first += counter.count(_walk(env, walker, task_id, seed) for task_id in kinds)
     finally:
         for env in envs.values():
             env.close()
     walks = [walk for walk, _ in first]
-    again = list(count.through(replay(env_id, env_args, walks[::-1])))[::-1]
-    elsewhere = _elsewhere(env_id, env_args, walks)
+    again = list(counter.count(replay(env_id, env_args, walks[::-1])))[::-1]
+    in_subprocess = _replay_in_subprocess(env_id, env_args, walks)
     by_kind: dict[str, Agreement] = {kind: Agreement() for kind in sorted(set(kinds.values()))}
-    for (walk, expected), here, there in zip(first, again, elsewhere, strict=True):
+    for (walk, expected), here, there in zip(first, again, in_subprocess, strict=True):
         by_kind[kinds[walk.task_id]].add(expected, here, there)
     spec = gym.spec(env_id)
     dataset = envs["random"].tasks.dataset
@@ -156,7 +156,7 @@ def audit(
 
 
 def replay(env_id: str, env_args: Mapping[str, Any], walks: Sequence[Walk]) -> Iterator[Digests]:
-    """Play walks again, in new environments."""
+    """Replay walks in new environments."""
     envs = {walker: _make(env_id, env_args, reveal) for walker, reveal in _KINDS.items()}
     try:
         for walk in walks:
@@ -172,29 +172,29 @@ def replay(env_id: str, env_args: Mapping[str, Any], walks: Sequence[Walk]) -> I
             env.close()
 
 
-class _Count:
-    """Tells how far it is."""
+class _Counter:
+    """Counts episodes and reports the progress."""
 
     def __init__(self, n_planned: int, progress: Progress | None) -> None:
         self._n_done, self._n_planned, self._progress = 0, n_planned, progress
 
-    def through(self, things: Iterable[Any]) -> Iterator[Any]:
-        for thing in things:
+    def count(self, episodes: Iterable[Any]) -> Iterator[Any]:
+        for episode in episodes:
             self._n_done += 1
             if self._progress is not None:
                 self._progress(self._n_done, self._n_planned)
-            yield thing
+            yield episode
 
 
 def _make(env_id: str, env_args: Mapping[str, Any], reveal: str) -> TextEnv:
     env = gym.make(env_id, **env_args, reveal=(reveal,)).unwrapped
     if not isinstance(env, TextEnv):
-        raise TypeError(f"{env_id} is no TextEnv")
+        raise TypeError(f"{env_id} is not a TextEnv")
     return env
 
 
-def _drawn(env: TextEnv, n_tasks: int, rng: random.Random) -> dict[str, str]:
-    """Types by task id, `n_tasks` of each type."""
+def _draw_tasks(env: TextEnv, n_tasks: int, rng: random.Random) -> dict[str, str]:
+    """Task type by task id, for `n_tasks` tasks of each type."""
     ids = list(dict.fromkeys(env.tasks.ids))
     rng.shuffle(ids)
     kinds: dict[str, str] = {}
@@ -213,7 +213,7 @@ def _walk(env: TextEnv, walker: str, task_id: str, seed: int) -> tuple[Walk, Dig
     walk, digests = Walk(task_id, walker, []), [_digest(observation, info)]
     ended = False
     while not ended and len(walk.actions) < MAX_WALK_STEPS:
-        action = info["expert_action"] if walker == "expert" else _any_action(info, rng)
+        action = info["expert_action"] if walker == "expert" else _random_action(info, rng)
         observation, _, terminated, truncated, info = env.step(action)
         walk.actions.append(action)
         digests.append(_digest(observation, info))
@@ -221,8 +221,8 @@ def _walk(env: TextEnv, walker: str, task_id: str, seed: int) -> tuple[Walk, Dig
     return walk, digests
 
 
-def _any_action(info: Info, rng: random.Random) -> str:
-    """An admissible action, one in five spoilt."""
+def _random_action(info: Info, rng: random.Random) -> str:
+    """A random admissible action; one in five is corrupted."""
     action = str(rng.choice(info["admissible_actions"] or [""]))
     action = action.replace("<keywords>", " ".join(rng.sample(info["goal"].split(), 2)))
     return action if rng.random() < 0.8 else rng.choice((action[1:], action.upper(), "", "0"))
@@ -233,7 +233,9 @@ def _digest(observation: str, info: Info) -> list[str]:
     return [hashlib.sha256(t.encode("utf-8", "surrogatepass")).hexdigest()[:16] for t in texts]
 
 
-def _elsewhere(env_id: str, env_args: Mapping[str, Any], walks: Sequence[Walk]) -> list[Digests]:
+def _replay_in_subprocess(
+    env_id: str, env_args: Mapping[str, Any], walks: Sequence[Walk]
+) -> list[Digests]:
     """`replay` in another process."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _CODE.format(sys.path)],
@@ -250,7 +252,7 @@ def _elsewhere(env_id: str, env_args: Mapping[str, Any], walks: Sequence[Walk]) 
 
 
 def main() -> None:
-    """The other process: walks in, digests out, as JSON."""
+    """Run in the other process: read walks and write digests, as JSON."""
     env_id, env_args, walks = json.load(sys.stdin)
-    made = list(replay(env_id, env_args, [Walk(*walk) for walk in walks]))
-    json.dump(made, sys.stdout)
+    digests = list(replay(env_id, env_args, [Walk(*walk) for walk in walks]))
+    json.dump(digests, sys.stdout)

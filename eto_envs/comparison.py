@@ -1,7 +1,7 @@
-"""`Comparison`: the report of a world that was held against its original.
+"""`Comparison`: the result of comparing a world with its original.
 
-What is compared, and how, is each world's own business (`alfworld.audit`, `scienceworld.audit`,
-`webshop.audit`); here are the counts, what is printed of them, and reading recorded episodes.
+Each world decides what is compared and how (`alfworld.audit`, `scienceworld.audit`,
+`webshop.audit`). This module counts the differences, prints them, and reads recorded episodes.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 
 MAX_DIFFERENCES = 1000
-"""So many are kept; all are counted."""
+"""The number of differences that are stored; all are counted."""
 
 
 class Difference(NamedTuple):
-    """One thing in which a world and its original differ.
+    """One difference between a world and its original.
 
     Attributes:
-        task_id: the episode's task.
-        n_steps: after how many actions, 0 at the start.
-        command: the last of them, empty at the start.
+        task_id: the task of the episode.
+        n_steps: the number of actions so far, 0 at the start.
+        command: the last action, empty at the start.
         what: what differs, such as ``"observation"``.
-        native: what the world shows.
-        original: what the original shows.
+        native: its value in the world.
+        original: its value in the original.
     """
 
     task_id: str
@@ -41,17 +41,17 @@ class Difference(NamedTuple):
 
 @dataclass
 class Comparison:
-    """What a comparison with an original found.
+    """The result of a comparison with an original.
 
     Attributes:
-        world: the world's name.
-        dataset: name of the dataset, or of the recording.
-        n_episodes: how many were played.
-        n_steps: how many actions were done in them.
-        n_skipped: recorded episodes of tasks that the dataset does not have.
-        n_differences: in how many things the two differed.
+        world: the name of the world.
+        dataset: the name of the dataset, or of the recording.
+        n_episodes: the number of episodes played.
+        n_steps: the number of actions in them.
+        n_skipped: the number of recorded episodes whose task is not in the dataset.
+        n_differences: the number of differences.
         differences: the first `MAX_DIFFERENCES` of them.
-        note: a remark for the report.
+        remark: a remark for the report.
     """
 
     world: str
@@ -61,7 +61,7 @@ class Comparison:
     n_skipped: int = 0
     n_differences: int = 0
     differences: list[Difference] = field(default_factory=list)
-    note: str = ""
+    remark: str = ""
 
     @property
     def ok(self) -> bool:
@@ -75,7 +75,7 @@ class Comparison:
             f"{self.world} {self.dataset}: {self.n_episodes} episodes{skipped}, "
             f"{self.n_steps} steps, differences: {self.n_differences}"
         ]
-        lines[0] += f" ({self.note})" if self.note else ""
+        lines[0] += f" ({self.remark})" if self.remark else ""
         lines += [
             f"{d.task_id}, step {d.n_steps} ({d.command!r}): {d.what} "
             f"{_shown(d.native)}, original {_shown(d.original)}"
@@ -84,7 +84,7 @@ class Comparison:
         return "\n".join(lines)
 
     def add(self, difference: Difference) -> None:
-        """Count a difference, and keep it if there is room."""
+        """Count a difference, and store it unless there are too many."""
         self.n_differences += 1
         if len(self.differences) < MAX_DIFFERENCES:
             self.differences.append(difference)
@@ -96,14 +96,14 @@ def _shown(value: Any) -> str:
 
 
 def read_recordings(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line numbers and values of a file of recorded episodes, JSON lines, may be gzipped.
+    """The line numbers and values of a JSON-lines file of recorded episodes, optionally gzipped.
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: a line is no JSON.
+        CorruptDataError: a line is not JSON.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"{path}: there is no such file of recorded episodes")
+        raise DataNotFoundError(f"there is no file of recorded episodes {path}")
     opener: Any = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
@@ -111,9 +111,9 @@ def read_recordings(path: Path) -> Iterator[tuple[int, Any]]:
             for number, line in enumerate(lines, start=1):
                 yield number, json.loads(line)
     except (ValueError, EOFError, gzip.BadGzipFile) as error:
-        raise no_recording(path, max(number, 1), error) from None
+        raise not_a_recording(path, max(number, 1), error) from None
 
 
-def no_recording(path: Path, number: int, error: Exception) -> CorruptDataError:
-    """What to raise where a line is not what it should be."""
-    return CorruptDataError(f"{path}: line {number} is no recorded episode ({error!r})")
+def not_a_recording(path: Path, number: int, error: Exception) -> CorruptDataError:
+    """The error to raise for a line that is not a recorded episode."""
+    return CorruptDataError(f"{path}: line {number} is not a recorded episode ({error!r})")

@@ -1,8 +1,8 @@
 """`TextEnv`: the text-POMDP contract that all worlds share.
 
 A world implements four methods (`_start`, `_advance`, `_world_state`, `_set_world_state`) and, for
-what may be revealed, `_reveal`; everything else — task choice, limits, scores, info, shaping,
-snapshots, rendering — is here, once. Thought/Action parsing is not: it belongs to agents.
+what may be revealed, `_reveal`. Everything else is here: task choice, limits, scores, info,
+shaping, snapshots and rendering. Parsing "Thought: … Action: …" is not: that belongs to agents.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from eto_envs.spaces import TextSpace
 from eto_envs.tasks import Task, TaskSet, find_task_set
 
 MAX_TEXT_CHARS = 2**20
-"""Bound of the observation and action spaces, in characters."""
+"""Maximum length of observations and actions, in characters."""
 
 _RESET_OPTIONS = ("split", "task")
 
 
 class Advance(NamedTuple):
-    """What one action did to the world.
+    """The effect of one action on the world.
 
     Attributes:
         observation: the text the agent reads next.
         score: the episode's score so far, in [0, 1].
-        terminated: the task itself has ended.
-        is_valid: the world accepted the action.
+        terminated: whether the task itself has ended.
+        is_valid: whether the world accepted the action.
     """
 
     observation: str
@@ -47,7 +47,7 @@ class Advance(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An episode in full, as `TextEnv.snapshot` returns it: opaque and picklable."""
+    """The complete state of an episode, as `TextEnv.snapshot` returns it: opaque and picklable."""
 
     environment: str
     dataset: str
@@ -65,11 +65,11 @@ class Snapshot:
 class TextEnv(gym.Env[str, str]):
     """A world of text commands and text observations.
 
-    Rewards of an episode sum to `info["score"]` at its end unless shaping is asked for; shaping
-    changes the returned reward and `info["reward_terms"]` alone.
+    Without shaping, the rewards of an episode sum to its final `info["score"]`. Shaping changes
+    only the returned reward and `info["reward_terms"]`.
 
     Attributes:
-        world: the world's name, which every `info` and trajectory carries; a subclass states it.
+        world: the world's name, part of every `info` and trajectory; set by the subclass.
         task_sets: the splits of the dataset, by name.
         tasks: the task set that `reset` draws from unless its options name another split.
         max_steps: the step limit that overrides the tasks' own, or None.
@@ -84,7 +84,7 @@ class TextEnv(gym.Env[str, str]):
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Remember the constructor's arguments, from which a pickled environment is made anew."""
+        """Store the constructor's arguments, from which a pickled environment is rebuilt."""
         self = super().__new__(cls)
         self._arguments = args, kwargs
         return self
@@ -99,7 +99,7 @@ class TextEnv(gym.Env[str, str]):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Set up the parts that all worlds share.
+        """Set up what all worlds share.
 
         Args:
             tasks: the task sets of the dataset by split, or a single one.
@@ -112,10 +112,10 @@ class TextEnv(gym.Env[str, str]):
         Raises:
             UnknownNameError: an unknown split, reveal, shaper or render mode.
             ValueError: `max_steps` is not a positive integer, or the split is empty.
-            TypeError: the class states no `world`, or `reveal` is a text.
+            TypeError: the class has no `world`, or `reveal` is a single string.
         """
         if not self.world:
-            raise TypeError(f"{type(self).__name__} states no world: give the class world = 'NAME'")
+            raise TypeError(f"{type(self).__name__} has no world: set world = 'NAME' in the class")
         if isinstance(tasks, TaskSet):
             self.task_sets: Mapping[str, TaskSet] = {tasks.split: tasks}
             split = tasks.split
@@ -125,7 +125,7 @@ class TextEnv(gym.Env[str, str]):
         self.max_steps = None if max_steps is None else check_limit("max_steps", max_steps)
         self.max_episode_steps: int | None = None
         if isinstance(reveal, str):
-            raise TypeError(f"reveal must be a collection of names, got the text {reveal!r}")
+            raise TypeError(f"reveal must be a collection of names, got the string {reveal!r}")
         for name in reveal:
             if name not in self.revealable:
                 raise UnknownNameError("reveal", name, self.revealable)
@@ -143,14 +143,14 @@ class TextEnv(gym.Env[str, str]):
         self._info: Info = {}
         self._ended = False
 
-    # What a world implements
+    # To be implemented by a world
 
     @classmethod
     def find_task_sets(cls, **env_args: Any) -> Mapping[str, TaskSet]:
         """The task sets of a dataset by split, for `eto_envs.task_sets`.
 
-        This one reads them from an environment that it makes and closes again. Override it where
-        the constructor does more than that needs.
+        This default makes an environment, reads them and closes it again. Override it where the
+        constructor does more than listing the tasks requires.
 
         Args:
             **env_args: keyword arguments of the constructor; `split` does not matter.
@@ -166,11 +166,11 @@ class TextEnv(gym.Env[str, str]):
         raise NotImplementedError
 
     def _advance(self, action: str) -> Advance:
-        """Do `action`; raise `BackendError` if the world itself failed."""
+        """Carry out `action`; raise `BackendError` if the world itself fails."""
         raise NotImplementedError
 
     def _reveal(self, name: str) -> Any:
-        """The present value of one of `revealable`."""
+        """The current value of one of `revealable`."""
         raise NotImplementedError
 
     def _world_state(self) -> Any:
@@ -178,7 +178,7 @@ class TextEnv(gym.Env[str, str]):
         raise NotImplementedError
 
     def _set_world_state(self, task: Task, state: Any) -> None:
-        """Bring back a state of `task` that `_world_state` returned."""
+        """Restore a state of `task` that `_world_state` returned."""
         raise NotImplementedError
 
     # The Gymnasium interface
@@ -209,8 +209,8 @@ class TextEnv(gym.Env[str, str]):
                 task instead of drawing it.
 
         Raises:
-            UnknownNameError: an unknown option, split or task; the present episode and the
-                generator are then as they were.
+            UnknownNameError: an unknown option, split or task; the current episode and the
+                generator are left unchanged.
         """
         options = options or {}
         for name in options:
@@ -222,7 +222,7 @@ class TextEnv(gym.Env[str, str]):
         super().reset(seed=seed)
         if task is None:
             task = self.draw_task(split)
-        self._task = None  # a world that fails to start leaves no episode behind
+        self._task = None  # if the world fails to start, there is no episode
         self._observation = self._start(task)
         self._task = task
         self._action = None
@@ -250,30 +250,30 @@ class TextEnv(gym.Env[str, str]):
         return self._observation, _own(info)
 
     def send(self, action: str) -> None:
-        """Announce the action that the next `step` will get.
+        """Announce the action that will be passed to the next `step`.
 
-        Whoever steps several environments announces all actions first, so that worlds simulated
-        in another process can work in parallel. Here it does nothing.
+        Code that steps several environments announces all actions first, so that worlds simulated
+        in another process can work in parallel. By default this does nothing.
         """
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
-        """Do one action.
+        """Carry out one action.
 
         Args:
-            action: the world's own command.
+            action: a command of the world.
 
         Returns:
             observation, reward, terminated, truncated, info.
 
         Raises:
             ActionTypeError: `action` is not a `str`.
-            gymnasium.error.ResetNeeded: there was no `reset`.
+            gymnasium.error.ResetNeeded: `reset` has not been called.
             EpisodeEndedError: the episode is over.
-            BackendError: the world failed; the episode is then undefined.
+            BackendError: the world failed; the state of the episode is then undefined.
         """
         if not isinstance(action, str):
             kind = type(action).__name__
-            raise ActionTypeError(f"an action is a str, got {kind}: {action!r:.80}")
+            raise ActionTypeError(f"an action must be a str, got {kind}: {action!r:.80}")
         if self._task is None:
             raise ResetNeeded("call env.reset() before env.step()")
         if self._ended:
@@ -321,7 +321,7 @@ class TextEnv(gym.Env[str, str]):
     def render(self) -> str | None:
         """The last action and observation: returned (``"ansi"``) or printed (``"human"``)."""
         if self.render_mode is None:
-            gym.logger.warn("render() needs render_mode='ansi' or 'human' in gym.make")
+            gym.logger.warn("render() requires render_mode='ansi' or 'human' in gym.make")
             return None
         text = self._observation
         if self._action is not None:
@@ -334,7 +334,7 @@ class TextEnv(gym.Env[str, str]):
     # Fork and restore
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the constructor's arguments and the episode: files are opened, not copied."""
+        """Pickle the constructor's arguments and the episode: data are reopened, not copied."""
         state = None if self._task is None else self.snapshot()
         attributes = {
             "spec": self.spec,
@@ -344,10 +344,10 @@ class TextEnv(gym.Env[str, str]):
         return _rebuild, (type(self), *self._arguments, attributes, state)
 
     def snapshot(self) -> Snapshot:
-        """The whole episode as a picklable value; `restore` continues from it.
+        """The whole episode as a picklable value, from which `restore` continues.
 
-        The generator that draws tasks is in it too, so what follows the next `reset` is also the
-        same.
+        It includes the generator that draws tasks, so the episodes after the next `reset` are the
+        same, too.
 
         Raises:
             gymnasium.error.ResetNeeded: there is no episode.
@@ -370,16 +370,16 @@ class TextEnv(gym.Env[str, str]):
         )
 
     def restore(self, snapshot: Snapshot) -> tuple[str, Info]:
-        """Bring a snapshot back, in this or any other environment of its id and dataset.
+        """Restore a snapshot, in this or any other environment of the same id and dataset.
 
-        An environment with other shapers than the snapshot's starts its shapers anew; one that
-        reveals other things fills its own info.
+        If this environment's shapers differ from the snapshot's, they are reset. What this
+        environment reveals is computed for the restored state.
 
         Returns:
-            The observation and info of the moment it was taken.
+            The observation and info at the time of the snapshot.
 
         Raises:
-            SnapshotError: it was taken in another world or dataset, or is no snapshot.
+            SnapshotError: it was taken in another world or dataset, or is not a snapshot.
         """
         if not isinstance(snapshot, Snapshot):
             raise SnapshotError(f"not a snapshot: {type(snapshot).__name__}")
@@ -410,7 +410,7 @@ def _rebuild(
     attributes: dict[str, Any],
     state: Snapshot | None,
 ) -> TextEnv:
-    """What a pickled environment becomes."""
+    """Rebuild a pickled environment."""
     env = kind(*args, **kwargs)
     for name, value in attributes.items():
         setattr(env, name, value)
@@ -420,7 +420,7 @@ def _rebuild(
 
 
 def _own(info: Info) -> Info:
-    """A copy that the caller may change without changing the environment's."""
+    """A copy that the caller may modify without affecting the environment."""
     return info | {"reward_terms": dict(info["reward_terms"])}
 
 

@@ -1,9 +1,8 @@
-"""The official data files: which there are, where they are kept, and how to get them.
+"""The official data files: which ones exist, where they are stored, and how to download them.
 
-`manifest.toml` names every file with its addresses, size, SHA-256 and licence. Files are kept in
-`cache_dir()`; `download` is the only thing here that reaches out to the network, so that neither an
-import nor `reset` ever does. Not here: the transfer itself (`eto_envs.fetch`), and what is made of
-the files (the worlds' packages).
+`manifest.toml` lists every file with its URLs, size, SHA-256 and licence. Files are stored in
+`cache_dir()`. Only `download` accesses the network: neither an import nor `reset` ever does. Not
+here: the transfer itself (`eto_envs.fetch`) and the use of the files (the worlds' packages).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from eto_envs.errors import DataNotFoundError, UnknownNameError
-from eto_envs.fetch import Content, fetch, find_fault
+from eto_envs.fetch import Content, fetch, find_mismatch
 
 DATA_DIR_VARIABLE = "ETO_DATA_DIR"
 MIRROR_VARIABLE = "ETO_DATA_MIRROR"
@@ -31,15 +30,15 @@ class DataFile:
 
     Attributes:
         name: its name, ``"<group>/<short name>"``.
-        group: what it is downloaded with, such as ``"webshop-small"``.
-        path: where it is, relative to the cache folder, with ``/``.
-        mirror: where a mirror has it, relative to the mirror.
-        urls: its official addresses, in the order they are tried.
+        group: the group it is downloaded with, such as ``"webshop-small"``.
+        path: its path relative to the cache folder, with ``/``.
+        mirror: its path in a mirror.
+        urls: its official URLs, in the order they are tried.
         size_bytes: its size, None if unknown.
-        sha256: its SHA-256, None if none is known.
-        licence: under which terms it is given out.
-        source: who gives it out.
-        description: what is in it.
+        sha256: its SHA-256, None if unknown.
+        licence: the terms under which it is distributed.
+        source: who distributes it.
+        description: what it contains.
     """
 
     name: str
@@ -55,17 +54,17 @@ class DataFile:
 
     @property
     def content(self) -> Content:
-        """What the file must be."""
+        """The expected size and hash."""
         return Content(self.size_bytes, self.sha256)
 
 
 class Status(NamedTuple):
-    """A file and whether it is there.
+    """A file and whether it is in the cache.
 
     Attributes:
         file: the file.
-        present: whether something is at its place in the cache.
-        size_ok: whether that has the right size; True where the size is unknown.
+        present: whether it exists in the cache.
+        size_ok: whether it has the right size; True if the size is unknown.
     """
 
     file: DataFile
@@ -74,12 +73,12 @@ class Status(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A file and whether what is in the cache is right.
+    """The result of verifying a file.
 
     Attributes:
         file: the file.
         state: the verdict.
-        detail: what is wrong, or what an ``"ok"`` rests on.
+        detail: what is wrong, or what was checked.
     """
 
     file: DataFile
@@ -88,7 +87,7 @@ class Verdict(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """The folder of all data: ``$ETO_DATA_DIR``, or ``eto-gym`` in the user's cache folder."""
+    """The folder for all data: ``$ETO_DATA_DIR``, or ``eto-gym`` in the user's cache folder."""
     chosen = os.environ.get(DATA_DIR_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
@@ -98,10 +97,10 @@ def cache_dir() -> Path:
 
 
 def manifest(manifest_path: str | Path | None = None) -> Mapping[str, tuple[DataFile, ...]]:
-    """Every official file, by group, in the manifest's order.
+    """All official files by group, in the order of the manifest.
 
     Args:
-        manifest_path: another manifest than the library's own (all functions here take one).
+        manifest_path: a manifest to use instead of the library's own (in all functions here).
     """
     if manifest_path is None:
         return _read_own_manifest()
@@ -109,17 +108,18 @@ def manifest(manifest_path: str | Path | None = None) -> Mapping[str, tuple[Data
 
 
 def find(name: str, *, manifest_path: str | Path | None = None) -> Path | None:
-    """Where a file or a whole group is, if it is in the cache with the right size.
+    """The path of a file or group, if it is in the cache with the right size.
 
     Args:
-        name: a file's or a group's name.
+        name: the name of a file or group.
         manifest_path: see `manifest`.
 
     Returns:
-        The file, or for a group the folder that holds its files; None if anything is missing.
+        The path of the file, or of the folder that contains the group's files; None if anything is
+        missing.
 
     Raises:
-        UnknownNameError: nothing has this name.
+        UnknownNameError: there is no file or group of this name.
     """
     rows = status(name, manifest_path=manifest_path)
     if not all(row.present and row.size_ok for row in rows):
@@ -128,11 +128,11 @@ def find(name: str, *, manifest_path: str | Path | None = None) -> Path | None:
 
 
 def path(name: str, *, manifest_path: str | Path | None = None) -> Path:
-    """As `find`, for a caller that cannot go on without the data.
+    """Like `find`, but raises an error if anything is missing.
 
     Raises:
-        UnknownNameError: nothing has this name.
-        DataNotFoundError: something of it is missing; the message has the command that gets it.
+        UnknownNameError: there is no file or group of this name.
+        DataNotFoundError: something is missing; the message names the command that downloads it.
     """
     found = find(name, manifest_path=manifest_path)
     if found is not None:
@@ -140,19 +140,19 @@ def path(name: str, *, manifest_path: str | Path | None = None) -> Path:
     rows = status(name, manifest_path=manifest_path)
     missing = [row.file.name for row in rows if not (row.present and row.size_ok)]
     raise DataNotFoundError(
-        f"{', '.join(missing)} not in {cache_dir()}; get it with `eto data download {name}`"
+        f"{', '.join(missing)} not in {cache_dir()}; download it with `eto data download {name}`"
     )
 
 
 def status(group: str | None = None, *, manifest_path: str | Path | None = None) -> list[Status]:
-    """What is in the cache, by a look at sizes only.
+    """What is in the cache; compares only sizes.
 
     Args:
-        group: a group's or a file's name; None for everything.
+        group: the name of a group or file; None for everything.
         manifest_path: see `manifest`.
 
     Raises:
-        UnknownNameError: nothing has this name.
+        UnknownNameError: there is no file or group of this name.
     """
     folder = cache_dir()
     rows = []
@@ -165,14 +165,14 @@ def status(group: str | None = None, *, manifest_path: str | Path | None = None)
 
 
 def verify(group: str | None = None, *, manifest_path: str | Path | None = None) -> list[Verdict]:
-    """Check what is in the cache by size and SHA-256.
+    """Check the size and SHA-256 of what is in the cache.
 
     Args:
-        group: a group's or a file's name; None for everything.
+        group: the name of a group or file; None for everything.
         manifest_path: see `manifest`.
 
     Raises:
-        UnknownNameError: nothing has this name.
+        UnknownNameError: there is no file or group of this name.
     """
     return [_verdict(file) for file in _select(group, manifest_path)]
 
@@ -184,24 +184,23 @@ def download(
     force: bool = False,
     manifest_path: str | Path | None = None,
 ) -> list[Path]:
-    """Get files that are missing or wrong; ones that are right stay as they are.
+    """Download the files that are missing or corrupt.
 
-    ``$ETO_DATA_MIRROR``, a folder or an HTTP address, is tried before the official addresses. A
-    broken download goes on where it stopped. Several processes may ask at once: one downloads, the
-    others wait.
+    ``$ETO_DATA_MIRROR``, a folder or an HTTP URL, is tried before the official URLs. An interrupted
+    download is resumed. If several processes request a file, one downloads it and the others wait.
 
     Args:
-        name: a group's or a file's name.
-        progressbar: show one on standard error.
-        force: get the files even if they are right.
+        name: the name of a group or file.
+        progressbar: show a progress bar on standard error.
+        force: download the files even if they are intact.
         manifest_path: see `manifest`.
 
     Returns:
-        The files' places in the cache, in the manifest's order.
+        The paths of the files in the cache, in the order of the manifest.
 
     Raises:
-        UnknownNameError: nothing has this name.
-        CorruptDataError: what the sources give is not the official file; nothing was replaced.
+        UnknownNameError: there is no file or group of this name.
+        CorruptDataError: the sources deliver something else; nothing has been replaced.
         DataError: no source could be reached or has the file, or the disk is full.
     """
     return [_get(file, progressbar, force) for file in _select(name, manifest_path)]
@@ -213,11 +212,11 @@ def _get(file: DataFile, progressbar: bool, force: bool) -> Path:
     target = cache_dir() / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
-        # Looked at under the lock: another process may have brought it in the meantime.
+        # Checked under the lock: another process may have downloaded the file in the meantime.
         if force or _verdict(file).state != "ok":
             hint = (
-                f"Check the network, or set {MIRROR_VARIABLE} to a folder or an HTTP address that"
-                f" has {file.mirror}."
+                f"Check the network, or set {MIRROR_VARIABLE} to a folder or an HTTP URL that"
+                f" contains {file.mirror}."
             )
             with _progress(file, progressbar) as on_progress:
                 fetch(_sources(file), target, file.content, on_progress=on_progress, hint=hint)
@@ -236,18 +235,18 @@ def _sources(file: DataFile) -> list[str | Path]:
 def _verdict(file: DataFile) -> Verdict:
     place = cache_dir() / file.path
     if not place.is_file():
-        return Verdict(file, "missing", f"get it with `eto data download {file.group}`")
-    fault = find_fault(place, file.content)
-    if fault:
-        return Verdict(file, "corrupt", f"{fault}; `eto data download {file.group}` replaces it")
+        return Verdict(file, "missing", f"download it with `eto data download {file.group}`")
+    mismatch = find_mismatch(place, file.content)
+    if mismatch:
+        return Verdict(file, "corrupt", f"{mismatch}; `eto data download {file.group}` replaces it")
     return Verdict(
-        file, "ok", "SHA-256" if file.sha256 else "no hash is known; the archive is whole"
+        file, "ok", "SHA-256" if file.sha256 else "no known hash; the archive is complete"
     )
 
 
 @contextlib.contextmanager
 def _progress(file: DataFile, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A function that takes the number of bytes that are there."""
+    """A callback for the number of bytes downloaded so far, which drives the progress bar."""
     if not shown:
         yield lambda n_bytes: None
         return
@@ -274,7 +273,7 @@ def _select(name: str | None, manifest_path: str | Path | None) -> tuple[DataFil
 
 
 def _place(name: str, files: list[DataFile]) -> str:
-    """Where `name` is in the cache: the file, or the folder that holds all files of the group."""
+    """The path of `name` in the cache: the file, or the folder that contains the group's files."""
     if len(files) == 1 and files[0].name == name:
         return files[0].path
     return os.path.commonpath([os.path.dirname(file.path) for file in files])
@@ -289,7 +288,7 @@ def _read_own_manifest() -> Mapping[str, tuple[DataFile, ...]]:
 
 
 def _parse_manifest(text: str) -> Mapping[str, tuple[DataFile, ...]]:
-    """Groups of files; ``licence`` and ``source`` of a group hold for its files."""
+    """Groups of files; the ``licence`` and ``source`` of a group apply to its files."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

@@ -1,18 +1,18 @@
-"""The errors this library raises, and the check for optional packages.
+"""The errors that this library raises, and the import of optional packages.
 
     EtoError
     ├── UnknownNameError (ValueError)   a split, task, dataset, option or policy that does not exist
     ├── DataError
-    │   ├── DataNotFoundError           a file is not there; the message says which command gets it
-    │   └── CorruptDataError            a file is there but truncated, altered or of the wrong kind
+    │   ├── DataNotFoundError           a file is missing; the message says how to get it
+    │   └── CorruptDataError            a file is truncated, altered or of the wrong kind
     ├── ActionTypeError (TypeError)     an action that is not a string
     ├── EpisodeEndedError               `step` after the end of the episode
     ├── SnapshotError (ValueError)      a snapshot of another environment or dataset
-    ├── BackendError                    a simulator failed; never turned into a reward
+    ├── BackendError                    a simulator failed; this is never turned into a reward
     └── MissingExtraError (ImportError) an optional package is not installed
 
-An agent's mistake (an unknown command, a click on nothing) is not an error: the world answers it.
-`step` before `reset` raises Gymnasium's own `gymnasium.error.ResetNeeded`.
+A mistake of the agent (an unknown command, a click on nothing) is not an error: the world responds
+to it. `step` before `reset` raises Gymnasium's own `gymnasium.error.ResetNeeded`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from types import ModuleType
 
 
 class EtoError(Exception):
-    """Base class of every error that this library raises itself."""
+    """Base class of all errors that this library defines."""
 
 
 class UnknownNameError(EtoError, ValueError):
-    """A name that nothing answers to."""
+    """A name that does not exist."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str], hint: str = "") -> None:
-        """Say what was asked for, what comes nearest and what there is.
+        """Compose the message: the name, the closest match or the valid names, and a hint.
 
         Args:
-            kind: what the name should have named, such as ``"split"``.
-            name: the name that was given.
-            known: the names there are; at most ten are printed.
+            kind: what the name refers to, such as ``"split"``.
+            name: the unknown name.
+            known: the valid names; at most ten are printed.
             hint: one sentence on what to do next.
         """
         names = list(known)
@@ -53,15 +53,15 @@ class UnknownNameError(EtoError, ValueError):
 
 
 class DataError(EtoError):
-    """Something is wrong with data files."""
+    """Base class of problems with data files."""
 
 
 class DataNotFoundError(DataError):
-    """A data file is not there."""
+    """A data file is missing."""
 
 
 class CorruptDataError(DataError):
-    """A data file is truncated, altered or not what it should be."""
+    """A data file is truncated, altered or of the wrong kind."""
 
 
 class ActionTypeError(EtoError, TypeError):
@@ -85,7 +85,7 @@ class MissingExtraError(EtoError, ImportError):
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional module, or say which extra brings it.
+    """Import an optional module, or raise an error that says which extra installs it.
 
     Args:
         module: dotted module name.
@@ -101,7 +101,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
-            raise  # the module is there, something inside it is not
+            raise  # the module exists, but something that it imports does not
         raise MissingExtraError(
-            f"this needs the package {error.name!r}: pip install 'eto-gym[{extra}]'"
+            f"this requires the package {error.name!r}: pip install 'eto-gym[{extra}]'"
         ) from error

@@ -1,10 +1,11 @@
-"""Brings one file into place from the first of several sources that has it right.
+"""Downloads a file from the first of several sources that delivers it intact.
 
-A source is an HTTP address or a file of a local mirror. Bytes go to a part file beside the target;
-a transfer that breaks off goes on where it stopped, also in a later process, and only a file of the
-right size and SHA-256 is moved to the target. pooch's own downloader starts again after a break,
-too costly for WebShop's 5.5 GB, so the transfer is written here with requests, which pooch brings.
-Not here: which files exist, where they belong and locks (`eto_envs.data`).
+A source is an HTTP URL or a file in a local mirror. The bytes are written to a part file next to
+the target. An interrupted transfer is resumed, also by a later process, and only a file of the
+right size and SHA-256 is moved to the target. pooch's own downloader starts over after an
+interruption, which is too expensive for WebShop's 5.5 GB; this module therefore uses requests, one
+of pooch's dependencies. Not here: which files exist, where they belong, and locking
+(`eto_envs.data`).
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from eto_envs.files import sha256_of
 if TYPE_CHECKING:
     import requests
 
-CHUNK_BYTES = 1 << 16  # what a break loses at most: requests drops a chunk that is not full
+CHUNK_BYTES = 1 << 16  # lost at most when a transfer breaks: requests drops an incomplete chunk
 TIMEOUT_S = 30.0
-N_FRUITLESS = 4  # tries in a row that bring less than a chunk before a source is given up
+N_FRUITLESS = 4  # consecutive attempts that yield less than a chunk before a source is given up
 HTTP_OK, HTTP_PARTIAL, HTTP_BAD_RANGE, HTTP_BUSY, HTTP_SERVER_ERROR = 200, 206, 416, 429, 500
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file must be; None where it is not known.
+    """The expected content of a file; None where it is not known.
 
     Attributes:
         size_bytes: its size.
@@ -46,40 +47,42 @@ class Content:
 
 
 class _SourceError(Exception):
-    """A source does not give the file; the next one may."""
+    """A source does not deliver the file; the next one may."""
 
 
 class _WrongContentError(_SourceError):
-    """A source gives something, but not the file."""
+    """A source delivers something other than the file."""
 
 
 class _BrokenError(_SourceError):
-    """A transfer failed in a way that another try may mend."""
+    """A transfer failed in a way that may be temporary."""
 
 
 class _NoConnectionError(_BrokenError):
     """The server could not be reached."""
 
 
-def find_fault(path: Path, content: Content) -> str | None:
-    """Compare a file with what it must be.
+def find_mismatch(path: Path, content: Content) -> str | None:
+    """Compare a file with its expected content.
 
     Args:
         path: an existing file.
-        content: what it must be; without a hash, an archive ``*.zip`` is tested by its own
+        content: the expected content; without a hash, a ``*.zip`` archive is tested by its own
             checksums.
 
     Returns:
-        What is wrong with it, or None.
+        A description of the mismatch, or None.
     """
     size_bytes = path.stat().st_size
     if content.size_bytes is not None and size_bytes != content.size_bytes:
-        return f"it is {size_bytes} bytes, expected {content.size_bytes}"
+        return f"it has {size_bytes} bytes, expected {content.size_bytes}"
     if content.sha256 is not None:
-        found = sha256_of(path)
-        return None if found == content.sha256 else f"SHA-256 is {found}, expected {content.sha256}"
-    if path.suffix == ".zip" and not _is_whole_zip(path):
-        return "it is not a whole zip archive"
+        sha256 = sha256_of(path)
+        if sha256 != content.sha256:
+            return f"its SHA-256 is {sha256}, expected {content.sha256}"
+        return None
+    if path.suffix == ".zip" and not _is_complete_zip(path):
+        return "it is not a complete zip archive"
     return None
 
 
@@ -92,22 +95,22 @@ def fetch(
     hint: str = "",
     pause_s: float = 0.5,
 ) -> None:
-    """Put a file in place, from the first source that gives it right.
+    """Get a file from the first source that delivers it intact.
 
-    Only one process may fetch a target at a time: hold a lock.
+    Only one process may fetch a target at a time: the caller must hold a lock.
 
     Args:
-        sources: HTTP addresses and paths of local copies, tried in order.
-        target: where the file goes; an older one is replaced at the very end.
-        content: what it must be. Without a hash a broken transfer starts from its beginning.
-        on_progress: told how many bytes are there, at every chunk.
-        hint: what to do if no source gives the file; ends the error's message.
-        pause_s: seconds before the second try of a source; doubles with each further one.
+        sources: HTTP URLs and paths of local copies, tried in order.
+        target: the path of the file; an older file is replaced at the very end.
+        content: the expected content. Without a hash, an interrupted transfer starts over.
+        on_progress: called with the number of bytes so far, after every chunk.
+        hint: what to do if no source delivers the file; appended to the error message.
+        pause_s: seconds before the second attempt with a source; doubled for each further attempt.
 
     Raises:
-        CorruptDataError: no source gave it, and one of them gave something else.
-        DataError: no source could be reached or has it, or the disk is full. What has come so far
-            is kept for the next call.
+        CorruptDataError: no source delivers the file, and one of them delivers something else.
+        DataError: no source could be reached or has it, or the disk is full. What has been
+            transferred so far is reused by the next call.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".part-{target.name}")
@@ -127,9 +130,7 @@ def fetch(
             raise DataError(f"the disk is full: {target} does not fit") from error
         os.replace(part, target)
         return
-    message = "\n".join(
-        [f"no source gives {target.name} as it should be:", *reasons, hint]
-    ).rstrip()
+    message = "\n".join([f"no source delivers {target.name} intact:", *reasons, hint]).rstrip()
     wrong = any(isinstance(failure, _WrongContentError) for failure in failures)
     raise CorruptDataError(message) if wrong else DataError(message)
 
@@ -141,21 +142,21 @@ def _fetch_from(
     on_progress: Callable[[int], object],
     pause_s: float,
 ) -> None:
-    """Make `part` the right file, or leave no wrong bytes behind."""
+    """Make `part` the right file, or remove it."""
     if isinstance(source, Path):
         _copy(source, part, on_progress)
         resumed = False
     else:
         resumed = _transfer(source, part, content, on_progress, pause_s)
-    fault = find_fault(part, content)
-    if fault and resumed:
-        # The kept bytes may be those of another version of the file: once more from the beginning.
+    mismatch = find_mismatch(part, content)
+    if mismatch and resumed:
+        # The bytes of the earlier attempt may be from another version of the file: start over.
         part.unlink()
         _transfer(str(source), part, content, on_progress, pause_s)
-        fault = find_fault(part, content)
-    if fault:
+        mismatch = find_mismatch(part, content)
+    if mismatch:
         part.unlink()
-        raise _WrongContentError(f"not the right file: {fault}")
+        raise _WrongContentError(f"not the right file: {mismatch}")
 
 
 def _copy(source: Path, part: Path, on_progress: Callable[[int], object]) -> None:
@@ -174,16 +175,16 @@ def _transfer(
     on_progress: Callable[[int], object],
     pause_s: float,
 ) -> bool:
-    """Bring the part file to its end, in as many tries as bring something.
+    """Complete the part file, in as many attempts as make progress.
 
     Returns:
-        Whether bytes of an earlier try are in it.
+        Whether it contains bytes of an earlier attempt.
     """
     n_fruitless = 0
     reached = False
     resumed = False
     while True:
-        start = _size(part) if content.sha256 else 0  # without a hash a mixture would go unnoticed
+        start = _size(part) if content.sha256 else 0  # a mixture is only detected by its hash
         resumed = resumed or start > 0
         if start and start == content.size_bytes:
             return resumed
@@ -207,10 +208,10 @@ def _stream(
     content: Content,
     on_progress: Callable[[int], object],
 ) -> None:
-    """One request, appended to the part file from byte `start` on if the server can do that."""
+    """Send one request and write the response, from byte `start` if the server supports ranges."""
     import requests
 
-    headers = {"Accept-Encoding": "identity"}  # byte ranges of a compressed body fit no file
+    headers = {"Accept-Encoding": "identity"}  # ranges of a compressed body are not file offsets
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
@@ -218,7 +219,7 @@ def _stream(
     except requests.ConnectionError as error:
         raise _NoConnectionError(f"no connection: {_reason(error)}") from error
     except requests.Timeout as error:
-        raise _BrokenError(f"no answer within {TIMEOUT_S:g} s") from error
+        raise _BrokenError(f"no response within {TIMEOUT_S:g} s") from error
     except requests.RequestException as error:
         raise _SourceError(_reason(error)) from error
     with response:
@@ -226,30 +227,31 @@ def _stream(
         try:
             _write(response.iter_content(CHUNK_BYTES), part, start, on_progress)
         except requests.RequestException as error:
-            raise _BrokenError(f"broke off after {_size(part)} bytes: {_reason(error)}") from error
+            message = f"interrupted after {_size(part)} bytes: {_reason(error)}"
+            raise _BrokenError(message) from error
 
 
 def _agreed_start(response: requests.Response, part: Path, start: int, content: Content) -> int:
-    """From which byte on the server sends; raises if it does not send this file."""
+    """The offset from which the server sends; raises if it does not send this file."""
     status = response.status_code
     if status == HTTP_BAD_RANGE:
         part.unlink(missing_ok=True)
-        raise _BrokenError("the file there ends before what is here")
+        raise _BrokenError("the server's file is shorter than the part already downloaded")
     if status == HTTP_BUSY or status >= HTTP_SERVER_ERROR:
         raise _BrokenError(f"HTTP {status} {response.reason}")
     if status not in (HTTP_OK, HTTP_PARTIAL):
         raise _SourceError(f"HTTP {status} {response.reason}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        # Google Drive does so, with status 200, when a file's daily quota is used up.
-        raise _SourceError("a web page came instead of the file; try again tomorrow")
+        # Google Drive responds like this, with status 200, when a file's daily quota is exceeded.
+        raise _SourceError("received a web page instead of the file; try again tomorrow")
     if status == HTTP_OK:
         start = 0
     elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        raise _SourceError("the server sends another part of the file than it was asked for")
+        raise _SourceError("the server sends a different range than requested")
     length = response.headers.get("Content-Length", "")
     expected = content.size_bytes
     if expected is not None and length.isdigit() and start + int(length) != expected:
-        raise _WrongContentError(f"it is {start + int(length)} bytes, expected {expected}")
+        raise _WrongContentError(f"it has {start + int(length)} bytes, expected {expected}")
     return start
 
 
@@ -269,8 +271,8 @@ def _check_space(part: Path, content: Content) -> None:
     free = shutil.disk_usage(part.parent).free
     if needed > free:
         raise DataError(
-            f"{needed / 1e9:.2f} GB more are needed in {part.parent}, {free / 1e9:.2f} GB are free;"
-            " free some, or choose another disk with $ETO_DATA_DIR"
+            f"{needed / 1e9:.2f} GB more are needed in {part.parent}, but {free / 1e9:.2f} GB are"
+            " free; make room, or choose another disk with $ETO_DATA_DIR"
         )
 
 
@@ -278,7 +280,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _is_whole_zip(path: Path) -> bool:
+def _is_complete_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -287,6 +289,6 @@ def _is_whole_zip(path: Path) -> bool:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """The innermost cause, without the layers of wrapping around it."""
+    """The innermost cause of a nested error."""
     inner = error.args[0] if error.args else error
     return str(getattr(inner, "reason", inner))

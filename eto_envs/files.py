@@ -1,4 +1,4 @@
-"""Two things that every file of this library needs: writing it whole, and its hash."""
+"""Helpers for files: atomic writing and hashing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; its folder is made if it is not there."""
+    """Write a file atomically, completely or not at all; creates its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -21,7 +21,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file of any size, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal; reads it in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

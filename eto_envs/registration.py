@@ -1,6 +1,6 @@
-"""The table of environment ids, and the task sets behind an id.
+"""The table of environment ids, and the task sets of an id.
 
-The table holds strings only: registering imports no environment.
+Entry points are strings, so that registering an environment does not import it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ IDS = tuple(_ENVIRONMENTS)
 
 
 def register_all() -> None:
-    """Register every id that is not registered yet."""
+    """Register all ids that are not registered yet."""
     for env_id, (entry_point, vector_entry_point) in _ENVIRONMENTS.items():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=entry_point, vector_entry_point=vector_entry_point)
@@ -48,13 +48,13 @@ def task_sets(env_id: str, dataset: str | None = None, **env_args: Any) -> dict[
     Args:
         env_id: a registered id, or ``"module:id"``.
         dataset: a dataset's name or path, as `gym.make` takes it; None for the id's default.
-        **env_args: further arguments for `gym.make`; some choose other tasks, such as
+        **env_args: further arguments for `gym.make`, some of which select other tasks, such as
             ``goals="synthetic"``.
 
     Raises:
         gymnasium.error.Error: there is no such id.
         TypeError: the environment takes no such argument.
-        EtoError: as the environment's constructor.
+        EtoError: as raised by the environment's constructor.
     """
     module, _, name = env_id.rpartition(":")
     if module:
@@ -66,9 +66,9 @@ def task_sets(env_id: str, dataset: str | None = None, **env_args: Any) -> dict[
     entry_point = spec.entry_point
     kind = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     if isinstance(kind, type) and issubclass(kind, TextEnv):
-        inspect.signature(kind.__init__).bind(None, **env_args)  # TypeError as from the constructor
+        inspect.signature(kind.__init__).bind(None, **env_args)  # TypeError as in the constructor
         return dict(kind.find_task_sets(**env_args))
-    # A function that makes the environment does not say which class it is of.
+    # The entry point is a function: the class is only known once it has made an environment.
     env = gym.make(spec, **env_args)
     try:
         return dict(env.get_wrapper_attr("task_sets"))

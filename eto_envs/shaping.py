@@ -1,12 +1,12 @@
-"""Reward shaping: extra reward terms that never touch the task's own reward.
+"""Reward shaping: additional reward terms that leave the task's own reward unchanged.
 
-A shaper is any object with `reset(info)` and `__call__(transition) -> float`; its value is added
-to the returned reward and noted under its name in `info["reward_terms"]`. `info["task_reward"]`
-and `info["score"]` stay what they were, so no shaping changes a result.
+A shaper is any object with `reset(info)` and `__call__(transition) -> float`. Its value is added to
+the returned reward and recorded under its name in `info["reward_terms"]`. `info["task_reward"]` and
+`info["score"]` are not affected, so shaping never changes a result.
 
 Potential-based shaping follows Ng, Harada and Russell, "Policy invariance under reward
-transformations" (ICML 1999); that its potential is 0 at an episode's end follows Grzes, "Reward
-shaping in episodic reinforcement learning" (AAMAS 2017).
+transformations" (ICML 1999). That the potential is 0 at the end of an episode follows Grzes,
+"Reward shaping in episodic reinforcement learning" (AAMAS 2017).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Transition(NamedTuple):
 
     Attributes:
         observation: the text before the action.
-        action: the action as it was given.
+        action: the action, as passed to `step`.
         next_observation: the text after it.
         task_reward: the unshaped reward of this step.
-        terminated: the task ended.
-        truncated: a limit ended the episode.
+        terminated: whether the task ended.
+        truncated: whether a limit ended the episode.
         info: the info before the action.
         next_info: the info after it.
     """
@@ -45,18 +45,18 @@ class Transition(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether this was the episode's last step."""
+        """Whether this was the last step of the episode."""
         return self.terminated or self.truncated
 
 
 class Shaper(Protocol):
-    """What `ShapeReward` calls; a `name` attribute, if there is one, names the term."""
+    """The interface of a shaper; the term is named after its attribute `name`, if it has one."""
 
     def reset(self, info: Info) -> None:
-        """Begin an episode; `info` is the one that the environment's reset returned."""
+        """Begin an episode; `info` is what the environment's `reset` returned."""
 
     def __call__(self, transition: Transition) -> float:
-        """The term's value for one step."""
+        """The value of the term for one step."""
 
 
 class StepCost:
@@ -65,44 +65,44 @@ class StepCost:
     name = "step_cost"
 
     def __init__(self, cost: float = 0.01) -> None:
-        """Make it."""
+        """Make the shaper."""
         self.cost = cost
 
     def reset(self, info: Info) -> None:
-        """Nothing to forget."""
+        """Do nothing: this shaper has no state."""
 
     def __call__(self, transition: Transition) -> float:
-        """The cost, negative."""
+        """The negative cost."""
         return -self.cost
 
 
 class InvalidActionPenalty:
-    """`-penalty` on a step whose action the world did not accept."""
+    """`-penalty` on every step whose action the world does not accept."""
 
     name = "invalid"
 
     def __init__(self, penalty: float = 0.05) -> None:
-        """Make it."""
+        """Make the shaper."""
         self.penalty = penalty
 
     def reset(self, info: Info) -> None:
-        """Nothing to forget."""
+        """Do nothing: this shaper has no state."""
 
     def __call__(self, transition: Transition) -> float:
-        """The penalty, negative, or 0."""
+        """The negative penalty, or 0."""
         return 0.0 if transition.next_info["is_valid_action"] else -self.penalty
 
 
 class RepeatPenalty:
-    """`-penalty` on doing the same thing in the same place again, the mark of a loop.
+    """`-penalty` for repeating an action in the same situation, which is the sign of a loop.
 
-    "The same place" is the same observation text before the action.
+    Two situations are the same if the observation before the action is.
     """
 
     name = "repeat"
 
     def __init__(self, penalty: float = 0.05) -> None:
-        """Make it."""
+        """Make the shaper."""
         self.penalty = penalty
         self._done: set[tuple[str, str]] = set()
 
@@ -111,7 +111,7 @@ class RepeatPenalty:
         self._done = set()
 
     def __call__(self, transition: Transition) -> float:
-        """The penalty, negative, or 0."""
+        """The negative penalty, or 0."""
         key = (transition.observation, transition.action)
         if key in self._done:
             return -self.penalty
@@ -120,10 +120,9 @@ class RepeatPenalty:
 
 
 def reached_subgoals(info: Info) -> list[str]:
-    """The sub-goals that hold: the world's own where it reveals them, else quarters of the score.
+    """The sub-goals that hold: those of the world if it reveals them, else quarters of the score.
 
-    A world's own are in ``info["subgoals"]``, name to whether it holds, with
-    ``reveal=("subgoals",)``.
+    With ``reveal=("subgoals",)``, ``info["subgoals"]`` maps the name of each to whether it holds.
     """
     if "subgoals" in info:
         return [name for name, holds in info["subgoals"].items() if holds]
@@ -140,17 +139,23 @@ class SubgoalBonus:
         bonus: float = 0.1,
         detect: Callable[[Transition], Iterable[str]] | None = None,
     ) -> None:
-        """Make it; `detect` names the sub-goals that hold after a step (see `reached_subgoals`)."""
+        """Make the shaper.
+
+        Args:
+            bonus: the reward for each sub-goal.
+            detect: returns the names of the sub-goals that hold after a step; by default
+                `reached_subgoals`.
+        """
         self.bonus = bonus
         self.detect = detect
         self._reached: set[str] = set()
 
     def reset(self, info: Info) -> None:
-        """Forget the last episode; what holds at the start is not paid."""
+        """Forget the last episode; sub-goals that hold at the start earn no bonus."""
         self._reached = set() if self.detect else set(reached_subgoals(info))
 
     def __call__(self, transition: Transition) -> float:
-        """The bonus times the number of sub-goals reached now for the first time."""
+        """The bonus times the number of sub-goals reached for the first time."""
         holding = self.detect(transition) if self.detect else reached_subgoals(transition.next_info)
         new = set(holding) - self._reached
         self._reached |= new
@@ -158,9 +163,9 @@ class SubgoalBonus:
 
 
 def progress(observation: str, info: Info) -> float:
-    """How far along an episode is, in [0, 1]: the potential used where no other is named.
+    """The progress of an episode, in [0, 1]: the default potential.
 
-    The share of the world's own sub-goals that hold where it reveals them, else the score.
+    This is the fraction of the world's sub-goals that hold if it reveals them, else the score.
     """
     subgoals = info.get("subgoals")
     return sum(subgoals.values()) / len(subgoals) if subgoals else float(info["score"])
@@ -169,8 +174,8 @@ def progress(observation: str, info: Info) -> float:
 class PotentialShaping:
     """`gamma * phi(next) - phi(now)`, with `phi = 0` once the episode has ended.
 
-    The discounted sum over any episode is `-phi(first)`, whatever the agent does, so the order of
-    policies is kept (for returns discounted with the same `gamma`).
+    The discounted sum over any episode is `-phi(first)`, whatever the agent does, so the ranking of
+    policies is preserved (for returns discounted with the same `gamma`).
     """
 
     name = "potential"
@@ -180,17 +185,17 @@ class PotentialShaping:
         gamma: float = 0.99,
         phi: Callable[[str, Info], float] = progress,
     ) -> None:
-        """Make it; `phi(observation, info)` is the potential of a state, `gamma` in [0, 1]."""
+        """Make the shaper; `phi(observation, info)` is the potential, `gamma` is in [0, 1]."""
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"gamma must be in [0, 1], got {gamma}")
         self.gamma = gamma
         self.phi = phi
 
     def reset(self, info: Info) -> None:
-        """Nothing to forget."""
+        """Do nothing: this shaper has no state."""
 
     def __call__(self, transition: Transition) -> float:
-        """The shaping term."""
+        """The discounted difference of the potentials."""
         before = self.phi(transition.observation, transition.info)
         if transition.ended:
             return -before
@@ -203,11 +208,11 @@ class ScoreDelta:
     name = "score_delta"
 
     def __init__(self, scale: float = 1.0) -> None:
-        """Make it."""
+        """Make the shaper."""
         self.scale = scale
 
     def reset(self, info: Info) -> None:
-        """Nothing to forget."""
+        """Do nothing: this shaper has no state."""
 
     def __call__(self, transition: Transition) -> float:
         """The scaled change."""
@@ -215,23 +220,23 @@ class ScoreDelta:
 
 
 class TerminalOnly:
-    """Holds the task's rewards back and pays their sum on the last step."""
+    """Withholds the task rewards and pays their sum on the last step."""
 
     name = "terminal_only"
 
     def __init__(self) -> None:
-        """Make it."""
-        self._held = 0.0
+        """Make the shaper."""
+        self._withheld = 0.0
 
     def reset(self, info: Info) -> None:
         """Forget the last episode."""
-        self._held = 0.0
+        self._withheld = 0.0
 
     def __call__(self, transition: Transition) -> float:
-        """What to add so that only the last step pays."""
+        """The correction that moves all of the reward to the last step."""
         if transition.ended:
-            return self._held
-        self._held += transition.task_reward
+            return self._withheld
+        self._withheld += transition.task_reward
         return -transition.task_reward
 
 
@@ -250,11 +255,11 @@ BUILT_IN: Mapping[str, Callable[..., Shaper]] = {
 
 
 def parse_shaper(text: str) -> Shaper:
-    """The shaper that a text such as ``"step_cost=0.01"`` or ``"terminal_only"`` names.
+    """Make the shaper that a string such as ``"step_cost=0.01"`` or ``"terminal_only"`` describes.
 
     Raises:
-        UnknownNameError: no built-in shaper has that name.
-        ValueError: the part after ``=`` is not a number, or the shaper takes none.
+        UnknownNameError: there is no built-in shaper of that name.
+        ValueError: the part after ``=`` is not a number, or the shaper takes no parameter.
     """
     name, equals, value = text.partition("=")
     if name not in BUILT_IN:
@@ -274,9 +279,9 @@ class Shaping:
     """A list of shapers applied to one episode after another."""
 
     def __init__(self, shapers: Sequence[Shaper | str]) -> None:
-        """Make it; texts are looked up by `parse_shaper`."""
+        """Collect the shapers; strings are parsed by `parse_shaper`."""
         if isinstance(shapers, str):
-            raise TypeError(f"shapers must be a sequence, got the text {shapers!r}: add a comma")
+            raise TypeError(f"shapers must be a sequence, got the string {shapers!r}: add a comma")
         self._shapers = [parse_shaper(s) if isinstance(s, str) else s for s in shapers]
         self.names: list[str] = []
         for shaper in self._shapers:
@@ -295,17 +300,17 @@ class Shaping:
         return dict.fromkeys(self.names, 0.0)
 
     def terms(self, transition: Transition) -> dict[str, float]:
-        """Every term's value for one step, by name."""
+        """The value of every term for one step, by name."""
         pairs = zip(self.names, self._shapers, strict=True)
         return {name: float(shaper(transition)) for name, shaper in pairs}
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """Each shaper's attributes, copied, by the name of its term."""
+        """A copy of each shaper's attributes, by the name of its term."""
         pairs = zip(self.names, self._shapers, strict=True)
         return {name: copy.deepcopy(vars(shaper)) for name, shaper in pairs}
 
     def restore(self, state: Mapping[str, dict[str, Any]]) -> bool:
-        """Bring the attributes back; False, and nothing done, if the terms are not the same."""
+        """Restore the attributes; if the terms differ, return False and change nothing."""
         if list(state) != self.names:
             return False
         for shaper, attributes in zip(self._shapers, state.values(), strict=True):

@@ -1,9 +1,9 @@
 """Tasks and frozen task sets.
 
-A `Task` is one problem with a stable id. A `TaskSet` is an ordered list of them, a split of a
-dataset, with a hash of everything that could change a score: results of task sets with different
-hashes are not comparable. `TaskSets` are all splits of a dataset. Tasks are made on demand, so a
-set of a million costs a list of ids.
+A `Task` is one problem with a stable id. A `TaskSet` is an ordered list of tasks, a split of a
+dataset, with a hash of everything that could change a score: results on task sets with different
+hashes are not comparable. `TaskSets` holds all splits of a dataset. Tasks are built on demand, so a
+set of a million tasks costs no more than a list of ids.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Task:
         goal: the instruction as the agent reads it.
         max_steps: the protocol's step limit.
         kind: the task type, for breakdowns in reports.
-        data: what the environment needs to start it; everything in it enters the task set's hash,
-            so it must be JSON-able and complete (a changed price or text must change it).
+        data: what the environment needs to start the task. It is part of the task set's hash, so
+            it must be JSON-serialisable and complete (a changed price or text must change it).
     """
 
     id: str
@@ -40,7 +40,7 @@ class Task:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def canonical(self) -> bytes:
-        """The task as canonical JSON, one line: what the task set's hash is made of."""
+        """The task as one line of canonical JSON, which the hash of the task set covers."""
         record = [self.id, self.goal, self.max_steps, self.kind, self.data]
         return json.dumps(record, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
@@ -52,7 +52,7 @@ class TaskSet(Sequence[Task]):
         split: the split's name, one of `SPLITS`.
         dataset: the dataset's name as results quote it.
         ids: the tasks' ids, in order.
-        fingerprint: hash of what all tasks share (catalogue, grammar); enters `sha256`.
+        fingerprint: hash of what all tasks share (catalogue, grammar); part of `sha256`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TaskSet(Sequence[Task]):
         dataset: str,
         fingerprint: str = "",
     ) -> None:
-        """Make a task set of `ids`; `make(id)` builds a task when it is asked for."""
+        """Make a task set of `ids`; `make(id)` builds a task when it is needed."""
         self.ids = tuple(ids)
         self.split = split
         self.dataset = dataset
@@ -100,13 +100,13 @@ class TaskSet(Sequence[Task]):
         return (item.id if isinstance(item, Task) else item) in self._positions
 
     def find(self, task: str | int | Task) -> Task:
-        """The task that `reset(options={"task": task})` means.
+        """The task that `reset(options={"task": task})` refers to.
 
         Args:
             task: an id, a position in the set (NumPy integers too), or a task of this set.
 
         Raises:
-            UnknownNameError: nothing in this set answers to it.
+            UnknownNameError: this set has no such task.
         """
         if isinstance(task, Task):
             task = task.id
@@ -125,7 +125,7 @@ class TaskSet(Sequence[Task]):
 
     @functools.cached_property
     def sha256(self) -> str:
-        """SHA-256 of the set: dataset fingerprint and every task, in order."""
+        """SHA-256 of the fingerprint and of every task, in order."""
         digest = hashlib.sha256(self.fingerprint.encode() + b"\n")
         for task in self:
             digest.update(task.canonical())
@@ -137,10 +137,10 @@ class TaskSet(Sequence[Task]):
 
 
 class TaskSets(Mapping[str, TaskSet]):
-    """The splits of a dataset by name; each task set is made when it is first read."""
+    """The splits of a dataset by name; each task set is made when it is first accessed."""
 
     def __init__(self, splits: Iterable[str], make: Callable[[str], TaskSet]) -> None:
-        """List the splits; `make(split)` builds a task set and is called once for each."""
+        """List the splits; `make(split)` builds a task set and is called at most once for each."""
         self._splits = tuple(splits)
         self._make = functools.cache(make)
 
@@ -151,7 +151,7 @@ class TaskSets(Mapping[str, TaskSet]):
         return self._make(split)
 
     def __contains__(self, split: object) -> bool:
-        """Whether there is such a split; makes no task set."""
+        """Whether there is such a split; does not make its task set."""
         return split in self._splits
 
     def __iter__(self) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """`check_text_env`: the contract of `eto_envs.core` as a test for any environment.
 
-Third parties run it on their own environments; ours pass it for every id. It checks what can be
-seen from outside (API, info, scores, determinism, snapshots), not whether the texts are right.
+Third parties can run it on their own environments; all registered ids pass it. It checks what is
+visible from outside (API, info, scores, determinism, snapshots), not whether the texts are correct.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ INFO_TYPES: dict[str, type] = {
     "task_reward": float,
     "reward_terms": dict,
 }
-"""The keys of every info and their types."""
+"""The keys of every info, with their types."""
 
 
 class ConformanceError(AssertionError):
-    """An environment breaks the contract; the message says which rule."""
+    """An environment violates the contract; the message states the rule."""
 
 
 def check_text_env(
@@ -51,15 +51,15 @@ def check_text_env(
     """Check an environment against the contract.
 
     Args:
-        make: makes a fresh environment; called a few times.
-        n_episodes: how many episodes to play.
-        seed: seeds task choice and actions.
-        choose: picks an action from observation, info and a generator. The default takes a random
-            one of ``info["admissible_actions"]`` if it is revealed and random text otherwise, so
-            reveal it, or pass your own, to test more than the first page.
+        make: makes a new environment; called a few times.
+        n_episodes: the number of episodes to play.
+        seed: seeds the choice of tasks and actions.
+        choose: picks an action given the observation, info and a generator. By default a random
+            one of ``info["admissible_actions"]`` if these are revealed, else random text: reveal
+            them, or pass a function of your own, to get beyond the first observation.
 
     Raises:
-        ConformanceError: a rule is broken.
+        ConformanceError: a rule is violated.
     """
     choose = choose or _choose
     env = make()
@@ -120,11 +120,13 @@ def _check_info(info: Info, first: Info | None) -> None:
 def _check_episode(env: gym.Env[str, str], seed: int, choose: Any) -> None:
     rng = np.random.default_rng(seed)
     observation, first = env.reset(seed=seed)
-    _require(env.observation_space.contains(observation), "reset's observation is not in the space")
+    fits = env.observation_space.contains(observation)
+    _require(fits, "the observation of reset must be in the space")
     _check_info(first, None)
     fits = first["world"] == env.get_wrapper_attr("world")
     _require(fits, "info['world'] must be the environment's world")
-    _require(first["n_steps"] == 0 and first["score"] == 0.0, "an episode starts at 0")
+    fits = first["n_steps"] == 0 and first["score"] == 0.0
+    _require(fits, "an episode must start with n_steps 0 and score 0")
     _check_bad_action(env)
     info, total, steps = first, 0.0, 0
     while True:
@@ -133,16 +135,17 @@ def _check_episode(env: gym.Env[str, str], seed: int, choose: Any) -> None:
         action = choose(observation, info, rng)
         observation, reward, terminated, truncated, info = env.step(action)
         steps += 1
-        _require(env.observation_space.contains(observation), "an observation is not in the space")
+        _require(env.observation_space.contains(observation), "observations must be in the space")
         _require(isinstance(reward, float), f"a reward must be a float, is {reward!r}")
         _check_info(info, first)
-        _require(info["n_steps"] == steps, "n_steps must count the steps")
+        _require(info["n_steps"] == steps, "n_steps must be the number of steps")
         terms = sum(info["reward_terms"].values())
         fits = math.isclose(reward, info["task_reward"] + terms, abs_tol=1e-9)
         _require(fits, "the reward must be task_reward plus reward_terms")
         total += info["task_reward"]
-        _require(type(terminated) is bool and type(truncated) is bool, "ends must be bool")
-        _require(not (terminated and truncated), "terminated and truncated exclude each other")
+        fits = type(terminated) is bool and type(truncated) is bool
+        _require(fits, "terminated and truncated must be bool")
+        _require(not (terminated and truncated), "terminated and truncated must not both be true")
         if terminated or truncated:
             break
     fits = math.isclose(total, info["score"], abs_tol=1e-9)
@@ -168,7 +171,7 @@ def _check_after_end(env: gym.Env[str, str]) -> None:
 
 
 def _check_snapshot(env: gym.Env[str, str], choose: Any, observation: str, info: Info) -> None:
-    """Continue twice from one point: once directly, once after restoring a pickled snapshot."""
+    """Continue twice from the same point: directly, and after restoring a pickled snapshot."""
     inner: Any = env.unwrapped
     state = inner.snapshot()
     actions: list[str] = []
@@ -179,7 +182,7 @@ def _check_snapshot(env: gym.Env[str, str], choose: Any, observation: str, info:
         observation, _, terminated, truncated, info = inner.step(actions[-1])
         texts.append((observation, terminated, truncated, info))
         ended = terminated or truncated
-    inner.restore(pickle.loads(pickle.dumps(state)))  # noqa: S301 (made on the line above it)
+    inner.restore(pickle.loads(pickle.dumps(state)))  # noqa: S301 (pickled on the same line)
     for action, expected in zip(actions, texts, strict=True):
         observation, _, terminated, truncated, info = inner.step(action)
         same = (observation, terminated, truncated, info) == expected
@@ -220,7 +223,7 @@ def _check_task_choice(env: gym.Env[str, str]) -> None:
 
 
 def _check_split_choice(env: gym.Env[str, str], seed: int) -> None:
-    """Every split can be named at reset, for one episode; what is unknown is refused."""
+    """Check that reset takes any split, for one episode, and rejects unknown names."""
     inner: Any = env.unwrapped
     own = inner.tasks.split
     for split, tasks in inner.task_sets.items():
@@ -229,12 +232,13 @@ def _check_split_choice(env: gym.Env[str, str], seed: int) -> None:
         _, drawn = env.reset(seed=seed, options={"split": split})
         _require(drawn["task_id"] in tasks, "options={'split': …} must draw from that split")
         _, picked = env.reset(options={"split": split, "task": 0})
-        _require(picked["task_id"] == tasks.ids[0], "'task' must be looked up in the 'split' named")
+        fits = picked["task_id"] == tasks.ids[0]
+        _require(fits, "options={'split': …, 'task': …} must pick the task from that split")
         for info in (drawn, picked):
             fits = (info["split"], info["tasks_sha256"]) == (split, tasks.sha256)
-            _require(fits, "info must have the split named at reset, and its hash")
+            _require(fits, "info must have the split chosen at reset, and its hash")
     _, info = env.reset()
-    _require(info["split"] == own, "a split named at reset must be for one episode")
+    _require(info["split"] == own, "a split chosen at reset must apply to one episode only")
     env.reset(seed=seed)
     expected = inner.step("look"), env.reset()[1]["task_id"]
     env.reset(seed=seed)
@@ -245,4 +249,4 @@ def _check_split_choice(env: gym.Env[str, str], seed: int) -> None:
             continue
         raise ConformanceError(f"reset(options={options}) must raise UnknownNameError")
     same = (inner.step("look"), env.reset()[1]["task_id"]) == expected
-    _require(same, "a refused reset must leave the episode and the generator alone")
+    _require(same, "a rejected reset must not change the episode or the generator")

@@ -1,9 +1,9 @@
-"""`TextVectorEnv`: many episodes of one world in one process, in lockstep.
+"""`TextVectorEnv`: many episodes of one world in one process.
 
-Text worlds of this library are cheap and share their data, so one process steps hundreds of them
-faster than worker processes could send the text. Gymnasium's `SyncVectorEnv` and
-`AsyncVectorEnv(shared_memory=False)` work as well; this class adds groups, a task for each
-sub-environment and skipping finished episodes.
+The text worlds of this library are cheap and share their data, so one process steps hundreds of
+them faster than worker processes could send the text. Gymnasium's `SyncVectorEnv` and
+`AsyncVectorEnv(shared_memory=False)` work as well; this class adds groups, a choice of task for
+each sub-environment and the skipping of finished episodes.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
     """`num_envs` text environments stepped one after another.
 
     Every action is announced (`TextEnv.send`) before the first is carried out, so that worlds with
-    a simulator of their own work on them in parallel.
+    a simulator process work on them in parallel.
 
-    Observations are tuples of `num_envs` `str`, rewards float64 and ends bool arrays of shape
-    ``(num_envs,)``, infos Gymnasium's dict of arrays with ``_key`` masks.
+    Observations are tuples of `num_envs` strings; rewards are float64 and `terminated` and
+    `truncated` bool arrays of shape ``(num_envs,)``; infos are Gymnasium's dict of arrays with
+    ``_key`` masks.
 
-    Autoreset modes are Gymnasium's. Under ``DISABLED`` finished sub-environments wait for
-    ``reset(options={"reset_mask": mask})``; until then give them the action `None`: they are
-    left alone, keep their last observation and end flags, and get reward 0.
+    The autoreset modes are Gymnasium's. In mode ``DISABLED``, finished sub-environments wait for
+    ``reset(options={"reset_mask": mask})``. Pass them the action `None` until then: they are not
+    stepped, keep their last observation and end flags, and get reward 0.
 
-    With ``group_size=G`` every G neighbours play the same task (for group baselines and
-    Best-of-N); the group's k-th episodes share the k-th task.
+    With ``group_size=G``, each group of G neighbours plays the same tasks (for group baselines and
+    Best-of-N): the k-th episodes of a group share the k-th task.
     """
 
     def __init__(
@@ -60,20 +61,20 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         """Make the sub-environments.
 
         Args:
-            make_env: makes one; called `num_envs` times with `kwargs`.
-            num_envs: how many, at least 1.
-            autoreset_mode: `AutoresetMode` or its value ``"NextStep"``, ``"SameStep"``,
+            make_env: makes a sub-environment; called `num_envs` times with `kwargs`.
+            num_envs: the number of sub-environments, at least 1.
+            autoreset_mode: an `AutoresetMode` or its value: ``"NextStep"``, ``"SameStep"`` or
                 ``"Disabled"``.
-            group_size: neighbours that share their tasks; must divide `num_envs`.
-            max_episode_steps: Gymnasium's step limit, as `gym.make_vec` passes it: truncates
-                earlier than the tasks' own limits, never later (`max_steps` does both). None or -1
-                for no such limit.
-            **kwargs: for `make_env`.
+            group_size: the number of neighbours that share their tasks; must divide `num_envs`.
+            max_episode_steps: Gymnasium's step limit, as passed by `gym.make_vec`. It can truncate
+                an episode earlier than the task's own limit but not later (`max_steps` can do
+                both). None or -1 for no such limit.
+            **kwargs: keyword arguments of `make_env`.
 
         Raises:
-            ValueError: a number does not fit.
+            ValueError: `num_envs`, `group_size` or `max_episode_steps` is out of range.
         """
-        self.envs: list[TextEnv] = []  # first: a `__del__` closes them, whatever is raised below
+        self.envs: list[TextEnv] = []  # set first: `__del__` closes them, whatever is raised below
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if group_size < 1 or num_envs % group_size:
@@ -109,15 +110,15 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         """Begin episodes.
 
         Args:
-            seed: one for each sub-environment, or `s` for `s, s+1, …`.
-            options: ``"reset_mask"``, bool array of shape ``(num_envs,)``: only these;
-                ``"tasks"``: an id or position for each sub-environment that is reset, or for
-                each group; ``"task"``: the same for all; ``"split"``: takes the tasks from another
-                split (episodes that autoreset begins later are of the environments' own again).
+            seed: a seed for each sub-environment, or `s` for `s, s+1, …`.
+            options: ``"reset_mask"``, a bool array of shape ``(num_envs,)``, selects the
+                sub-environments to reset; ``"tasks"`` has an id or position for each of them, or
+                for each group; ``"task"`` is the same for all of them; ``"split"`` takes their
+                tasks from another split (later autoresets use the environments' own split again).
 
         Raises:
-            UnknownNameError: an unknown option, split or task; nothing was reset then.
-            ValueError: a length or shape does not fit; nothing was reset then.
+            UnknownNameError: an unknown option, split or task. Nothing has been reset.
+            ValueError: a length or shape does not match. Nothing has been reset.
         """
         options = dict(options or {})
         for name in options:
@@ -139,14 +140,13 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         return tuple(self._observations), infos
 
     def step(self, actions: Sequence[str | None]) -> StepResult:
-        """Do one action in each sub-environment.
+        """Carry out one action in each sub-environment.
 
         Args:
-            actions: `num_envs` of them; `None` only under ``DISABLED`` and leaves that
-                sub-environment alone.
+            actions: `num_envs` actions. `None` skips a sub-environment, in mode ``DISABLED`` only.
 
         Raises:
-            EpisodeEndedError: under ``DISABLED``, an action for a finished episode.
+            EpisodeEndedError: in mode ``DISABLED``, an action for a finished episode.
         """
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
@@ -155,7 +155,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
                 env.send(action)
         rewards = np.zeros(self.num_envs, np.float64)
         infos: dict[str, Any] = {}
-        begun_anew: list[int] = []
+        autoreset: list[int] = []
         for i, action in enumerate(actions):
             if action is None and self.autoreset_mode is AutoresetMode.DISABLED:
                 continue
@@ -168,15 +168,15 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
             if (done or cut) and self.autoreset_mode is AutoresetMode.SAME_STEP:
                 infos = self._add_info(infos, {"final_obs": text, "final_info": info}, i)
                 info = self._begin(i, self._next_task(i))
-                begun_anew.append(i)
+                autoreset.append(i)
             self._terminated[i], self._truncated[i] = done, cut
             infos = self._add_info(infos, info, i)
         terminated, truncated = self._terminated.copy(), self._truncated.copy()
-        self._terminated[begun_anew] = self._truncated[begun_anew] = False
+        self._terminated[autoreset] = self._truncated[autoreset] = False
         return tuple(self._observations), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """What each sub-environment renders."""
+        """The rendering of each sub-environment."""
         return tuple(env.render() for env in self.envs)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -196,12 +196,12 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         return info
 
     def _forget_groups(self) -> None:
-        # Tasks drawn by (group, split); episodes begun by (sub-environment, split).
+        # Tasks drawn so far, by (group, split), and episodes begun, by (sub-environment, split).
         self._drawn: defaultdict[tuple[int, str | None], list[Task]] = defaultdict(list)
         self._n_begun: Counter[tuple[int, str | None]] = Counter()
 
     def _next_task(self, i: int, split: str | None = None) -> Task:
-        """The next task of sub-environment `i`: drawn once for its whole group."""
+        """The next task of sub-environment `i`, drawn once for its whole group."""
         group = i // self.group_size
         drawn = self._drawn[group, split]
         if self._n_begun[i, split] == len(drawn):
@@ -216,8 +216,8 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
             raise ValueError(
-                f"reset_mask must be a bool array of shape ({self.num_envs},) with a True in it, "
-                f"got {mask!r}"
+                f"reset_mask must be a bool array of shape ({self.num_envs},) with at least one "
+                f"True, got {mask!r}"
             )
         return [int(i) for i in np.flatnonzero(mask)]
 
@@ -232,7 +232,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         return list(seed)
 
     def _given_tasks(self, options: dict[str, Any], chosen: list[int]) -> list[Task] | None:
-        """The task that `options` name for each sub-environment to reset; None to draw them."""
+        """The task that `options` select for each sub-environment to reset; None to draw them."""
         sets = [self.envs[i].find_tasks(options.get("split")) for i in chosen]
         if options.get("task") is not None:
             tasks = [options["task"]] * len(chosen)

@@ -1,4 +1,4 @@
-"""Wrappers for any text environment of this contract."""
+"""Wrappers for any text environment that follows the contract of `eto_envs.core`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from eto_envs.shaping import Info, Shaper, Shaping, Transition
 
 
 class ShapeReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs):
-    """Adds shapers' terms to the reward and to `info["reward_terms"]`.
+    """Adds the terms of shapers to the reward and to `info["reward_terms"]`.
 
-    `info["task_reward"]` and `info["score"]` stay the world's own. For built-in shapers
+    `info["task_reward"]` and `info["score"]` are left unchanged. For built-in shapers,
     `gym.make(..., shaping=("step_cost=0.01",))` does the same without a wrapper.
     """
 
@@ -22,12 +22,12 @@ class ShapeReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs):
         """Wrap `env`.
 
         Args:
-            env: an environment of the contract.
+            env: an environment that follows the contract.
             shapers: objects with `reset(info)` and `__call__(transition) -> float`, or names
                 such as ``"step_cost=0.01"``.
 
         Raises:
-            ValueError: a term's name is taken by another shaper of the environment.
+            ValueError: a term has the same name as one of the environment's own.
         """
         RecordConstructorArgs.__init__(self, shapers=shapers, _disable_deepcopy=True)
         gym.Wrapper.__init__(self, env)
@@ -38,13 +38,13 @@ class ShapeReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, Info]:
-        """Begin an episode; every term is 0."""
+        """Begin an episode; all terms are 0."""
         self._observation, info = self.env.reset(seed=seed, options=options)
         self._info = self._with_terms(info, self._shaping.reset(info))
         return self._observation, dict(self._info)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
-        """Do one action; the reward is the wrapped one plus the terms."""
+        """Carry out one action; the reward is the wrapped environment's plus the terms."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         transition = Transition(
             self._observation,
@@ -62,12 +62,12 @@ class ShapeReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs):
         return observation, total, terminated, truncated, dict(self._info)
 
     def snapshot(self) -> tuple[Any, dict[str, dict[str, Any]]]:
-        """The wrapped episode's snapshot and the shapers' own state."""
+        """The snapshot of the wrapped environment and the state of the shapers."""
         inner = self.env.get_wrapper_attr("snapshot")()
         return inner, self._shaping.snapshot()
 
     def restore(self, state: tuple[Any, dict[str, dict[str, Any]]]) -> tuple[str, Info]:
-        """Bring back what `snapshot` returned."""
+        """Restore what `snapshot` returned."""
         inner, shaping = state
         self._observation, info = self.env.get_wrapper_attr("restore")(inner)
         self._shaping.restore(shaping)
@@ -78,5 +78,5 @@ class ShapeReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs):
     def _with_terms(info: Info, terms: Mapping[str, float]) -> Info:
         taken = info["reward_terms"].keys() & terms.keys()
         if taken:
-            raise ValueError(f"the environment has its own reward term {sorted(taken)[0]!r}")
+            raise ValueError(f"the environment already has a reward term {sorted(taken)[0]!r}")
         return info | {"reward_terms": info["reward_terms"] | terms}

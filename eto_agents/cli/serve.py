@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
     from eto_envs.tasks import TaskSet
     from eto_envs.webshop.engine.engine import WebShopEngine
-    from eto_envs.webshop.site.sessions import Trip, Trips
-    from eto_envs.webshop.site.views import Look
+    from eto_envs.webshop.site.sessions import Visit, Visits
+    from eto_envs.webshop.site.views import SiteOptions
 
 ENV_ID, WORLD = "ETO-WebShop-v0", "webshop"
 
@@ -55,8 +55,8 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     from eto_envs.webshop.data.shop import open_shop
     from eto_envs.webshop.engine.engine import WebShopEngine
     from eto_envs.webshop.env import task_set
-    from eto_envs.webshop.site.sessions import Trips
-    from eto_envs.webshop.site.views import Look
+    from eto_envs.webshop.site.sessions import Visits
+    from eto_envs.webshop.site.views import SiteOptions
 
     shop = open_shop(find_bundle(dataset), goals=goals)
     engine = WebShopEngine(shop, show_attrs=show_attrs)
@@ -73,18 +73,18 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
         may_grow=False,
     )
     with run, TrajectoryStore(run.episodes) as store:
-        trips = Trips(
+        visits = Visits(
             engine,
             tasks,
             max_steps=max_steps,
             finished=[(kept.task_id, kept.seed) for kept in store.read()],
-            on_end=lambda trip: store.append(trajectory_of(trip, engine, tasks)),
+            on_end=lambda visit: store.append(trajectory_of(visit, engine, tasks)),
             journal=folder / "sessions.jsonl",
         )
         try:
-            _listen_and_serve(trips, Look(play=True, pictures=pictures), host, port, folder)
+            _listen_and_serve(visits, SiteOptions(play=True, pictures=pictures), host, port, folder)
         finally:
-            trips.close()
+            visits.close()
 
 
 def _check(port: int, max_steps: int | None) -> None:
@@ -96,7 +96,9 @@ def _check(port: int, max_steps: int | None) -> None:
         raise UnknownNameError("step limit", max_steps, (), "Give a positive number.")
 
 
-def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Path) -> None:
+def _listen_and_serve(
+    visits: Visits, options: SiteOptions, host: str, port: int, folder: Path
+) -> None:
     from eto_envs.webshop.site.app import LOCAL_HOSTS, make_app
     from eto_envs.webshop.site.server import listen, serve
 
@@ -107,7 +109,7 @@ def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Pa
             UserWarning,
             stacklevel=2,
         )
-    app = make_app(trips, look, hosts=LOCAL_HOSTS if is_local else ("*",))
+    app = make_app(visits, options, hosts=LOCAL_HOSTS if is_local else ("*",))
     listener = listen(host, port)
     try:
         name = f"[{host}]" if ":" in host else host
@@ -121,14 +123,14 @@ def _listen_and_serve(trips: Trips, look: Look, host: str, port: int, folder: Pa
         listener.close()
 
 
-def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajectory:
-    """A finished trip as a record; its seed is its number among the trips of its task."""
+def trajectory_of(visit: Visit, engine: WebShopEngine, tasks: TaskSet) -> Trajectory:
+    """A finished visit as a record; its seed is its number among the visits of its task."""
     from eto_agents.trajectory import Step, Trajectory, conversation
 
-    initial_observation = engine.text(engine.start(int(trip.task.id)))
-    score, before_s = 0.0, trip.started_s
+    initial_observation = engine.text(engine.start(int(visit.task.id)))
+    score, before_s = 0.0, visit.started_s
     steps = []
-    for taken in trip.steps:
+    for taken in visit.steps:
         score += taken.reward
         step = Step(
             action=taken.action,
@@ -148,18 +150,18 @@ def trajectory_of(trip: Trip, engine: WebShopEngine, tasks: TaskSet) -> Trajecto
         dataset=tasks.dataset,
         split=tasks.split,
         tasks_sha256=tasks.sha256,
-        task_id=trip.task.id,
-        kind=trip.task.kind,
-        goal=trip.task.goal,
-        seed=trip.number,
+        task_id=visit.task.id,
+        kind=visit.task.kind,
+        goal=visit.task.goal,
+        seed=visit.number,
         policy="human",
         initial_observation=initial_observation,
         messages=conversation(initial_observation, steps),
         steps=steps,
-        status="completed" if trip.end == "bought" else "truncated",
+        status="completed" if visit.end == "bought" else "truncated",
         score=score,
         success=score >= 1.0,
-        wall_s=before_s - trip.started_s,
+        wall_s=before_s - visit.started_s,
     )
 
 

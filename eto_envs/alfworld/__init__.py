@@ -1,1 +1,1 @@
-"""ALFWorld (text) in process: the original's games and words, without TextWorld."""
+"""ALFWorld (text) in process: the games and texts of the original, without TextWorld."""

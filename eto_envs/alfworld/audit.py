@@ -1,8 +1,8 @@
-"""Holds the native engine against the original: the same games, commands and answers?
+"""Compares the native engine with the original: games, admissible commands and responses.
 
-Games drawn from a folder of official files are played on both engines in lockstep, and recorded
-transcripts of the original are played again. Texts are compared as the games say them, before
-anything that ETO does to them. No difference is expected.
+Games from a folder of official files are played on both engines side by side, and recorded
+transcripts of the original are replayed. The texts are compared as the games give them, before
+ETO's changes. No difference is expected.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from eto_envs.alfworld.engine.rules import step
 from eto_envs.alfworld.engine.wording import introduction
 from eto_envs.alfworld.experts.planner import shortest_plan
 from eto_envs.alfworld.stock import StockEngine, open_stock
-from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
+from eto_envs.comparison import Comparison, Difference, not_a_recording, read_recordings
 
 N_WALK_STEPS = 20
 N_STEPS_AFTER_WINNING = 3
 
 
 class View(NamedTuple):
-    """What an engine shows after a command, or at the start."""
+    """The output of an engine after a command, or at the start."""
 
     observation: str
     admissible_commands: list[str]
@@ -43,21 +43,21 @@ def audit(
 ) -> Comparison:
     """Compare the native engine with the original.
 
-    An episode is a random walk of 20 commands, one in three odd or wrong, then a shortest way to
-    win, and three commands more. It takes about two seconds on TextWorld.
+    An episode is a random walk of 20 commands, a third of which are corrupted, followed by a
+    shortest solution and three more commands. It takes about two seconds with TextWorld.
 
     Args:
         dataset: a folder of official files; for transcripts alone, any dataset of their release.
-        n_games: how many games to play on both engines; 0 needs no TextWorld.
-        seed: draws the games and the walks.
-        transcripts: a file of recorded episodes to play again, JSON lines, may be gzipped:
-            ``{"game": path of the game file, "init": view, "steps": [view and "action", …]}``, a
-            view being ``{"observation", "admissible_commands", "won"}``.
-        progress: called with the number of games done and `n_games`.
+        n_games: the number of games to play on both engines; 0 does not require TextWorld.
+        seed: seeds the choice of games and the walks.
+        transcripts: a JSON-lines file of recorded episodes to replay, optionally gzipped:
+            ``{"game": path of the game file, "init": view, "steps": [view and "action", …]}``,
+            where a view is ``{"observation", "admissible_commands", "won"}``.
+        progress: called with the number of games played and their total number.
 
     Raises:
-        DataNotFoundError: no such dataset, a dataset that TextWorld cannot play, or no such file.
-        CorruptDataError: a line of `transcripts` is no recorded episode.
+        DataNotFoundError: there is no such dataset or file, or TextWorld cannot play the dataset.
+        CorruptDataError: a line of `transcripts` is not a recorded episode.
         MissingExtraError: TextWorld is not installed.
     """
     stock = open_stock(dataset) if n_games else None
@@ -91,7 +91,7 @@ class _Player(Protocol):
 def _compare(
     report: Comparison, task_id: str, commands: Iterable[str], native: _Player, original: _Player
 ) -> None:
-    """Play one episode on both and note what differs."""
+    """Play one episode on both and record the differences."""
 
     def look(n_steps: int, command: str, ours: View, theirs: View) -> None:
         for what, mine, other in zip(View._fields, ours, theirs, strict=True):
@@ -106,7 +106,7 @@ def _compare(
 
 
 class _Native:
-    """A game on the native engine, and the state it is in."""
+    """A game on the native engine, with its current state."""
 
     def __init__(self, dataset: Dataset, task_id: str) -> None:
         self.game = Game(dataset.pack.problem(task_id), dataset.grammar)
@@ -139,10 +139,10 @@ class _Original:
 
 
 class _Recording:
-    """A game as the original was recorded playing it."""
+    """A recorded episode of the original."""
 
     def __init__(self, record: Any) -> None:
-        """Check a record; KeyError, TypeError or ValueError if it is none of an episode."""
+        """Parse a record; KeyError, TypeError or ValueError if it is not an episode."""
         *_, task, trial, _file = record["game"].split("/")
         self.task_id = f"{task}/{trial}"
         self.commands = [str(turn["action"]) for turn in record["steps"]]
@@ -162,25 +162,25 @@ class _Recording:
 
 
 def _commands(native: _Native, rng: random.Random) -> Iterator[str]:
-    """The commands of an episode, each chosen in the state that the last one led to."""
+    """The commands of an episode, each chosen in the state after the previous one."""
     for _ in range(N_WALK_STEPS):
-        yield _any_command(native, rng)
+        yield _random_command(native, rng)
     yield from shortest_plan(native.game, native.state) or ()
     for _ in range(N_STEPS_AFTER_WINNING):
-        yield _any_command(native, rng)
+        yield _random_command(native, rng)
 
 
-def _any_command(native: _Native, rng: random.Random) -> str:
-    """An admissible command, each verb as likely as another; one in three is spoilt."""
+def _random_command(native: _Native, rng: random.Random) -> str:
+    """A random admissible command, all verbs being equally likely; one in three is corrupted."""
     by_verb: dict[str, list[str]] = {}
     for command in admissible_commands(native.game, native.state):
         by_verb.setdefault(command.partition(" ")[0], []).append(command)
     command = rng.choice(by_verb[rng.choice(sorted(by_verb))])
-    return command if rng.random() < 2 / 3 else _spoil(native.game, command, rng)
+    return command if rng.random() < 2 / 3 else _corrupt(native.game, command, rng)
 
 
-def _spoil(game: Game, command: str, rng: random.Random) -> str:
-    """A command that looks like another; some still do something."""
+def _corrupt(game: Game, command: str, rng: random.Random) -> str:
+    """A command that resembles another; some of these are still admissible."""
     names = (*game.problem.receptacles, *game.problem.objects)
     first, second = rng.choice(names), rng.choice(names)
     return rng.choice(
@@ -208,4 +208,4 @@ def _read_transcripts(path: Path) -> Iterator[_Recording]:
         try:
             yield _Recording(record)
         except (ValueError, LookupError, TypeError) as error:
-            raise no_recording(path, number, error) from None
+            raise not_a_recording(path, number, error) from None

@@ -1,7 +1,7 @@
 """`ALFWorldEnv`: ALFWorld behind the contract of `eto_envs.core`.
 
-The rules are in `engine`, the data in `datasets`; here they meet tasks, splits, limits and info,
-and the texts are cut as ETO shows them to its agents (`eval_agent/envs/alfworld_env.py` of
+The rules are in `engine`, the datasets in `data`. This module adds tasks, splits, limits and info,
+and shortens the texts as ETO does for its agents (`eval_agent/envs/alfworld_env.py` of
 Yifan-Song793/ETO at commit a2fc5da).
 """
 
@@ -17,7 +17,7 @@ from eto_envs.alfworld.engine.progress import subgoals
 from eto_envs.alfworld.engine.rules import NOTHING_HAPPENS, step
 from eto_envs.alfworld.engine.wording import introduction
 from eto_envs.alfworld.experts.planner import shortest_plan
-from eto_envs.alfworld.stock import Moment, open_stock
+from eto_envs.alfworld.stock import StockState, open_stock
 from eto_envs.core import Advance, TextEnv
 from eto_envs.errors import SnapshotError, UnknownNameError
 from eto_envs.shaping import Info
@@ -28,59 +28,59 @@ ENGINES: Final = ("native", "textworld")
 
 
 class ALFWorldEnv(TextEnv):
-    """ALFWorld: household tasks in rooms that are told in words.
+    """ALFWorld: household tasks in rooms described by text.
 
     ## Description
     The text games of ALFWorld (Shridhar et al., "ALFWorld: Aligning Text and Embodied Environments
-    for Interactive Learning", 2021), made from scenes and tasks of ALFRED. An agent walks between
-    receptacles, opens them, takes, cleans, heats, cools and puts objects. There are six types of
-    tasks: put an object somewhere; put two; clean, heat or cool it first; look at it under a lamp.
-    Games, texts and rules are the original's, to the byte, without TextWorld: a reset takes less
-    than a tenth of a millisecond.
+    for Interactive Learning", 2021), based on the scenes and tasks of ALFRED. The agent walks
+    between receptacles, opens them, and takes, cleans, heats, cools and puts down objects. There
+    are six types of tasks: put an object somewhere; put two there; clean, heat or cool it first;
+    look at it under a lamp. Games, texts and rules are identical to the original's, but do not
+    require TextWorld: a reset takes less than a tenth of a millisecond.
 
     ## Action Space
     `TextSpace`. ``go to R``, ``open R``, ``close R``, ``take O from R``, ``put O in/on R`` (data
     release 2.1.1) or ``move O to R`` (2.1.2), ``clean O with R``, ``heat O with R``, ``cool O with
     R``, ``use O``, ``slice O with O``, ``examine R`` or ``O``, ``inventory``, ``look``, and in
-    2.1.2 ``help``; names carry numbers, as in ``desk 1``. White space around a command does not
-    matter, everything else does. Anything else changes nothing and costs a step.
+    2.1.2 ``help``; names include numbers, as in ``desk 1``. White space around a command is
+    ignored. Anything else changes nothing but counts as a step.
 
     ## Observation Space
-    `TextSpace`: the answer to the command, ``Nothing happens.`` if it was not admissible. As in
-    ETO, ``You arrive at loc 3.`` is cut from the answer to ``go to``.
+    `TextSpace`: the response to the command, ``Nothing happens.`` if it was not admissible. As in
+    ETO, ``You arrive at loc 3.`` is removed from the response to ``go to``.
 
     ## Starting State
-    The middle of the room. The first observation names the receptacles in it and the task.
+    The middle of the room. The first observation lists the receptacles in it and states the task.
 
     ## Reward
     1 when the task is done, else 0.
 
     ## Episode End
-    Terminates when the task is done, truncates after 40 steps (ETO's limit) or `max_steps`.
+    Terminates when the task is done; truncates after 40 steps (ETO's limit) or after `max_steps`.
 
     ## Info
-    The common keys, and ``"grammar"``: the release whose wording is spoken, ``"2.1.1"`` or
-    ``"2.1.2"``. `reveal` may add ``"admissible_actions"`` (the original's sorted list),
-    ``"expert_action"`` (the next command of a shortest way to the end, empty at the end),
-    ``"expert_plan"`` (all of that way),
-    ``"hidden_state"`` (the facts that commands may change, as sorted texts) and ``"subgoals"``
-    (which of the task's sub-goals hold, by name: found, taken, treated, placed).
+    The common keys, and ``"grammar"``: the release whose wording is used, ``"2.1.1"`` or
+    ``"2.1.2"``. `reveal` can add ``"admissible_actions"`` (the original's sorted list),
+    ``"expert_action"`` (the next command of a shortest solution, empty at the end),
+    ``"expert_plan"`` (the rest of that solution), ``"hidden_state"`` (the facts that commands can
+    change, as sorted strings) and ``"subgoals"`` (which of the task's sub-goals hold, by name:
+    found, taken, treated, placed).
 
     ## Arguments
     - `split`: ``"train"`` (3,553 games), ``"seen"`` (140), ``"unseen"`` (134), ``"valid_train"``
       (200), ``"train_clean"`` (the same as train) or ``"all"``; of the mini dataset train (600),
       seen (100), unseen (100) or all.
     - `dataset`: ``"auto"``, ``"2.1.1"``, ``"2.1.2"``, a folder with the official files, a pack
-      made of one, or ``"mini"``: generated games in the wording of 2.1.1 (``"mini-2.1.2"`` in
-      the other).
-    - `kinds`: only tasks of these types: ``"pick_and_place_simple"``, ``"look_at_obj_in_light"``,
-      ``"pick_clean_then_place_in_recep"``, ``"pick_heat_then_place_in_recep"``,
-      ``"pick_cool_then_place_in_recep"``, ``"pick_two_obj_and_place"``. Such a task set has a
-      hash of its own.
-    - `engine`: ``"native"``, or ``"textworld"``: the original, to compare with. It needs the extra
-      ``alfworld`` and a folder of official files, and takes 40 ms a step. Its snapshots hold the
-      commands, which `restore` gives again; ``"expert_action"``, ``"expert_plan"``,
-      ``"hidden_state"`` and ``"subgoals"`` come from the native engine, which follows along.
+      built from one, or ``"mini"``: generated games in the wording of 2.1.1 (``"mini-2.1.2"`` for
+      the wording of 2.1.2).
+    - `kinds`: restricts the tasks to these types: ``"pick_and_place_simple"``,
+      ``"look_at_obj_in_light"``, ``"pick_clean_then_place_in_recep"``,
+      ``"pick_heat_then_place_in_recep"``, ``"pick_cool_then_place_in_recep"``,
+      ``"pick_two_obj_and_place"``. The restricted task set has its own hash.
+    - `engine`: ``"native"``, or ``"textworld"`` for the original, as a reference. This requires the
+      extra ``alfworld`` and a folder of official files, and takes 40 ms per step. Its snapshots
+      consist of the commands, which `restore` replays; ``"expert_action"``, ``"expert_plan"``,
+      ``"hidden_state"`` and ``"subgoals"`` come from the native engine, which runs alongside.
     - `max_steps`, `reveal`, `shaping`, `render_mode`: as in every environment here.
 
     ## References
@@ -106,11 +106,11 @@ class ALFWorldEnv(TextEnv):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Open the dataset (once per process) and choose the task set; see the class.
+        """Open the dataset (once per process) and select the task set; see the class.
 
         Raises:
-            UnknownNameError: an unknown split, dataset, task type or engine; the message names
-                what there is.
+            UnknownNameError: an unknown split, dataset, task type or engine; the message lists the
+                valid ones.
             DataNotFoundError: the dataset is not on this machine.
             CorruptDataError: its files are damaged.
             MissingExtraError: `engine` is ``"textworld"``, and TextWorld is not installed.
@@ -143,16 +143,16 @@ class ALFWorldEnv(TextEnv):
     ) -> tuple[str, Info]:
         """Begin an episode; see `TextEnv.reset`."""
         observation, info = super().reset(seed=seed, options=options)
-        # Later infos of the episode are made from the first, so they have the key, too.
+        # The later infos of an episode are derived from the first, so they have this key, too.
         self._info["grammar"] = info["grammar"] = self._dataset.grammar
         return observation, info
 
     def _open(self, task: Task) -> Game:
-        """The game of a task; the last one is kept for those who restore often."""
+        """The game of a task; the last one is cached, which makes frequent restoring cheap."""
         if self._game is None or task != self._game_task:
             if task.data.get("sha256") != self._dataset.pack.digest(task.id):
                 raise SnapshotError(
-                    f"task {task.id!r} is another game in {self._dataset.pack.path}"
+                    f"task {task.id!r} is a different game in {self._dataset.pack.path}"
                 )
             self._game = Game(self._dataset.pack.problem(task.id), self._dataset.grammar)
             self._game_task = task
@@ -167,13 +167,13 @@ class ALFWorldEnv(TextEnv):
 
     def _playing(self) -> tuple[Game, State]:
         if self._game is None or self._state is None:
-            raise RuntimeError("no game is being played")
+            raise RuntimeError("no game has been started")
         return self._game, self._state
 
     def _advance(self, action: str) -> Advance:
         self._state, answer, won = step(*self._playing(), action)
         if self._stock is not None:
-            answer, won = self._stock.step(action)
+            answer, won = self._stock.step(action)  # the original's response counts
         is_valid = answer != NOTHING_HAPPENS
         if answer.startswith("You arrive at loc "):
             answer = answer.split(". ", 1)[1]
@@ -195,12 +195,12 @@ class ALFWorldEnv(TextEnv):
     def _world_state(self) -> Any:
         if self._stock is None:
             return self._state
-        return Moment(self._stock.commands, self._playing()[1])
+        return StockState(self._stock.commands, self._playing()[1])
 
     def _set_world_state(self, task: Task, state: Any) -> None:
         if self._stock is not None:
             state = self._stock.restore(task.id, state)
-        elif isinstance(state, Moment):
+        elif isinstance(state, StockState):
             state = state.native
         self._open(task)
         self._state = state

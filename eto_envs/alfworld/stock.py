@@ -1,9 +1,9 @@
-"""The original engine, TextWorld with its PDDL planner, behind the interface of the native one.
+"""The original engine, TextWorld with its PDDL planner, as a reference for the native one.
 
-It is here to be compared with: `engine="textworld"` plays official game files on it, and `audit`
-holds the native engine against it. It needs the extra ``alfworld``, about a second for a reset and
-some 40 ms for a step. The names of things follow `AlfredDemangler` of alfworld 0.4.2
-(`alfworld/agents/environment/alfred_tw_env.py`), which itself is not needed. What ETO does to the
+`engine="textworld"` plays official game files on it, and `audit` compares the native engine with
+it. It requires the extra ``alfworld`` and takes about a second for a reset and 40 ms for a step.
+The names of things follow `AlfredDemangler` of alfworld 0.4.2
+(`alfworld/agents/environment/alfred_tw_env.py`), which itself is not required. How ETO changes the
 texts is in `env`.
 """
 
@@ -31,12 +31,12 @@ _EXTRA = "alfworld"
 _PYTHON = sys.version_info[:2]
 
 
-class Moment(NamedTuple):
-    """A moment of a game played on the original engine.
+class StockState(NamedTuple):
+    """The state of a game played on the original engine.
 
     Attributes:
-        commands: those given so far.
-        native: the native engine's state after the same commands.
+        commands: the commands so far.
+        native: the state of the native engine after the same commands.
     """
 
     commands: tuple[str, ...]
@@ -44,19 +44,19 @@ class Moment(NamedTuple):
 
 
 class StockEngine:
-    """Plays the official games of a folder, one at a time, on TextWorld.
+    """Plays the official games of a folder on TextWorld, one at a time.
 
-    TextWorld's state cannot be copied: `restore` gives it the commands again from the start.
+    TextWorld's state cannot be copied, so `restore` replays the commands from the start.
 
     Attributes:
-        commands: those given since `start`.
+        commands: the commands since `start`.
     """
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         """Start TextWorld.
 
         Args:
-            paths: the game file of each task id.
+            paths: the path of the game file of each task id.
 
         Raises:
             MissingExtraError: TextWorld or its planner is not installed.
@@ -66,9 +66,9 @@ class StockEngine:
         require("fast_downward", extra=_EXTRA)
         pddl = require("textworld.envs.pddl", extra=_EXTRA)
         if _PYTHON >= (3, 13):
-            raise BackendError("TextWorld's PDDL games need Python 3.12 or older")
+            raise BackendError("TextWorld's PDDL games require Python 3.12 or older")
         self._paths = paths
-        # One for all games: each brings its own copy of the planner's library and never lets go.
+        # One for all games: each instance loads its own copy of the planner's library for good.
         self._env: Any = pddl.PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True))
         self._task_id: str | None = None
         self._now: Any = None
@@ -78,7 +78,7 @@ class StockEngine:
         """Begin a game.
 
         Returns:
-            What it says first: welcome, room and task.
+            Its first text: welcome, room and task.
 
         Raises:
             UnknownNameError: the folder has no such game.
@@ -90,44 +90,44 @@ class StockEngine:
         return str(self._now["feedback"])
 
     def step(self, command: str) -> tuple[str, bool]:
-        """Do a command.
+        """Carry out a command.
 
         Returns:
-            The answer, and whether the goal holds now.
+            The response, and whether the goal holds now.
         """
         self._now, _score, _done = self._env.step(command)
         self.commands += (command,)
         return str(self._now["feedback"]), bool(self._now["won"])
 
     def admissible_commands(self) -> list[str]:
-        """The commands that do something now, sorted."""
+        """The admissible commands, sorted."""
         return list(self._now["admissible_commands"])
 
-    def restore(self, task_id: str, moment: object) -> State:
-        """Bring a moment back by giving its commands again, where it is not reached already.
+    def restore(self, task_id: str, state: object) -> State:
+        """Restore a state by replaying its commands, or only those not yet carried out.
 
         Returns:
-            The native engine's state at that moment.
+            The state of the native engine.
 
         Raises:
-            SnapshotError: it was taken on the native engine, which does not keep the commands.
+            SnapshotError: the state is of the native engine, which does not record commands.
         """
-        if not isinstance(moment, Moment):
+        if not isinstance(state, StockState):
             raise SnapshotError(
-                "a snapshot of engine='native' does not hold what TextWorld needs; "
+                "a snapshot of engine='native' does not contain what TextWorld needs; "
                 "take it with engine='textworld'"
             )
-        n_given = len(self.commands)
-        if task_id != self._task_id or moment.commands[:n_given] != self.commands:
+        n_done = len(self.commands)
+        if task_id != self._task_id or state.commands[:n_done] != self.commands:
             self.start(task_id)
-        for command in moment.commands[len(self.commands) :]:
+        for command in state.commands[len(self.commands) :]:
             self.step(command)
-        return moment.native
+        return state.native
 
     def _load(self, task_id: str) -> None:
         if task_id not in self._paths:
             raise UnknownNameError("ALFWorld game", task_id, self._paths)
-        self._task_id = None  # until it is loaded
+        self._task_id = None  # in case loading fails
         _forget_propositions()
         self._env.load(json.loads(self._paths[task_id].read_text(encoding="utf-8")))
         entities = self._env._entity_infos
@@ -140,15 +140,15 @@ def open_stock(dataset: str) -> StockEngine:
     """The original engine for a dataset.
 
     Raises:
-        DataNotFoundError: `dataset` is not a folder of official game files, all that it can play.
+        DataNotFoundError: `dataset` is not a folder of official game files.
         MissingExtraError: TextWorld is not installed.
         BackendError: TextWorld does not work on this Python.
     """
     folder = Path(dataset).expanduser()
     if not folder.is_dir():
         raise DataNotFoundError(
-            "engine='textworld' plays official game files: give dataset= the folder that "
-            f"json_2.1.1 was unpacked to, not {dataset!r}"
+            "engine='textworld' plays official game files: pass dataset= the folder into which "
+            f"json_2.1.1 was unpacked, not {dataset!r}"
         )
     return StockEngine(_paths_in(folder.resolve()))
 
@@ -159,10 +159,10 @@ def _paths_in(folder: Path) -> Mapping[str, Path]:
 
 
 def names_of(entities: Iterable[str]) -> dict[str, str]:
-    """What things are called: their type and a number, the first id of a type the highest."""
+    """The names of entities: type and number; the first id of a type has the highest number."""
     ids = sorted(entities)
     types = {i: i.partition("_bar_")[0] + ("basin" if "basin" in i else "") for i in ids}
-    left = Counter(types.values())
+    left = Counter(types.values())  # numbers still to be assigned, by type
     names = {}
     for entity, kind in types.items():
         is_numbered = "_bar_" in entity
@@ -172,7 +172,7 @@ def names_of(entities: Iterable[str]) -> dict[str, str]:
 
 
 def _forget_propositions() -> None:
-    # TextWorld keeps every proposition it ever made (microsoft/TextWorld#367), a third of a
-    # megabyte or more a game. It compares them by value, so those in use are not missed.
+    # TextWorld never frees its propositions (microsoft/TextWorld#367), which take at least a third
+    # of a megabyte per game. It compares them by value, so clearing the cache is safe.
     memory = require("mementos.core", extra=_EXTRA)
     memory._memento_cache.clear()

@@ -1,9 +1,9 @@
-"""Holds ScienceWorld against episodes that the stock package was recorded playing.
+"""Compares ScienceWorld with recorded episodes of the original package.
 
-Stock 1.2.3 walks sets of objects in an order that differs from process to process; a recording has
-one of the two orders that can be repeated: objects' ids, which is how this library runs the
-simulator, or the JVM's ``-XX:hashCode=2``. An episode that is not the same in the first order is
-played in the second, and the report says how many those were.
+The original 1.2.3 iterates over sets of objects in an order that differs between processes. A
+recording has one of the two orders that can be reproduced: the order of object ids, which this
+library uses, or that of the JVM's ``-XX:hashCode=2``. An episode that differs in the first order is
+replayed in the second, and the report says how many episodes that concerns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
+from eto_envs.comparison import Comparison, Difference, not_a_recording, read_recordings
 from eto_envs.scienceworld.installed import find_java
 from eto_envs.scienceworld.world import Outcome, Setup, World
 
@@ -26,18 +26,18 @@ def compare(
     java: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Play recorded episodes again.
+    """Replay recorded episodes.
 
     Args:
-        transcripts: JSON lines, may be gzipped: ``{"task", "variation", "simplification",
-            "reset": {"observation", …}, "steps": [{"action", "observation", "raw_score",
-            "completed", "moves"}, …]}``.
-        java: the Java to run.
-        progress: called with the number of episodes done and of all.
+        transcripts: a JSON-lines file, optionally gzipped: ``{"task", "variation",
+            "simplification", "reset": {"observation", …}, "steps": [{"action", "observation",
+            "raw_score", "completed", "moves"}, …]}``.
+        java: the Java executable.
+        progress: called with the number of episodes replayed and their total number.
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: a line of it is no recorded episode.
+        CorruptDataError: a line of it is not a recorded episode.
         MissingExtraError: there is no Java, or the simulator is not installed.
         BackendError: the simulator failed.
     """
@@ -45,17 +45,17 @@ def compare(
     worlds = World(java), World(java, same_hash=True)
     report = Comparison("ScienceWorld", transcripts.name)
     recordings = list(read_recordings(transcripts))
-    n_other = 0
+    n_in_other_order = 0
     try:
         for n_done, (number, episode) in enumerate(recordings, start=1):
             try:
                 found = list(_differences(worlds[0], episode))
                 if found and not list(_differences(worlds[1], episode)):
                     found = []
-                    n_other += 1
+                    n_in_other_order += 1
                 n_steps = len(episode["steps"])
             except (ValueError, LookupError, TypeError) as error:
-                raise no_recording(transcripts, number, error) from None
+                raise not_a_recording(transcripts, number, error) from None
             for difference in found:
                 report.add(difference)
             report.n_episodes += 1
@@ -65,8 +65,8 @@ def compare(
     finally:
         for world in worlds:
             world.close()
-    if n_other:
-        report.note = f"{n_other} episodes in the order of sets of -XX:hashCode=2"
+    if n_in_other_order:
+        report.remark = f"{n_in_other_order} episodes with the set order of -XX:hashCode=2"
     return report
 
 

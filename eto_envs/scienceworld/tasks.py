@@ -1,9 +1,9 @@
-"""ScienceWorld's task types, their variations, and the task sets made of them.
+"""ScienceWorld's task types, their variations, and the task sets.
 
-Two datasets play on the same simulator: ``"eto"`` has the splits of ETO (index files of
-Yifan-Song793/ETO at commit a2fc5da, which are downloaded), ``"1.2.3"`` the simulator's own train,
-dev and test variations of all thirty task types (`PythonInterface.getSets`). Not here: what a task
-says (`world.describe`) and how it is played (`env`).
+Two datasets use the same simulator: ``"eto"`` has the splits of ETO (index files of
+Yifan-Song793/ETO at commit a2fc5da, which must be downloaded), ``"1.2.3"`` the simulator's own
+train, dev and test variations of all thirty task types (`PythonInterface.getSets`). Not here: the
+descriptions of tasks (`world.describe`) and the protocol (`env`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class TaskType(NamedTuple):
     """A task type.
 
     Attributes:
-        n_variations: how many there are.
+        n_variations: the number of variations.
         max_steps: ETO's step limit (`eval_agent/data/sciworld/max_steps.json`); for types that ETO
-            leaves out, the limit the simulator's Python class has by default.
-        is_in_eto: ETO plays it.
+            leaves out, the default limit of the simulator's Python class.
+        is_in_eto: whether ETO uses this type.
     """
 
     n_variations: int
@@ -72,7 +72,7 @@ TASK_TYPES: Mapping[str, TaskType] = {
     "test-conductivity-of-unknown-substances": TaskType(600, 30),
     "use-thermometer": TaskType(540, 30),
 }
-"""Every task type of the simulator, by its present name."""
+"""All task types of the simulator, by their current name."""
 
 EASY = ("teleportAction", "openDoors", "selfWateringFlowerPots")
 SIMPLIFICATIONS = (*EASY, "openContainers", "noElectricalAction")
@@ -87,8 +87,8 @@ _INDEX_FILES = {
 _DOWNLOADS = "eto-splits/sciworld"
 
 
-def present_name(name: str) -> str:
-    """A task type's present name, from it or from the one ETO's files have.
+def current_name(name: str) -> str:
+    """The current name of a task type, given that name or the one in ETO's files.
 
     ``task-1-boil`` is ``boil``; ``task-9-mendellian-genetics-(known-plant)`` is
     ``mendelian-genetics-known-plant`` (`scienceworld.utils.infer_task`).
@@ -98,22 +98,23 @@ def present_name(name: str) -> str:
 
 
 def simplifications_of(task: str, simplification: str) -> str:
-    """What the simulator is given for a task.
+    """The simplification string to pass to the simulator for a task.
 
     Args:
-        task: a task type's name.
+        task: the name of the task type.
         simplification: ``"eto"``, ``"easy"``, names from `SIMPLIFICATIONS` joined by commas, or
-            nothing.
+            the empty string.
 
     Raises:
-        UnknownNameError: a simplification that there is not, or circuits are needed and forbidden.
+        UnknownNameError: an unknown simplification, or one that rules out circuits although the
+            task needs them.
     """
     needs_circuits = "power-component" in task or "conductivity" in task
     if simplification == "easy":
         return simplification
     if simplification == "eto":
-        # ETO ran a simulator of its own with "easy"; its prompt and recorded observations show
-        # open containers, which the published simulator has only when asked.
+        # ETO ran a modified simulator with "easy"; its prompt and recorded observations show open
+        # containers, which the published simulator has only with "openContainers".
         teleport, *others = EASY
         electrical = [] if needs_circuits else ["noElectricalAction"]
         return ",".join([teleport, *electrical, *others, "openContainers"])
@@ -121,7 +122,7 @@ def simplifications_of(task: str, simplification: str) -> str:
         if name not in SIMPLIFICATIONS:
             raise UnknownNameError("simplification", name, ("eto", "easy", *SIMPLIFICATIONS))
         if name == "noElectricalAction" and needs_circuits:
-            hint = f"Task {task!r} is about circuits; 'eto' and 'easy' leave it out there."
+            hint = f"Task {task!r} is about circuits; 'eto' and 'easy' omit it there."
             raise UnknownNameError("simplification", name, (), hint)
     return simplification
 
@@ -135,15 +136,15 @@ class Splits:
 
 
 class SimulatorTasks(TaskSet):
-    """A task set whose hash needs no simulator.
+    """A task set whose hash does not require running the simulator.
 
-    What a task says and does follows from the simulator, the simplification, its name and its
-    variation; so the hash is made of these and the limits, and no text has to be asked for.
+    A task is determined by the simulator, the simplification, its name and its variation. The hash
+    is computed from these and the step limits, so no task description has to be generated.
     """
 
     @functools.cached_property
     def sha256(self) -> str:
-        """SHA-256 of fingerprint, ids and limits, in order."""
+        """SHA-256 of the fingerprint and of every id and step limit, in order."""
         digest = hashlib.sha256(self.fingerprint.encode() + b"\n")
         for task_id in self.ids:
             limit = TASK_TYPES[split_id(task_id)[0]].max_steps
@@ -165,7 +166,7 @@ def make_task_sets(
     Args:
         splits: from `find_splits`.
         fingerprint: hash of what all tasks share.
-        describe: gives a task's description.
+        describe: returns the description of a task, given its name and variation.
     """
 
     def make_task(task_id: str) -> Task:
@@ -198,8 +199,8 @@ def find_splits(dataset: str = "auto") -> Splits:
 
     Raises:
         DataNotFoundError: ETO's index files are not on this machine, or not in the folder.
-        CorruptDataError: they name a task that there is not.
-        UnknownNameError: neither a name nor a folder.
+        CorruptDataError: an index file names a task that does not exist.
+        UnknownNameError: `dataset` is neither a known name nor a folder.
     """
     from eto_envs import data
 
@@ -215,13 +216,13 @@ def find_splits(dataset: str = "auto") -> Splits:
         return _eto_splits(ETO, tuple(files.items()))
     folder = Path(dataset).expanduser()
     if not folder.is_dir():
-        hint = "Or name a folder with ETO's index files."
+        hint = "It can also be a folder with ETO's index files."
         raise UnknownNameError("dataset", dataset, ("auto", ETO, OFFICIAL), hint)
     return _eto_splits(folder.name, tuple((s, folder / n) for s, n in _INDEX_FILES.items()))
 
 
 def official_variations(n_variations: int) -> dict[str, range]:
-    """The simulator's own halves and quarters: train, dev (``"seen"``) and test (``"unseen"``)."""
+    """The simulator's own splits: half train, a quarter dev (``"seen"``), the rest test."""
     quarter = n_variations // 4
     return {
         "train": range(2 * quarter),
@@ -245,7 +246,7 @@ def _official_splits() -> Splits:
 def _eto_splits(dataset: str, files: Sequence[tuple[str, Path]]) -> Splits:
     ids = {split: tuple(_read_index(path)) for split, path in files}
     held_out = {*ids["seen"], *ids["unseen"]}
-    # 54 of ETO's seen tasks are in its train split too; the splits are kept as published.
+    # 54 of ETO's seen tasks are also in its train split; the splits are used as published.
     ids["train_clean"] = tuple(task_id for task_id in ids["train"] if task_id not in held_out)
     ids["all"] = _official_splits().ids["all"]
     return Splits(dataset, {split: ids[split] for split in SPLITS})
@@ -256,28 +257,28 @@ def _read_index(path: Path) -> Iterator[str]:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataNotFoundError(
-            f"{path} is not there; `eto data download eto-splits` gets ETO's index files"
+            f"{path} is missing; `eto data download eto-splits` downloads ETO's index files"
         ) from None
     except ValueError as error:
-        raise CorruptDataError(f"{path} is no JSON: {error}") from error
+        raise CorruptDataError(f"{path} is not valid JSON: {error}") from error
     for row in rows:
         try:
             name, variation = row
-            name = present_name(name)
+            name = current_name(name)
             is_known = 0 <= variation < TASK_TYPES[name].n_variations
         except (TypeError, ValueError, KeyError):
             is_known = False
         if not is_known:
-            raise CorruptDataError(f"{path} has {row!r:.80}, which is no task and variation")
+            raise CorruptDataError(f"{path}: {row!r:.80} is not a task and a variation")
         yield f"{name}/{variation}"
 
 
 @functools.cache
 def _warn_once() -> None:
     warnings.warn(
-        "ScienceWorld plays the simulator's own train, dev and test variations (dataset "
-        f"{OFFICIAL!r}), not ETO's splits. For those run `eto data download eto-splits`; "
-        f"dataset={OFFICIAL!r} silences this.",
+        "using the simulator's own train, dev and test variations of ScienceWorld (dataset "
+        f"{OFFICIAL!r}), not ETO's splits. To get those, run `eto data download eto-splits`; "
+        f"to silence this warning, pass dataset={OFFICIAL!r}.",
         UserWarning,
         stacklevel=2,
     )

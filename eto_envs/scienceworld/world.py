@@ -1,8 +1,8 @@
-"""`World`: one simulated world in the shared Java process, and how it outlives that process.
+"""`World`: one simulated world in the shared Java process, which it can survive.
 
-A world is what its task and its actions make it, exactly: when the process has died, or the world
-is wanted again (a snapshot), the actions are done anew in one call and a checksum of all that they
-gave is compared. Not here: how to reach the process (`bridge`), and what is a reward (`env`).
+The state of a world is determined by its task and its actions. To restore a snapshot, or after the
+process has died, the actions are therefore replayed in one call, and a checksum of all outcomes is
+compared. Not here: communication with the process (`bridge`) and rewards (`env`).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from eto_envs.scienceworld.bridge import (
 )
 
 NO_SUCH_ACTION = "No known action matches that input."
-"""How the simulator's answer to what it does not know begins; nothing has happened then."""
+"""How the simulator's response to an unknown action begins; such an action has no effect."""
 
 _world_numbers = itertools.count()
 
 
 class Outcome(NamedTuple):
-    """What an action gave.
+    """The result of an action.
 
     Attributes:
-        observation: the text.
-        score: the simulator's raw score: in [0, 1], or -1 when the task has failed.
-        completed: the task is done.
+        observation: the simulator's response.
+        score: the simulator's raw score: in [0, 1], or -1 if the task has failed.
+        completed: whether the task is completed.
         ticks: the simulator's clock.
-        digest: checksum of all observations, scores and ends since the start.
+        digest: checksum of all observations, scores and `completed` flags since the start.
     """
 
     observation: str
@@ -49,26 +49,26 @@ class Outcome(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What a world begins with: a task's name, its variation, and the simplifications."""
+    """The initial configuration of a world: a task's name, its variation and simplifications."""
 
     task: str
     variation: int
     simplification: str
 
     def __str__(self) -> str:
-        """The task's id."""
+        """The id of the task."""
         return f"{self.task}/{self.variation}"
 
 
 class World:
-    """A world; `load` begins a task, `step` acts.
+    """A simulated world; `load` begins a task, `step` carries out an action.
 
     Attributes:
-        actions: what was done since `load`.
+        actions: the actions since `load`.
     """
 
     def __init__(self, java: str, timeout_s: float = TIMEOUT_S, *, same_hash: bool = False) -> None:
-        """A world in a process that `java` runs; nothing is started yet. See `bridge.Host`."""
+        """Make a world in a process of `java`, which is started on demand; see `bridge.Host`."""
         self._kind = (java, timeout_s, HEAP_MB, same_hash)
         self._number = next(_world_numbers)
         self._host: Host | None = None
@@ -80,13 +80,13 @@ class World:
 
     @property
     def setup(self) -> Setup:
-        """The task that was loaded.
+        """The current task.
 
         Raises:
-            BackendError: none was.
+            BackendError: no task has been loaded.
         """
         if self._setup is None:
-            raise BackendError("no task was loaded")
+            raise BackendError("no task has been loaded")
         return self._setup
 
     def load(self, setup: Setup) -> Outcome:
@@ -95,41 +95,41 @@ class World:
         Raises:
             BackendError: the simulator failed, or its process did.
         """
-        return self._make(setup, [])
+        return self._load(setup, [])
 
     def replay(self, setup: Setup, actions: Iterable[str], digest: int) -> Outcome:
-        """Begin a task and do what was done before, in one call.
+        """Begin a task and replay its actions, in one call.
 
         Args:
             setup: the task.
             actions: all actions of the episode.
-            digest: `Outcome.digest` of the last of them.
+            digest: `Outcome.digest` after the last of them.
 
         Raises:
-            BackendError: as `load`, or the actions gave something else than before.
+            BackendError: as for `load`, or the outcomes differ from those of the episode.
         """
-        outcome = self._make(setup, list(actions))
+        outcome = self._load(setup, list(actions))
         if outcome.digest != digest:
             self._host = None
-            raise BackendError(f"doing {setup} again gave something else: this is no replay")
+            raise BackendError(f"replaying {setup} gave different outcomes")
         return outcome
 
     def send(self, action: str) -> None:
-        """Send an action ahead of `step`, so that the simulator works while others are served.
+        """Send an action ahead of `step`, so that the simulator can work on it in the meantime.
 
-        If `step` is then given another one, the world is made anew without it.
+        If `step` is then called with another action, the world is rebuilt without this one.
         """
         host = self._recover()
         [pending] = host.send([(self._number, "S", _text(action), f"action {action!r:.80}")])
         self._ahead = action, pending
 
     def step(self, action: str) -> Outcome:
-        """Do an action.
+        """Carry out an action.
 
-        If the process ended since the last call, the world is first made anew in another one.
+        If the process has died since the last call, the world is first rebuilt in a new one.
 
         Raises:
-            BackendError: the simulator failed, or its process did at this action.
+            BackendError: the simulator failed, or its process died during this action.
         """
         if self._ahead is None or self._ahead[0] != action:
             self.send(action)
@@ -138,36 +138,36 @@ class World:
         try:
             answer = pending.result()
         except HostLostError:
-            return self.step(action)  # another world's action ended it, before it came to ours
+            return self.step(action)  # another world's action killed it before it reached ours
         except BackendError:
             self._host = None
             raise
-        return self._note(action, answer)
+        return self._record(action, answer)
 
     def look(self) -> str:
-        """The room; takes no time."""
-        return self._ask("l")
+        """The description of the room; does not advance the clock."""
+        return self._query("l")
 
     def inventory(self) -> str:
-        """What the agent carries; takes no time."""
-        return self._ask("i")
+        """What the agent carries; does not advance the clock."""
+        return self._query("i")
 
     def valid_actions(self) -> list[str]:
-        """What the simulator lists as valid, sorted; takes no time and draws nothing."""
-        return self._ask("v").split("\n")
+        """The valid actions, sorted; affects neither the clock nor the random generator."""
+        return self._query("v").split("\n")
 
     def progress(self) -> str:
-        """How far each goal of the task is, in the simulator's words."""
-        return self._ask("p")
+        """The progress towards each goal of the task, as the simulator words it."""
+        return self._query("p")
 
     def close(self) -> None:
-        """Let the world go; it can be loaded anew."""
+        """Release the world; it can be loaded again."""
         if self._drop is not None:
             self._drop()
             self._drop = None
         self._host = self._ahead = None
 
-    def _make(self, setup: Setup, actions: list[str]) -> Outcome:
+    def _load(self, setup: Setup, actions: list[str]) -> Outcome:
         host = shared_host(*self._kind)
         arguments = _text(setup.task) + struct.pack(">i", setup.variation)
         arguments += _text(setup.simplification) + b"".join(map(_text, actions))
@@ -187,20 +187,20 @@ class World:
         self._drop.atexit = False
 
     def _recover(self) -> Host:
-        """The host, after the world was made anew in it if need be."""
+        """The host; rebuilds the world in it first if necessary."""
         setup = self.setup
         is_ahead = self._ahead is not None
         if is_ahead or self._host is not shared_host(*self._kind):
             self.replay(setup, self.actions, self._digest)
         if self._host is None:
-            raise BackendError(f"{setup} could not be made anew")
+            raise BackendError(f"{setup} could not be rebuilt")
         return self._host
 
-    def _ask(self, operation: str) -> str:
-        answer = self._recover().call(self._number, operation, b"", f"question {operation!r}")
+    def _query(self, operation: str) -> str:
+        answer = self._recover().call(self._number, operation, b"", f"query {operation!r}")
         return answer[4:].decode("utf-8")
 
-    def _note(self, action: str, answer: bytes) -> Outcome:
+    def _record(self, action: str, answer: bytes) -> Outcome:
         outcome = _outcome(answer)
         self.actions.append(action)
         self._digest = outcome.digest
@@ -208,7 +208,7 @@ class World:
 
 
 def describe(java: str, task: str, variation: int) -> str:
-    """The description of a task, in the agent's words.
+    """The description of a task, as shown to the agent.
 
     Raises:
         BackendError: the simulator failed, or has no such task.
@@ -219,9 +219,9 @@ def describe(java: str, task: str, variation: int) -> str:
 
 
 def gold_actions(java: str, setup: Setup) -> list[str]:
-    """The simulator's own solution of a task; takes up to seconds.
+    """The simulator's own solution of a task; takes up to a few seconds.
 
-    A process of its own looks for it: the search takes ten times the memory of all worlds.
+    It is generated in a separate process: this takes ten times the memory of all worlds.
 
     Raises:
         BackendError: the simulator failed, or has no such task.
@@ -233,18 +233,21 @@ def gold_actions(java: str, setup: Setup) -> list[str]:
 
 
 def count_variations(java: str) -> dict[str, int]:
-    """Every task's number of variations, as the simulator has it."""
+    """The number of variations of every task, according to the simulator."""
     answer = shared_host(java).call(-1, "n", b"", "counting variations")
     lines = answer[4:].decode("utf-8").splitlines()
     return {name: int(count) for name, count in (line.split(" ") for line in lines)}
 
 
 def _outcome(answer: bytes) -> Outcome:
+    # Big-endian, 21 bytes: score (float64), completed (bool), ticks, digest and the length of the
+    # observation (int32 each); then the observation in UTF-8. As `Server.java` writes it.
     score, completed, ticks, digest, _ = struct.unpack_from(">d?iii", answer)
     return Outcome(answer[21:].decode("utf-8"), score, completed, ticks, digest)
 
 
 def _text(text: str) -> bytes:
-    # What is no text in UTF-8 (half of a surrogate pair) matches no command as "?" either.
+    """A string as `Server.java` reads it: its length in bytes (int32), then UTF-8."""
+    # An unpaired surrogate cannot be encoded; "?" does not match any command either.
     data = text.encode("utf-8", "replace")
     return struct.pack(">i", len(data)) + data

@@ -1,1 +1,1 @@
-"""WebShop in process: engine, search, reward and data, without server, JVM or browser."""
+"""WebShop in process: engine, search and data, without a server, a JVM or a browser."""

@@ -1,7 +1,6 @@
-"""Holds WebShop against episodes that the original was recorded playing.
+"""Compares WebShop with recorded episodes of the original.
 
-The shop must be the one that was recorded: same products, same nouns, same price seed, same kind of
-goals.
+The shop must be the one of the recordings: the same products, nouns, price seed and kind of goals.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from eto_envs.comparison import Comparison, Difference, no_recording, read_recordings
+from eto_envs.comparison import Comparison, Difference, not_a_recording, read_recordings
 from eto_envs.webshop.data.datasets import find_bundle
 from eto_envs.webshop.data.shop import Shop, open_shop
 from eto_envs.webshop.engine.engine import ReferenceCrash, WebShopEngine
@@ -24,21 +23,21 @@ def compare(
     price_seed: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Play recorded episodes again.
+    """Replay recorded episodes.
 
     Args:
-        transcripts: JSON lines, may be gzipped: ``{"goal_index", "show_attrs", "goal": {"asin"},
-            "init": page, "steps": [page, …]}``, a page being ``{"action", "observation",
-            "available_actions", "reward", "done", "url"}``, or ``{"action", "error"}`` where the
-            original crashed.
-        dataset: as `WebShopEnv`'s, and so are `goals` and `price_seed`.
-        goals: the kind of goals that the episodes are of.
-        price_seed: the seed that was set when the original drew its prices.
-        progress: called with the number of episodes done and of all.
+        transcripts: a JSON-lines file, optionally gzipped: ``{"goal_index", "show_attrs",
+            "goal": {"asin"}, "init": page, "steps": [page, …]}``, where a page is ``{"action",
+            "observation", "available_actions", "reward", "done", "url"}``, or ``{"action",
+            "error"}`` if the original crashed.
+        dataset: as for `WebShopEnv`.
+        goals: the kind of goals of the episodes.
+        price_seed: the seed with which the original drew its prices.
+        progress: called with the number of episodes replayed and their total number.
 
     Raises:
         DataNotFoundError: there is no such file or dataset.
-        CorruptDataError: a line of it is no recorded episode.
+        CorruptDataError: a line of it is not a recorded episode.
     """
     shop = open_shop(find_bundle(dataset), goals=goals, price_seed=price_seed)
     report = Comparison("WebShop", f"{shop.dataset}, {transcripts.name}")
@@ -54,7 +53,7 @@ def compare(
             report.n_episodes += 1
             report.n_steps += len(episode["steps"])
         except (ValueError, LookupError, TypeError) as error:
-            raise no_recording(transcripts, number, error) from None
+            raise not_a_recording(transcripts, number, error) from None
         if progress is not None:
             progress(n_done, len(recordings))
     return report

@@ -1,6 +1,6 @@
 """`WebShopEnv`: WebShop behind the contract of `eto_envs.core`.
 
-The rules are in `engine`, the data in `shop`; here they meet tasks, splits, limits and info.
+The rules are in `engine`, the datasets in `data`. This module adds tasks, splits, limits and info.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ObservationMode = Literal["text", "text_rich", "html"]
 
 
 class _State(NamedTuple):
-    """An episode: the session, the purchase's reward terms and what history needs."""
+    """The state of an episode: the session, the terms of the reward, and the history."""
 
     session: Session
     reward_info: Mapping[str, Any] | None = None
@@ -38,51 +38,53 @@ class WebShopEnv(TextEnv):
     """WebShop: buy the product that an instruction describes.
 
     ## Description
-    A shop with a search engine, result pages, product pages with options, and a button that buys.
+    A shop with a search engine, result pages, product pages with options, and a "Buy Now" button.
     An instruction asks for a kind of product with attributes, options and a price cap. Pages,
-    ranking, prices and rewards are the original's (Yao et al., "WebShop: Towards Scalable
-    Real-World Web Interaction with Grounded Language Agents", 2022), in process: no server, no
-    JVM, no browser.
+    ranking, prices and rewards are those of the original (Yao et al., "WebShop: Towards Scalable
+    Real-World Web Interaction with Grounded Language Agents", 2022), but everything runs in
+    process, without a server, a JVM or a browser.
 
     ## Action Space
     `TextSpace`. ``search[words]`` searches; ``click[label]`` clicks a button, a product id or an
-    option value on the page. Case does not matter inside the brackets. Anything else changes
-    nothing and costs a step.
+    option value on the page. The text in the brackets is not case-sensitive. Anything else changes
+    nothing but counts as a step.
 
     ## Observation Space
-    `TextSpace`: the page. ``observation_mode="text"`` joins its text with `` [SEP] ``,
-    ``"text_rich"`` marks buttons, ``"html"`` is the page's source (needs the extra `browser`).
+    `TextSpace`: the page. With ``observation_mode="text"``, its texts are joined by `` [SEP] ``;
+    ``"text_rich"`` marks buttons; ``"html"`` is the source of the page (requires the extra
+    `browser`).
 
     ## Starting State
     The search page with the instruction.
 
     ## Reward
-    At the purchase, in [0, 1]: the share of wanted attributes and options that the product has,
-    and whether the price is within the cap, times a factor for the product's type (section 3 of
-    the paper). 0 if nothing is bought.
+    At the purchase, in [0, 1]: the fraction of the requested attributes and options that the
+    product has, together with whether its price is within the cap, times a factor for the type of
+    product (section 3 of the paper). 0 if nothing is bought.
 
     ## Episode End
-    Terminates at ``click[buy now]``, truncates after 10 steps (ETO's limit) or `max_steps`.
+    Terminates at ``click[buy now]``; truncates after 10 steps (ETO's limit) or after `max_steps`.
 
     ## Info
-    The common keys. `reveal` may add ``"admissible_actions"`` (``search[<keywords>]`` where the
-    page has a search bar, then every clickable), ``"expert_action"``, ``"expert_plan"`` (all that
-    the expert would still do) and ``"hidden_state"`` (where the episode stands, what is wanted, and
-    the terms of the reward once bought).
+    The common keys. `reveal` can add ``"admissible_actions"`` (``search[<keywords>]`` if the page
+    has a search bar, then everything that can be clicked), ``"expert_action"``, ``"expert_plan"``
+    (all remaining actions of the expert) and ``"hidden_state"`` (the current page, the target
+    product and, after the purchase, the terms of the reward).
 
     ## Arguments
-    - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``. Official
+    - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``. The official
       data have no unseen split.
     - `dataset`: ``"auto"``, ``"mini"``, ``"small"``, ``"full"``, or a folder with the official
       files.
     - `goals`: ``"human"`` instructions or ``"synthetic"`` ones.
     - `observation_mode`: see above.
-    - `price_seed`: draws other prices and caps than the bundle's, in the original's call order.
-    - `show_attrs`: product pages get a page of attributes.
-    - `num_prev_obs`, `num_prev_actions`: how many earlier observations and actions an observation
-      begins with.
-    - `strict_reference`: actions at which the original crashes raise `ReferenceCrash` instead of
-      doing nothing.
+    - `price_seed`: a different seed for prices and price caps than the dataset's; they are drawn in
+      the original's call order.
+    - `show_attrs`: adds a page of attributes to every product.
+    - `num_prev_obs`, `num_prev_actions`: the number of previous observations and actions to prepend
+      to each observation.
+    - `strict_reference`: raises `ReferenceCrash` for actions at which the original crashes, instead
+      of ignoring them.
     - `max_steps`, `reveal`, `shaping`, `render_mode`: as in every environment here.
 
     ## References
@@ -113,10 +115,10 @@ class WebShopEnv(TextEnv):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Open the dataset (once per process) and choose the task set; see the class.
+        """Open the dataset (once per process) and select the task set; see the class.
 
         Raises:
-            UnknownNameError: an unknown split, dataset or mode; the message names what there is.
+            UnknownNameError: an unknown split, dataset or mode; the message lists the valid ones.
             DataNotFoundError: the dataset is not on this machine.
             CorruptDataError: its files are damaged.
             MissingExtraError: ``observation_mode="html"`` without jinja2.
@@ -142,7 +144,7 @@ class WebShopEnv(TextEnv):
             raise UnknownNameError("observation mode", observation_mode, writers)
         self._write = writers[observation_mode]
         if observation_mode == "html":
-            self._write(self._engine.start(0))  # says now, not later, if jinja2 is missing
+            self._write(self._engine.start(0))  # fails early if jinja2 is missing
         self._n_prev = {"n_observations": num_prev_obs, "n_actions": num_prev_actions}
         self._keeps_history = num_prev_obs > 0 or num_prev_actions > 0
         self._state = _State(Session(0))
@@ -217,7 +219,7 @@ def _plain(options: Sequence[str] | Mapping[str, str]) -> list[str] | dict[str, 
 
 
 def task_set(shop: Shop, split: str) -> TaskSet:
-    """A split's tasks.
+    """The tasks of a split.
 
     Raises:
         UnknownNameError: the shop's dataset has no such split.
@@ -227,7 +229,7 @@ def task_set(shop: Shop, split: str) -> TaskSet:
 
 @functools.lru_cache(maxsize=16)
 def task_sets(shop: Shop) -> TaskSets:
-    """The task sets of a shop; one object for all environments of a process, so hashed once."""
+    """The task sets of a shop, shared by all environments of a process: each is hashed once."""
     indices = {**shop.splits, "all": range(len(shop.goals))}
 
     def make_task(task_id: str) -> Task:

@@ -1,10 +1,10 @@
-"""An expert shopper that knows the goal: a short, natural way to the best reward it can reach.
+"""An expert shopper that knows the goal and takes a short, natural route to the best reward.
 
-It searches with words a person would use, opens the product the goal was made from, chooses the
-options that count and buys. Where the original's reward rules deny that product a full reward (a
-wanted "rosewood" is compared with "rose"), it looks for one among the results that gets more. The
-original has no such expert; ETO's expert trajectories are a data set. Not here: the rules
-themselves (`engine`, `reward`), which every plan is tried on.
+It searches with words that a person would use, opens the product from which the goal was made,
+chooses the relevant options and buys it. If the original's reward rules do not give this product
+the full reward (a requested "rosewood" is compared with "rose"), it looks for a better one among
+the results. The original has no such expert; ETO's expert trajectories are a data set. Not here:
+the rules (`engine`), against which every plan is tested.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ from eto_envs.webshop.engine.reward import (
 
 MAX_ACTIONS = 10  # the step limit of ETO's protocol
 MAX_PAGES = 5
-SHORT_NAME, LONG_NAME = 5, 10  # words of a product's name that a query may take over
+SHORT_NAME, LONG_NAME = 5, 10  # words of a product's name to include in a query
 PERFECT = 1.0
 
-#: Plans and their rewards by engine and goal index, as `next_action` makes them; gone with their
-#: engine.
+#: Plans and their rewards by engine and goal index; freed together with the engine.
 _plans: WeakKeyDictionary[WebShopEngine, dict[int, tuple[list[str], float]]] = WeakKeyDictionary()
 
 Choice = tuple[str, ...]  # the values to click
 
 
 class _Purchase(NamedTuple):
-    """A product to buy, with the values to choose and the reward this brings."""
+    """A product to buy, with the option values to choose and the resulting reward."""
 
     reward: float
     asin: str
@@ -45,23 +44,23 @@ class _Purchase(NamedTuple):
 
 
 def plan(engine: WebShopEngine, goal: Goal) -> list[str]:
-    """The actions of an expert, from the search page to the purchase.
+    """The expert's actions, from the search page to the purchase.
 
     Args:
-        engine: the shop's engine; the plan is tried on it.
-        goal: one of the goals of the engine's shop.
+        engine: the engine of the shop, on which the plan is tested.
+        goal: one of the goals of this shop.
 
     Returns:
         At most `MAX_ACTIONS` actions, typically 3 to 5, with the highest reward found: that of the
-        goal's own product, or of another product among the results if that one brings more. A
-        single search that finds nothing if no query finds anything.
+        goal's own product, or of another product among the results if it gives more. If no query
+        finds a product, a single search.
     """
     queries = list(_queries(engine.shop.product(goal.asin), goal))
     own = _best_purchase(engine, goal, goal.asin)
     best = _actions(engine, queries, own)
     if own.reward >= PERFECT and best:
         return best
-    # Ties go to the goal's own product, then to what the more natural query finds first.
+    # Ties go to the goal's own product, then to the first result of the more natural query.
     best_reward = own.reward if best else -1.0
     for asin in _found_products(engine, queries):
         other = _best_purchase(engine, goal, asin)
@@ -73,35 +72,35 @@ def plan(engine: WebShopEngine, goal: Goal) -> list[str]:
 
 
 def remaining_plan(engine: WebShopEngine, session: Session) -> list[str]:
-    """What the expert does from here, from any state of a session.
+    """The expert's remaining actions, from any state of a session.
 
     Args:
-        engine: the shop's engine.
-        session: the present state, on whatever page.
+        engine: the engine of the shop.
+        session: the current state, on any page.
 
     Returns:
-        The shortest end of the goal's `plan` that still leads to the plan's reward. The whole plan
-        does so from every page, because a search does.
+        The shortest suffix of the goal's `plan` that leads to the reward of the plan. The whole
+        plan does so from every page, because it begins with a search.
     """
     plans = _plans.setdefault(engine, {})
     if session.goal_index not in plans:
         actions = plan(engine, engine.shop.goals[session.goal_index])
-        aim = _reward_of(engine, engine.start(session.goal_index), actions)
-        plans[session.goal_index] = actions, aim
-    actions, aim = plans[session.goal_index]
+        reward = _reward_of(engine, engine.start(session.goal_index), actions)
+        plans[session.goal_index] = actions, reward
+    actions, reward = plans[session.goal_index]
     for start in range(len(actions) - 1, 0, -1):
-        if _reward_of(engine, session, actions[start:]) >= aim:
+        if _reward_of(engine, session, actions[start:]) >= reward:
             return actions[start:]
     return list(actions)
 
 
 def next_action(engine: WebShopEngine, session: Session) -> str:
-    """What the expert does next: the first action of `remaining_plan`."""
+    """The expert's next action: the first of `remaining_plan`."""
     return remaining_plan(engine, session)[0]
 
 
 def _reward_of(engine: WebShopEngine, session: Session, actions: Sequence[str]) -> float:
-    """The last purchase's reward, or -1 if nothing is bought or an action is invalid."""
+    """The reward of the last purchase, or -1 if nothing is bought or an action is invalid."""
     reward = -1.0
     for action in actions:
         outcome = engine.step(session, action)
@@ -113,7 +112,7 @@ def _reward_of(engine: WebShopEngine, session: Session, actions: Sequence[str]) 
 
 
 def _queries(product: Product, goal: Goal) -> Iterator[str]:
-    """Search texts, the most natural first, then longer ones that find the product more surely."""
+    """Queries, starting with the most natural; longer ones are more likely to find the product."""
     options = goal.options if isinstance(goal.options, tuple) else tuple(goal.options.values())
     words = product.name.split()
     short_name, long_name = " ".join(words[:SHORT_NAME]), " ".join(words[:LONG_NAME])
@@ -132,18 +131,20 @@ def _queries(product: Product, goal: Goal) -> Iterator[str]:
 
 
 def _joined(*phrases: str) -> str:
-    """The phrases as one query that an action can carry, each word once."""
+    """The phrases as one query without brackets, with each word once."""
     text = " ".join(phrases).lower().replace("[", " ").replace("]", " ")
     return " ".join(dict.fromkeys(text.split()))
 
 
 def _found_products(engine: WebShopEngine, queries: Sequence[str]) -> list[str]:
+    """The products that the queries find, without duplicates."""
     found = (asin for query in queries for asin in engine.shop.search(query))
     return list(dict.fromkeys(found))
 
 
 def _actions(engine: WebShopEngine, queries: Sequence[str], purchase: _Purchase) -> list[str]:
-    """The way to a purchase by the first query that finds it soonest; empty if there is none."""
+    """The actions for a purchase, with the query that ranks it best; empty if none finds it."""
+    # Search, product and "buy now" are three actions; options and pages share what is left.
     best_page = min(MAX_PAGES, MAX_ACTIONS - 3 - len(purchase.choice)) + 1
     best_query = ""
     for query in queries:
@@ -174,9 +175,10 @@ def _best_purchase(engine: WebShopEngine, goal: Goal, asin: str) -> _Purchase:
 def _best_options(
     engine: WebShopEngine, page: Session, product: Product, goal: Goal
 ) -> tuple[tuple[str, str], ...]:
-    """Option names and values that satisfy the most wanted options with the fewest clicks."""
+    """The options that satisfy the most requests with the fewest clicks, as name and value."""
     wanted = wanted_options(goal)
-    # By what they satisfy: the cheapest choices so far. An option name takes one value.
+    # Dynamic programming over option names, each of which takes one value: for every set of
+    # satisfied requests, the choice with the fewest clicks.
     choices: dict[frozenset[int], tuple[tuple[str, str], ...]] = {frozenset(): ()}
     for name, values in product.options.items():
         offers = _offers(engine, page, name, values, wanted)
@@ -195,13 +197,13 @@ def _offers(
     values: Sequence[str],
     wanted: Sequence[Wanted],
 ) -> dict[frozenset[int], str]:
-    """For each set of wanted options that a value satisfies: the value that comes closest."""
+    """For each set of requested options that a value satisfies, the closest such value."""
     offers: dict[frozenset[int], tuple[int, str]] = {}
     for value in values:
         satisfied = frozenset(i for i, want in enumerate(wanted) if option_matches(value, want))
         if not satisfied:
             continue
-        # Some values cannot be clicked: brackets, equal values under two names.
+        # Some values cannot be clicked: those with brackets, or that occur under two names.
         if engine.step(page, f"click[{value}]").session.options != ((name, value),):
             continue
         closeness = max(_closeness(value, wanted[i]) for i in satisfied)
@@ -211,5 +213,6 @@ def _offers(
 
 
 def _closeness(value: str, wanted: Wanted) -> int:
+    """The similarity of a value to a requested option, 0 to 100; 101 if they are equal."""
     text = wanted if isinstance(wanted, str) else wanted[1]
     return 101 if value == text else token_set_ratio(value, text)

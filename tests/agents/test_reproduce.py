@@ -381,7 +381,7 @@ def test_the_expert_gets_its_arguments(tmp_path: Path) -> None:
 
 
 def test_demonstrations_end_where_the_expert_gives_up(tmp_path: Path) -> None:
-    args = {"order": "likely-then-told", "skip_treatment": 1.0}
+    args = {"order": "likely-then-listed", "skip_treatment": 1.0}
     changes = {"world.n_rounds": 1, "expert.min_score": 0.0, "expert.policy_args": args}
     recipe = read_tier("cpu", changes).recipes["alfworld"]
     folder = track_folder(tmp_path, "alfworld", 0)

@@ -157,7 +157,7 @@ def test_status_and_verify_tell_missing_damaged_and_right(cache: Path, toy: Path
     assert data.find("toy/words.txt", manifest_path=toy) is None
     (verdict,) = data.verify("toy/words.txt", manifest_path=toy)
     assert verdict.state == "corrupt"
-    assert f"it is {len(WORDS) - 1} bytes, expected {len(WORDS)}" in verdict.detail
+    assert f"it has {len(WORDS) - 1} bytes, expected {len(WORDS)}" in verdict.detail
 
 
 def test_download_replaces_only_what_is_wrong(cache: Path, server: FileServer, toy: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eto_envs.errors import CorruptDataError, DataError
-from eto_envs.fetch import CHUNK_BYTES, N_FRUITLESS, Content, fetch, find_fault
+from eto_envs.fetch import CHUNK_BYTES, N_FRUITLESS, Content, fetch, find_mismatch
 from tests.file_server import FileServer, serve_files
 
 BYTES = bytes(i * 7 % 251 for i in range(5 * CHUNK_BYTES))
@@ -65,7 +65,7 @@ def test_broken_transfer_goes_on_where_it_stopped(server: FileServer, target: Pa
 
 def test_given_up_transfer_goes_on_in_the_next_call(server: FileServer, target: Path) -> None:
     server.add("file.bin", BYTES).breaks = [CHUNK_BYTES, *[1_000] * N_FRUITLESS]
-    with pytest.raises(DataError, match=f"broke off after {CHUNK_BYTES} bytes"):
+    with pytest.raises(DataError, match=f"interrupted after {CHUNK_BYTES} bytes"):
         fetch([f"{server.url}/file.bin"], target, RIGHT, pause_s=0)
     assert not target.exists()
     assert part_of(target).read_bytes() == BYTES[:CHUNK_BYTES]
@@ -131,7 +131,7 @@ def test_wrong_bytes_are_reported_with_both_hashes(server: FileServer, target: P
 def test_wrong_size_is_seen_before_the_transfer(server: FileServer, target: Path) -> None:
     server.add("file.bin", BYTES[:-1])
     with pytest.raises(
-        CorruptDataError, match=f"it is {len(BYTES) - 1} bytes, expected {len(BYTES)}"
+        CorruptDataError, match=f"it has {len(BYTES) - 1} bytes, expected {len(BYTES)}"
     ):
         fetch([f"{server.url}/file.bin"], target, RIGHT)
     assert list(target.parent.iterdir()) == []
@@ -163,7 +163,7 @@ def test_error_names_every_source_with_its_reason(
     assert type(error.value) is DataError
     assert "file.bin" in first
     assert last == "Do this."
-    expected = ["no such file", "HTTP 404", "a web page came", "HTTP 503", "Connection refused"]
+    expected = ["no such file", "HTTP 404", "received a web page", "HTTP 503", "Connection refused"]
     for source, reason, text in zip([copy, *urls, no_server_url], reasons, expected, strict=True):
         assert reason.startswith(f"  {source}: ")
         assert text in reason
@@ -201,15 +201,15 @@ def test_without_a_hash_nothing_is_mixed_and_archives_are_tested(
     damaged[10_000] ^= 1
     for wrong in (bytes(damaged), BYTES):
         server.add("a.zip", wrong)
-        with pytest.raises(CorruptDataError, match="not a whole zip archive"):
+        with pytest.raises(CorruptDataError, match="not a complete zip archive"):
             fetch([f"{server.url}/a.zip"], target, Content())
     assert target.read_bytes() == buffer.getvalue()
 
 
-def test_find_fault_says_what_is_wrong(tmp_path: Path) -> None:
+def test_find_mismatch_says_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "file.bin"
     file.write_bytes(BYTES)
-    assert find_fault(file, RIGHT) is None
-    assert find_fault(file, Content()) is None
-    assert find_fault(file, Content(3)) == f"it is {len(BYTES)} bytes, expected 3"
-    assert "SHA-256 is" in str(find_fault(file, Content(None, "0" * 64)))
+    assert find_mismatch(file, RIGHT) is None
+    assert find_mismatch(file, Content()) is None
+    assert find_mismatch(file, Content(3)) == f"it has {len(BYTES)} bytes, expected 3"
+    assert "SHA-256 is" in str(find_mismatch(file, Content(None, "0" * 64)))

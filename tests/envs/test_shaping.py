@@ -138,7 +138,7 @@ def test_own_shaper_and_clashing_names() -> None:
     env.step("west")
     assert env.step("west")[1] == pytest.approx(2 + 2 - 0.01)
     twice = ShapeReward(CorridorEnv(shaping=("step_cost",)), ["step_cost"])
-    with pytest.raises(ValueError, match="its own reward term 'step_cost'"):
+    with pytest.raises(ValueError, match="already has a reward term 'step_cost'"):
         twice.reset()
 
 

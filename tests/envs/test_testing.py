@@ -108,9 +108,9 @@ class OtherTasks(CorridorEnv):
         (Nameless, "world must be a name"),
         (OtherWorld, "must be the environment's world"),
         (OtherTasks, "must be one of env.unwrapped.task_sets"),
-        (IgnoresSplits, "must draw from that split|must have the split named"),
-        (KeepsTheSplit, "must be for one episode"),
-        (SeedsBeforeItRefuses, "must leave the episode and the generator alone"),
+        (IgnoresSplits, "must draw from that split|must have the split chosen"),
+        (KeepsTheSplit, "must apply to one episode only"),
+        (SeedsBeforeItRefuses, "must not change the episode or the generator"),
     ],
 )
 def test_a_broken_rule_is_named(broken: type[CorridorEnv], rule: str) -> None:
@@ -122,5 +122,5 @@ def test_a_class_without_a_world_cannot_be_made() -> None:
     class Unnamed(CorridorEnv):
         world = ""
 
-    with pytest.raises(TypeError, match="Unnamed states no world"):
+    with pytest.raises(TypeError, match="Unnamed has no world"):
         Unnamed()

@@ -1,8 +1,8 @@
 """Datasets by name, and their task sets.
 
-A dataset is a pack and the wording it is played in. Official packs are in the data cache; a folder
-of official files is compiled into the cache the first time it is named. The splits are those of
-the ALFWorld paper (train 3,553, seen 140, unseen 134 games), with the 200 of ``valid_train``.
+A dataset is a pack together with a wording. Official packs are in the data cache; a folder of
+official files is compiled into the cache when it is first used. The splits are those of the
+ALFWorld paper (train 3,553, seen 140, unseen 134 games) and the 200 games of ``valid_train``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KINDS: Final = (
     "pick_cool_then_place_in_recep",
     "pick_two_obj_and_place",
 )
-"""The task types; a task's id begins with its own."""
+"""The task types; the id of a task begins with its type."""
 
 OFFICIAL_SHA256: Final = "ebcf2f77062acd14a7b1488de5d0653678330faded24193339cdf8a96c026c38"
 """`Pack.sha256` of the canonical games, the same for both releases."""
@@ -44,7 +44,7 @@ OFFICIAL_SHA256: Final = "ebcf2f77062acd14a7b1488de5d0653678330faded24193339cdf8
 TASK_PREFIX: Final = "Your task is to: "
 
 MINI_PACK: Final = Path(__file__).parents[1] / "mini" / "games.pack.gz"
-"""Our own games, as `mini.games` draws them."""
+"""The generated games, as `mini.games` writes them."""
 
 _MINI_GRAMMARS = {"mini": "2.1.1", "mini-2.1.2": "2.1.2"}
 _SPLITS = (*FOLDERS, "train_clean", "all")
@@ -52,12 +52,12 @@ _GET = "run `eto data download alfworld` and `eto data build alfworld`"
 
 
 class Dataset(NamedTuple):
-    """Games and the wording they are played in.
+    """Games and their wording.
 
     Attributes:
-        name: as results quote it.
+        name: the name, as it appears in results.
         pack: the games.
-        grammar: the release whose wording is spoken.
+        grammar: the release whose wording is used.
     """
 
     name: str
@@ -69,15 +69,15 @@ def open_dataset(name: str) -> Dataset:
     """Open a dataset.
 
     Args:
-        name: ``"auto"`` (the official one if it is in the data cache, else the mini one),
-            ``"mini"``, ``"mini-2.1.2"`` (the same in the other wording), ``"2.1.1"``,
-            ``"2.1.2"``, or the path of a folder of official files or of a pack. A path whose games
-            are the canonical ones takes the name of their release.
+        name: ``"auto"`` (the official dataset if it is in the data cache, else the mini dataset),
+            ``"mini"``, ``"mini-2.1.2"`` (the same games in the other wording), ``"2.1.1"``,
+            ``"2.1.2"``, or the path of a pack or of a folder of official files. If the games at a
+            path are the canonical ones, the dataset is named after their release.
 
     Raises:
         UnknownNameError: `name` is none of these.
-        DataNotFoundError: the files are not there.
-        CorruptDataError: they are not what they should be.
+        DataNotFoundError: the files are missing.
+        CorruptDataError: the files are damaged.
     """
     if name == "auto":
         name = GRAMMARS[0] if official_pack_path().exists() else "mini"
@@ -90,16 +90,16 @@ def open_dataset(name: str) -> Dataset:
     path = Path(name).expanduser()
     if not path.exists():
         if os.sep in name or path.suffix:
-            raise DataNotFoundError(f"{path}: there is no such folder or pack")
+            raise DataNotFoundError(f"there is no folder or pack {path}")
         known = ("auto", *_MINI_GRAMMARS, *GRAMMARS)
-        raise UnknownNameError("ALFWorld dataset", name, known, "A path may be given, too.")
+        raise UnknownNameError("ALFWorld dataset", name, known, "It can also be a path.")
     pack = open_pack(_folder_pack_path(path.resolve()) if path.is_dir() else path)
     name = pack.grammar if pack.sha256 == OFFICIAL_SHA256 else f"custom-{pack.sha256[:12]}"
     return Dataset(name, pack, pack.grammar)
 
 
 def open_mini(name: str = "mini") -> Dataset:
-    """The dataset of our own games that comes with the package.
+    """The dataset of generated games that is part of the package.
 
     Args:
         name: ``"mini"``, or ``"mini-2.1.2"`` for the wording of that release.
@@ -110,29 +110,29 @@ def open_mini(name: str = "mini") -> Dataset:
 @functools.cache
 def _warn_once() -> None:
     warnings.warn(
-        "ALFWorld plays the embedded mini games, whose scores compare with nothing published. "
-        f"For the official games {_GET}; dataset='mini' silences this.",
+        "using the embedded mini games of ALFWorld; scores are not comparable with published "
+        f"results. For the official games, {_GET}; to silence this warning, pass dataset='mini'.",
         UserWarning,
         stacklevel=2,
     )
 
 
 def official_pack_path() -> Path:
-    """Where the pack of the official games is, or goes."""
+    """The path of the pack of the official games, whether it exists or not."""
     return _cache() / f"pack-v{PACK_VERSION}.bin"
 
 
 def open_pack(path: Path) -> Pack:
-    """Open a pack, once in a process as long as the file stays the same.
+    """Open a pack; it is cached as long as the file does not change.
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: it is no pack, of another version, cut short or altered.
+        CorruptDataError: it is not a pack, has another version, or is truncated or altered.
     """
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise DataNotFoundError(f"{path}: there is no such pack") from None
+        raise DataNotFoundError(f"{path}: no such pack") from None
     return _open_pack(path.resolve(), (status.st_mtime_ns, status.st_size))
 
 
@@ -155,15 +155,15 @@ def build_official(source: Path, progress: Callable[[str, int], None] | None = N
     """Compile the official games into the pack that ``"2.1.1"`` and ``"2.1.2"`` open.
 
     Args:
-        source: a downloaded zip of either release, or a folder of its files; the releases differ
-            in wording alone, so one is enough for both.
-        progress: called now and then with the stage and a count.
+        source: a downloaded zip file of either release, or a folder of its files; the releases
+            differ only in wording, so one is sufficient for both.
+        progress: called regularly with the stage and a count.
 
     Returns:
-        The pack's path.
+        The path of the pack.
 
     Raises:
-        DataNotFoundError: there are no games in it.
+        DataNotFoundError: there are no games in `source`.
         CorruptDataError: the games are not the canonical ones.
     """
     report = progress or (lambda stage, count: None)
@@ -175,8 +175,8 @@ def build_official(source: Path, progress: Callable[[str, int], None] | None = N
         sha256 = build_pack(games, built, lambda n, _: report("games", n)).sha256
         if sha256 != OFFICIAL_SHA256:
             raise CorruptDataError(
-                f"{source} does not hold the canonical games of release 2.1.1 or 2.1.2; to play "
-                "it as it is, unpack it and name the folder as dataset"
+                f"{source} does not contain the canonical games of release 2.1.1 or 2.1.2; to use "
+                "it anyway, unpack it and pass the folder as dataset"
             )
         os.replace(built, target)
     return target
@@ -195,7 +195,8 @@ def _unpack(archive: Path, folder: Path, report: Callable[[str, int], None]) -> 
 
 @functools.lru_cache(maxsize=4)
 def _folder_pack_path(folder: Path) -> Path:
-    """The pack of a folder of official files, built if this state of the folder has none."""
+    """The pack of a folder of official files; built unless there is one for its current state."""
+    # The state is the folder's path and the path, size and modification time of every game file.
     digest = hashlib.sha256(str(folder).encode())
     for game in find_games(folder):
         status = game.path.stat()
@@ -218,25 +219,25 @@ def task_set(dataset: Dataset, split: str, kinds: tuple[str, ...] = ()) -> TaskS
     """The tasks of a split; see `task_sets`.
 
     Raises:
-        UnknownNameError: there is no such task type, or no game of that split.
-        DataNotFoundError: the dataset has no game of these types.
+        UnknownNameError: there is no such task type, or the split is empty.
+        DataNotFoundError: the dataset has no games of these types.
     """
     return find_task_set(task_sets(dataset, kinds), split)
 
 
 @functools.lru_cache(maxsize=16)
 def task_sets(dataset: Dataset, kinds: tuple[str, ...] = ()) -> TaskSets:
-    """The splits that the dataset has games of, each in the order of its folders' names.
+    """The task sets of the splits that are not empty, each in the order of its folders' names.
 
-    ``"all"`` is one split after another.
+    ``"all"`` is the concatenation of all other splits.
 
     Args:
-        dataset: an opened dataset.
-        kinds: only these task types, out of `KINDS`; all of them if empty.
+        dataset: a dataset.
+        kinds: the task types to include, from `KINDS`; all of them if empty.
 
     Raises:
         UnknownNameError: there is no such task type.
-        DataNotFoundError: the dataset has no game of these types.
+        DataNotFoundError: the dataset has no games of these types.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -244,7 +245,7 @@ def task_sets(dataset: Dataset, kinds: tuple[str, ...] = ()) -> TaskSets:
     name, pack, grammar = dataset
 
     def ids_of(split: str) -> list[str]:
-        # No train game is in another split, so train is clean as it is.
+        # No train game occurs in another split, so "train_clean" equals "train".
         folder = "train" if split == "train_clean" else split
         return [
             task_id

@@ -1,8 +1,8 @@
 """Finds the games in an unpacked folder of official files.
 
-A folder is laid out as ``json_2.1.1/<split>/<task>/<trial>/game.tw-pddl``; releases 2.1.1 and
-2.1.2 both call it so. The choice of games follows `collect_game_files` of alfworld 0.4.2
-(`alfworld/agents/environment/alfred_tw_env.py`): solvable ones, without movable receptacles and
+The layout is ``json_2.1.1/<split>/<task>/<trial>/game.tw-pddl``, with the same name in releases
+2.1.1 and 2.1.2. The selection of games follows `collect_game_files` of alfworld 0.4.2
+(`alfworld/agents/environment/alfred_tw_env.py`): solvable games without movable receptacles or
 sliced objects.
 """
 
@@ -20,12 +20,12 @@ FOLDERS: Final = {
     "unseen": "valid_unseen",
     "valid_train": "valid_train",
 }
-"""Split to the name of its folder."""
+"""The name of each split's folder."""
 
 GAME_FILE: Final = "game.tw-pddl"
 
-# A game of 2.1.1 that 2.1.2 lacks: its domain was generated again, and published lists of 3,553
-# training games do not have it.
+# A game of 2.1.1 that is missing from 2.1.2: its domain was regenerated, and the published lists of
+# 3,553 training games do not include it.
 _DROPPED = (
     "pick_clean_then_place_in_recep-Cloth-None-BathtubBasin-413/trial_T20190908_065418_661400"
 )
@@ -37,7 +37,7 @@ class Found(NamedTuple):
     Attributes:
         split: one of `FOLDERS`.
         task_id: ``"<task>/<trial>"``, the names of its two folders.
-        path: the file.
+        path: the path of the file.
     """
 
     split: str
@@ -48,21 +48,21 @@ class Found(NamedTuple):
 def find_games(folder: Path) -> list[Found]:
     """The game files of the canonical splits in an unpacked folder, in a fixed order.
 
-    Games with movable receptacles or sliced objects are left out; whether a game is solvable is
-    for its reader to see.
+    Games with movable receptacles or sliced objects are omitted. Whether a game is solvable is only
+    known once its file is read.
 
     Args:
-        folder: ``json_2.1.1``, or the folder that holds it.
+        folder: ``json_2.1.1``, or the folder that contains it.
 
     Raises:
-        DataNotFoundError: there is no such folder, or nothing like a game in it.
+        DataNotFoundError: there is no such folder, or it contains no games.
     """
     return list(_find_games(_root(folder)))
 
 
 def _root(folder: Path) -> Path:
     if not folder.is_dir():
-        raise DataNotFoundError(f"{folder}: there is no such folder")
+        raise DataNotFoundError(f"there is no folder {folder}")
     for root in (folder, folder / "json_2.1.1"):
         if any((root / name).is_dir() for name in FOLDERS.values()):
             return root

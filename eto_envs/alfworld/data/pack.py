@@ -1,10 +1,10 @@
-"""A pack: all games of a folder in one file, compiled, opened by memory map.
+"""A pack: all games of a folder, compiled into one memory-mapped file.
 
 Layout: a magic line, the length of the index (8 bytes, little-endian), the index as JSON, then the
-games as canonical JSON (`Problem.to_json`) one after another. The index lists, split by split, each
-game's id, length and SHA-256. The wording is no part of a game, so releases 2.1.1 and 2.1.2 make
-packs with the same games; the index notes the release they were read from. A pack may be gzipped
-as a whole (the mini games are, to keep the package small); it then is unpacked in memory.
+games as canonical JSON (`Problem.to_json`), one after another. For each split, the index lists the
+id, length and SHA-256 of every game. The wording is not part of a game, so releases 2.1.1 and 2.1.2
+give packs with the same games; the index records from which release they were read. A pack can be
+gzipped (the mini games are, to keep the package small); it is then decompressed in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameErro
 from eto_envs.files import write_whole
 
 PACK_VERSION = 1
-"""Rises whenever the layout or `Problem` changes."""
+"""Incremented whenever the layout or `Problem` changes."""
 
 _MAGIC = b"eto-gym ALFWorld pack %d\n" % PACK_VERSION
 _LENGTH = struct.Struct("<Q")
@@ -41,12 +41,12 @@ class _Record(NamedTuple):
 
 
 class Pack:
-    """The games of a pack file, read when asked for.
+    """The games of a pack file, read on demand.
 
     Attributes:
-        path: the file.
-        grammar: the release whose wording its source has.
-        splits: split to its task ids, in order.
+        path: the path of the file.
+        grammar: the release from which the games were read.
+        splits: the task ids of each split, in order.
         sha256: hash of all ids and games.
     """
 
@@ -55,17 +55,17 @@ class Pack:
 
         Raises:
             DataNotFoundError: there is no such file.
-            CorruptDataError: it is no pack, of another version, cut short or altered.
+            CorruptDataError: it is not a pack, has another version, or is truncated or altered.
         """
         self.path = path
         try:
             self._bytes = _bytes_of(path)
         except FileNotFoundError:
-            raise DataNotFoundError(f"{path}: there is no such pack") from None
+            raise DataNotFoundError(f"{path}: no such pack") from None
         except ValueError:
-            raise CorruptDataError(f"{path}: an empty file; {_REBUILD}") from None
+            raise CorruptDataError(f"{path}: the file is empty; {_REBUILD}") from None
         except (EOFError, gzip.BadGzipFile, zlib.error):
-            raise CorruptDataError(f"{path}: cut short or altered; {_REBUILD}") from None
+            raise CorruptDataError(f"{path}: truncated or altered; {_REBUILD}") from None
         index, offset = self._read_index()
         self.grammar = str(index["grammar"])
         self.sha256 = str(index["sha256"])
@@ -79,27 +79,28 @@ class Pack:
                 self._records[task_id] = _Record(offset, n_bytes, sha256)
                 offset += n_bytes
         if offset != len(self._bytes) or self.sha256 != _sha256_of(index["splits"]):
-            raise CorruptDataError(f"{path}: cut short or altered; {_REBUILD}")
+            raise CorruptDataError(f"{path}: truncated or altered; {_REBUILD}")
 
     def _read_index(self) -> tuple[Any, int]:
         start = len(_MAGIC) + _LENGTH.size
         if self._bytes[: len(_MAGIC)] != _MAGIC or len(self._bytes) < start:
-            raise CorruptDataError(f"{self.path}: no pack of version {PACK_VERSION}; {_REBUILD}")
+            message = f"{self.path}: not a pack of version {PACK_VERSION}; {_REBUILD}"
+            raise CorruptDataError(message)
         (n_bytes,) = _LENGTH.unpack(self._bytes[len(_MAGIC) : start])
         try:
             return json.loads(self._bytes[start : start + n_bytes]), start + n_bytes
         except ValueError:
-            raise CorruptDataError(f"{self.path}: cut short or altered; {_REBUILD}") from None
+            raise CorruptDataError(f"{self.path}: truncated or altered; {_REBUILD}") from None
 
     def __contains__(self, task_id: object) -> bool:
-        """Whether a game of that id is in it."""
+        """Whether the pack has a game of this id."""
         return task_id in self._records
 
     def digest(self, task_id: str) -> str:
         """The SHA-256 of a game.
 
         Raises:
-            UnknownNameError: no game has that id.
+            UnknownNameError: there is no game of this id.
         """
         return self._record(task_id).sha256
 
@@ -107,13 +108,13 @@ class Pack:
         """Read a game.
 
         Raises:
-            UnknownNameError: no game has that id.
-            CorruptDataError: its bytes were altered.
+            UnknownNameError: there is no game of this id.
+            CorruptDataError: its bytes have been altered.
         """
         record = self._record(task_id)
         content = self._bytes[record.offset : record.offset + record.n_bytes]
         if hashlib.sha256(content).hexdigest() != record.sha256:
-            raise CorruptDataError(f"{self.path}: game {task_id!r} was altered; {_REBUILD}")
+            raise CorruptDataError(f"{self.path}: game {task_id!r} is altered; {_REBUILD}")
         return Problem.from_json(content)
 
     def _record(self, task_id: str) -> _Record:
@@ -135,13 +136,13 @@ def build_pack(
     """Compile the games of an unpacked folder into a pack.
 
     Args:
-        source: ``json_2.1.1``, or the folder that holds it.
-        target: the file to write; what is there is replaced once all is read.
-        progress: called with the number of games read and that of all.
+        source: ``json_2.1.1``, or the folder that contains it.
+        target: the file to write; an existing file is replaced once all games have been read.
+        progress: called with the number of games read and their total number.
 
     Raises:
         DataNotFoundError: there are no games in `source`.
-        CorruptDataError: a game file is not what it should be.
+        CorruptDataError: a game file is damaged.
     """
     found = find_games(source)
     splits: dict[str, list[tuple[str, int, str]]] = {}
@@ -165,9 +166,9 @@ def write_pack(target: Path, games: Mapping[str, Mapping[str, Problem]], grammar
     """Write games as a pack.
 
     Args:
-        target: the file to write, gzipped if its name ends so; what is there is replaced.
-        games: split to task id to problem, in the order the pack is to have.
-        grammar: the release that the pack is to name.
+        target: the file to write, gzipped if its name ends with ``.gz``; replaced if it exists.
+        games: the problem of each task id of each split, in the order of the pack.
+        grammar: the release to record in the pack.
     """
     splits: dict[str, list[tuple[str, int, str]]] = {split: [] for split in games}
     contents: list[bytes] = []
@@ -182,7 +183,7 @@ def write_pack(target: Path, games: Mapping[str, Mapping[str, Problem]], grammar
 
 
 def _compiled(found: Iterable[Found]) -> Iterable[tuple[Found, bytes, str]]:
-    """Each game, compiled; an unsolvable one as no bytes."""
+    """Each game with its compiled bytes, which are empty if it is unsolvable."""
     for game in found:
         try:
             problem, grammar = read_game(game.path)
@@ -198,7 +199,7 @@ def _check_alike(
     if not grammars:
         raise DataNotFoundError(f"{source}: none of its games is solvable")
     if len(grammars) > 1:
-        raise CorruptDataError(f"{source}: games of releases {sorted(grammars)} are mixed in it")
+        raise CorruptDataError(f"{source}: it mixes games of releases {sorted(grammars)}")
     seen: set[str] = set()
     for games in splits.values():
         for task_id, _, _ in games:
@@ -208,6 +209,7 @@ def _check_alike(
 
 
 def _sha256_of(splits: Mapping[str, Iterable[tuple[str, int, str]]]) -> str:
+    """A hash over one line ``split id hash`` for every game, in order."""
     digest = hashlib.sha256()
     for split, games in splits.items():
         for task_id, _, sha256 in games:
@@ -217,5 +219,5 @@ def _sha256_of(splits: Mapping[str, Iterable[tuple[str, int, str]]]) -> str:
 
 def _write(target: Path, index: bytes, contents: Iterable[bytes]) -> None:
     pack = b"".join([_MAGIC, _LENGTH.pack(len(index)), index, *contents])
-    # No time of day in the file: equal packs are equal files.
+    # mtime=0: the file must not contain the current time, so that equal packs give equal files.
     write_whole(target, gzip.compress(pack, mtime=0) if target.suffix == ".gz" else pack)

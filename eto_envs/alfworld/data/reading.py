@@ -1,8 +1,9 @@
-"""Reads one official ALFWorld game file, `game.tw-pddl` of data releases 2.1.1 and 2.1.2.
+"""Reads an official ALFWorld game file, `game.tw-pddl` of data releases 2.1.1 and 2.1.2.
 
-Of the problem only the `(:init …)` facts and the `(:goal …)` are read, of the grammar only the
-task and which release it is: the rest is the same in every game, and in `engine` and `wording`.
-Names follow `AlfredDemangler` of alfworld 0.4.2 (`alfworld/agents/environment/alfred_tw_env.py`).
+A game file is JSON with a PDDL domain, a PDDL problem and a grammar. Of the problem, only the facts
+in `(:init …)` and the `(:goal …)` are read; of the grammar, only the task and the release. The rest
+is the same in all games and is implemented by `engine.rules` and `engine.wording`. Names follow
+`AlfredDemangler` of alfworld 0.4.2 (`alfworld/agents/environment/alfred_tw_env.py`).
 """
 
 from __future__ import annotations
@@ -30,24 +31,25 @@ _BINARY = """
     atlocation receptacleatlocation objectatlocation inreceptacle inreceptacleobject
     wasinreceptacle receptacletype cancontain objecttype holds
 """
+# Predicates of the ALFRED domain and their numbers of arguments; any other one is an error.
 _N_ARGUMENTS = dict.fromkeys(_UNARY.split(), 1) | dict.fromkeys(_BINARY.split(), 2)
-_NUMERIC = ("distance", "total-cost", "=")
-_FACT = re.compile(r"\(\s*([\w@=-]+)((?:\s+[^\s()]+)*)\s*\)")
+_NUMERIC = ("distance", "total-cost", "=")  # numeric fluents, which have no effect on the game
+_FACT = re.compile(r"\(\s*([\w@=-]+)((?:\s+[^\s()]+)*)\s*\)")  # innermost parentheses: (name args…)
 _COMMENT = re.compile(r";[^\n]*")
 
 Facts = Mapping[str, Sequence[tuple[str, ...]]]
 
 
 class UnsolvableGameError(CorruptDataError):
-    """A game file that says of itself that the game cannot be won."""
+    """A game file that declares the game to be unsolvable."""
 
 
 class OfficialGame(NamedTuple):
-    """What a game file says.
+    """The content of a game file.
 
     Attributes:
         problem: the problem.
-        grammar: the release whose wording it has, ``"2.1.1"`` or ``"2.1.2"``.
+        grammar: the release whose wording it uses, ``"2.1.1"`` or ``"2.1.2"``.
     """
 
     problem: Problem
@@ -60,8 +62,8 @@ def read_game(path: Path) -> OfficialGame:
     Raises:
         DataNotFoundError: there is no such file.
         UnsolvableGameError: its key ``solvable`` is false.
-        CorruptDataError: it is not JSON, lacks a key or has a text of unknown form; the message
-            names the file and the key.
+        CorruptDataError: it is not JSON, lacks a key or cannot be parsed; the message names the
+            file and the key.
     """
     content = _read_content(path)
     if not content["solvable"]:
@@ -78,15 +80,15 @@ def _read_content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataNotFoundError(f"{path}: there is no such game file") from None
-    except ValueError as error:  # bytes that are not UTF-8 raise a subclass of it, too
+        raise DataNotFoundError(f"there is no game file {path}") from None
+    except ValueError as error:  # includes UnicodeDecodeError
         raise CorruptDataError(f"{path}: not a JSON file ({error})") from None
     if not isinstance(content, dict):
         raise CorruptDataError(f"{path}: not a JSON object but a {type(content).__name__}")
     for key in _KEYS:
         kind = bool if key == "solvable" else str
         if not isinstance(content.get(key), kind):
-            what = f"is no {kind.__name__}" if key in content else "is missing"
+            what = f"is not a {kind.__name__}" if key in content else "is missing"
             raise CorruptDataError(f"{path}: key {key!r} {what}")
     return content
 
@@ -102,14 +104,14 @@ def _read_grammar(path: Path, text: str) -> tuple[str, str]:
 
 
 def read_problem(pddl: str, task: str) -> Problem:
-    """The problem that a PDDL problem text describes.
+    """Parse a problem in PDDL.
 
     Args:
-        pddl: the text, as under the key ``pddl_problem`` of a game file.
+        pddl: the text under the key ``pddl_problem`` of a game file.
         task: the instruction.
 
     Raises:
-        CorruptDataError: the text is not an ALFRED problem; the message says why.
+        CorruptDataError: the text is not an ALFRED problem; the message gives the reason.
     """
     text = _COMMENT.sub("", pddl.lower())
     start, end = text.find("(:init"), text.find("(:goal")
@@ -121,6 +123,7 @@ def read_problem(pddl: str, task: str) -> Problem:
 
 
 def _read_facts(text: str) -> Facts:
+    """The rows of arguments of each predicate: ``(openable a)`` is ``("a",)`` under "openable"."""
     facts: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
     for name, arguments in _FACT.findall(text):
         if name in _NUMERIC:
@@ -132,18 +135,23 @@ def _read_facts(text: str) -> Facts:
             raise CorruptDataError(f"{name!r} with {len(row)} arguments")
         facts[name].append(row)
     if len(facts["atlocation"]) != 1:
-        raise CorruptDataError(f"{len(facts['atlocation'])} atLocation facts, there must be one")
+        raise CorruptDataError(f"{len(facts['atlocation'])} atLocation facts, expected one")
     return facts
 
 
 def _read_goal(text: str) -> Goal:
+    """Classify a goal by the literals in it; its exact structure differs from game to game.
+
+    Object variables are ``?o``, or ``?o1`` and ``?o2`` for two objects, and ``?ot`` for a lamp.
+    Only ``look`` goals contain ``(holds …)``, and only goals for two objects ``(not (= ?o1 ?o2))``.
+    """
     objects = re.findall(r"\(objecttype \?(o\w?) (\w+)type\)", text)
     targets = re.findall(r"\(receptacletype \?r (\w+)type\)", text)
     lamps = [kind for variable, kind in objects if variable == "ot"]
     things = {kind for variable, kind in objects if variable != "ot"}
     places = set(lamps if "(holds " in text else targets)
     if len(things) != 1 or len(places) != 1:
-        raise CorruptDataError(f"a goal of unknown form: {text:.200}")
+        raise CorruptDataError(f"unknown kind of goal: {text:.200}")
     if "(holds " in text:
         kind = "look"
     elif "(not (= ?o1 ?o2))" in text:
@@ -155,14 +163,17 @@ def _read_goal(text: str) -> Goal:
 
 
 def _names(facts: Facts) -> dict[str, str]:
-    """The name of every entity: its type and a number, the last id of a type being number 1."""
+    """The name of every entity: its type and a number; the last id of a type has number 1.
+
+    An id such as ``sink_bar_…_bar_sinkbasin`` begins with its type; basins get the suffix "basin".
+    """
     ids = sorted({one for rows in facts.values() for row in rows for one in row})
     names: dict[str, str] = {}
     numbers: defaultdict[str, int] = defaultdict(int)
     for entity in reversed(ids):
         base, bar, _ = entity.partition("_bar_")
         if not bar:
-            names[entity] = f"{entity} "  # as the original: such ids are never shown
+            names[entity] = f"{entity} "  # as in the original; such ids never appear in texts
             continue
         base += "basin" if "basin" in entity else ""
         numbers[base] += 1
@@ -171,6 +182,7 @@ def _names(facts: Facts) -> dict[str, str]:
 
 
 def _column(facts: Facts, predicate: str, position: int) -> set[str]:
+    """The entities that occur at one position of a predicate's arguments."""
     return {row[position] for row in facts.get(predicate, ())}
 
 
@@ -182,18 +194,18 @@ class _Index:
         self.number = {entity: number for number, entity in enumerate(self.ids)}
 
     def mask(self, entities: Iterable[str]) -> int:
-        """The set of those that are of this kind."""
+        """The set (bit mask) of those entities that are of this kind."""
         return sum(1 << self.number[e] for e in set(entities) if e in self.number)
 
     def masks(self, pairs: Iterable[tuple[str, ...]], things: _Index) -> tuple[int, ...]:
-        """For each entity the set of `things` that (thing, entity) pairs give it."""
+        """For each entity, the set of `things` in (thing, entity) pairs with it."""
         found = [0] * len(self.ids)
         for thing, entity in pairs:
             found[self.number[entity]] |= 1 << things.number[thing]
         return tuple(found)
 
     def types(self, pairs: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-        """The type of each, empty where there is none."""
+        """The type of each entity, empty if it has none; `pairs` are (entity, type)."""
         found: dict[str, str] = {}
         for entity, kind in pairs:
             if found.setdefault(entity, kind.removesuffix("type")) != kind.removesuffix("type"):
@@ -202,6 +214,11 @@ class _Index:
 
 
 def _number(facts: Facts, goal: Goal, task: str) -> Problem:
+    """Number the entities and make the problem.
+
+    The objects of a PDDL problem are declared, too, but what an entity is follows from its facts:
+    whatever occurs where a predicate has a receptacle is a receptacle, and so on.
+    """
     receptacles = _Index(
         _column(facts, "receptacleatlocation", 0),
         _column(facts, "inreceptacle", 1),
@@ -251,7 +268,7 @@ def _number(facts: Facts, goal: Goal, task: str) -> Problem:
 def _accepts(
     facts: Facts, receptacle_types: Sequence[str], object_types: Sequence[str]
 ) -> tuple[int, ...]:
-    """What may be put into each receptacle: `canContain` says it for types."""
+    """The set of objects that can be put into each receptacle; `canContain` relates their types."""
     of_type: defaultdict[str, int] = defaultdict(int)
     for number, kind in enumerate(object_types):
         of_type[kind] |= 1 << number
@@ -262,7 +279,7 @@ def _accepts(
 
 
 def _insides(facts: Facts, objects: _Index) -> tuple[tuple[int, int], ...]:
-    """What each object that can hold others holds; it never changes."""
+    """For each object that can hold others, the set of objects in it, which never changes."""
     pairs = facts.get("inreceptacleobject", ())
     holders = _column(facts, "isreceptacleobject", 0) & objects.number.keys()
     held = {outer: {i for i, o in pairs if o == outer} for outer in holders}

@@ -1,8 +1,8 @@
-"""Writes a `Problem` as the PDDL text of an official game file; `reading` is its inverse.
+"""Writes a `Problem` as the PDDL text of an official game file; `reading` is the inverse.
 
-Ids are made so that the original's naming rule gives the problem's names: ``drawer_bar_03`` for the
-drawer that comes fourth. Goals are put so that they hold exactly when the original's would. The
-domain and the grammar that a whole game file needs are in `export`.
+Ids are chosen so that the original's naming rule gives the problem's names (see `_ids`). Goals are
+formulated so that they hold exactly when the original's would. The domain and the grammar of a
+complete game file are added by `export`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from eto_envs.alfworld.engine.problem import Problem, members
 
 AGENT: Final = "agent1"
 
-# Types that the domain names as constants, without declaring them; no receptacle is a SinkType.
+# Types that the domain uses as constants without declaring them; no receptacle is a SinkType.
 _RECEPTACLE_TYPES = ("fridge", "microwave", "sink", "sinkbasin")
 _OBJECT_TYPES = ("butterknife", "knife")
 _TRAITS = {
@@ -61,11 +61,13 @@ _LOOK_GOAL = """
 
 
 def problem_text(problem: Problem) -> str:
-    """The problem in PDDL: objects, what is true at the beginning, and the goal."""
+    """The problem in PDDL: objects, initial facts and goal."""
     return _Text(problem).text()
 
 
 class _Text:
+    """The parts of the PDDL text of one problem."""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.locations = _ids(problem.locations)
@@ -150,7 +152,7 @@ class _Text:
 
 
 def _gaps(names: Sequence[str]) -> list[str]:
-    """The names left out; official games give them to objects that are nowhere."""
+    """The names missing from the numbering; in official games, these objects are nowhere."""
     greatest: dict[str, int] = {}
     for name in names:
         kind, _, number = name.rpartition(" ")
@@ -161,11 +163,14 @@ def _gaps(names: Sequence[str]) -> list[str]:
 
 
 def _ids(names: Sequence[str]) -> list[str]:
-    """Ids in the order of the names, of which the last of a type has number 1."""
+    """The id of each name: ``drawer_bar_997`` for ``drawer 3``.
+
+    The original assigns number 1 to the last id of a type, so ids must ascend as numbers descend.
+    """
     ids = []
     for name in names:
         kind, _, number = name.rpartition(" ")
-        # 1000 is more than any number, so that ids ascend where numbers descend.
+        # 1000 is greater than any number; three digits keep the alphabetical order numerical.
         position = f"bar_{1000 - int(number):03d}"
         base = kind.removesuffix("basin")
         ids.append(f"{base}_{position}" + (f"_bar_{kind}" if base != kind else ""))

@@ -1,6 +1,6 @@
-"""The commands that do something in a state, in the original's order.
+"""The admissible commands of a state, in the original's order.
 
-A command is in the list exactly if `engine.step` answers it with anything but "Nothing happens.".
+A command is in the list if and only if the response of `rules.step` is not "Nothing happens.".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from eto_envs.alfworld.engine.wording import is_closed
 
 
 def admissible_commands(game: Game, state: State) -> list[str]:
-    """The commands that do something now, sorted as the original's."""
+    """The admissible commands, sorted as in the original."""
     problem = game.problem
     here = game.receptacles_at[state.location]
     commands = ["inventory", "look"]
@@ -36,7 +36,7 @@ def admissible_commands(game: Game, state: State) -> list[str]:
 
 
 def _commands_with(game: Game, state: State, receptacle: int) -> list[str]:
-    """The commands about one receptacle at the agent's location."""
+    """The commands that involve one receptacle at the agent's location."""
     problem = game.problem
     name = problem.receptacles[receptacle]
     commands = [f"examine {name}"]

@@ -1,7 +1,7 @@
-"""`Game`, a problem made ready to play, and `State`, a moment of it.
+"""`Game`, a problem prepared for playing, and `State`, its state at some point of an episode.
 
-A game never changes; a state is a small hashable value, so forking a game is keeping a state.
-What commands do and say is in `engine`.
+A game never changes, and a state is a small hashable value, so storing a state is enough to fork an
+episode. Not here: what commands do and the texts (`rules`, `wording`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from eto_envs.alfworld.engine.problem import Problem, members
 from eto_envs.errors import UnknownNameError
 
 GRAMMARS: Final = ("2.1.1", "2.1.2")
-"""The data releases whose wording is spoken: `put … in/on …` and `move … to …`."""
+"""The data releases, which differ in wording: `put … in/on …` and `move … to …`."""
 
 _KNIVES = ("knife", "butterknife")
 
 
 class Treatment(NamedTuple):
-    """What `clean`, `heat` and `cool` need and do.
+    """The requirements and the effect of `clean`, `heat` and `cool`.
 
     Attributes:
-        appliance: the type of the receptacle it is done with.
-        trait: the set of `Problem.traits` it can be done to.
-        effect: the set of `State` it adds to.
+        appliance: the type of the receptacle that is used.
+        trait: the key of `Problem.traits` with the objects that can be treated.
+        effect: the field of `State` with the objects that have been treated.
     """
 
     appliance: str
@@ -32,7 +32,7 @@ class Treatment(NamedTuple):
     effect: str
 
 
-# The domain also knows a SinkType; no receptacle of any game has it.
+# The domain also mentions a SinkType, but no receptacle of any game has this type.
 TREATMENTS: Final = {
     "clean": Treatment("sinkbasin", "cleanable", "clean"),
     "heat": Treatment("microwave", "heatable", "hot"),
@@ -41,20 +41,20 @@ TREATMENTS: Final = {
 
 
 class State(NamedTuple):
-    """A moment of a game: sets are ints as in `Problem`, tuples go by receptacle or location.
+    """A state of a game. Sets are ints, as in `Problem`; tuples are by receptacle or location.
 
     Attributes:
-        location: where the agent is.
+        location: the location of the agent.
         held: the object in hand, -1 for none.
-        opened: the receptacles that are open.
-        contents: the objects in each receptacle.
-        objects_at: the objects that count as being at each location.
-        lifted: the objects once taken from each receptacle and not in it now.
-        clean: the clean objects.
-        hot: the hot ones.
-        cool: the cool ones.
-        sliced: the sliced ones.
-        toggled: the lamps that were used.
+        opened: the set of open receptacles.
+        contents: the set of objects in each receptacle.
+        objects_at: the set of objects that the domain considers to be at each location.
+        lifted: the set of objects that were taken from each receptacle and are not in it now.
+        clean: the set of clean objects.
+        hot: the set of hot objects.
+        cool: the set of cool objects.
+        sliced: the set of sliced objects.
+        toggled: the set of lamps that have been switched on.
     """
 
     location: int
@@ -74,19 +74,19 @@ class Game:
     """One game in the wording of one release; immutable by convention.
 
     Attributes:
-        problem: what it was made from.
+        problem: the underlying problem.
         grammar: one of `GRAMMARS`.
-        start: its first state.
-        receptacle_number: receptacle name to number.
-        object_number: object name to number.
-        receptacles_at: the receptacles at each location, ascending.
-        receptacles_of: receptacle type to the set of receptacles.
-        objects_of: object type to the set of objects.
-        knives: the objects that slice.
-        insides: what an object that can hold others holds, by object.
-        goal_objects: the objects that the goal may be about.
-        goal_receptacles: the receptacles it may be about (none for ``look``).
-        goal_lamps: the lamps it may be about (none but for ``look``).
+        start: the initial state.
+        receptacle_number: the number of each receptacle, by name.
+        object_number: the number of each object, by name.
+        receptacles_at: the receptacles at each location, in ascending order.
+        receptacles_of: the set of receptacles of each type.
+        objects_of: the set of objects of each type.
+        knives: the set of objects that can slice.
+        insides: for each object that can hold others, the set of objects in it.
+        goal_objects: the set of objects that can satisfy the goal.
+        goal_receptacles: the set of receptacles that can satisfy it (empty for ``look``).
+        goal_lamps: the set of lamps that can satisfy it (empty except for ``look``).
         goal_treatment: what must be done to the object first, or None.
     """
 
@@ -94,7 +94,7 @@ class Game:
         """Compile a problem.
 
         Raises:
-            UnknownNameError: no such grammar.
+            UnknownNameError: there is no such grammar.
         """
         if grammar not in GRAMMARS:
             raise UnknownNameError("grammar", grammar, GRAMMARS)
@@ -141,7 +141,7 @@ class Game:
             self.goal_objects &= self.problem.traits[self.goal_treatment.trait]
 
     def is_won(self, state: State) -> bool:
-        """Whether the goal holds now (going on may undo it)."""
+        """Whether the goal holds in a state (later commands can undo it)."""
         wanted = self.goal_objects
         if self.problem.goal.kind == "look":
             if state.held < 0 or not wanted >> state.held & 1:
@@ -154,12 +154,13 @@ class Game:
             return False
         for receptacle in members(self.goal_receptacles):
             there = state.contents[receptacle] & wanted
+            # `there & (there - 1)` clears the lowest bit: it is not 0 if there are at least two.
             if there and (self.problem.goal.kind != "two" or there & (there - 1)):
                 return True
         return False
 
     def facts(self, state: State) -> list[str]:
-        """What is true in a state and may change, as sorted texts ``predicate(names)``."""
+        """The facts of a state that can change, as sorted strings ``predicate(names)``."""
         problem = self.problem
         things, places = problem.objects, problem.receptacles
         facts = [f"atlocation({problem.locations[state.location]})"]
@@ -181,6 +182,7 @@ class Game:
 
 
 def _by_type(types: tuple[str, ...]) -> dict[str, int]:
+    """The set of entities of each type."""
     masks: defaultdict[str, int] = defaultdict(int)
     for number, kind in enumerate(types):
         masks[kind] |= 1 << number

@@ -1,8 +1,10 @@
-"""`Problem`: what one ALFWorld game is, apart from its wording, as numbers and names.
+"""`Problem`: the content of an ALFWorld game, apart from its wording, as numbers and names.
 
-Entities are numbered in the order of their lower-cased ids, which is the order the original lists
-them in; a set of them is an `int` whose bit `i` is entity `i`. How problems are read from the
-original's files is in `pddl`, the rules of the game are in `engine`.
+Entities (objects, receptacles, locations) are numbered in the order of their lower-case ids, which
+is the order in which the original lists them. A set of entities is an `int` whose bit `i` stands
+for entity `i`, so that union, intersection and membership are single operations and states are
+small and hashable. Not here: reading problems from the original's files (`data.reading`) and the
+rules of the game (`rules`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import Any, NamedTuple
 
 
 def members(mask: int) -> Iterator[int]:
-    """The numbers in a set, ascending."""
+    """The numbers in a set, in ascending order."""
     while mask:
-        lowest = mask & -mask
+        lowest = mask & -mask  # the lowest bit that is set
         yield lowest.bit_length() - 1
         mask ^= lowest
 
@@ -35,17 +37,18 @@ TRAITS = (
     "issliced",
     "istoggled",
 )
-"""The sets of objects under `Problem.traits`."""
+"""The keys of `Problem.traits`."""
 
 
 class Goal(NamedTuple):
-    """What has to hold for a game to be won.
+    """The condition for winning a game.
 
     Attributes:
-        kind: ``place``, ``two``, ``clean``, ``heat``, ``cool`` (an object, or two, of a type in or
-            on a receptacle of a type, treated) or ``look`` (holding it at a lamp that is on).
-        object_type: such as ``"apple"``.
-        target_type: the type of the receptacle, or of the lamp.
+        kind: ``place``, ``two``, ``clean``, ``heat`` or ``cool`` (one or two objects of a type, if
+            necessary treated, are in or on a receptacle of a type), or ``look`` (the agent holds an
+            object where a lamp is on).
+        object_type: the type of the object, such as ``"apple"``.
+        target_type: the type of the receptacle or lamp.
     """
 
     kind: str
@@ -59,24 +62,24 @@ class Problem:
 
     Attributes:
         task: the instruction, such as ``"Your task is to: put a mug in desk."``.
-        goal: what it means.
-        locations: names (``"loc 3"``) of the places to stand at.
-        start: the location at the beginning.
-        held: the object held at the beginning, -1 for none.
-        receptacles: their names.
-        receptacle_types: their types, such as ``"drawer"``.
-        receptacle_locations: the location of each, -1 if it has none.
-        openable: the receptacles that open and close.
-        opened: those that are open at the beginning.
-        contents: the objects in each receptacle at the beginning.
-        accepts: the objects that may be put into each receptacle.
-        objects: their names.
-        object_types: their types, empty where the file gives none.
-        objects_at: the objects at each location at the beginning.
-        traits: sets of objects: what can be done with them (``pickupable``, ``toggleable``,
-            ``sliceable``, ``cleanable``, ``heatable``, ``coolable``) and how they are at the
-            beginning (``isclean``, ``ishot``, ``iscool``, ``issliced``, ``istoggled``).
-        insides: pairs of an object that can hold others and what it holds.
+        goal: the condition for winning.
+        locations: the names (``"loc 3"``) of the places where the agent can stand.
+        start: the initial location.
+        held: the object held initially, -1 for none.
+        receptacles: the names of the receptacles.
+        receptacle_types: the type of each receptacle, such as ``"drawer"``.
+        receptacle_locations: the location of each receptacle, -1 if it has none.
+        openable: the set of receptacles that can be opened and closed.
+        opened: the set of receptacles that are initially open.
+        contents: the set of objects initially in each receptacle.
+        accepts: the set of objects that can be put into each receptacle.
+        objects: the names of the objects.
+        object_types: the type of each object, empty if the file states none.
+        objects_at: the set of objects initially at each location.
+        traits: sets of objects by what can be done with them (``pickupable``, ``toggleable``,
+            ``sliceable``, ``cleanable``, ``heatable``, ``coolable``) and by their initial state
+            (``isclean``, ``ishot``, ``iscool``, ``issliced``, ``istoggled``).
+        insides: for each object that can hold others, the object and the set of what it holds.
     """
 
     task: str
@@ -107,7 +110,7 @@ class Problem:
         """The problem that `to_json` wrote.
 
         Raises:
-            ValueError, TypeError: it is not such a record.
+            ValueError, TypeError: the text is not such a record.
         """
         record: dict[str, Any] = json.loads(text)
         values: dict[str, Any] = {

@@ -1,8 +1,9 @@
-"""How far along a game is: its sub-goals, a pure function of game and state.
+"""The progress of a game: its sub-goals, as a pure function of game and state.
 
-An environment made with ``reveal=("subgoals",)`` has them in ``info["subgoals"]``, where
-`eto_envs.shaping` looks: ``shaping=("subgoal=0.1",)`` pays each the first time it holds,
-``shaping=("potential=0.99",)`` takes their share as the potential. Nothing here is of the original.
+With ``reveal=("subgoals",)``, an environment has them in ``info["subgoals"]``, where
+`eto_envs.shaping` finds them: ``shaping=("subgoal=0.1",)`` rewards each the first time it holds,
+and ``shaping=("potential=0.99",)`` uses the fraction that holds as the potential. The original has
+no sub-goals.
 """
 
 from __future__ import annotations
@@ -18,24 +19,25 @@ SUBGOALS: Final = {
     "two": ("found", "taken", "placed", "found second", "taken second", "placed second"),
     **dict.fromkeys(("clean", "heat", "cool", "look"), ("found", "taken", "treated", "placed")),
 }
-"""The names of the sub-goals of each kind of goal, in the order a player meets them."""
+"""The names of the sub-goals for each kind of goal, in the order in which they are reached."""
 
 
 def subgoals(game: Game, state: State) -> dict[str, bool]:
     """Which sub-goals hold in a state.
 
-    - ``found``: an object that the goal may be about is in sight or in hand.
+    - ``found``: an object that can satisfy the goal is visible or in hand.
     - ``taken``: it is in hand.
-    - ``treated``: it is clean, hot or cool as the goal wants, and was made so or is in hand; under
+    - ``treated``: it is clean, hot or cool as the goal requires, and was treated or is in hand; for
       ``look``, the lamp is on.
-    - ``placed``: the goal holds (under ``look``: it is in hand where the lamp is).
+    - ``placed``: the goal holds (for ``look``: the object is in hand where the lamp is).
 
-    What is placed counts as taken and treated, and all of these as found. Two objects go one after
-    the other: the second is looked for once the first is placed. At the end all of them hold;
-    before it they may be lost again, as when a player walks away from what was found.
+    An object that is placed counts as taken and treated, and one that is taken or treated counts as
+    found. If the goal requires two objects, the second counts only once the first is placed. All
+    sub-goals hold at the end; before that they can be lost again, for example when the agent walks
+    away from an object.
 
     Returns:
-        The names in the order of `SUBGOALS`, each with whether it holds.
+        Whether each sub-goal holds, by name, in the order of `SUBGOALS`.
     """
     kind = game.problem.goal.kind
     if kind == "two":
@@ -54,7 +56,7 @@ def subgoals(game: Game, state: State) -> dict[str, bool]:
 
 
 def _two(game: Game, state: State) -> dict[str, bool]:
-    """How many of the two are placed (in one receptacle), taken and found."""
+    """The sub-goals for two objects: how many are placed (in one receptacle), taken and found."""
     inside = [state.contents[r] & game.goal_objects for r in members(game.goal_receptacles)]
     together = max(inside, key=lambda objects: min(objects.bit_count(), 2), default=0)
     others = game.goal_objects & ~together
@@ -69,12 +71,12 @@ def _two(game: Game, state: State) -> dict[str, bool]:
 
 
 def _held(state: State) -> int:
-    """The set of what is in hand."""
+    """The set of objects in hand (at most one)."""
     return 1 << state.held if state.held >= 0 else 0
 
 
 def _in_sight(game: Game, state: State) -> int:
-    """The objects in hand or in a receptacle here that is not closed."""
+    """The set of objects in hand or in a receptacle here that is not closed."""
     seen = _held(state)
     for receptacle in game.receptacles_at[state.location]:
         if not is_closed(game, state, receptacle):
@@ -83,7 +85,7 @@ def _in_sight(game: Game, state: State) -> int:
 
 
 def _treated(game: Game, state: State) -> int:
-    """The objects as the goal wants them, but for those that were so and were not taken yet."""
+    """The set of treated objects, except those that were so initially and are not in hand."""
     if game.goal_treatment is None:
         return 0
     effect = game.goal_treatment.effect

@@ -1,9 +1,9 @@
-"""The rules of ALFWorld: what a command does to a state and what the game answers.
+"""The rules of ALFWorld: the effect of a command on the state, and the game's response.
 
-Follows TextWorld 1.7.0's `PddlEnv` on the ALFRED domain and grammar of data releases 2.1.1 and
-2.1.2, quirk for quirk: recorded episodes of it replay without a difference. Everything is a pure
-function of game, state and command. Which commands are admissible is in `admissible`, what the
-world looks like in `wording`.
+Follows TextWorld 1.7.0's `PddlEnv` with the ALFRED domain and grammar of data releases 2.1.1 and
+2.1.2, including its quirks: recorded episodes can be replayed without a difference. Everything is a
+pure function of game, state and command. Not here: the list of admissible commands (`admissible`)
+and the descriptions (`wording`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from eto_envs.alfworld.engine.wording import (
 )
 
 NOTHING_HAPPENS: Final = "Nothing happens."
-"""The answer to every command that is not admissible."""
+"""The response to every command that is not admissible."""
 
 
 class Outcome(NamedTuple):
-    """What a command did.
+    """The result of a command.
 
     Attributes:
         state: the state after it.
-        observation: the original's answer, to the byte.
+        observation: the response, identical to the original's.
         won: whether the goal holds now.
     """
 
@@ -39,21 +39,22 @@ class Outcome(NamedTuple):
     won: bool
 
 
-Done: TypeAlias = "tuple[State, str] | None"
-"""The next state and the answer, or None where the command is not admissible."""
+Effect: TypeAlias = "tuple[State, str] | None"
+"""The next state and the response, or None if the command is not admissible."""
 
 
 def step(game: Game, state: State, command: str) -> Outcome:
-    """Do a command; white space around it does not matter, everything else does."""
+    """Carry out a command; only white space around it is ignored."""
     verb, _, rest = command.strip().partition(" ")
     action = _ACTIONS.get(verb)
-    done = None if action is None else action(game, state, rest)
-    if done is None:
+    effect = None if action is None else action(game, state, rest)
+    if effect is None:
         return Outcome(state, NOTHING_HAPPENS, game.is_won(state))
-    return Outcome(*done, game.is_won(done[0]))
+    return Outcome(*effect, game.is_won(effect[0]))
 
 
 def _with(values: tuple[int, ...], position: int, value: int) -> tuple[int, ...]:
+    """A copy of `values` with another value at `position`."""
     return (*values[:position], value, *values[position + 1 :])
 
 
@@ -81,26 +82,26 @@ def _object_and_receptacle(
     return thing, receptacle
 
 
-def _look(game: Game, state: State, rest: str) -> Done:
+def _look(game: Game, state: State, rest: str) -> Effect:
     return None if rest else (state, surroundings(game, state))
 
 
-def _inventory(game: Game, state: State, rest: str) -> Done:
+def _inventory(game: Game, state: State, rest: str) -> Effect:
     return None if rest else (state, inventory(game, state))
 
 
-def _help(game: Game, state: State, rest: str) -> Done:
+def _help(game: Game, state: State, rest: str) -> Effect:
     return None if rest or game.grammar == "2.1.1" else (state, HELP)
 
 
-def _go(game: Game, state: State, rest: str) -> Done:
+def _go(game: Game, state: State, rest: str) -> Effect:
     to, _, name = rest.partition(" ")
     receptacle = game.receptacle_number.get(name)
     if to != "to" or receptacle is None:
         return None
     location = game.problem.receptacle_locations[receptacle]
     if location < 0 or location == state.location:
-        # Also for another receptacle at this location: the original then does nothing.
+        # The original also does nothing for another receptacle at the agent's location.
         return None
     after = state._replace(location=location)
     names = game.problem.locations if game.grammar == "2.1.1" else game.problem.receptacles
@@ -108,17 +109,17 @@ def _go(game: Game, state: State, rest: str) -> Done:
     return after, f"You arrive at {place}. {describe_receptacle(game, after, receptacle)}"
 
 
-def _examine(game: Game, state: State, rest: str) -> Done:
+def _examine(game: Game, state: State, rest: str) -> Effect:
     receptacle = _receptacle_here(game, state, rest)
     if receptacle is not None:
         return state, describe_receptacle(game, state, receptacle)
-    # Of objects only the one in hand: the domain's branch for those in view has a misspelt type.
+    # Only the object in hand: in the domain, the branch for visible objects has a misspelt type.
     if state.held < 0 or game.problem.objects[state.held] != rest:
         return None
     return state, describe_object(game, state, state.held)
 
 
-def _open(game: Game, state: State, rest: str) -> Done:
+def _open(game: Game, state: State, rest: str) -> Effect:
     receptacle = _receptacle_here(game, state, rest)
     if receptacle is None or not is_closed(game, state, receptacle):
         return None
@@ -126,14 +127,14 @@ def _open(game: Game, state: State, rest: str) -> Done:
     return after, f"You open the {rest}. {describe_receptacle(game, after, receptacle)}"
 
 
-def _close(game: Game, state: State, rest: str) -> Done:
+def _close(game: Game, state: State, rest: str) -> Effect:
     receptacle = _receptacle_here(game, state, rest)
     if receptacle is None or not game.problem.openable & state.opened & 1 << receptacle:
         return None
     return state._replace(opened=state.opened & ~(1 << receptacle)), f"You close the {rest}."
 
 
-def _take(game: Game, state: State, rest: str) -> Done:
+def _take(game: Game, state: State, rest: str) -> Effect:
     pair = _object_and_receptacle(game, state, rest, " from ")
     if pair is None or state.held >= 0:
         return None
@@ -143,7 +144,7 @@ def _take(game: Game, state: State, rest: str) -> Done:
     if not takeable & bit or is_closed(game, state, receptacle):
         return None
     place = state.location
-    # An object may be in several receptacles; it stays in the others.
+    # An object can be in several receptacles at once; it stays in the others.
     after = state._replace(
         held=thing,
         contents=_with(state.contents, receptacle, state.contents[receptacle] & ~bit),
@@ -156,17 +157,17 @@ def _take(game: Game, state: State, rest: str) -> Done:
     )
 
 
-def _put(game: Game, state: State, rest: str) -> Done:
+def _put(game: Game, state: State, rest: str) -> Effect:
     pair = _object_and_receptacle(game, state, rest, " in/on ")
     return None if game.grammar != "2.1.1" else _place(game, state, pair)
 
 
-def _move(game: Game, state: State, rest: str) -> Done:
+def _move(game: Game, state: State, rest: str) -> Effect:
     pair = _object_and_receptacle(game, state, rest, " to ")
     return None if game.grammar == "2.1.1" else _place(game, state, pair)
 
 
-def _place(game: Game, state: State, pair: tuple[int, int] | None) -> Done:
+def _place(game: Game, state: State, pair: tuple[int, int] | None) -> Effect:
     if pair is None or state.held != pair[0]:
         return None
     thing, receptacle = pair
@@ -186,20 +187,20 @@ def _place(game: Game, state: State, pair: tuple[int, int] | None) -> Done:
     return after, f"You move the {thing_name} to the {name}."
 
 
-def _use(game: Game, state: State, rest: str) -> Done:
+def _use(game: Game, state: State, rest: str) -> Effect:
     thing = game.object_number.get(rest)
     if thing is None or not game.problem.traits["toggleable"] >> thing & 1:
         return None
     if not any(state.contents[r] >> thing & 1 for r in game.receptacles_at[state.location]):
         return None
-    # Works in closed receptacles too; a lamp never goes off again.
+    # This also works in closed receptacles; a lamp cannot be switched off again.
     return state._replace(toggled=state.toggled | 1 << thing), f"You turn on the {rest}."
 
 
-def _treat(verb: str) -> Callable[[Game, State, str], Done]:
+def _treat(verb: str) -> Callable[[Game, State, str], Effect]:
     appliance, trait, _ = TREATMENTS[verb]
 
-    def treat(game: Game, state: State, rest: str) -> Done:
+    def treat(game: Game, state: State, rest: str) -> Effect:
         pair = _object_and_receptacle(game, state, rest, " with ")
         if pair is None or state.held != pair[0]:
             return None
@@ -222,7 +223,7 @@ def _treat(verb: str) -> Callable[[Game, State, str], Done]:
     return treat
 
 
-def _slice(game: Game, state: State, rest: str) -> Done:
+def _slice(game: Game, state: State, rest: str) -> Effect:
     first, _, second = rest.partition(" with ")
     thing, knife = game.object_number.get(first), game.object_number.get(second)
     if thing is None or knife is None or state.held != knife or not game.knives >> knife & 1:
@@ -233,7 +234,7 @@ def _slice(game: Game, state: State, rest: str) -> Done:
     return after, f"You sliced the {first} with the {second}."
 
 
-_ACTIONS: dict[str, Callable[[Game, State, str], Done]] = {
+_ACTIONS: dict[str, Callable[[Game, State, str], Effect]] = {
     "look": _look,
     "inventory": _inventory,
     "help": _help,

@@ -1,7 +1,7 @@
-"""What the world looks like in words: rooms, receptacles, objects, what is in hand.
+"""The descriptions of rooms, receptacles, objects and the inventory.
 
-The texts are those of the grammar in the game files of data releases 2.1.1 and 2.1.2, which differ
-in none of these but the help. What commands do is in `engine`.
+The texts follow the grammar in the game files of data releases 2.1.1 and 2.1.2; of the texts here,
+only the help differs between the two. Not here: the effects of commands (`rules`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def is_closed(game: Game, state: State, receptacle: int) -> bool:
 
 
 def introduction(game: Game) -> str:
-    """What the original says at the start: welcome, room and task."""
+    """The original's first text: welcome, room and task."""
     problem = game.problem
     placed = [r for r, location in enumerate(problem.receptacle_locations) if location >= 0]
     room = listing(f"a {problem.receptacles[r]}" for r in placed)
@@ -55,12 +55,12 @@ def introduction(game: Game) -> str:
 
 
 def surroundings(game: Game, state: State) -> str:
-    """What `look` says."""
+    """The response to `look`."""
     here = game.receptacles_at[state.location]
     if not here:
-        # The original's template loses the receptacles here: it sees nothing from the middle.
+        # The original's template omits the receptacles here: from the middle, one sees nothing.
         return "You are in the middle of a room. Looking quickly around you, you see nothing."
-    # An object is named once for every receptacle here that it was lifted from.
+    # An object is listed once for every receptacle here from which it was taken.
     floor = [
         f"a {game.problem.objects[o]}"
         for o in members(state.objects_at[state.location])
@@ -72,14 +72,14 @@ def surroundings(game: Game, state: State) -> str:
 
 
 def inventory(game: Game, state: State) -> str:
-    """What `inventory` says."""
+    """The response to `inventory`."""
     if state.held < 0:
         return "You are not carrying anything."
     return f"You are carrying: a {game.problem.objects[state.held]}."
 
 
 def describe_receptacle(game: Game, state: State, receptacle: int) -> str:
-    """What `examine` says of a receptacle."""
+    """The response to `examine` for a receptacle."""
     name = game.problem.receptacles[receptacle]
     if is_closed(game, state, receptacle):
         return f"The {name} is closed."
@@ -90,7 +90,7 @@ def describe_receptacle(game: Game, state: State, receptacle: int) -> str:
 
 
 def describe_object(game: Game, state: State, thing: int) -> str:
-    """What `examine` says of the object in hand."""
+    """The response to `examine` for the object in hand."""
     name = game.problem.objects[thing]
     if thing in game.insides:
         return f"This is a normal {name}. In it, you see {_objects(game, game.insides[thing])}."

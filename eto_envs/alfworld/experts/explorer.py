@@ -1,8 +1,9 @@
-"""A player that plays as a person would: it knows what it was told and has seen, no more.
+"""A player that plays as a person would, knowing only what it has read.
 
-It looks for things where they usually are (`priors`), opens what is closed, takes, treats and
-puts. It has the form of an agent for one episode: `reset(task, seed)`, then `act(observation,
-info)`. Of `info` it reads the grammar alone, which says how "put" is spelt.
+It looks for things where they usually are (`priors`), opens what is closed, and takes, treats and
+puts down objects. It has the interface of an agent for one episode: `reset(task, seed)`, then
+`act(observation, info)`. Of `info`, it reads only the grammar, which determines the syntax of
+"put".
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ _TASKS = {
     "cool": r"cool some (\w+) and put it in (\w+)|put a cool (\w+) in (\w+)",
     "place": r"put (?:a|some) (\w+) (?:in|on) (\w+)",
 }
-Order = Literal["likely", "likely-then-told", "told"]
-"""How a room is searched: the likeliest places first and chance among equals; the likeliest first
-and the order of the room's description among equals; in that order alone."""
+Order = Literal["likely", "likely-then-listed", "listed"]
+"""How a room is searched: the most likely places first, with ties broken at random or by the order
+in which the room's description lists them; or in that order alone."""
 
 ORDERS: Final[tuple[str, ...]] = get_args(Order)
 
 _APPLIANCES = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 _DOORS = ("cabinet", "drawer", "fridge", "microwave", "safe")
-_RARE = 0.01  # the share supposed for what was never seen in training
+_RARE = 0.01  # assumed for combinations that are not in the priors
 
 
 def read_task(text: str) -> Goal | None:
-    """The goal that a game's text asks for; None if it is of no known form."""
+    """Parse the goal from the text of a game; None if its wording is unknown."""
     for kind, pattern in _TASKS.items():
         match = re.search(pattern, text, re.IGNORECASE)
         if match:
@@ -54,26 +55,21 @@ class Explorer:
         self,
         priors: Priors | None = None,
         order: Order = "likely",
-        told_share: float = 0.0,
         skip_treatment: float = 0.0,
     ) -> None:
         """Make a player.
 
         Args:
-            priors: where things usually are; by default those that come with the package.
-            order: how it searches.
-            told_share: in [0, 1], in how many episodes it searches in the order told all the same,
-                as people differ in their habits.
-            skip_treatment: in [0, 1], in how many episodes it forgets that the object is to be
-                cleaned, heated or cooled: it puts it as it is, and then only looks on.
+            priors: where things usually are; by default the priors that are part of the package.
+            order: the order in which places are searched.
+            skip_treatment: the fraction of episodes, in [0, 1], in which it forgets to clean, heat
+                or cool the object: it puts it down untreated, and then only looks around.
         """
         if order not in ORDERS:
             raise UnknownNameError("order", order, ORDERS)
-        for name, share in (("told_share", told_share), ("skip_treatment", skip_treatment)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {share}")
-        self._usual_order = self._order = order
-        self._told_share = told_share
+        if not 0 <= skip_treatment <= 1:
+            raise ValueError(f"skip_treatment must be in [0, 1], got {skip_treatment}")
+        self._order = order
         self._skip_treatment = skip_treatment
         self._skips = False
         self._priors = load() if priors is None else priors
@@ -81,38 +77,35 @@ class Explorer:
         self._goal: Goal | None = None
         self._memory: Memory | None = None
         self._last = ""
-        self._luck: dict[str, float] = {}
+        self._ranks: dict[str, float] = {}
         self._put = ""
 
     def reset(self, task: Task, seed: int) -> None:
-        """Forget everything; the task is read from the first observation."""
+        """Begin an episode; the task is read from the first observation."""
         self._rng = random.Random(seed)
         self._memory = None
-        self._order = self._usual_order
-        if self._told_share and self._rng.random() < self._told_share:
-            self._order = "told"
         self._skips = self._skip_treatment > 0 and self._rng.random() < self._skip_treatment
 
     def act(self, observation: str, info: dict[str, Any]) -> str:
         """The next command."""
         if self._memory is None:
             self._memory = Memory.of_room(observation)
-            self._goal = self._heard(observation)
+            self._goal = self._read_goal(observation)
             names = self._memory.receptacles
             ranks = [
                 self._rng.random() if self._order == "likely" else k for k in range(len(names))
             ]
-            self._luck = dict(zip(names, ranks, strict=True))
+            self._ranks = dict(zip(names, ranks, strict=True))
             self._put = "put {} in/on {}" if info.get("grammar") == "2.1.1" else "move {} to {}"
         else:
             held = self._memory.held
             self._memory.learn(self._last, observation)
             if self._skips and held and not self._memory.held:
-                self._goal = None  # it was put, and nothing else was heard
+                self._goal = None  # the untreated object was put down: there is nothing left to do
         self._last = self._choose(self._memory)
         return self._last
 
-    def _heard(self, observation: str) -> Goal | None:
+    def _read_goal(self, observation: str) -> Goal | None:
         goal = read_task(observation)
         self._skips = self._skips and goal is not None and goal.kind in _APPLIANCES
         return goal._replace(kind="place") if goal is not None and self._skips else goal
@@ -120,15 +113,15 @@ class Explorer:
     def _choose(self, memory: Memory) -> str:
         if self._goal is None:
             return "look"
-        for command in self._ideas(memory, self._goal):
+        for command in self._candidates(memory, self._goal):
             return command
-        # Everything was looked at and something went wrong: look again, more openly.
+        # Everything has been searched and something went wrong: start over with a clean memory.
         memory.contents.clear()
-        memory.barred.clear()
+        memory.blocked.clear()
         return next(self._search(memory, self._goal.object_type), "look")
 
-    def _ideas(self, memory: Memory, goal: Goal) -> Iterator[str]:
-        """What to do, the best first."""
+    def _candidates(self, memory: Memory, goal: Goal) -> Iterator[str]:
+        """Sensible commands, best first."""
         wanted = [goal.object_type]
         if goal.kind == "look":
             if kind_of(memory.held) == goal.object_type:
@@ -152,7 +145,7 @@ class Explorer:
             yield f"use {lamp}"
 
     def _fetch(self, memory: Memory, goal: Goal) -> Iterator[str]:
-        """Take an object of the goal that was seen, the nearest first."""
+        """Take a suitable object that has been seen, nearest first."""
         seen = [
             (thing, place)
             for thing, place in memory.find(goal.object_type)
@@ -169,24 +162,24 @@ class Explorer:
 
     def _treat(self, memory: Memory, kind: str) -> Iterator[str]:
         for place in self._near_first(memory, _APPLIANCES[kind]):
-            if (memory.held, place) not in memory.barred:
+            if (memory.held, place) not in memory.blocked:
                 yield from self._reach(memory, place, open_it=False)
                 yield f"{kind} {memory.held} with {place}"
 
     def _deliver(self, memory: Memory, kind: str) -> Iterator[str]:
-        """Put the object in hand where it belongs: with its like if there is one already."""
+        """Put the object in hand where it belongs, next to one of its type if there is one."""
         places = self._near_first(memory, kind)
-        alike = kind_of(memory.held)
-        places.sort(key=lambda place: not any(kind_of(o) == alike for o in self._in(memory, place)))
+        own = kind_of(memory.held)
+        places.sort(key=lambda place: not any(kind_of(o) == own for o in self._in(memory, place)))
         for place in places:
-            if (memory.held, place) not in memory.barred:
+            if (memory.held, place) not in memory.blocked:
                 yield from self._reach(memory, place)
                 yield self._put.format(memory.held, place)
 
     def _near_first(self, memory: Memory, kind: str) -> list[str]:
         places = [name for name in memory.receptacles if kind_of(name) == kind]
-        looked = memory.contents
-        return sorted(places, key=lambda p: (p not in memory.here, p not in looked, self._luck[p]))
+        seen = memory.contents
+        return sorted(places, key=lambda p: (p not in memory.here, p not in seen, self._ranks[p]))
 
     @staticmethod
     def _in(memory: Memory, place: str) -> set[str]:
@@ -199,9 +192,9 @@ class Explorer:
             yield f"open {place}"
 
     def _search(self, memory: Memory, *kinds: str) -> Iterator[str]:
-        """Look into the receptacle that promises most for a step."""
+        """Inspect the receptacle with the highest chance of success per step."""
         unseen = [name for name in memory.receptacles if name not in memory.contents]
-        for place in sorted(unseen, key=lambda name: self._promise(memory, name, kinds)):
+        for place in sorted(unseen, key=lambda name: self._priority(memory, name, kinds)):
             if place not in memory.here:
                 yield f"go to {place}"
             elif self._has_door(memory, place):
@@ -209,12 +202,13 @@ class Explorer:
             else:
                 yield f"examine {place}"
 
-    def _promise(self, memory: Memory, place: str, kinds: tuple[str, ...]) -> tuple[float, float]:
-        if self._order == "told":
-            return 0.0, self._luck[place]
-        share = sum(self._priors.get(k, {}).get(kind_of(place), _RARE) for k in kinds)
+    def _priority(self, memory: Memory, place: str, kinds: tuple[str, ...]) -> tuple[float, float]:
+        """A sort key, lower is better: the negative chance per step, then the rank of the place."""
+        if self._order == "listed":
+            return 0.0, self._ranks[place]
+        chance = sum(self._priors.get(k, {}).get(kind_of(place), _RARE) for k in kinds)
         n_steps = (place not in memory.here) + self._has_door(memory, place)
-        return -share / max(1, n_steps), self._luck[place]
+        return -chance / max(1, n_steps), self._ranks[place]
 
     @staticmethod
     def _has_door(memory: Memory, place: str) -> bool:

@@ -1,6 +1,6 @@
-"""What a player has seen of a game: read from its texts alone, in the wording of either release.
+"""What a player has seen of a game, as parsed from its texts, in the wording of either release.
 
-The explorer acts on it; nothing here knows the game's state.
+The explorer's decisions are based on it. Nothing here has access to the state of the game.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Memory:
     """What is known so far.
 
     Attributes:
-        receptacles: the names in the room, in the order they were told.
-        contents: the objects last seen in each receptacle that was looked into.
+        receptacles: the receptacles in the room, in the order in which they were listed.
+        contents: the objects last seen in each receptacle that has been inspected.
         closed: the receptacles known to be closed.
         here: the receptacles known to be in reach.
         held: the object in hand, or empty.
-        treated: the objects that were cleaned, heated or cooled.
-        doorless: the receptacles that did not open.
-        barred: pairs of an object and a receptacle that would not take or give it.
+        treated: the objects that have been cleaned, heated or cooled.
+        doorless: the receptacles that could not be opened.
+        blocked: pairs of an object and a receptacle with which a command failed.
     """
 
     receptacles: list[str]
@@ -43,25 +43,25 @@ class Memory:
     held: str = ""
     treated: set[str] = field(default_factory=set)
     doorless: set[str] = field(default_factory=set)
-    barred: set[tuple[str, str]] = field(default_factory=set)
+    blocked: set[tuple[str, str]] = field(default_factory=set)
 
     @classmethod
     def of_room(cls, observation: str) -> Memory:
-        """Begin with a game's first text."""
+        """Begin with the first text of a game."""
         match = _ROOM.search(observation)
         return cls(_NAME.findall(match.group(1)) if match else [])
 
     def find(self, kind: str) -> list[tuple[str, str]]:
-        """The objects of a type that were seen, each with its receptacle."""
+        """The objects of a type that have been seen, each with its receptacle."""
         return [
             (thing, place)
             for place, things in self.contents.items()
             for thing in sorted(things)
-            if kind_of(thing) == kind and (thing, place) not in self.barred
+            if kind_of(thing) == kind and (thing, place) not in self.blocked
         ]
 
     def learn(self, command: str, answer: str) -> None:
-        """Take in the answer to a command."""
+        """Update the memory with the response to a command."""
         verb, *names = split_command(command)
         if answer == NOTHING_HAPPENS:
             self._learn_failure(verb, names)
@@ -85,13 +85,13 @@ class Memory:
 
     def _learn_failure(self, verb: str, names: list[str]) -> None:
         if verb == "go to":
-            self.here.add(names[0])  # one cannot go to what is in reach already
+            self.here.add(names[0])  # `go to` fails only if the receptacle is already in reach
         elif verb == "open":
             self.doorless.add(names[0])
         elif verb == "examine":
             self.contents.setdefault(names[0], set())
         elif len(names) == 2:
-            self.barred.add((names[0], names[1]))
+            self.blocked.add((names[0], names[1]))
 
 
 _COMMANDS = re.compile(

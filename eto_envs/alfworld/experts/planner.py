@@ -1,9 +1,9 @@
-"""The oracle: a shortest way to win, from full information.
+"""The oracle: a shortest solution, from full information.
 
-A* over the engine's own states. Only what can matter is looked at: the objects of the goal, where
-they are, where they go and what they are treated with; of places that are alike in all of this,
-one is enough (two where the goal wants two objects). What is left is small, so a plan takes
-milliseconds.
+A* search over the states of the engine. Only what is relevant is considered: the objects of the
+goal, the receptacles they are in, the ones they belong in, and the appliances that treat them. Of
+equivalent locations, one is enough (two if the goal requires two objects). The remaining search
+space is small, so a plan takes milliseconds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from eto_envs.alfworld.engine.rules import NOTHING_HAPPENS, step
 
 
 def shortest_plan(game: Game, state: State) -> list[str] | None:
-    """The commands of a shortest way to win from `state`; None if there is none.
+    """The commands of a shortest solution from `state`; None if there is none.
 
-    Ties are broken in a fixed way: the same state gives the same plan.
+    Ties are broken deterministically: the same state gives the same plan.
     """
     scene = _Scene(game, state)
     came_from: dict[State, tuple[State, str] | None] = {state: None}
@@ -39,7 +39,7 @@ def shortest_plan(game: Game, state: State) -> list[str] | None:
             came_from[after] = (here, command)
             n_queued += 1
             bound = n_steps[after] + scene.lower_bound(after)
-            # Later finds first: of equally promising states the deeper ones.
+            # Ties go to the state found last, which tends to be closer to the goal.
             heapq.heappush(queue, (bound, -n_queued, after))
     return None
 
@@ -55,7 +55,17 @@ def _commands_to(state: State, came_from: dict[State, tuple[State, str] | None])
 
 
 class _Scene:
-    """What matters for winning from one state."""
+    """What is relevant for winning from a given state.
+
+    Attributes:
+        wanted: the set of objects that may have to be moved.
+        appliances: the set of receptacles that can treat them.
+        burden: an object in hand that is not wanted and must be put down first, or -1.
+        copies: how often each wanted object occurs, in receptacles and in hand.
+        locations: the locations to consider, each with its relevant receptacles.
+        goals: the relevant receptacles that satisfy the goal.
+        has_shared_location: whether one location can serve more than one purpose.
+    """
 
     def __init__(self, game: Game, state: State) -> None:
         self.game = game
@@ -72,32 +82,32 @@ class _Scene:
         self.copies[state.held] += 1
         self.is_copied = any(n > 1 for n in self.copies.values())
         self.locations = self._locations()
-        kept = [r for places in self.locations.values() for r in places]
-        self.goals = [r for r in kept if game.goal_receptacles >> r & 1]
-        self.shares = self._shares()
+        relevant = [r for places in self.locations.values() for r in places]
+        self.goals = [r for r in relevant if game.goal_receptacles >> r & 1]
+        self.has_shared_location = self._has_shared_location()
 
     def _is_wanted(self, thing: int) -> bool:
         return bool(self.wanted >> thing & 1)
 
     def _locations(self) -> dict[int, list[int]]:
-        """The locations to consider, each with its receptacles that matter."""
-        kept: dict[int, list[int]] = {}
-        n_alike: Counter[Hashable] = Counter()
+        """The locations to consider, each with its relevant receptacles."""
+        relevant: dict[int, list[int]] = {}
+        n_equivalent: Counter[Hashable] = Counter()
         for location, receptacles in enumerate(self.game.receptacles_at):
             roles = {r: self._role(r) for r in receptacles}
             useful = [r for r in receptacles if any(roles[r][1:])]
             if not useful:
                 continue
             if location != self.start.location:
-                look = tuple(sorted(repr(roles[r]) for r in useful))
-                n_alike[look] += 1
-                if n_alike[look] > self.n_wanted:
+                signature = tuple(sorted(repr(roles[r]) for r in useful))
+                n_equivalent[signature] += 1
+                if n_equivalent[signature] > self.n_wanted:
                     continue
-            kept[location] = useful
-        return kept
+            relevant[location] = useful
+        return relevant
 
     def _role(self, receptacle: int) -> tuple[Hashable, ...]:
-        """Whether it is closed, and what it is good for; alike for receptacles that are alike."""
+        """Whether it is closed, and its uses; equal for receptacles that are interchangeable."""
         game, state = self.game, self.start
         inside = state.contents[receptacle]
         return (
@@ -105,12 +115,12 @@ class _Scene:
             bool(game.goal_receptacles >> receptacle & 1),
             bool(self.appliances >> receptacle & 1),
             inside & game.goal_lamps,
-            tuple(sorted(self._look(o) for o in members(inside & self.wanted))),
+            tuple(sorted(self._signature(o) for o in members(inside & self.wanted))),
             self.burden >= 0 and bool(game.problem.accepts[receptacle] >> self.burden & 1),
         )
 
-    def _look(self, thing: int) -> tuple[int, int, int]:
-        """Equal for objects that are as good as each other."""
+    def _signature(self, thing: int) -> tuple[int, int, int]:
+        """Equal for objects that are interchangeable."""
         treated = getattr(self.start, self.effect) >> thing & 1 if self.effect else 0
         takeable = self.game.problem.traits["pickupable"] >> thing & 1
         return (treated, takeable, thing if self.copies[thing] > 1 else -1)
@@ -118,9 +128,10 @@ class _Scene:
     def _is_closed(self, state: State, receptacle: int) -> bool:
         return bool(self.game.problem.openable & ~state.opened & 1 << receptacle)
 
-    def _shares(self) -> bool:
-        """Whether an object, a goal or an appliance may be at one location with another."""
+    def _has_shared_location(self) -> bool:
+        """Whether objects, goals or appliances are together at one location."""
         for receptacles in self.locations.values():
+            # For each receptacle, count its roles: goal, appliance, holder of a wanted object (0).
             n_roles = sum(
                 bool(mask >> r & 1) or bool(mask == 0 and self.start.contents[r] & self.wanted)
                 for r in receptacles
@@ -131,7 +142,7 @@ class _Scene:
         return False
 
     def commands(self, state: State) -> Iterator[str]:
-        """The commands that may be on a shortest way."""
+        """The commands that can be part of a shortest solution."""
         names = self.game.problem.receptacles
         for receptacle in self.locations.get(state.location, ()):
             yield from self._commands_with(state, receptacle)
@@ -159,21 +170,21 @@ class _Scene:
             yield form.format(held, name)
 
     def lower_bound(self, state: State) -> int:
-        """Commands that are needed at least."""
+        """A lower bound of the number of commands to the goal: the heuristic of A*."""
         if self.game.is_won(state):
             return 0
         holds = state.held >= 0 and self._is_wanted(state.held)
-        n_puts_down = int(state.held >= 0 and not holds)
+        n_puts_down = int(state.held >= 0 and not holds)  # of the burden
         if self.game.goal_lamps:
             unlit = not self.game.goal_lamps & state.toggled
             return max(1, n_puts_down + (not holds) + unlit)
         if self.is_copied:
-            # An object that is in its place as well as in hand may not have to be put there.
+            # An object that is in its place and also in hand may not have to be put there.
             return 1 + n_puts_down + (not holds and self.n_wanted == 2)
         return n_puts_down + self._n_left(state, holds)
 
     def _n_left(self, state: State, holds: bool) -> int:
-        """As `lower_bound`, for taking, treating and putting with the walks between them."""
+        """The part of `lower_bound` for taking, treating and putting, and the walks in between."""
         game = self.game
         there = (state.contents[r] & self.wanted for r in self.goals)
         n_there = max((mask.bit_count() for mask in there), default=0)
@@ -184,11 +195,13 @@ class _Scene:
             is_ready = any(game.goal_receptacles >> r & 1 for r in here)
         else:
             is_ready = any(state.contents[r] & self.wanted for r in here)
-        n_doings = n_takes + n_puts
+        n_actions = n_takes + n_puts  # and the treatment, below
         candidates = 1 << state.held if holds else self.wanted
         if self.effect and not getattr(state, self.effect) & candidates:
-            n_doings += 1
+            n_actions += 1
             is_ready = any(self.appliances >> r & 1 for r in here) if holds else is_ready
-        n_walks = (1 if self.shares else n_doings) - is_ready
+        # Each action needs a walk, except the first if the agent is already in the right place. If
+        # a location can serve several purposes, all that is certain is a single walk.
+        n_walks = (1 if self.has_shared_location else n_actions) - is_ready
         all_closed = all(self._is_closed(state, r) for r in self.goals)
-        return n_doings + n_walks + all_closed
+        return n_actions + n_walks + all_closed

@@ -1,7 +1,7 @@
-"""Where things usually are: how often a receptacle of a type holds an object of a type.
+"""Where things usually are: how often receptacles of a type contain objects of a type.
 
-`priors.json` is what `learn` makes of the 3,553 training games, looking only at the objects that
-their tasks are about; no seen or unseen game entered it. The explorer searches by it.
+`priors.json` was computed by `learn` from the 3,553 training games, considering only the objects
+that their tasks are about; no seen or unseen games were used. It guides the explorer's search.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import Iterable, Mapping
 from eto_envs.alfworld.engine.problem import Problem
 
 Priors = Mapping[str, Mapping[str, float]]
-"""Object type to receptacle type to the share of such receptacles that hold such an object."""
+"""By object type and receptacle type, the fraction of such receptacles with such an object."""
 
-_N_IMAGINED = 2  # empty receptacles of each type added to the count, so that few do not mean much
+_N_PSEUDO = 2  # empty receptacles of each type added to the counts, as a prior for rare types
 
 
 @functools.cache
 def load() -> Priors:
-    """The table that comes with the package."""
+    """The table that is part of the package."""
     folder = importlib.resources.files("eto_envs.alfworld.experts")
     table: Priors = json.loads(folder.joinpath("priors.json").read_text(encoding="utf-8"))
     return table
 
 
 def learn(problems: Iterable[Problem]) -> dict[str, dict[str, float]]:
-    """Count in problems, and round to two digits; what rounds to 0 is left out."""
+    """Compute the table from problems, rounded to two digits; zeros are omitted."""
     n_all: defaultdict[str, Counter[str]] = defaultdict(Counter)
     n_holding: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for problem in problems:
@@ -46,9 +46,9 @@ def learn(problems: Iterable[Problem]) -> dict[str, dict[str, float]]:
                 if location >= 0:
                     n_all[thing][receptacle] += 1
                     n_holding[thing][receptacle] += bool(contents & mask)
-    return {thing: _shares(n_holding[thing], n_all[thing]) for thing in sorted(n_all)}
+    return {thing: _fractions(n_holding[thing], n_all[thing]) for thing in sorted(n_all)}
 
 
-def _shares(n_holding: Mapping[str, int], n_all: Mapping[str, int]) -> dict[str, float]:
-    shares = {kind: n_holding[kind] / (n_all[kind] + _N_IMAGINED) for kind in sorted(n_all)}
-    return {kind: round(share, 2) for kind, share in shares.items() if share >= 0.005}
+def _fractions(n_holding: Mapping[str, int], n_all: Mapping[str, int]) -> dict[str, float]:
+    fractions = {kind: n_holding[kind] / (n_all[kind] + _N_PSEUDO) for kind in sorted(n_all)}
+    return {kind: round(value, 2) for kind, value in fractions.items() if value >= 0.005}

@@ -1,1 +1,1 @@
-"""The mini games: generated households, which need no download."""
+"""The mini games: generated households, which require no download."""

@@ -1,13 +1,13 @@
-"""The mini games: a household of our own, in three splits.
+"""The mini games: generated household tasks in three splits.
 
 ``python -m eto_envs.alfworld.mini FILE [ROUNDS]`` writes them as a pack: 600 train, 100 seen and
-100 unseen games in kitchens, bedrooms, bathrooms and living rooms that `rooms` draws. The seen
-split asks for other things in the rooms of train; the unseen split has rooms of its own, and no
-train game pairs the object and the receptacle (or lamp) that one of its games is about. Every game
-can be won, as the planner shows, and none is won at the beginning. Games are the same on every
-machine: all draws go through `random.Random.random`. `games.pack.gz` beside this file is what
-it writes. No official game or room is copied, but type names, the wording of tasks and what can be
-done with which object are the original's. Scores compare with nothing published.
+100 unseen games in kitchens, bedrooms, bathrooms and living rooms drawn by `rooms`. The seen games
+have other goals in the rooms of the train games. The unseen games have their own rooms, and no
+train game has the same combination of object and receptacle (or lamp). The planner confirms that
+every game can be won, and that none is won initially. The games are the same on every machine: all
+draws use `random.Random.random`. `games.pack.gz` in this folder is the result. No official game or
+room is copied; only type names, the wording of tasks and what can be done with which object are the
+original's. Scores are not comparable with published results.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from eto_envs.alfworld.mini.rules import Draw, Rules, read_rules
 N_GAMES: Final = {"train": 600, "seen": 100, "unseen": 100}
 
 _SEED = 11
-# Scenes of train and seen, and scenes of unseen.
+# Number of scenes for train and seen, and for unseen.
 _N_SCENES = {"kitchen": (12, 4), "livingroom": (8, 3), "bedroom": (9, 3), "bathroom": (7, 3)}
-_N_TRIES = 100  # of furnishing a room so that the game is one
-_SCENES_OF_ROUND = 1000  # between the numbers of a round of train games and the next
-_HELD_OUT_SHARE = 0.25  # of the pairs of an object and a receptacle are kept for unseen
+_N_TRIES = 100  # attempts to furnish a room so that the game can be won and is not won yet
+_SCENES_OF_ROUND = 1000  # offset between the scene numbers of consecutive rounds
+_HELD_OUT_FRACTION = 0.25  # of the pairs of object and receptacle, reserved for unseen
 _TASK_TYPES = {
     "place": "pick_and_place_simple",
     "look": "look_at_obj_in_light",
@@ -49,17 +49,16 @@ _TEXTS = {
 }
 
 Request: TypeAlias = tuple[Scene, Wanted]
-"""A room and what is to be done in it."""
+"""A room and a goal in it."""
 
 
 def write_mini(target: Path, n_rounds: int = 1) -> Pack:
     """Draw all games and write them as a pack.
 
     Args:
-        target: the pack's file.
-        n_rounds: how often as many train games are drawn; those of each further round are in rooms
-            of their own, and ask for nothing that is kept for unseen. Seen and unseen stay as they
-            are.
+        target: the file of the pack.
+        n_rounds: the number of rounds of train games. The games of each further round have their
+            own rooms, and no goal that is reserved for unseen. Seen and unseen do not change.
     """
     rules = read_rules()
     known, new = _draw_scenes(rules)
@@ -84,15 +83,15 @@ def write_mini(target: Path, n_rounds: int = 1) -> Pack:
     games: dict[str, dict[str, Problem]] = {}
     for split, requests in chosen.items():
         made = {_task_id(*request): _make(rules, *request) for request in requests}
-        lost = [r for r in requests[: N_GAMES[split]] if not made[_task_id(*r)]]
-        if lost:  # later rounds may lose a game, the splits may not
-            raise ValueError(f"no game of {_task_id(*lost[0])} can be won")
+        failed = [r for r in requests[: N_GAMES[split]] if not made[_task_id(*r)]]
+        if failed:  # tolerated only in later rounds
+            raise ValueError(f"no game of {_task_id(*failed[0])} can be won")
         games[split] = {name: game for name, game in sorted(made.items()) if game}
     return write_pack(target, games, GRAMMARS[0])
 
 
 def _draw_scenes(rules: Rules, offset: int = 0) -> tuple[list[Scene], list[Scene]]:
-    """The scenes of train and seen, and those of unseen; `offset` is added to their numbers."""
+    """The scenes for train and seen, and for unseen; `offset` is added to their numbers."""
     known: list[Scene] = []
     new: list[Scene] = []
     for name, room in rules.rooms.items():
@@ -105,18 +104,18 @@ def _draw_scenes(rules: Rules, offset: int = 0) -> tuple[list[Scene], list[Scene
 
 
 def _draw_held_out(rules: Rules) -> set[tuple[str, str]]:
-    """The pairs of an object and a receptacle, or a lamp, that only unseen games are about."""
+    """The pairs of object and receptacle (or lamp) that are reserved for unseen games."""
     draw = Draw(_SEED, "held out")
     return {
         (thing, target)
         for thing, places in rules.places.items()
         for target in (*places, *rules.lamps)
-        if draw.share() < _HELD_OUT_SHARE
+        if draw.uniform() < _HELD_OUT_FRACTION
     }
 
 
 def _requests(rules: Rules, scenes: Sequence[Scene], kind: str) -> Iterator[Request]:
-    """All that can be asked for in some scenes."""
+    """All possible goals of a kind in some scenes."""
     for scene in scenes:
         if kind in TREATMENTS and TREATMENTS[kind].appliance not in map(str.lower, scene.kinds):
             continue
@@ -128,7 +127,7 @@ def _requests(rules: Rules, scenes: Sequence[Scene], kind: str) -> Iterator[Requ
 
 
 def _targets(rules: Rules, scene: Scene, kind: str, thing: str) -> Iterator[str]:
-    """The receptacles or lamps of a scene that a game about an object can ask for."""
+    """The receptacles or lamps of a scene that can be the target for an object."""
     if kind == "look":
         if scene.has_lamp:
             yield from rules.lamps
@@ -136,24 +135,25 @@ def _targets(rules: Rules, scene: Scene, kind: str, thing: str) -> Iterator[str]
     places = rules.places[thing]
     found_in = {place for place in scene.kinds if places.get(place)}
     for target in sorted(set(scene.kinds) & set(places)):
-        is_apt = kind != "two" or target not in rules.for_one
-        is_other = kind not in TREATMENTS or target.lower() != TREATMENTS[kind].appliance
-        if is_apt and is_other and found_in - {target}:
+        has_room = kind != "two" or target not in rules.for_one
+        is_no_appliance = kind not in TREATMENTS or target.lower() != TREATMENTS[kind].appliance
+        if has_room and is_no_appliance and found_in - {target}:  # found elsewhere, too
             yield target
 
 
 def _spread(draw: Draw, requests: Sequence[Request], n: int) -> list[Request]:
-    """Some of the requests, about as many of each scene."""
-    of_scene: dict[int, list[Request]] = {}
+    """A random selection of `n` requests, about equally many from each scene."""
+    by_scene: dict[int, list[Request]] = {}
     for request in draw.shuffled(requests):
-        of_scene.setdefault(request[0].number, []).append(request)
+        by_scene.setdefault(request[0].number, []).append(request)
+    # Round-robin: the first request of every scene, then the second of every scene, and so on.
     ranked = [
         (rank, place, request)
-        for place, own in enumerate(of_scene.values())
+        for place, own in enumerate(by_scene.values())
         for rank, request in enumerate(own)
     ]
     if len(ranked) < n:
-        raise ValueError(f"{n} requests are wanted, there are {len(ranked)}")
+        raise ValueError(f"cannot select {n} of {len(ranked)} requests")
     return [request for _, _, request in sorted(ranked, key=lambda row: row[:2])[:n]]
 
 
@@ -163,7 +163,7 @@ def _task_id(scene: Scene, wanted: Wanted) -> str:
 
 
 def _make(rules: Rules, scene: Scene, wanted: Wanted) -> Problem | None:
-    """A game that can be won and is not won already, if there is one."""
+    """A game that can be won and is not won initially; None if none was found."""
     draw = Draw(_SEED, _task_id(scene, wanted))
     words = draw.pick(_TEXTS[wanted.kind]).format(wanted.thing.lower(), wanted.target.lower())
     for _ in range(_N_TRIES):

@@ -1,8 +1,8 @@
-"""Draws rooms for the mini games and furnishes them with objects: a room becomes a `Problem`.
+"""Draws rooms for the mini games and furnishes them with objects, which gives a `Problem`.
 
-A room's receptacles and where they stand are drawn once, what lies where anew for each game. Names
-follow the rule of the original, as `reading` has it: entities are in the order of their ids, the
-last of a type is number 1. What is asked for is chosen in `mini`.
+The receptacles of a room and their locations are drawn once; the objects are drawn for each game.
+Names follow the original's rule (see `data.reading`): entities are in the order of their ids, and
+the last of a type has number 1. Not here: the goals (`games`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _N_RECEPTACLES = (6, 25)  # of a room
 _N_OBJECTS = (15, 50)
 _STACKS = ("Cabinet", "Drawer", "Shelf")
 _ON_COUNTER = ("Microwave", "SinkBasin", "Toaster")
-_STACK_SHARE = 0.35  # of the stacked receptacles share a place with the one before
-_COUNTER_SHARE = 0.3  # of the appliances share a place with a countertop
-_LOST_SHARE = 0.6  # of the objects asked for are not where one looks first
-_N_COPIES = 3  # of a type in a room, at most
+_P_STACKED = 0.35  # that a stackable receptacle shares the location of the previous one
+_P_ON_COUNTER = 0.3  # that an appliance shares the location of a countertop
+_P_LOST = 0.6  # that an object of the goal is not where one would look first
+_N_COPIES = 3  # maximum number of objects of a type in a room
 _TRAITS = {
     "sliceable": "slice",
     "cleanable": "clean",
@@ -34,12 +34,12 @@ class Scene(NamedTuple):
     """A room with its receptacles, in the order of their ids.
 
     Attributes:
-        number: as in task ids.
-        room: the name of its kind.
+        number: the number in task ids.
+        room: the name of the kind of room.
         kinds: the type of each receptacle.
-        locations: the location of each.
-        n_locations: how many there are, with the one to begin at, where nothing stands.
-        start: that one.
+        locations: the location of each receptacle.
+        n_locations: the number of locations, including the initial one, where nothing stands.
+        start: the initial location.
     """
 
     number: int
@@ -56,7 +56,7 @@ class Scene(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a game is to ask for, types as in task ids.
+    """The goal of a game, with types as in task ids.
 
     Attributes:
         kind: as `Goal.kind`.
@@ -70,11 +70,12 @@ class Wanted(NamedTuple):
 
 
 def _id_prefix(kind: str) -> str:
-    """How ids of a type begin: a sink's basin is ``Sink_bar_…_bar_SinkBasin``."""
+    """How ids of a type begin: that of a sink basin is ``Sink_bar_…_bar_SinkBasin``."""
     return f"{kind.lower().removesuffix('basin')}_bar_"
 
 
 def _names(kinds: Sequence[str]) -> tuple[str, ...]:
+    """The name of each entity: the last one of a type has number 1."""
     n_left = Counter(kinds)
     names = []
     for kind in kinds:
@@ -84,7 +85,7 @@ def _names(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def draw_scene(draw: Draw, room_name: str, room: Room, number: int) -> Scene:
-    """A room of 6 to 25 receptacles."""
+    """Draw a room with 6 to 25 receptacles."""
     kinds: list[str] = []
     while not _N_RECEPTACLES[0] <= len(kinds) <= _N_RECEPTACLES[1]:
         kinds = [k for k, (n, m) in room.receptacles.items() for _ in range(draw.number(n, m))]
@@ -100,17 +101,17 @@ def draw_scene(draw: Draw, room_name: str, room: Room, number: int) -> Scene:
 
 
 def _shared_place(draw: Draw, kinds: Sequence[str], places: Sequence[int], kind: str) -> int | None:
-    """The place of an earlier receptacle that the next one, of a type, stands at, too."""
+    """The place of an earlier receptacle that the next one shares, or None for a new place."""
     if kind in _STACKS and kinds and kinds[-1] == kind:
-        return places[-1] if draw.share() < _STACK_SHARE else None
+        return places[-1] if draw.uniform() < _P_STACKED else None
     counters = [place for k, place in zip(kinds, places, strict=True) if k == "CounterTop"]
-    if kind in _ON_COUNTER and counters and draw.share() < _COUNTER_SHARE:
+    if kind in _ON_COUNTER and counters and draw.uniform() < _P_ON_COUNTER:
         return draw.pick(counters)
     return None
 
 
 class _Furnishing:
-    """Objects on their way into a room."""
+    """The objects placed in a room so far."""
 
     def __init__(self, draw: Draw, rules: Rules, scene: Scene) -> None:
         self.draw = draw
@@ -119,16 +120,20 @@ class _Furnishing:
         self.placed: list[tuple[str, int]] = []  # type and receptacle
 
     def place(self, thing: str, *, but_not: str = "", is_lost: bool = False) -> None:
-        """Put an object where it is found, if there is room, but not into receptacles of a type.
+        """Place an object in a suitable receptacle, if there is a free one.
 
-        Types go by their weights; for a lost object, all receptacles are as likely as each other.
+        Args:
+            thing: the type of the object.
+            but_not: a type of receptacle to avoid.
+            is_lost: all suitable receptacles are equally likely; by default their types are drawn
+                by their weights.
         """
         weights = self.rules.lamps.get(thing) or self.rules.places[thing]
         free = self._free()
         found = {k: w for k, w in weights.items() if w and k in free and k != but_not}
         if found:
-            shares = {kind: len(free[kind]) for kind in found} if is_lost else found
-            self.placed.append((thing, self.draw.pick(free[self.draw.weighted(shares)])))
+            by_kind = {kind: len(free[kind]) for kind in found} if is_lost else found
+            self.placed.append((thing, self.draw.pick(free[self.draw.weighted(by_kind)])))
 
     def _free(self) -> Mapping[str, list[int]]:
         taken = {receptacle for _, receptacle in self.placed}
@@ -139,29 +144,29 @@ class _Furnishing:
         return free
 
     def place_wanted(self, wanted: Wanted) -> None:
-        """The objects that the game is about, and the lamp."""
+        """Place the objects of the goal, and the lamps."""
         if self.scene.has_lamp:
             for lamp in self.rules.lamps:
                 self.place(lamp)
         n_needed = 2 if wanted.kind == "two" else 1
-        # One of two may be in its place already; so may one that has yet to be treated.
+        # One of two objects can be in place already; so can one that has yet to be treated.
         may_be_there = wanted.kind not in ("place", "look")
         for n in range(n_needed + self.draw.pick((0, 0, 0, 1))):
-            is_free = may_be_there and n == 1 and self.draw.share() < 0.5
-            is_lost = self.draw.share() < _LOST_SHARE
+            is_free = may_be_there and n == 1 and self.draw.uniform() < 0.5
+            is_lost = self.draw.uniform() < _P_LOST
             self.place(wanted.thing, but_not="" if is_free else wanted.target, is_lost=is_lost)
 
     def place_others(self, things: Sequence[str], n_objects: int) -> None:
-        """Other objects, until there are `n_objects` or no more fit."""
+        """Place other objects, until there are `n_objects` or no more fit."""
         rest = self.draw.shuffled([thing for thing in things for _ in range(_N_COPIES)])
         while rest and len(self.placed) < n_objects:
             self.place(rest.pop())
 
 
 def furnish(draw: Draw, rules: Rules, scene: Scene, wanted: Wanted, task: str) -> Problem:
-    """A game of a scene: its objects are drawn and put where they belong.
+    """Draw the objects of a scene and place them.
 
-    Nothing makes sure that it can be won or is not won already.
+    The resulting game may be impossible to win, or won already.
     """
     furnishing = _Furnishing(draw, rules, scene)
     furnishing.place_wanted(wanted)
@@ -211,5 +216,6 @@ def _problem(
     )
 
 
-def _mask(chosen: Iterable[bool]) -> int:
-    return sum(1 << number for number, one in enumerate(chosen) if one)
+def _mask(is_member: Iterable[bool]) -> int:
+    """The set, as an int, of the positions at which `is_member` is true."""
+    return sum(1 << number for number, member in enumerate(is_member) if member)

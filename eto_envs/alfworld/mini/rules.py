@@ -1,9 +1,9 @@
-"""The rules that the mini games' rooms follow, read from `rules.json`, and seeded draws.
+"""The rules for the rooms of the mini games, read from `rules.json`, and seeded draws.
 
-The table says which receptacles a room may have, which objects are found in it and where they may
-lie. Type names and what can be done with objects are ALFWorld's, because texts and rules of the
-game go by them. What may stand and lie where is close to the official games, which were looked at
-for it; numbers and weights were chosen by hand. Rooms are drawn in `rooms`.
+The table specifies which receptacles a room can have, which objects occur in it, and where. Type
+names and what can be done with objects are ALFWorld's, because the texts and rules of the game
+depend on them. The placement of receptacles and objects is modelled on the official games; numbers
+and weights were chosen by hand. `rooms` draws rooms from the table.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class Draw:
     """Seeded draws whose results do not depend on the Python version."""
 
     def __init__(self, *seed: object) -> None:
-        """Seed it with anything that has a fixed text."""
-        self.share = random.Random(" ".join(map(str, seed))).random
+        """Seed the generator with any values whose string representation is stable."""
+        self.uniform = random.Random(" ".join(map(str, seed))).random
 
     def pick(self, values: Sequence[T]) -> T:
-        """One of some values."""
-        return values[int(self.share() * len(values))]
+        """One of the values."""
+        return values[int(self.uniform() * len(values))]
 
     def number(self, least: int, most: int) -> int:
-        """A whole number from `least` to `most`, both included."""
-        return least + int(self.share() * (most - least + 1))
+        """An integer from `least` to `most`, both inclusive."""
+        return least + int(self.uniform() * (most - least + 1))
 
     def weighted(self, weights: Mapping[T, int]) -> T:
-        """One of the keys, as often as its weight says; one weight at least is above 0."""
-        rest = self.share() * sum(weights.values())
+        """One of the keys, with probability proportional to its weight; not all weights are 0."""
+        rest = self.uniform() * sum(weights.values())
         for value, weight in weights.items():
             rest -= weight
             if rest < 0:
@@ -45,16 +45,16 @@ class Draw:
     def shuffled(self, values: Sequence[T]) -> list[T]:
         """All values in random order."""
         rest = list(values)
-        return [rest.pop(int(self.share() * len(rest))) for _ in values]
+        return [rest.pop(int(self.uniform() * len(rest))) for _ in values]
 
 
 class Room(NamedTuple):
     """A kind of room.
 
     Attributes:
-        first_scene: the number below its first scene's.
-        receptacles: least and greatest number of each type.
-        objects: the types found in it.
+        first_scene: one less than the number of its first scene.
+        receptacles: the minimum and maximum number of receptacles of each type.
+        objects: the types of objects that occur in it.
     """
 
     first_scene: int
@@ -66,14 +66,14 @@ class Rules(NamedTuple):
     """The whole table; types are spelt as in task ids (``"SinkBasin"``).
 
     Attributes:
-        rooms: the rooms by name.
-        doors: the receptacles that open and close.
-        for_one: the receptacles that hold one object at the beginning.
-        lamps: lamp to the receptacles it stands on, with weights.
-        places: object to the receptacles it may be put into, with weights by which it is found
-            there (0 for never).
-        uses: object to what can be done with it: ``clean``, ``heat``, ``cool``, ``slice``, and
-            ``hold`` for those that hold others.
+        rooms: the kinds of rooms, by name.
+        doors: the receptacles that can be opened and closed.
+        for_one: the receptacles that initially contain at most one object.
+        lamps: for each lamp, the receptacles it stands on, with weights.
+        places: for each object, the receptacles it can be put into, with the weights for finding
+            it there initially (0 for never).
+        uses: for each object, what can be done with it: ``clean``, ``heat``, ``cool``, ``slice``,
+            and ``hold`` if it can hold other objects.
     """
 
     rooms: Mapping[str, Room]
@@ -86,7 +86,7 @@ class Rules(NamedTuple):
 
 @functools.cache
 def read_rules() -> Rules:
-    """The table that comes with the package."""
+    """The table that is part of the package."""
     folder = importlib.resources.files("eto_envs.alfworld.mini")
     table = json.loads(folder.joinpath("rules.json").read_text(encoding="utf-8"))
     rooms = {

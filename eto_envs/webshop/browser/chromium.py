@@ -1,9 +1,8 @@
-"""Chromium without a window, driven by Selenium, and gone when its owner is.
+"""Headless Chromium, driven by Selenium, which does not outlive its owner.
 
-The driver is started through `supervise`, a small process that holds one end of a pipe: when the
-other end is closed, by `Chromium.close` or by the death of this process, it kills the driver and
-every process of the browser and removes their files. Not here: what is done with the browser
-(`browser`).
+The driver is started by `supervise`, a small process with one end of a pipe: when the other end is
+closed, by `Chromium.close` or because this process dies, it kills the driver and all processes of
+the browser and removes their files. Not here: how the browser is used (`window`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ N_STARTS = 5
 PORT_TAKEN = "Address already in use"
 FLAGS = (
     "--headless=new",
-    "--disable-dev-shm-usage",  # a container's /dev/shm may be too small
+    "--disable-dev-shm-usage",  # in a container, /dev/shm can be too small
     "--disable-gpu",
     "--disable-extensions",
     "--disable-background-networking",
@@ -49,17 +48,17 @@ FLAGS = (
 
 
 class Programs(NamedTuple):
-    """Paths of the browser and of its driver."""
+    """The paths of the browser and its driver."""
 
     browser: str
     driver: str
 
 
 def find_programs() -> Programs:
-    """The browser and its driver: from PATH, or else as Selenium's own manager finds them.
+    """Find the browser and its driver on PATH, or else with Selenium's manager.
 
     Raises:
-        MissingExtraError: they are not on this machine; says how to install them.
+        MissingExtraError: they are not installed; the message says how to install them.
     """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver = next(filter(None, map(shutil.which, DRIVERS)), None)
@@ -74,7 +73,7 @@ def find_programs() -> Programs:
     except (WebDriverException, KeyError, OSError) as error:
         missing = "chromedriver" if browser else "Chromium"
         raise MissingExtraError(
-            f"{missing} is not on PATH, and Selenium's manager did not get it"
+            f"{missing} is not on PATH, and Selenium's manager could not get it"
             f" ({str(error).strip()[:200]}): {INSTALL}"
         ) from error
 
@@ -89,17 +88,17 @@ class Chromium:
     def __init__(
         self, *, width: int, height: int, flags: Sequence[str] = (), timeout_s: float = 30.0
     ) -> None:
-        """Start it.
+        """Start the browser.
 
         Args:
-            width: of the viewport, in pixels.
-            height: of the viewport, in pixels.
-            flags: further flags of Chromium, such as ``("--no-sandbox",)``.
-            timeout_s: the longest that a page may take to load, or a script to run.
+            width: the width of the viewport, in pixels.
+            height: the height of the viewport, in pixels.
+            flags: additional flags for Chromium, such as ``("--no-sandbox",)``.
+            timeout_s: the maximum time for loading a page or running a script.
 
         Raises:
-            MissingExtraError: selenium or the browser is not installed.
-            BackendError: it does not start.
+            MissingExtraError: Selenium or the browser is not installed.
+            BackendError: the browser does not start.
         """
         require("selenium", extra="browser")
         programs = find_programs()
@@ -121,12 +120,12 @@ class Chromium:
         return answer["value"]
 
     def close(self) -> None:
-        """Stop it and wait until nothing of it is left; a second call does nothing."""
+        """Stop the browser and wait until all its processes have ended; idempotent."""
         if self._owner_pid != os.getpid():
-            return  # a forked copy: the browser is the original's
+            return  # in a forked child, the browser belongs to the parent
         driver, self.driver = self.driver, None
         if driver is not None:
-            # The supervisor ends the browser, dead or alive; this only frees the connection.
+            # The supervisor stops the browser in any case; this only closes the connection.
             with contextlib.suppress(Exception):
                 driver.command_executor.close()
         supervisor, self._supervisor = self._supervisor, None
@@ -134,9 +133,9 @@ class Chromium:
             supervisor.communicate()
 
     def _start(self, driver: str) -> int:
-        """Start the driver through its supervisor; the port that it listens on."""
+        """Start the driver and its supervisor; returns the port on which the driver listens."""
         command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("supervise.py"))]
-        said = ""
+        output = ""
         for _ in range(N_STARTS):
             self._supervisor = subprocess.Popen(
                 [*command, driver, "--port=0"],
@@ -144,33 +143,33 @@ class Chromium:
                 stdout=subprocess.PIPE,
                 start_new_session=True,
             )
-            said = _first_line(self._supervisor.stdout)
-            if said.isdigit():
-                return int(said)
+            output = _first_line(self._supervisor.stdout)
+            if output.isdigit():
+                return int(output)
             self.close()
-            # The driver picks a free port of IPv6 and gives up if IPv4's of that number is not.
-            if PORT_TAKEN not in said:
+            # The driver picks a port that is free for IPv6, and gives up if it is taken for IPv4.
+            if PORT_TAKEN not in output:
                 break
-        raise BackendError(f"the browser's driver did not start: {said or 'it said nothing'}")
+        raise BackendError(f"the browser's driver did not start: {output or 'no output'}")
 
 
 def _first_line(output: IO[bytes] | None) -> str:
-    """What a process says first; at its end or after a time, what it has said until then."""
+    """The first line that a process writes, or what it has written when it ends or time is up."""
     if output is None:
         raise BackendError("the supervisor of the browser has no output")
     deadline_s = time.monotonic() + START_TIMEOUT_S
-    said = b""
-    while not said.endswith(b"\n"):
+    line = b""
+    while not line.endswith(b"\n"):
         ready, _, _ = select.select([output], [], [], max(0, deadline_s - time.monotonic()))
         chunk = os.read(output.fileno(), 4096) if ready else b""
         if not chunk:
             break
-        said += chunk
-    return said.decode(errors="replace").strip()
+        line += chunk
+    return line.decode(errors="replace").strip()
 
 
 def _connect(url: str, browser: str, flags: Sequence[str], timeout_s: float) -> Any:
-    """A session of the driver at `url`."""
+    """Open a session with the driver at `url`."""
     from selenium import webdriver
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.chrome.remote_connection import ChromeRemoteConnection
@@ -180,7 +179,7 @@ def _connect(url: str, browser: str, flags: Sequence[str], timeout_s: float) -> 
     for flag in (*FLAGS, *flags):
         options.add_argument(flag)
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium refuses to sandbox itself as root
+        options.add_argument("--no-sandbox")  # as root, Chromium does not start with its sandbox
     connection = ChromeRemoteConnection(url, ignore_proxy=True)
     try:
         driver = webdriver.Remote(connection, options=options)
@@ -190,6 +189,6 @@ def _connect(url: str, browser: str, flags: Sequence[str], timeout_s: float) -> 
         connection.close()  # type: ignore[no-untyped-call]
         hint = ""
         if "crash" in str(error) or "exited" in str(error) or "DevToolsActivePort" in str(error):
-            hint = " (in a container without user namespaces: flags=('--no-sandbox',))"
+            hint = " (in a container without user namespaces, pass flags=('--no-sandbox',))"
         raise BackendError(f"Chromium did not start: {error.msg}{hint}") from error
     return driver

@@ -1,12 +1,12 @@
 """`WebShopBrowserEnv`: the tasks of `WebShopEnv` in a real browser, through the pages of `site`.
 
-The observation is read from the page that Chromium shows after a real click or typed search
-(`window`): the text nodes inside ``#page`` in document order, kept and stripped by the original's
-own rule (`convert_html_to_text`: a node of white space with a line feed is layout, one without is
-an empty segment). So are reward (``#reward``, as the original's Selenium environment reads it),
-validity and what can be clicked. The server only says what no page shows: the hidden state and the
-expert's action. That the texts equal `ETO-WebShop-v0`'s is therefore a fact about the pages, which
-tests establish, and not a second way to the same function. Follows `envs/web_agent_site_env.py` of
+The observation is read from the page in Chromium after a real click or a typed query (`window`):
+the text nodes inside ``#page`` in document order, filtered and stripped by the original's rule
+(`convert_html_to_text`: white space with a line feed is layout, white space without one is an empty
+segment). The reward (``#reward``, as in the original's Selenium environment), validity and what can
+be clicked are also read from the page. Only what no page shows comes from the server: the hidden
+state and the expert's action. That the texts equal those of `ETO-WebShop-v0` is therefore a
+property of the pages, which is tested. Follows `envs/web_agent_site_env.py` of
 princeton-nlp/WebShop at commit 64fa2a5. Not here: the pages (`site`) and the processes
 (`chromium`).
 """
@@ -27,7 +27,7 @@ from eto_envs.tasks import Task
 from eto_envs.vector import TextVectorEnv
 from eto_envs.webshop.browser.window import Page, Window
 from eto_envs.webshop.env import WebShopEnv
-from eto_envs.webshop.site.sessions import Trips
+from eto_envs.webshop.site.sessions import Visits
 
 EXTRA = ("selenium", "starlette", "uvicorn", "jinja2", "PIL")
 T = TypeVar("T")
@@ -37,20 +37,20 @@ class WebShopBrowserEnv(WebShopEnv):
     """WebShop in a real browser: the tasks and rewards of `ETO-WebShop-v0`, on web pages.
 
     ## Description
-    The same shop, served as web pages on a loopback port and driven through Selenium in a
-    headless Chromium. Actions are done as a person does them: text is typed into the search field,
+    The same shop, served as web pages on a loopback port and driven through Selenium in headless
+    Chromium. Actions are carried out as a person would: text is typed into the search field, and
     buttons, products and options are clicked. For the same actions, observations and rewards are
-    those of `ETO-WebShop-v0`, to the byte; beside the text there are the page's source, a list of
-    what can be clicked and a screenshot. Needs the extra `browser` and Chromium with its driver
-    (`apt-get install -y chromium chromium-driver`).
+    identical to those of `ETO-WebShop-v0`. In addition to the text, the source of the page, a list
+    of what can be clicked and a screenshot are available. Requires the extra `browser` and Chromium
+    with its driver (`apt-get install -y chromium chromium-driver`).
 
     ## Action Space
     `TextSpace`. ``search[words]`` types the words and presses Enter, in the search bar or in the
-    field at the top of every other page; ``click[label]`` clicks. What is not on the page cannot be
-    clicked: nothing happens, and a step is used.
+    field at the top of every other page; ``click[label]`` clicks. If there is no such label on the
+    page, nothing happens, but the action counts as a step.
 
     ## Observation Space
-    `TextSpace`: the page's text nodes joined by `` [SEP] ``.
+    `TextSpace`: the text nodes of the page, joined by `` [SEP] ``.
 
     ## Starting State
     The search page with the instruction.
@@ -59,28 +59,28 @@ class WebShopBrowserEnv(WebShopEnv):
     At the purchase, in [0, 1], read from the last page; as in `ETO-WebShop-v0`.
 
     ## Episode End
-    Terminates at ``click[buy now]``, truncates after 10 steps (ETO's limit) or `max_steps`.
+    Terminates at ``click[buy now]``; truncates after 10 steps (ETO's limit) or after `max_steps`.
 
     ## Info
-    The common keys. `reveal` may add what `ETO-WebShop-v0` has, ``"html"`` (the page's source as
-    the browser has it) and ``"clickables"``: a list of ``{"action", "role", "name", "group",
-    "checked", "enabled", "box"}``, where `group` is the option's name and `box` is left, top, width
-    and height in pixels from the page's upper left corner.
+    The common keys. `reveal` can add those of `ETO-WebShop-v0`, ``"html"`` (the source of the page
+    in the browser) and ``"clickables"``: a list of ``{"action", "role", "name", "group",
+    "checked", "enabled", "box"}``, where `group` is the name of the option and `box` is left, top,
+    width and height in pixels, relative to the upper left corner of the page.
 
     ## Arguments
     - `split`, `dataset`, `goals`, `price_seed`, `show_attrs`, `num_prev_obs`, `num_prev_actions`,
       `max_steps`, `reveal`, `shaping`: as in `ETO-WebShop-v0`.
     - `width`, `height`: the viewport, in pixels.
-    - `browser_flags`: further flags of Chromium.
-    - `timeout_s`: the longest wait for a page; then `BackendError`.
+    - `browser_flags`: additional flags for Chromium.
+    - `timeout_s`: the maximum time to wait for a page, after which `BackendError` is raised.
     - `render_mode`: ``"rgb_array"`` is a screenshot, uint8 of shape (height, width, 3);
       ``"ansi"`` and ``"human"`` as in every environment here.
 
-    The browser starts at the first `reset` or `restore` and is stopped by `close`, when the
-    environment is collected, and when its process ends in whatever way.
+    The browser is started by the first `reset` or `restore`. It is stopped by `close`, when the
+    environment is garbage-collected, and when its process ends for whatever reason.
 
     ## Example
-    An agent sees screenshots and clicks what it finds in the list:
+    Take a screenshot, and click on a product in the list:
 
     ```python
     import gymnasium as gym
@@ -102,7 +102,7 @@ class WebShopBrowserEnv(WebShopEnv):
         print(screenshot.shape, product["name"], info["is_valid_action"])
     ```
 
-    `env.unwrapped.driver` is Selenium's `WebDriver`, for agents that look for themselves.
+    `env.unwrapped.driver` is Selenium's `WebDriver`, for agents that inspect the page themselves.
 
     ## References
     `WebAgentSiteEnv` of princeton-nlp/WebShop at commit 64fa2a5. Departures are listed in
@@ -137,19 +137,19 @@ class WebShopBrowserEnv(WebShopEnv):
         shaping: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        """Open the dataset and choose the task set; see the class. Starts no browser yet.
+        """Open the dataset and select the task set; see the class. Does not start the browser.
 
         Raises:
-            UnknownNameError: an unknown split, dataset or mode; the message names what there is.
+            UnknownNameError: an unknown split, dataset or mode; the message lists the valid ones.
             DataNotFoundError: the dataset is not on this machine.
             CorruptDataError: its files are damaged.
             MissingExtraError: the extra `browser` is not installed.
-            ValueError: the viewport has no area.
+            ValueError: the size of the viewport is not positive.
         """
         for package in EXTRA:
             require(package, extra="browser")
         if width < 1 or height < 1:
-            raise ValueError(f"the viewport must have an area, got {width} x {height}")
+            raise ValueError(f"the viewport must have a positive size, got {width} x {height}")
         super().__init__(
             split,
             dataset=dataset,
@@ -172,15 +172,15 @@ class WebShopBrowserEnv(WebShopEnv):
 
     @property
     def driver(self) -> Any:
-        """Selenium's `WebDriver` of the open page.
+        """Selenium's `WebDriver`, with the current page.
 
         Raises:
-            gymnasium.error.ResetNeeded: there was no `reset`.
+            gymnasium.error.ResetNeeded: `reset` has not been called.
         """
-        return self._present().driver
+        return self._require_window().driver
 
     def close(self) -> None:
-        """Stop browser and server; a later `reset` starts new ones."""
+        """Stop the browser and the server; a later `reset` starts new ones."""
         self._window = None
         self._stop()
         super().close()
@@ -191,21 +191,21 @@ class WebShopBrowserEnv(WebShopEnv):
             return super().render()
         from PIL import Image
 
-        window = self._present()
+        window = self._require_window()
         png = self._do(lambda: window.driver.get_screenshot_as_png())
         return np.array(Image.open(io.BytesIO(png)).convert("RGB"))
 
     def _start(self, task: Task) -> str:
-        window = self._opened()
-        self._page = self._do(lambda: window.show(window.trips.begin(task)))
-        self._state = type(self._state)(window.trip.session)
+        window = self._ensure_window()
+        self._page = self._do(lambda: window.show(window.visits.begin(task)))
+        self._state = type(self._state)(window.visit.session)
         return self._observe(None)
 
     def _advance(self, action: str) -> Advance:
-        window = self._present()
+        window = self._require_window()
         self._page = page = self._do(lambda: window.act(self._page, action))
-        trip = window.trip
-        self._state = self._state._replace(session=trip.session, reward_info=trip.reward_info)
+        visit = window.visit
+        self._state = self._state._replace(session=visit.session, reward_info=visit.reward_info)
         score = 0.0 if page.reward is None else float(page.reward)
         return Advance(self._observe(action), score, page.reward is not None, page.is_valid)
 
@@ -214,38 +214,38 @@ class WebShopBrowserEnv(WebShopEnv):
             search = ["search[<keywords>]"] if self._page.has_search_bar else []
             return search + [f"click[{label}]" for label in dict.fromkeys(self._page.labels)]
         if name == "html":
-            return self._do(lambda: self._present().driver.page_source)
+            return self._do(lambda: self._require_window().driver.page_source)
         if name == "clickables":
-            return self._do(lambda: self._present().clickables())
+            return self._do(lambda: self._require_window().clickables())
         return super()._reveal(name)
 
     def _world_state(self) -> Any:
-        return self._state, self._present().trip
+        return self._state, self._require_window().visit
 
     def _set_world_state(self, task: Task, state: Any) -> None:
-        window = self._opened()
-        self._state, trip = state
-        self._page = self._do(lambda: window.show(window.trips.adopt(trip)))
+        window = self._ensure_window()
+        self._state, visit = state
+        self._page = self._do(lambda: window.show(window.visits.adopt(visit)))
 
-    def _opened(self) -> Window:
-        """The window; opened if it is not open."""
+    def _ensure_window(self) -> Window:
+        """The window; opens it if necessary."""
         if self._window is None:
-            trips = Trips(self._engine, self.tasks, max_steps=0)
-            self._window = Window(trips, timeout_s=self._timeout_s, **self._viewport)
+            visits = Visits(self._engine, self.tasks, max_steps=0)
+            self._window = Window(visits, timeout_s=self._timeout_s, **self._viewport)
             self._stop = weakref.finalize(self, self._window.close)
         return self._window
 
-    def _present(self) -> Window:
-        """The window that must be open."""
+    def _require_window(self) -> Window:
+        """The window, which must be open."""
         if self._window is None:
             raise ResetNeeded("the browser is closed: call env.reset() first")
         return self._window
 
     def _do(self, work: Callable[[], T]) -> T:
-        """Do something in the browser; where it fails, the browser is given up.
+        """Use the browser; stop it if that fails.
 
         Raises:
-            BackendError: it failed; the next `reset` starts a new browser.
+            BackendError: the browser failed; the next `reset` starts a new one.
         """
         from selenium.common.exceptions import WebDriverException
         from urllib3.exceptions import HTTPError
@@ -262,5 +262,5 @@ class WebShopBrowserEnv(WebShopEnv):
 
 
 def make_vector_env(**kwargs: Any) -> TextVectorEnv:
-    """The vector entry point: `TextVectorEnv` of `WebShopBrowserEnv`, a browser each."""
+    """The vector entry point: `TextVectorEnv` of `WebShopBrowserEnv`, each with its own browser."""
     return TextVectorEnv(WebShopBrowserEnv, **kwargs)

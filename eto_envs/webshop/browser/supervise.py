@@ -1,10 +1,10 @@
-"""A script: runs a browser's driver and lets nothing of it outlive the process that started it.
+"""A script that runs the driver of a browser and makes sure that it does not outlive its owner.
 
-`python supervise.py COMMAND …` starts the command with a temporary folder of its own, writes the
-port that it announces to standard output, and waits. When standard input ends (the starter closed
-it, or died in whatever way, SIGKILL included) or the command ends, every process that came of it
-is killed, re-parented ones too, and the folder is removed. Started by path with Python's bare
-standard library, never imported by the library; see `chromium`.
+`python supervise.py COMMAND …` starts the command with its own temporary folder, writes the port
+that it announces to standard output, and waits. When standard input is closed (by the owner, or
+because it dies for whatever reason, including SIGKILL) or when the command ends, all descendant
+processes are killed, including re-parented ones, and the folder is removed. It is run by its path,
+uses only the standard library, and is never imported; see `chromium`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ KILL_TIMEOUT_S = 5.0
 
 
 def main(command: list[str]) -> int:
-    """Run the command until it or standard input ends; its exit code."""
+    """Run the command until it ends or standard input is closed; returns its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    # Ctrl-C is for the starter, which closes the browser in its own time.
+    # Ctrl-C must only reach the owner, which closes the browser itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -54,11 +54,11 @@ def main(command: list[str]) -> int:
 
 
 def wait(driver: subprocess.Popen[bytes]) -> None:
-    """Announce the driver's port, then wait until it or standard input ends."""
-    starter = os.getppid()
-    said, is_announced = b"", False
+    """Announce the port of the driver, then wait until it ends or standard input is closed."""
+    owner = os.getppid()
+    text, is_announced = b"", False
     output = driver.stdout.fileno()  # type: ignore[union-attr]  # it is a pipe
-    while os.getppid() == starter:
+    while os.getppid() == owner:
         ready, _, _ = select.select([0, output], [], [], LOOK_EVERY_S)
         if 0 in ready and not os.read(0, 1024):
             return
@@ -66,23 +66,23 @@ def wait(driver: subprocess.Popen[bytes]) -> None:
             continue
         chunk = os.read(output, 65536)
         if not is_announced:
-            said += chunk
-            port = ANNOUNCEMENT.search(said)
+            text += chunk
+            port = ANNOUNCEMENT.search(text)
             if port or not chunk:
-                # Without a port, what it said instead: the starter makes an error of it.
-                os.write(1, (port[1] if port else said[-2000:]) + b"\n")
+                # If the driver ends without a port, the owner puts its output into an error.
+                os.write(1, (port[1] if port else text[-2000:]) + b"\n")
                 is_announced = True
         if not chunk:
             return
 
 
 def kill_all(driver: subprocess.Popen[bytes] | None) -> None:
-    """Kill and reap everything that came of this process."""
+    """Kill and reap all descendants of this process."""
     deadline_s = time.monotonic() + KILL_TIMEOUT_S
     while time.monotonic() < deadline_s:
         pids = descendants()
         if driver is not None and driver.poll() is None:
-            pids.append(driver.pid)  # where there is no /proc, its group is all we know
+            pids.append(driver.pid)  # without /proc, only its process group is known
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(driver.pid, signal.SIGKILL)
         for pid in pids:
@@ -97,13 +97,13 @@ def kill_all(driver: subprocess.Popen[bytes] | None) -> None:
 
 
 def descendants() -> list[int]:
-    """The processes below this one, as /proc has them; ended ones are left out."""
+    """The descendants of this process according to /proc, without zombies."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
         except (OSError, ValueError):
-            continue  # it has ended in between
+            continue  # it has ended in the meantime
         if state != "Z":
             parents[int(stat.parent.name)] = int(parent)
     found: list[int] = []

@@ -1,8 +1,8 @@
-"""The site in a browser: what is done on its pages, and what is read from them.
+"""The site in a browser: actions on its pages, and reading them.
 
-`Window` serves the site from a thread and looks at it with Chromium; `Page` is what a page says.
-Text, reward, validity and what can be clicked are read from the document that the browser shows.
-Not here: the pages (`site`), the processes (`chromium`) and episodes (`browser`).
+`Window` serves the site from a thread and opens it in Chromium; `Page` is the content of a page.
+Text, reward, validity and what can be clicked are read from the document in the browser. Not here:
+the pages (`site`), the processes (`chromium`) and episodes (`env`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from eto_envs.errors import BackendError
 from eto_envs.webshop.browser.chromium import Chromium
 from eto_envs.webshop.engine.engine import parse_action
 from eto_envs.webshop.engine.pages import SEPARATOR
-from eto_envs.webshop.site.sessions import Trip, Trips
+from eto_envs.webshop.site.sessions import Visit, Visits
 
-LOOK_AGAIN_EVERY_S = 0.005
+POLL_INTERVAL_S = 0.005
 MAX_TYPED_CHARS = 100
-MAX_QUERY_CHARS = 2**20  # as long as an action may be
+MAX_QUERY_CHARS = 2**20  # the maximum length of an action
 
 READ = """
 const page = document.getElementById("page");
@@ -27,7 +27,7 @@ const nodes = document.createTreeWalker(page, NodeFilter.SHOW_TEXT);
 let before = null;
 while (nodes.nextNode()) {
   const node = nodes.currentNode;
-  // A long text is split into several nodes.
+  // Browsers split a long text into several nodes.
   if (before !== null && node.previousSibling === before) texts[texts.length - 1] += node.data;
   else texts.push(node.data);
   before = node;
@@ -81,7 +81,17 @@ return [...elements].map((e) => {
 
 
 class Page(NamedTuple):
-    """What was read from the page that the browser shows."""
+    """The content of the page in the browser.
+
+    Attributes:
+        is_complete: whether the document has been loaded.
+        turn: the number of actions so far.
+        is_valid: whether the shop accepted the last action.
+        texts: the text nodes of the page, in document order.
+        has_search_bar: whether it is the search page.
+        labels: the labels that can be clicked, in the original's order.
+        reward: the reward as displayed on the last page, or None.
+    """
 
     is_complete: bool
     turn: int
@@ -98,38 +108,39 @@ class Page(NamedTuple):
 
 
 def _is_content(text: str) -> bool:
+    """Whether the original keeps a text node: white space with a line feed is layout."""
     return bool(text.strip(" \n\t\f\r")) or "\n" not in text
 
 
 class Window:
-    """The site in a thread and the browser that looks at it.
+    """The site, served from a thread, and a browser that shows it.
 
     Attributes:
-        trips: the site's trips.
-        server: the site.
+        visits: the visits of the site.
+        server: the server of the site.
         chromium: the browser.
     """
 
-    def __init__(self, trips: Trips, *, timeout_s: float, **chromium: Any) -> None:
-        """Start both.
+    def __init__(self, visits: Visits, *, timeout_s: float, **chromium: Any) -> None:
+        """Start the server and the browser.
 
         Args:
-            trips: whose pages are shown.
-            timeout_s: the longest wait for a page.
+            visits: the visits of the site.
+            timeout_s: the maximum time to wait for a page.
             **chromium: viewport and flags, for `Chromium`.
 
         Raises:
             MissingExtraError: the extra `browser` or the browser is not installed.
-            BackendError: one of them does not start.
+            BackendError: one of the two does not start.
         """
         from eto_envs.webshop.site.app import make_app
         from eto_envs.webshop.site.server import ThreadedServer
-        from eto_envs.webshop.site.views import Look
+        from eto_envs.webshop.site.views import SiteOptions
 
-        self.trips = trips
+        self.visits = visits
         self._timeout_s = timeout_s
-        self._trip_id = ""
-        self.server = ThreadedServer(make_app(trips, Look(max_query_chars=MAX_QUERY_CHARS)))
+        self._visit_id = ""
+        self.server = ThreadedServer(make_app(visits, SiteOptions(max_query_chars=MAX_QUERY_CHARS)))
         try:
             self.chromium = Chromium(timeout_s=timeout_s, **chromium)
         except BaseException:
@@ -142,21 +153,21 @@ class Window:
         return self.chromium.driver
 
     @property
-    def trip(self) -> Trip:
-        """What the server knows of the present trip."""
-        return self.trips.get(self._trip_id)
+    def visit(self) -> Visit:
+        """The current visit, as known to the server."""
+        return self.visits.get(self._visit_id)
 
-    def show(self, trip: Trip) -> Page:
-        """Open a trip."""
-        self._trip_id = trip.id
-        self.driver.get(f"{self.server.url}/s/{trip.id}")
-        return self.read(trip.turn)
+    def show(self, visit: Visit) -> Page:
+        """Open a visit in the browser."""
+        self._visit_id = visit.id
+        self.driver.get(f"{self.server.url}/s/{visit.id}")
+        return self.read(visit.turn)
 
     def read(self, turn: int) -> Page:
-        """The page of a turn, as soon as it is there.
+        """Wait for the page of a turn and read it.
 
         Raises:
-            BackendError: it does not come.
+            BackendError: it is not loaded in time.
         """
         from selenium.common.exceptions import JavascriptException, WebDriverException
 
@@ -167,10 +178,10 @@ class Window:
                 if page.is_complete and page.turn == turn:
                     return page
                 seen = f"turn {page.turn}"
-            except JavascriptException as error:  # between two pages, or a page of another kind
+            except JavascriptException as error:  # between two pages, or on an error page
                 seen = str(error.msg)
             except WebDriverException as error:
-                if "context" not in str(error.msg):  # the old page's, which goes away
+                if "context" not in str(error.msg):  # the context of a page that is being left
                     raise
                 seen = str(error.msg)
             if time.monotonic() > deadline_s:
@@ -178,12 +189,13 @@ class Window:
                 raise BackendError(
                     f"no page of turn {turn} in {self._timeout_s:g} s: {seen}, {title!r}"
                 )
-            time.sleep(LOOK_AGAIN_EVERY_S)
+            time.sleep(POLL_INTERVAL_S)
 
     def act(self, page: Page, action: str) -> Page:
-        """Do an action on a page that was read, as a person does it; the page it led to.
+        """Carry out an action on a page that was read, as a person would.
 
-        Where nothing can be done, that is the same page, with `is_valid` false.
+        Returns:
+            The resulting page; the same page with `is_valid` false if there is nothing to click.
         """
         name, argument = parse_action(action)
         if name == "search" and argument is not None:
@@ -195,12 +207,12 @@ class Window:
             return page._replace(is_valid=False)
         element.click()
         if page.has_search_bar and label == "search":
-            # The button of an empty search bar can be clicked; the browser then asks for words.
+            # The button of an empty search bar can be clicked; the browser then requests input.
             return self.read(page.turn)._replace(is_valid=True)
         return self.read(page.turn + 1)
 
     def clickables(self) -> list[dict[str, Any]]:
-        """What can be typed into or clicked, in the document's order."""
+        """What can be typed into or clicked, in document order."""
         found: list[dict[str, Any]] = self.driver.execute_script(LIST)
         return found
 
@@ -209,8 +221,8 @@ class Window:
         from selenium.webdriver.common.keys import Keys
 
         field = self.driver.execute_script(FIND_SEARCH)
-        # A field for one line drops carriage returns, and no form can send half a surrogate pair:
-        # what is typed instead separates words all the same.
+        # A single-line field drops carriage returns, and a form cannot send unpaired surrogates:
+        # they are replaced by characters that also separate words.
         text = (
             text.replace("\r", "\t").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         )
@@ -218,11 +230,12 @@ class Window:
             field.send_keys(text + Keys.ENTER)
             return
         self.driver.execute_script("arguments[0].focus();", field)
-        self.chromium.devtools("Input.insertText", text=text)  # as a paste: no key has it, or long
+        # Like pasting: the text is long, or has characters that are not on a keyboard.
+        self.chromium.devtools("Input.insertText", text=text)
         field.send_keys(Keys.ENTER)
 
     def close(self) -> None:
-        """Stop both."""
+        """Stop the browser and the server."""
         try:
             self.chromium.close()
         finally:

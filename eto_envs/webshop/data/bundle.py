@@ -1,11 +1,11 @@
-"""Builds a bundle, the folder that everything else opens, from WebShop's official files.
+"""Builds a bundle, the compiled form of a dataset, from WebShop's official files.
 
-A bundle holds products, search index, goals, prices and splits as memory-mapped files, and
-``bundle.json``, which says what it was made from and how large each file is. It is built in a
-temporary folder and moved into place when complete, so that a build that was stopped leaves nothing
-that looks like a bundle. The bytes are a function of the source files, the nouns and the price seed
-alone. Not here: the rules of the official files (`official`), and what is read from a bundle
-(`catalogue`, `goals`, `shop`).
+A bundle consists of memory-mapped files with products, search index, goals, prices and splits, and
+of ``bundle.json``, which records the sources and the size and hash of every file. It is built in a
+temporary folder and moved into place when it is complete, so that an interrupted build leaves
+nothing that looks like a bundle. Its bytes depend only on the source files, the nouns and the price
+seed. Not here: parsing official files (`official`) and reading bundles (`catalogue`, `goals`,
+`shop`).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ OFFICIAL_NAMES = {  # SHA-256 of the official product files
     "2ef591d65df3af89e972ab72468eb82cbf124d876552d9f3678667edd620a6c8": "full",
     "30a4765c3a327af72d9a9a95a6b2486d516f0fa1d3ecd83681901ce82a21b269": "small",
 }
-N_BATCH = 1024  # products whose nouns are found together
+N_BATCH = 1024  # number of products whose names are tagged together
 MIN_POOL_PRODUCTS = 50_000  # below this, starting processes costs more than it saves
 
 Progress = Callable[[str, int], None]
-"""Called now and then with what is being done and how many products are through."""
+"""Called regularly with the current stage and the number of products processed in it."""
 
 
 @dataclass
 class _Columns:
-    """What is kept of the products while they stream by."""
+    """What is collected from the products while they are streamed."""
 
     asins: list[bytes] = field(default_factory=list)
     categories: dict[str, int] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class _Columns:
         annotation: official.Annotation | None,
         instructions: Iterable[official.HumanInstruction],
     ) -> None:
-        """Take in the next product of the catalogue."""
+        """Add the next product of the catalogue."""
         row = len(self.asins)
         asin, prices = product.asin, product.price_range_usd
         self.asins.append(asin.encode("utf-8", "surrogatepass"))
@@ -85,8 +85,8 @@ class _Columns:
         for text, attributes, options in instructions:
             self.human.append((asin, text, attributes, options))
             self.human_rows.append(row)
-        # Differs from the reference: a product that the attribute file lacks has no synthetic
-        # goal; there it is a KeyError.
+        # Differs from the reference, which raises a KeyError for a product that is not in the
+        # attribute file: here it has no synthetic goals.
         if annotation and annotation.instruction is not None:
             self.synthetic.append((asin, annotation.instruction, annotation.instruction_attributes))
             self.synthetic_rows.append(row)
@@ -106,47 +106,50 @@ def build_bundle(
     """Build a bundle from a folder of official files.
 
     Args:
-        source: the folder; beside the three required files it may hold ``nouns.json`` and the
-            splits ``train_indices.json``, ``test_indices.json`` and ``unseen_indices.json``.
-        target: the bundle's folder; replaced if it is a bundle already.
-        price_seed: seeds ranged prices and price caps; others can be chosen when opening.
-        nouns: where the nouns of product names come from, see `nouns.noun_source`.
-        spacy_model: a spaCy model's name or folder.
-        dataset: the name that results quote; None for the official name, else the folder's.
-        progress: called now and then.
+        source: the folder; in addition to the three required files, it can contain ``nouns.json``
+            and the splits ``train_indices.json``, ``test_indices.json`` and
+            ``unseen_indices.json``.
+        target: the folder of the bundle; replaced if it is a bundle already.
+        price_seed: the seed of prices in ranges and of price caps; another one can be chosen when
+            the bundle is opened.
+        nouns: how to determine the nouns of product names, see `nouns.noun_source`.
+        spacy_model: the name or folder of a spaCy model.
+        dataset: the name that appears in results; None for the official name, or else that of the
+            folder.
+        progress: called regularly.
 
     Returns:
         `target`.
 
     Raises:
-        DataNotFoundError: a file, or the noun table or model asked for, is not there.
+        DataNotFoundError: a file is missing, or the requested noun table or model.
         CorruptDataError: a file is truncated, altered or of the wrong kind.
-        MissingExtraError: spaCy was asked for and is not installed.
-        FileExistsError: `target` exists and is no bundle.
+        MissingExtraError: spaCy was requested and is not installed.
+        FileExistsError: `target` exists and is not a bundle.
     """
     official.require_files(source)
     if target.exists() and not is_bundle(target):
-        raise FileExistsError(f"{target} exists and is no bundle; remove it or name another folder")
-    found_by = noun_source(nouns, source, spacy_model)
+        raise FileExistsError(f"{target} exists and is not a bundle; remove it or choose another")
+    tagger = noun_source(nouns, source, spacy_model)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".tmp", dir=target.parent))
     folder.chmod(0o755)  # mkdtemp's folders are private
     try:
         report = progress or (lambda stage, count: None)
-        columns = _write_products(source, folder, found_by, report)
+        columns = _write_products(source, folder, tagger, report)
         _write_columns(folder, columns)
         _write_index(folder, report)
         draws = PriceDraws(price_seed, np.array(columns.low_usd), np.array(columns.high_usd))
         _write_goals(folder, columns, draws)
         _write_splits(source, folder, len(columns.human))
-        _write_manifest(source, folder, found_by.description, price_seed, dataset)
+        _write_manifest(source, folder, tagger.description, price_seed, dataset)
         _move_into_place(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return target
 
 
-def _write_products(source: Path, folder: Path, found_by: NounSource, report: Progress) -> _Columns:
+def _write_products(source: Path, folder: Path, tagger: NounSource, report: Progress) -> _Columns:
     annotations = official.read_annotations(source / official.ATTRIBUTES_FILE)
     human = official.read_human_instructions(source / official.HUMAN_FILE)
     columns = _Columns()
@@ -154,15 +157,15 @@ def _write_products(source: Path, folder: Path, found_by: NounSource, report: Pr
     def records() -> Iterator[dict[str, Any]]:
         products = official.read_products(source / official.PRODUCTS_FILE, annotations)
         while batch := list(itertools.islice(products, N_BATCH)):
-            names = found_by.nouns([product.name for product in batch])
-            for product, nouns in zip(batch, names, strict=True):
+            tagged = tagger.nouns([product.name for product in batch])
+            for product, nouns in zip(batch, tagged, strict=True):
                 asin = product.asin
                 columns.add(product, annotations.get(asin), human.get(asin, ()))
                 yield product_record(replace(product, nouns=nouns))
             report("products", len(columns.asins))
 
     if not write_json_lines(folder, "products", records()):
-        raise CorruptDataError(f"{source / official.PRODUCTS_FILE} holds no usable product")
+        raise CorruptDataError(f"{source / official.PRODUCTS_FILE} contains no usable product")
     return columns
 
 
@@ -197,7 +200,7 @@ def _analyzed(catalogue: Catalogue) -> Iterator[Iterable[Sequence[str]]]:
     if len(catalogue) < MIN_POOL_PRODUCTS:
         yield (analyze(text) for text in texts)
         return
-    # spawn: a forked child inherits the threads' locks of whatever the caller runs.
+    # spawn: a forked child would inherit locks held by other threads of the caller.
     with multiprocessing.get_context("spawn").Pool() as pool:
         yield pool.imap(analyze, texts, chunksize=256)
 
@@ -236,8 +239,8 @@ def _write_splits(source: Path, folder: Path, n_goals: int) -> None:
         wrong = [i for i in indices if type(i) is not int or not 0 <= i < n_goals]
         if wrong:
             raise CorruptDataError(
-                f"{path} names goal {wrong[0]!r}, but the goals of {source} go from 0 to"
-                f" {n_goals - 1}; the list belongs to another dataset: remove or replace it"
+                f"{path} contains goal {wrong[0]!r}, but the goals of {source} are numbered 0 to"
+                f" {n_goals - 1}; the file belongs to another dataset: remove or replace it"
             )
         splits[split] = indices
     missing = [name for name in ("train", "seen") if name not in splits]
@@ -255,7 +258,7 @@ def _write_manifest(
     names = (*official.REQUIRED_FILES, official.NOUNS_FILE, *official.SPLIT_FILES.values())
     sources = {name: file_stamp(source / name) for name in names if (source / name).is_file()}
     if nouns_source != "file":
-        sources.pop(official.NOUNS_FILE, None)  # there, but not used
+        sources.pop(official.NOUNS_FILE, None)  # it exists but was not used
     official_name = OFFICIAL_NAMES.get(sources[official.PRODUCTS_FILE]["sha256"])
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     shapes = {name: len(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _COUNTED}
@@ -291,7 +294,7 @@ def _move_into_place(folder: Path, target: Path) -> None:
     if not target.exists():
         folder.replace(target)
         return
-    # A folder cannot replace a full one in one call: the old bundle is set aside first.
+    # A folder cannot atomically replace one that is not empty: move the old bundle away first.
     aside = folder.with_suffix(".old")
     target.replace(aside)
     folder.replace(target)

@@ -1,8 +1,8 @@
 """The products of a bundle, read from disk one at a time.
 
-Here are `Asins` (a lazy sequence of product ids) and `Catalogue`. Nothing is loaded at opening, so
-that 1.18 million products cost milliseconds, and processes share the pages. Not here: how a bundle
-is made (`bundle`), what a product costs and who wants it (`goals`).
+`Asins` is a lazy sequence of product ids. Nothing is loaded when a `Catalogue` is opened, so that
+1.18 million products take milliseconds, and processes share memory-mapped pages. Not here: building
+bundles (`bundle`), prices and goals (`goals`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Asins(Sequence[str]):
         """Refer to rows of a table.
 
         Args:
-            table: all ids in catalogue order, UTF-8, shape (n products,).
-            rows: which of them, in this order.
+            table: the ids of all products in catalogue order, UTF-8, of shape (n_products,).
+            rows: the rows of the sequence, in order.
         """
         self._table = table
         self._rows = rows
@@ -55,7 +55,7 @@ class Asins(Sequence[str]):
         return (self._table[row].decode() for row in self._rows)
 
     def __repr__(self) -> str:
-        """How many there are, and the first few."""
+        """The first few ids, and their number."""
         return f"Asins({list(self[:3])}{', …' if len(self) > 3 else ''}, n={len(self)})"
 
 
@@ -75,16 +75,16 @@ class Catalogue:
     """The products of a bundle in catalogue order.
 
     Attributes:
-        asins: every product's id.
-        product: ``product(asin) -> Product``, the last few thousand kept decoded; raises KeyError
-            for an unknown id.
+        asins: the ids of all products.
+        product: ``product(asin) -> Product``, with a cache of a few thousand products; raises
+            KeyError for an unknown id.
     """
 
     asins: Asins
     product: Callable[[str], Product]
 
     def __init__(self, folder: Path) -> None:
-        """Open the catalogue of the bundle in `folder`; `bundle.open_bundle` checks it first."""
+        """Open the catalogue of the bundle in `folder`."""
         self._lines = JsonLines(folder, "products")
         self._table = load_array(folder / "asins.npy")
         self._sorter = load_array(folder / "asins_order.npy")
@@ -100,13 +100,13 @@ class Catalogue:
         return len(self._table)
 
     def row(self, asin: str) -> int:
-        """Position of a product in the catalogue.
+        """The position of a product in the catalogue, by binary search.
 
         Raises:
-            KeyError: no product has this id.
+            KeyError: there is no product of this id.
         """
         key = asin.encode("utf-8", "surrogatepass")
-        # The key gets the table's type, or NumPy would convert the whole table to the key's.
+        # Convert the key to the type of the table, or NumPy would convert the whole table.
         place = np.searchsorted(
             self._table, np.array(key, dtype=self._table.dtype), sorter=self._sorter
         )
@@ -120,7 +120,7 @@ class Catalogue:
         return _product(self._lines[self.row(asin)])
 
     def __iter__(self) -> Iterator[Product]:
-        """All products, in order, decoded one at a time and not kept."""
+        """All products in order, decoded one at a time and not cached."""
         return (_product(record) for record in self._lines)
 
     def asins_at(self, rows: Sequence[int] | NDArray[Any]) -> Asins:
@@ -128,11 +128,11 @@ class Catalogue:
         return Asins(self._table, rows)
 
     def in_category(self, category: str) -> Asins:
-        """The products of a category, in catalogue order; none for an unknown one."""
+        """The products of a category, in catalogue order; empty for an unknown one."""
         return self._members("categories", category)
 
     def of_query(self, query: str) -> Asins:
-        """The products crawled under a query, in catalogue order; none for an unknown one."""
+        """The products crawled under a query, in catalogue order; empty for an unknown one."""
         return self._members("queries", query)
 
     def _members(self, kind: str, name: str) -> Asins:

@@ -1,4 +1,4 @@
-"""Which bundle a dataset's name means."""
+"""Finds the bundle of a dataset, given its name or path."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from eto_envs.webshop.data.shop import ensure_bundle
 
 MINI = Path(__file__).parents[1] / "mini" / "bundle"
 OFFICIAL = {"full": "webshop", "small": "webshop-small"}
-"""Official datasets, best first, and the name under which `eto data download` knows them."""
+"""The official datasets, best first, with their group names for `eto data download`."""
 
 
 def bundles_dir() -> Path:
-    """Where built bundles are kept, inside the data cache."""
+    """The folder for bundles in the data cache."""
     from eto_envs.data import cache_dir
 
     return cache_dir() / "bundles" / "webshop"
 
 
 def find_bundle(dataset: str) -> Path:
-    """The bundle's folder of a dataset.
+    """The folder of a dataset's bundle.
 
     Args:
-        dataset: ``"auto"``, ``"mini"``, ``"small"``, ``"full"``, or a folder: a bundle, or the
-            official files, from which a bundle is built once (in the data cache).
+        dataset: ``"auto"``, ``"mini"``, ``"small"``, ``"full"``, or a folder: either a bundle, or
+            official files from which a bundle is built once (in the data cache).
 
     Raises:
         DataNotFoundError: an official dataset is not on this machine, or a folder lacks files.
-        UnknownNameError: neither a name nor a folder.
+        UnknownNameError: `dataset` is neither a known name nor a folder.
     """
     if dataset == "mini":
         return MINI
@@ -41,14 +41,15 @@ def find_bundle(dataset: str) -> Path:
         folder = bundles_dir() / dataset
         if not is_bundle(folder):
             raise DataNotFoundError(
-                f"WebShop's dataset {dataset!r} is not on this machine; get it with "
+                f"WebShop's dataset {dataset!r} is not on this machine; to get it, run "
                 f"`eto data download {OFFICIAL[dataset]}` and `eto data build webshop {dataset}`"
             )
         return folder
     folder = Path(dataset).expanduser()
     if not folder.is_dir():
         known = ("auto", "mini", *OFFICIAL)
-        raise UnknownNameError("dataset", dataset, known, "Or name a folder of official files.")
+        hint = "It can also be a folder of official files."
+        raise UnknownNameError("dataset", dataset, known, hint)
     return ensure_bundle(folder, bundles_dir())
 
 
@@ -64,9 +65,9 @@ def _find_best() -> Path:
 @functools.cache
 def _warn_once() -> None:
     warnings.warn(
-        "WebShop plays the embedded mini dataset, whose scores compare with nothing published. "
-        "For the official data run `eto data download webshop` and `eto data build webshop full`; "
-        "dataset='mini' silences this.",
+        "using the embedded mini dataset of WebShop; scores are not comparable with published "
+        "results. For the official data, run `eto data download webshop` and `eto data build "
+        "webshop full`; to silence this warning, pass dataset='mini'.",
         UserWarning,
         stacklevel=2,
     )

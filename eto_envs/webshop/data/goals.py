@@ -1,9 +1,9 @@
-"""Prices, price caps and goals, drawn exactly in the original's call order.
+"""Prices, price caps and goals, drawn in exactly the original's order of calls.
 
-The original draws the price of every product that has a price range, then one price cap for each
-instruction, then shuffles the goals with seed 233; here all that is a function of a price seed.
-Goals are made when asked for: the synthetic ones are every combination of a product's options, and
-the full catalogue has millions. Not here: the sampling of goals by weight. Follows
+The original draws a price for every product with a price range, then a price cap for each
+instruction, and then shuffles the goals with seed 233. Here, all of this is a function of a price
+seed. Goals are made on demand: there is a synthetic goal for every combination of a product's
+options, which gives millions for the full catalogue. Not here: sampling goals by weight. Follows
 `web_agent_site/engine/goal.py` and `generate_product_prices` in `engine/engine.py` of
 princeton-nlp/WebShop at commit 64fa2a5.
 """
@@ -27,7 +27,7 @@ from eto_envs.webshop.data.records import Goal, Product
 
 DEFAULT_PRICE_SEED = 20240302
 SHUFFLE_SEED = 233  # env: `random.seed(233)` before the goals are shuffled
-NO_CAP_USD = 1000000.0  # goal.py: the cap where fewer than two tens lie above the price
+NO_CAP_USD = 1000000.0  # goal.py: the cap if fewer than two multiples of ten exceed the price
 _TENS_USD = [10.0 * i for i in range(1, 100)]  # goal.py: PRICE_RANGE
 KINDS = ("human", "synthetic")
 
@@ -36,7 +36,7 @@ class PriceDraws:
     """The prices and price caps of one seed.
 
     Attributes:
-        prices_usd: float64 of shape (n products,), in US dollars.
+        prices_usd: float64 of shape (n_products,), in US dollars.
     """
 
     def __init__(
@@ -45,20 +45,21 @@ class PriceDraws:
         """Draw the prices.
 
         Args:
-            seed: what the original's global generator would be seeded with.
-            low_usd: the price, or the lower end of its range, shape (n products,).
-            high_usd: the upper end of the range, NaN where there is one price only.
+            seed: the seed for the original's global generator.
+            low_usd: float64 of shape (n_products,), the price, or the minimum of its range.
+            high_usd: float64 of shape (n_products,), the maximum of the range; NaN if the product
+                has a single price.
         """
         generator = random.Random(seed)
         ranged = np.flatnonzero(~np.isnan(high_usd))
-        share = np.array([generator.random() for _ in range(len(ranged))], dtype=np.float64)
+        draws = np.array([generator.random() for _ in range(len(ranged))], dtype=np.float64)
         prices = np.array(low_usd, dtype="<f8")
-        prices[ranged] += (high_usd[ranged] - low_usd[ranged]) * share  # as `random.uniform`
+        prices[ranged] += (high_usd[ranged] - low_usd[ranged]) * draws  # like `random.uniform`
         self.prices_usd = prices
         self._state = generator.getstate()
 
     def caps_usd(self, rows: Iterable[int]) -> NDArray[np.float64]:
-        """One price cap for each product in `rows`, in US dollars, drawn after the prices."""
+        """A price cap for each product in `rows`, in US dollars, drawn after the prices."""
         generator = random.Random()
         generator.setstate(self._state)
         prices = self.prices_usd
@@ -71,25 +72,29 @@ def _cap_usd(price_usd: float, generator: random.Random) -> float:
 
 
 def price_text(cap_usd: float) -> str:
-    """How an instruction words its price cap; empty where there is none."""
+    """The price cap as worded in an instruction; empty if there is none."""
     return "" if cap_usd == NO_CAP_USD else f", and price lower than {cap_usd:.2f} dollars"
 
 
 def shuffled_order(n_goals: int) -> NDArray[np.integer[Any]]:
-    """Which unshuffled goal stands at each index; int32 of shape (n_goals,)."""
-    # An array, not a list: the draws are the same and ten million goals take 40 MB, not 400.
+    """The unshuffled position of the goal at each index; int32 of shape (n_goals,)."""
+    # An array, not a list: the draws are the same, and ten million goals take 40 MB, not 400.
     order = array("i", range(n_goals))
     random.Random(SHUFFLE_SEED).shuffle(order)
     return np.array(order, dtype="<i4")
 
 
 def n_combinations(product: Product) -> int:
-    """Number of synthetic goals of a product: the product of its options' sizes."""
+    """The number of synthetic goals of a product: the product of its options' numbers of values."""
     return math.prod(len(values) for values in product.options.values())
 
 
 def combination(product: Product, number: int) -> dict[str, str]:
-    """The `number`-th of a product's option combinations, as `itertools.product` orders them."""
+    """The `number`-th of a product's option combinations, in the order of `itertools.product`.
+
+    The digits of `number` in a mixed radix system are the indices of the values, where the radices
+    are the options' numbers of values; the last option in alphabetical order varies fastest.
+    """
     chosen = {}
     for name in sorted(product.options, reverse=True):
         number, digit = divmod(number, len(product.options[name]))
@@ -97,8 +102,8 @@ def combination(product: Product, number: int) -> dict[str, str]:
     return dict(reversed(chosen.items()))
 
 
-def _added(terms: Iterable[float]) -> float:
-    """The sum, rounded after each addition: `sum` does otherwise from Python 3.12 on."""
+def _sum(terms: Iterable[float]) -> float:
+    """The sum, rounded after each addition; `sum` compensates for rounding since Python 3.12."""
     total = 0.0
     for term in terms:
         total += term
@@ -108,11 +113,14 @@ def _added(terms: Iterable[float]) -> float:
 def goal_weights(
     attributes: Iterable[tuple[str, ...]], n_goals: Sequence[int]
 ) -> NDArray[np.float64]:
-    """The sampling weight of each instruction's goals: mean inverse frequency of its attributes.
+    """The sampling weight of the goals of each instruction: mean inverse attribute frequency.
 
     Args:
-        attributes: what each instruction asks for; gone through twice, so no generator.
-        n_goals: number of goals of each instruction.
+        attributes: the attributes of each instruction; iterated twice, so not a generator.
+        n_goals: the number of goals of each instruction.
+
+    Returns:
+        float64 of shape (n_instructions,).
     """
     counts: Counter[str] = Counter()
     for names, n in zip(attributes, n_goals, strict=True):
@@ -120,7 +128,7 @@ def goal_weights(
             counts[name] += n
     return np.array(
         [
-            _added(1.0 / counts[name] for name in names) / len(names) if n else 0.0
+            _sum(1.0 / counts[name] for name in names) / len(names) if n else 0.0
             for names, n in zip(attributes, n_goals, strict=True)
         ],
         dtype="<f8",
@@ -128,15 +136,15 @@ def goal_weights(
 
 
 class Goals(Sequence[Goal]):
-    """The goals of one kind in the original's shuffled order, made when asked for."""
+    """The goals of one kind in the original's shuffled order, made on demand."""
 
     def __init__(self, folder: Path, kind: str, draws: PriceDraws | None) -> None:
         """Open the goals of the bundle in `folder`.
 
         Args:
             folder: the bundle.
-            kind: one of `KINDS`; names the files.
-            draws: prices of another seed than the bundle's; None for the stored caps.
+            kind: one of `KINDS`, which determines the files.
+            draws: the prices of another seed; None for the price caps stored in the bundle.
         """
         self._records = JsonLines(folder, kind)
         self._order = load_array(folder / f"{kind}_order.npy")
@@ -150,9 +158,9 @@ class Goals(Sequence[Goal]):
         return len(self._order)
 
     def __getitem__(self, index: int) -> Goal:  # type: ignore[override]
-        """The goal of a session index that is not negative; slices are not supported."""
+        """The goal at a non-negative index; slices are not supported."""
         if not 0 <= index < len(self):
-            raise IndexError(f"goal {index}; there are {len(self)}")
+            raise IndexError(f"there is no goal {index}; the number of goals is {len(self)}")
         return self._make(int(index), int(self._order[index]))
 
     def _make(self, index: int, place: int) -> Goal:
@@ -160,7 +168,7 @@ class Goals(Sequence[Goal]):
 
 
 class HumanGoals(Goals):
-    """Goals worded by people: one for each instruction."""
+    """Goals written by people: one for each instruction."""
 
     def __init__(self, folder: Path, draws: PriceDraws | None = None) -> None:
         """Open the human goals of a bundle; see `Goals`."""
@@ -180,7 +188,11 @@ class HumanGoals(Goals):
 
 
 class SyntheticGoals(Goals):
-    """Goals made from templates: one for each combination of an instructed product's options."""
+    """Goals made from templates: one for each combination of the options of a product.
+
+    Only products with a synthetic instruction have goals. `synthetic_starts.npy` is int64 of shape
+    (n_instructions,): instruction i has the unshuffled goals from `starts[i]` to `starts[i + 1]`.
+    """
 
     def __init__(self, folder: Path, catalogue: Catalogue, draws: PriceDraws | None = None) -> None:
         """Open the synthetic goals of a bundle; see `Goals`."""
@@ -190,7 +202,8 @@ class SyntheticGoals(Goals):
         self._weights = load_array(folder / "synthetic_weights.npy")
 
     def _make(self, index: int, place: int) -> Goal:
-        # The last instruction that starts at or before the place: those before it have none.
+        # The last instruction that starts at or before the place. Others that start at the same
+        # place come before it and have no goals.
         number = int(np.searchsorted(self._starts, np.int64(place), side="right")) - 1
         asin, text, attributes = self._records[number]
         product = self._catalogue.product(asin)

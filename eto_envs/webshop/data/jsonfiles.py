@@ -1,9 +1,9 @@
-"""Files that are read a piece at a time: big JSON files, JSON lines with an offset table, arrays.
+"""Files that are not read as a whole: large JSON files, JSON lines with an offset table, arrays.
 
-`stream_list` and `stream_object` decode a JSON file entry by entry (the product file has 5.5 GB and
-is never held whole). They use the standard `json` module, not an event parser, because the original
-does: it reads `NaN` and unpaired surrogates, which others refuse or alter. `JsonLines` is what a
-bundle's records are kept in.
+`stream_list` and `stream_object` decode a JSON file entry by entry (the product file has 5.5 GB).
+Like the original, they use the standard `json` module and not an event parser: it accepts `NaN` and
+unpaired surrogates, which other parsers reject or alter. `JsonLines` stores the records of a
+bundle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 
-GET_IT_AGAIN = "Get the file again; `eto data verify` checks the official files."
+DOWNLOAD_AGAIN = "Download the file again; `eto data verify` checks the official files."
 
 _CHUNK_CHARS = 1 << 20
 _MAX_ENTRY_CHARS = 1 << 26
@@ -29,7 +29,10 @@ _decode = json.JSONDecoder().raw_decode
 
 
 class _Text:
-    """A window on a text file that moves forward as JSON values are taken from it."""
+    """A text file from which JSON values are taken one by one.
+
+    `_text[_at:]` is what has been read but not yet taken.
+    """
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -37,14 +40,14 @@ class _Text:
         self._at = 0
 
     def _more(self) -> bool:
-        # As much again as is held: an entry that needs many reads is decoded a few times only.
+        # Doubling the buffer: an entry that spans many reads is only decoded a few times.
         chunk = self._file.read(max(_CHUNK_CHARS, len(self._text) - self._at))
         if chunk:
             self._text, self._at = self._text[self._at :] + chunk, 0
         return bool(chunk)
 
     def peek(self) -> str:
-        """The next character that is not blank, ``""`` at the end."""
+        """The next character that is not white space, ``""`` at the end."""
         while True:
             self._at = _BLANK.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text):
@@ -56,7 +59,7 @@ class _Text:
         """The next character, which must be one of those expected."""
         character = self.peek()
         if not character or character not in expected:
-            raise ValueError(f"{character!r} where one of {expected!r} should be")
+            raise ValueError(f"found {character!r}, expected one of {expected!r}")
         self._at += 1
         return character
 
@@ -71,7 +74,7 @@ class _Text:
                     raise
                 continue
             if end + len("e+") >= len(self._text) and self._more():
-                continue  # a number may go on in the next chunk: 1 may be the start of 1e+3
+                continue  # a number can continue in the next chunk: 1 may be the start of 1e+3
             self._at = end
             return value
 
@@ -82,7 +85,7 @@ def _stream(path: Path, brackets: str, what: str) -> Iterator[tuple[str, Any]]:
         with path.open(encoding="utf-8") as file:
             text = _Text(file)
             if text.peek() != brackets[0]:
-                raise CorruptDataError(f"{path} does not hold {what}. {GET_IT_AGAIN}")
+                raise CorruptDataError(f"{path} does not contain {what}. {DOWNLOAD_AGAIN}")
             end = text.take(brackets[0])
             if text.peek() == brackets[1]:
                 end = text.take(brackets[1])
@@ -97,29 +100,29 @@ def _stream(path: Path, brackets: str, what: str) -> Iterator[tuple[str, Any]]:
             if text.peek():
                 raise ValueError("text after the end")
     except FileNotFoundError as error:
-        raise DataNotFoundError(f"there is no {path}; `eto data download` gets it") from error
-    except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ones too
+        raise DataNotFoundError(f"{path} is missing; `eto data download` gets it") from error
+    except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
         raise CorruptDataError(
-            f"{path} is truncated or altered after entry {count}: {error}. {GET_IT_AGAIN}"
+            f"{path} is truncated or altered after entry {count}: {error}. {DOWNLOAD_AGAIN}"
         ) from error
 
 
 def stream_list(path: Path) -> Iterator[Any]:
-    """The entries of a file that holds one JSON list, one at a time.
+    """The entries of a JSON file with a list, one at a time.
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: it is truncated, no JSON, or no list.
+        CorruptDataError: it is truncated, not valid JSON, or not a list.
     """
     return (value for _, value in _stream(path, "[]", "a JSON list"))
 
 
 def stream_object(path: Path) -> Iterator[tuple[str, Any]]:
-    """The key and value of each entry of a file that holds one JSON object.
+    """The keys and values of a JSON file with an object, one at a time.
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: it is truncated, no JSON, or no object.
+        CorruptDataError: it is truncated, not valid JSON, or not an object.
     """
     return _stream(path, "{}", "a JSON object")
 
@@ -127,16 +130,16 @@ def stream_object(path: Path) -> Iterator[tuple[str, Any]]:
 def load_array(path: Path) -> NDArray[Any]:
     """A memory-mapped, read-only array.
 
-    The plain-array view is returned because indexing an `np.memmap` is several times slower.
+    It is returned as a plain array because indexing an `np.memmap` is several times slower.
     """
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 class JsonLines(Sequence[Any]):
-    """Records of a JSON-lines file, decoded when asked for.
+    """The records of a JSON-lines file, decoded on demand.
 
-    The file ``<stem>.jsonl`` lies beside ``<stem>_offsets.npy``: int64 of shape (n + 1,), where
-    each line starts, and the file's size.
+    Next to ``<stem>.jsonl``, there is ``<stem>_offsets.npy``: int64 of shape (n + 1,), with the
+    offset of each line and the size of the file.
     """
 
     def __init__(self, folder: Path, stem: str) -> None:
@@ -152,14 +155,14 @@ class JsonLines(Sequence[Any]):
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-        """The record at an index that is not negative; slices are not supported."""
+        """The record at a non-negative index; slices are not supported."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return json.loads(self._bytes[self._offsets[index] : self._offsets[index + 1]])
 
 
 def write_json_lines(folder: Path, stem: str, records: Iterable[Any]) -> int:
-    """Write what `JsonLines` reads.
+    """Write the files that `JsonLines` reads.
 
     Returns:
         The number of records.
@@ -168,7 +171,7 @@ def write_json_lines(folder: Path, stem: str, records: Iterable[Any]) -> int:
     with (folder / f"{stem}.jsonl").open("wb") as file:
         for record in records:
             line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
-            # Scraped texts hold unpaired surrogates; json.loads reads them back from bytes.
+            # Scraped texts contain unpaired surrogates; json.loads reads them back from bytes.
             offsets.append(offsets[-1] + file.write(line.encode("utf-8", "surrogatepass")))
     np.save(folder / f"{stem}_offsets.npy", np.array(offsets, dtype="<i8"))
     return len(offsets) - 1

@@ -1,7 +1,7 @@
-"""``bundle.json``, which says what a bundle is made of, and the checks against it.
+"""The manifest of a bundle, ``bundle.json``, and the checks against it.
 
 Opening a bundle compares the sizes of its files, which is cheap; `verify_bundle` compares their
-hashes. The manifest is written by `bundle.build_bundle`, last of all.
+hashes. The manifest is the last file that `bundle.build_bundle` writes.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from eto_envs.files import sha256_of
 
 FORMAT = 2
 MANIFEST = "bundle.json"
-BUILD_AGAIN = "Build it again: `eto data build webshop FOLDER`."
+REBUILD = "To rebuild it, run `eto data build webshop FOLDER`."
 
 
 def file_stamp(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file, as ``bundle.json`` records them."""
+    """The size in bytes and the SHA-256 of a file, as recorded in ``bundle.json``."""
     return {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder holds a bundle; whether it is sound is for `read_manifest`."""
+    """Whether a folder contains a bundle, which may be damaged (see `read_manifest`)."""
     return (folder / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The bundle's ``bundle.json``, after a check that every file is there in full size.
+    """The content of ``bundle.json``, after checking that all files have the right size.
 
     Raises:
-        DataNotFoundError: the folder holds no bundle.
-        CorruptDataError: a file is missing or has another size, or the format is another one.
+        DataNotFoundError: the folder does not contain a bundle.
+        CorruptDataError: a file is missing or has the wrong size, or the format is unknown.
     """
     path = folder / MANIFEST
     try:
@@ -42,31 +42,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         version, files = manifest["format"], dict(manifest["files"])
     except FileNotFoundError as error:
         raise DataNotFoundError(
-            f"{folder} holds no bundle (no {MANIFEST}). {BUILD_AGAIN}"
+            f"{folder} does not contain a bundle (no {MANIFEST}). {REBUILD}"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptDataError(f"{path} is damaged: {error!r}. {BUILD_AGAIN}") from error
+        raise CorruptDataError(f"{path} is damaged: {error!r}. {REBUILD}") from error
     if version != FORMAT:
         raise CorruptDataError(
-            f"{folder} has bundle format {version!r}; this version reads {FORMAT}. {BUILD_AGAIN}"
+            f"{folder} has bundle format {version!r}; this version reads {FORMAT}. {REBUILD}"
         )
     for name, stamp in files.items():
         file = folder / name
         size = os.path.getsize(file) if file.is_file() else None
         if size != stamp["size"]:
-            raise CorruptDataError(
-                f"{file} has {size} bytes where {stamp['size']} are expected. {BUILD_AGAIN}"
-            )
+            raise CorruptDataError(f"{file} has {size} bytes, expected {stamp['size']}. {REBUILD}")
     return manifest
 
 
 def verify_bundle(folder: Path) -> None:
-    """Compare every file of a bundle with its recorded SHA-256; reads all of it.
+    """Compare every file of a bundle with its recorded SHA-256.
 
     Raises:
-        DataNotFoundError: the folder holds no bundle.
-        CorruptDataError: a file is not what was built.
+        DataNotFoundError: the folder does not contain a bundle.
+        CorruptDataError: a file has been altered.
     """
     for name, stamp in read_manifest(folder)["files"].items():
         if file_stamp(folder / name) != stamp:
-            raise CorruptDataError(f"{folder / name} was altered after the build. {BUILD_AGAIN}")
+            raise CorruptDataError(f"{folder / name} has been altered. {REBUILD}")

@@ -1,10 +1,10 @@
-"""The nouns of product names, which decide the reward's `r_type`.
+"""The nouns of product names, which determine the term `r_type` of the reward.
 
-The original tags names with spaCy whenever something is bought (`get_type_reward` in
+The original tags names with spaCy at every purchase (`get_type_reward` in
 `web_agent_site/engine/goal.py` of princeton-nlp/WebShop at commit 64fa2a5: the lower-case tokens
-tagged NOUN or PROPN, in order, with repetitions). Only catalogue names are ever tagged, so the
-nouns are found once, when a bundle is built, and no model is needed later. Three sources are here:
-a table in the dataset folder, spaCy, and a heuristic that needs no model. No tagger is trained.
+tagged NOUN or PROPN, in order, with repetitions). As only names from the catalogue are tagged, this
+can be done once, when a bundle is built, and no model is required later. There are three sources: a
+table in the dataset folder, spaCy, and a heuristic that does not require a model.
 """
 
 from __future__ import annotations
@@ -23,44 +23,45 @@ NounsFrom = Literal["auto", "file", "spacy", "heuristic"]
 
 # ETO runs en_core_web_lg, the original first ran en_core_web_sm.
 SPACY_MODELS = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm")
-HEURISTIC = "closed-class-1"  # the number goes up with every change of a list or rule below
+HEURISTIC = "closed-class-1"  # the number is incremented with every change of the rules below
 HEURISTIC_WARNING = (
-    "the nouns of product names come from a heuristic, because no spaCy model is installed: about"
-    " 2 % of comparisons of two product types differ from the original's, so scores compare only"
-    " with those of the same bundle. pip install 'eto-gym[spacy]' and a model such as"
-    " en_core_web_lg, then build the bundle again, or put a nouns.json into the dataset's folder"
+    "the nouns of product names are determined by a heuristic, because no spaCy model is installed:"
+    " about 2 % of comparisons of two product types differ from the original's, so scores are only"
+    " comparable with those of the same bundle. Install 'eto-gym[spacy]' and a model such as"
+    " en_core_web_lg and rebuild the bundle, or put a nouns.json into the dataset's folder"
 )
 
 
 class NounSource(Protocol):
-    """Finds the nouns of names.
+    """Determines the nouns of names.
 
     Attributes:
-        description: what found them, with its version; goes into the bundle's manifest.
+        description: the method and its version, for the manifest of the bundle.
     """
 
     description: str
 
     def nouns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
-        """The nouns of each name: lower case, in order, with repetitions."""
+        """The nouns of each name, in lower case, in order, with repetitions."""
 
 
 def noun_source(kind: NounsFrom, folder: Path, spacy_model: str | None = None) -> NounSource:
-    """The source that builds a bundle's nouns.
+    """The source of the nouns of a bundle.
 
     Args:
-        kind: which; ``"auto"`` takes the folder's table, else spaCy, else the heuristic, which then
-            warns once.
-        folder: the dataset's folder.
-        spacy_model: a spaCy model's name or folder; None for the first of `SPACY_MODELS` there is.
+        kind: the kind of source; ``"auto"`` is the table in the folder, or else spaCy, or else the
+            heuristic, which then warns once.
+        folder: the folder of the dataset.
+        spacy_model: the name or folder of a spaCy model; None for the first of `SPACY_MODELS` that
+            is installed.
 
     Raises:
-        DataNotFoundError: the table or the model asked for is not there.
-        MissingExtraError: spaCy was asked for and is not installed.
-        ValueError: `kind` is none of those named.
+        DataNotFoundError: the requested table or model is missing.
+        MissingExtraError: spaCy was requested and is not installed.
+        ValueError: there is no such kind.
     """
     if kind not in ("auto", "file", "spacy", "heuristic"):
-        raise ValueError(f"nouns={kind!r}; it is 'auto', 'file', 'spacy' or 'heuristic'")
+        raise ValueError(f"nouns must be 'auto', 'file', 'spacy' or 'heuristic', not {kind!r}")
     if kind == "file" or (kind == "auto" and not spacy_model and (folder / NOUNS_FILE).is_file()):
         return TableNouns(folder / NOUNS_FILE)
     if kind == "spacy" or spacy_model:
@@ -83,31 +84,31 @@ class TableNouns:
 
         Raises:
             DataNotFoundError: there is no such file.
-            CorruptDataError: it is no JSON object.
+            CorruptDataError: it is not a JSON object.
         """
         self._path = path
         try:
             self._table: Mapping[str, Any] = json.loads(path.read_bytes())
         except FileNotFoundError as error:
             raise DataNotFoundError(
-                f"there is no {path}; it maps each product name to its list of nouns"
+                f"{path} is missing; it should map each product name to its list of nouns"
             ) from error
         except ValueError as error:
-            raise CorruptDataError(f"{path} is truncated or no JSON: {error}") from error
+            raise CorruptDataError(f"{path} is truncated or not JSON: {error}") from error
         if not isinstance(self._table, dict):
-            raise CorruptDataError(f"{path} holds no JSON object of name to nouns")
+            raise CorruptDataError(f"{path} is not a JSON object that maps names to nouns")
 
     def nouns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """The nouns of each name.
 
         Raises:
-            CorruptDataError: a name is not in the table, or its entry is no list of texts.
+            CorruptDataError: a name is not in the table, or its entry is not a list of strings.
         """
         missing = [name for name in names if name not in self._table]
         if missing:
             raise CorruptDataError(
                 f"{self._path} has no entry for the product name {missing[0]!r}; add its nouns, or"
-                " remove the file to have them found"
+                " remove the file to have the names tagged"
             )
         return [string_tuple(self._table[name], self._path, repr(name)) for name in names]
 
@@ -115,14 +116,14 @@ class TableNouns:
 class SpacyNouns:
     """Nouns from a spaCy model's tagger, as in the original.
 
-    The parser and the entity recogniser are left out: they do not change the tags.
+    The parser and the entity recogniser are disabled: they do not affect the tags.
     """
 
     def __init__(self, model: str | None) -> None:
         """Load a model.
 
         Raises:
-            DataNotFoundError: the model, or for None any of `SPACY_MODELS`, is not installed.
+            DataNotFoundError: the model is not installed, or for None, none of `SPACY_MODELS`.
             MissingExtraError: spaCy is not installed.
         """
         spacy = require("spacy", extra="spacy")
@@ -151,12 +152,12 @@ def _is_model(spacy: Any, name: str) -> bool:
 
 
 class HeuristicNouns:
-    """Takes for a noun every token that has a letter and is no function word."""
+    """Considers every token a noun that contains a letter and is not a function word."""
 
     description = f"heuristic {HEURISTIC}"
 
     def __init__(self, *, is_fallback: bool = False) -> None:
-        """Make it; a fallback warns once, when it first gets names."""
+        """Make the source; a fallback warns when it is first used."""
         self._is_to_warn = is_fallback
 
     def nouns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -187,6 +188,8 @@ _FUNCTION_WORDS_TEXT = """
     """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS_TEXT.split())
 
+# `_EDGES` removes punctuation and possessives around a word, `_INSIDE` splits at punctuation inside
+# it, and `_UNIT` separates a unit from the number before it ("12oz").
 _HAS_LETTER = re.compile(r"[^\W\d_]")
 _EDGES = re.compile(r"^\W+|(?:['’]s)?\W*$|['’]s$", re.IGNORECASE)
 _UNIT = re.compile(r"(?<=\d)(?=(?:[kdcmnµ]?m[²³]?|yd|in|ft|[km]?g|lb|oz|mph|[kmgt]b|[KMGT]B?)$)")
@@ -198,10 +201,10 @@ _INSIDE = re.compile(
 
 
 def tokens(name: str) -> list[str]:
-    """The lower-case words of a name, roughly as spaCy's English tokenizer splits it.
+    """The lower-case words of a name, roughly as spaCy's English tokenizer splits them.
 
-    Punctuation around words is dropped, words are split at hyphens, commas and slashes between
-    letters, possessives and units after numbers are split off.
+    Punctuation around words and possessives are removed, words are split at hyphens, commas and
+    slashes between letters, and units are separated from numbers.
     """
     return [
         word.lower()

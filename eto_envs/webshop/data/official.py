@@ -1,8 +1,7 @@
-"""Reads WebShop's official files and makes products of them, as the original does.
+"""Reads WebShop's official files and converts them to products, as the original does.
 
 Follows `load_products` in `web_agent_site/engine/engine.py` of princeton-nlp/WebShop at commit
-64fa2a5. Not here: nouns (`nouns`), prices drawn from ranges and goals (`goals`), and writing
-(`bundle`).
+64fa2a5. Not here: nouns (`nouns`), goals and prices in ranges (`goals`), and writing (`bundle`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eto_envs.errors import CorruptDataError, DataNotFoundError
-from eto_envs.webshop.data.jsonfiles import GET_IT_AGAIN, stream_list, stream_object
+from eto_envs.webshop.data.jsonfiles import DOWNLOAD_AGAIN, stream_list, stream_object
 from eto_envs.webshop.data.records import Product
 
 PRODUCTS_FILE = "items_shuffle.json"
@@ -29,8 +28,8 @@ SPLIT_FILES = {
 }
 REQUIRED_FILES = (PRODUCTS_FILE, ATTRIBUTES_FILE, HUMAN_FILE)
 
-DUMMY_ATTRIBUTES = ("DUMMY_ATTR",)  # engine.py: attributes of a product that has no entry
-DEFAULT_PRICE_USD = 100.0  # engine.py: the price of a product without one
+DUMMY_ATTRIBUTES = ("DUMMY_ATTR",)  # engine.py: the attributes of a product without an entry
+DEFAULT_PRICE_USD = 100.0  # engine.py: the price of a product without a price
 MAX_ASIN_CHARS = 10
 
 
@@ -38,9 +37,9 @@ class Annotation(NamedTuple):
     """A product's entry in the attribute file.
 
     Attributes:
-        attributes: what rewards match; None where the entry has no such field.
-        instruction: the synthetic request, None where there is none.
-        instruction_attributes: the attributes that the request asks for.
+        attributes: the attributes used for the reward; None if the entry has no such field.
+        instruction: the synthetic request, None if there is none.
+        instruction_attributes: the attributes that it requests.
     """
 
     attributes: tuple[str, ...] | None
@@ -57,26 +56,26 @@ class HumanInstruction(NamedTuple):
 
 
 def require_files(folder: Path) -> None:
-    """Check that a folder holds the three official files.
+    """Check that a folder contains the three official files.
 
     Raises:
-        DataNotFoundError: a file, or the folder, is not there.
+        DataNotFoundError: a file or the folder is missing.
     """
     if not folder.is_dir():
-        raise DataNotFoundError(f"{folder} is not a folder; name one that holds {REQUIRED_FILES}")
+        raise DataNotFoundError(f"{folder} is not a folder with {', '.join(REQUIRED_FILES)}")
     missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     if missing:
         raise DataNotFoundError(
-            f"{folder} has no {', '.join(missing)}; a WebShop folder holds"
-            f" {', '.join(REQUIRED_FILES)}. `eto data download` gets the official ones."
+            f"{folder} has no {', '.join(missing)}; a WebShop folder contains"
+            f" {', '.join(REQUIRED_FILES)}. `eto data download` gets the official files."
         )
 
 
 def string_tuple(value: object, path: Path, where: str) -> tuple[str, ...]:
-    """A JSON list of strings as a tuple of interned strings, or a `CorruptDataError`."""
+    """A JSON list of strings as a tuple of interned strings; raises `CorruptDataError`."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise CorruptDataError(
-            f"{path}: {where} is {value!r:.80}, not a list of texts. {GET_IT_AGAIN}"
+            f"{path}: {where} is {value!r:.80}, not a list of strings. {DOWNLOAD_AGAIN}"
         )
     return tuple(sys.intern(text) for text in value)
 
@@ -86,12 +85,13 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: it is damaged, or an entry has not the fields it needs.
+        CorruptDataError: it is damaged, or an entry lacks a required field.
     """
     annotations = {}
     for asin, entry in stream_object(path):
         if not isinstance(entry, dict):
-            raise CorruptDataError(f"{path}: the entry of {asin!r} is no object. {GET_IT_AGAIN}")
+            message = f"{path}: the entry of {asin!r} is not an object. {DOWNLOAD_AGAIN}"
+            raise CorruptDataError(message)
         attributes = instruction_attributes = None
         if "attributes" in entry:
             attributes = string_tuple(entry["attributes"], path, f"attributes of {asin!r}")
@@ -101,36 +101,36 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
             instruction_attributes = string_tuple(entry.get("instruction_attributes"), path, where)
             if not isinstance(instruction, str) or not instruction_attributes:
                 raise CorruptDataError(
-                    f"{path}: the instruction of {asin!r} is no text or asks for no attribute."
-                    f" {GET_IT_AGAIN}"
+                    f"{path}: the instruction of {asin!r} is not a string or requests no attribute."
+                    f" {DOWNLOAD_AGAIN}"
                 )
         annotations[asin] = Annotation(attributes, instruction, instruction_attributes or ())
     return annotations
 
 
 def read_human_instructions(path: Path) -> dict[str, list[HumanInstruction]]:
-    """The human file, by ASIN; requests for no attribute are left out, as in `goal.py`.
+    """The human file, by ASIN; requests without attributes are omitted, as in `goal.py`.
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: it is damaged, or an entry has not the fields it needs.
+        CorruptDataError: it is damaged, or an entry lacks a required field.
     """
     instructions = {}
     for asin, entries in stream_object(path):
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise CorruptDataError(f"{path}: the entry of {asin!r} is no list of objects")
-        kept = []
+            raise CorruptDataError(f"{path}: the entry of {asin!r} is not a list of objects")
+        usable = []
         for entry in entries:
             text = entry.get("instruction")
             if not isinstance(text, str):
-                raise CorruptDataError(f"{path}: an entry of {asin!r} has no instruction text")
+                raise CorruptDataError(f"{path}: an entry of {asin!r} has no instruction")
             attributes, options = (
                 string_tuple(entry.get(field), path, f"{field} of {asin!r}")
                 for field in ("instruction_attributes", "instruction_options")
             )
             if attributes:
-                kept.append(HumanInstruction(text, attributes, options))
-        instructions[asin] = kept
+                usable.append(HumanInstruction(text, attributes, options))
+        instructions[asin] = usable
     return instructions
 
 
@@ -139,13 +139,13 @@ def read_products(path: Path, annotations: Mapping[str, Annotation]) -> Iterator
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: it is damaged, or an entry has not the fields it needs.
+        CorruptDataError: it is damaged, or an entry lacks a required field.
     """
     known: set[str] = set()
     for position, entry in enumerate(stream_list(path)):
         asin = entry.get("asin") if isinstance(entry, dict) else None
         if not isinstance(asin, str):
-            raise CorruptDataError(f"{path}: entry {position} is no product with an asin")
+            raise CorruptDataError(f"{path}: entry {position} is not a product with an asin")
         if asin == "nan" or len(asin) > MAX_ASIN_CHARS or asin in known:
             continue
         known.add(asin)
@@ -155,7 +155,7 @@ def read_products(path: Path, annotations: Mapping[str, Annotation]) -> Iterator
             raise CorruptDataError(f"{path}: product {asin!r} has no field {error}") from error
         except (TypeError, AttributeError, ValueError, IndexError, InvalidOperation) as error:
             raise CorruptDataError(
-                f"{path}: a field of product {asin!r} is of the wrong kind: {error!r}"
+                f"{path}: a field of product {asin!r} has the wrong type: {error!r}"
             ) from error
         yield product
 
@@ -183,11 +183,11 @@ def _product(asin: str, entry: Mapping[str, Any], annotation: Annotation | None)
 
 
 def _text(value: object, field: str) -> str:
-    # Differs from the reference: a null text is an empty one; there it is "None" or a crash.
+    # Differs from the reference: null becomes an empty text, not "None" or a crash.
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise TypeError(f"{field} is {value!r:.80}, not a text")
+        raise TypeError(f"{field} is {value!r:.80}, not a string")
     return value
 
 
@@ -197,10 +197,10 @@ def _bullets(value: object) -> tuple[str, ...]:
 
 
 def parse_price(pricing: str | None) -> tuple[str, tuple[float, ...]]:
-    """The price tag that pages show, and the one or two prices in US dollars behind it.
+    """The price tag on pages, and the price or the minimum and maximum price in US dollars.
 
     Raises:
-        ValueError: there is no dollar sign, or no number after one.
+        ValueError: there is no dollar sign, or no number after it.
     """
     if not pricing:
         return f"${DEFAULT_PRICE_USD}", (DEFAULT_PRICE_USD,)
@@ -238,11 +238,11 @@ def _option_value(content: Mapping[str, Any]) -> str:
 
 
 def searched_text(product: Product) -> str:
-    """The text that the search index holds of a product.
+    """The text of a product that the search index covers.
 
     Follows `search_engine/convert_product_file_format.py` of the same repository.
     """
     options = ", and ".join(f"{name}: {', '.join(v)}" for name, v in product.options.items())
-    # Differs from the reference: a product with an empty feature list is indexed; there it crashes.
+    # Differs from the reference, which crashes if the feature list is empty.
     first_bullet = product.bullets[0] if product.bullets else ""
     return " ".join([product.name, product.description, first_bullet, options]).lower()

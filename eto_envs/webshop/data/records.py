@@ -1,7 +1,7 @@
-"""The two records that all of WebShop is about: a product and a goal.
+"""The two records of WebShop: a product and a goal.
 
-Field by field they follow `web_agent_site/engine/engine.py` (`load_products`) and
-`engine/goal.py` of princeton-nlp/WebShop at commit 64fa2a5.
+Their fields follow `web_agent_site/engine/engine.py` (`load_products`) and `engine/goal.py` of
+princeton-nlp/WebShop at commit 64fa2a5.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product as pages show it and rewards judge it.
+    """A product.
 
     Attributes:
         asin: its id, at most ten characters.
-        name: the title.
-        query: the search phrase it was crawled under, lower case and stripped.
-        category: coarse category such as ``"beauty"``.
-        product_category: path such as ``"Tools › Lighting › Chandeliers"``.
-        description: full description, may be empty.
-        bullets: the feature list.
-        price_tag: the price as shown, ``"$12.0"`` or ``"$7.0 to $9.5"``.
-        price_range_usd: one price, or the lower and the upper one, in US dollars.
-        options: option name to its values, both lower case, in file order.
-        attributes: the attributes that rewards match; ``("DUMMY_ATTR",)`` if it was in no file.
-        nouns: nouns of the name, in order, with repetitions; decides `r_type`.
-        image: URL of the main picture, may be empty.
-        option_images: option value to the URL of its picture, where it has one.
+        name: its title.
+        query: the search phrase with which it was crawled, in lower case and stripped.
+        category: its coarse category, such as ``"beauty"``.
+        product_category: its path, such as ``"Tools › Lighting › Chandeliers"``.
+        description: its full description, which can be empty.
+        bullets: the list of its features.
+        price_tag: the price as displayed, ``"$12.0"`` or ``"$7.0 to $9.5"``.
+        price_range_usd: one price, or the minimum and maximum, in US dollars.
+        options: the values of each option, by its name; in lower case, in the order of the file.
+        attributes: the attributes used for the reward; ``("DUMMY_ATTR",)`` if the file has none.
+        nouns: the nouns of the name, in order, with repetitions; they determine `r_type`.
+        image: the URL of the main picture, which can be empty.
+        option_images: the URL of the picture of each option value that has one.
     """
 
     asin: str
@@ -49,16 +49,17 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a shopper is asked to buy.
+    """What the shopper should buy.
 
     Attributes:
-        index: position in the shuffled goal list; the session id of the original.
+        index: the position in the shuffled list of goals; the session id in the original.
         asin: the target product.
-        instruction: the text the agent reads, price cap included.
-        attributes: attributes asked for, at least one.
-        options: values asked for: a tuple of values (human goals) or name to value (synthetic).
-        price_upper_usd: the price cap in US dollars; 1000000 where there is none.
-        weight: sampling weight of the original (1 for human goals).
+        instruction: the text that the agent reads, including the price cap.
+        attributes: the requested attributes, at least one.
+        options: the requested options: a tuple of values (human goals) or name to value
+            (synthetic).
+        price_upper_usd: the price cap in US dollars; 1000000 if there is none.
+        weight: the sampling weight of the original (1 for human goals).
     """
 
     index: int

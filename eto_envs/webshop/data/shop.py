@@ -1,8 +1,8 @@
 """The shop: one immutable dataset, opened once per process and shared by all its environments.
 
-Here are `Shop`, which brings products, prices, search, goals and splits together, `open_shop`, and
-`ensure_bundle`, which builds and caches the bundle of a folder of official files. Not here: pages
-and clicks (`engine`, `pages`) and the reward.
+`Shop` combines products, prices, search, goals and splits; `open_shop` opens it, and
+`ensure_bundle` builds and caches the bundle of a folder of official files. Not here: pages, clicks
+and rewards (`engine`).
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from eto_envs.webshop.data.records import Product
 
 GoalKind = Literal["human", "synthetic"]
 N_HITS = 50  # the original shows at most 50 results of a search
-SEEN_EVERY = 10  # without published splits, one goal in ten is kept for testing
+SEEN_EVERY = 10  # without published splits, every tenth goal is reserved for testing
 MAX_AUTO_BUILD_BYTES = 200_000_000
 
 
 class Shop:
-    """Products, prices, search, goals and splits of one dataset; nothing in it changes.
+    """The products, prices, search, goals and splits of one dataset; immutable.
 
     Attributes:
-        dataset: the dataset's name, as results quote it.
-        price_seed: what ranged prices and price caps were drawn with.
-        nouns_source: what found the nouns of product names.
-        fingerprint: SHA-256 of what changes a score besides the goals: products with their nouns,
-            and prices.
-        asins: every product's id, in catalogue order.
-        goals: the goals in the original's shuffled order, made when asked for.
-        splits: goal indices by split, in order. ``train``, ``seen`` and ``unseen`` are the
-            published lists where the dataset has them; of an index that stands twice in a list
-            (ETO's train list has 4116 twice) the first is kept. Otherwise, and for synthetic
-            goals, ``seen`` is every tenth goal and ``train`` the rest. ``train_clean`` is
-            ``train`` without what the other splits hold.
+        dataset: the name of the dataset, as it appears in results.
+        price_seed: the seed of prices in ranges and of price caps.
+        nouns_source: how the nouns of product names were determined.
+        fingerprint: SHA-256 of everything besides the goals that affects scores: the products with
+            their nouns, and the prices.
+        asins: the ids of all products, in catalogue order.
+        goals: the goals in the original's shuffled order, made on demand.
+        splits: the goal indices of each split, in order. If the dataset has published lists for
+            ``train``, ``seen`` and ``unseen``, these are used; duplicates are removed (ETO's train
+            list contains 4116 twice). Otherwise, and for synthetic goals, ``seen`` is every tenth
+            goal and ``train`` the rest. ``train_clean`` is ``train`` without the goals of the other
+            splits.
         product: ``product(asin) -> Product``; raises KeyError for an unknown id.
     """
 
@@ -61,11 +61,11 @@ class Shop:
 
         Args:
             folder: a bundle.
-            goals: which kind of goals.
-            price_seed: draws other prices and caps; None for the bundle's own.
+            goals: the kind of goals.
+            price_seed: the seed of other prices and price caps; None for the bundle's own.
 
         Raises:
-            DataNotFoundError: the folder holds no bundle.
+            DataNotFoundError: the folder does not contain a bundle.
             CorruptDataError: the bundle is damaged.
             UnknownNameError: there is no such kind of goals.
         """
@@ -98,38 +98,38 @@ class Shop:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of products, nouns with their source, and prices."""
+        """SHA-256 of the products, the nouns with their source, and the prices."""
         digest = hashlib.sha256(f"{self._products_sha256}\n{self.nouns_source}\n".encode())
         digest.update(np.ascontiguousarray(self._prices_usd, dtype="<f8").tobytes())
         return digest.hexdigest()
 
     def price_usd(self, asin: str) -> float:
-        """What a product costs, in US dollars.
+        """The price of a product, in US dollars.
 
         Raises:
-            KeyError: no product has this id.
+            KeyError: there is no product of this id.
         """
         return float(self._prices_usd[self._catalogue.row(asin)])
 
     def search(self, text: str) -> Sequence[str]:
-        """The products that fit a text, best first, at most 50.
+        """At most 50 products that match a query, best first.
 
         Raises:
-            TooManyTermsError: the text has over 1,024 different words.
+            TooManyTermsError: the query has more than 1,024 distinct words.
         """
         return self._catalogue.asins_at(self._index.top(text, N_HITS))
 
     def in_category(self, category: str) -> Sequence[str]:
-        """The products of a category, in catalogue order; none for an unknown one."""
+        """The products of a category, in catalogue order; empty for an unknown one."""
         return self._catalogue.in_category(category)
 
     def of_query(self, query: str) -> Sequence[str]:
-        """The products crawled under a query, in catalogue order; none for an unknown one."""
+        """The products crawled under a query, in catalogue order; empty for an unknown one."""
         return self._catalogue.of_query(query)
 
 
 class _Rest(Sequence[int]):
-    """The numbers below `n` that are no multiple of `SEEN_EVERY`, without a list of millions."""
+    """The numbers below `n` that are not multiples of `SEEN_EVERY`, computed on demand."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -140,6 +140,8 @@ class _Rest(Sequence[int]):
     def __getitem__(self, place: int) -> int:  # type: ignore[override]
         if not 0 <= place < len(self):
             raise IndexError(place)
+        # Each multiple of `SEEN_EVERY` is skipped: one before the first number (0), and another
+        # after every `SEEN_EVERY - 1` numbers.
         return place + place // (SEEN_EVERY - 1) + 1
 
 
@@ -161,11 +163,11 @@ def open_shop(folder: Path, *, goals: GoalKind = "human", price_seed: int | None
 
     Args:
         folder: a bundle.
-        goals: which kind of goals.
-        price_seed: draws other prices and caps; None for the bundle's own.
+        goals: the kind of goals.
+        price_seed: the seed of other prices and price caps; None for the bundle's own.
 
     Raises:
-        DataNotFoundError: the folder holds no bundle.
+        DataNotFoundError: the folder does not contain a bundle.
         CorruptDataError: the bundle is damaged.
         UnknownNameError: there is no such kind of goals.
     """
@@ -178,17 +180,18 @@ def _open_shop(folder: Path, goals: GoalKind, price_seed: int | None) -> Shop:
 
 
 def ensure_bundle(source: Path, cache: Path) -> Path:
-    """The bundle of a folder: itself if it is one, else the cached bundle built from it.
+    """The bundle of a folder: the folder itself if it is one, else a cached bundle built from it.
 
-    A cached bundle is found by the folder's path and its files' sizes and times, so that a changed
-    file leads to a new build. Processes that ask at once wait for one build.
+    The cache key consists of the folder's path and the sizes and times of its files, so that a
+    changed file triggers a new build. If several processes need a bundle, one builds it and the
+    others wait.
 
     Args:
         source: a bundle, or a folder of official files.
-        cache: where bundles are kept.
+        cache: the folder for cached bundles.
 
     Raises:
-        DataNotFoundError: a file is missing, or the dataset is too large to be built unasked.
+        DataNotFoundError: a file is missing, or the dataset is too large for an implicit build.
         CorruptDataError: a file is truncated, altered or of the wrong kind.
     """
     if is_bundle(source):
@@ -197,8 +200,8 @@ def ensure_bundle(source: Path, cache: Path) -> Path:
     size = (source / official.PRODUCTS_FILE).stat().st_size
     if size > MAX_AUTO_BUILD_BYTES:
         raise DataNotFoundError(
-            f"{source} has no bundle yet, and with {size / 1e9:.1f} GB of products building one"
-            f" takes long: run `eto data build webshop {source}` once"
+            f"{source} has no bundle yet, and building one from {size / 1e9:.1f} GB of products"
+            f" takes a long time: run `eto data build webshop {source}` once"
         )
     from filelock import FileLock
 
@@ -214,7 +217,7 @@ def ensure_bundle(source: Path, cache: Path) -> Path:
 
 
 def cached_bundle(source: Path, cache: Path) -> tuple[str, Path]:
-    """Prefix of all bundles of a source folder, and the bundle's folder for its present state."""
+    """The prefix of all bundles of a source folder, and the folder for its current state."""
     place = source.resolve()
     state = [str(FORMAT)]
     names = (*official.REQUIRED_FILES, official.NOUNS_FILE, *official.SPLIT_FILES.values())

@@ -1,10 +1,10 @@
-"""What an action does: WebShop's server and browser as a pure function of an immutable state.
+"""The effect of actions: WebShop's server and browser as a pure function of an immutable state.
 
 The rules are those of `envs/web_agent_text_env.py` (`WebAgentTextEnv`, `SimServer`, `SimBrowser`)
-and `engine/engine.py` of princeton-nlp/WebShop at commit 64fa2a5, as the copy in
-Yifan-Song793/ETO at commit a2fc5da runs them. Nothing ends an episode here: whoever steps on after
-a purchase gets what the original gives. Not here: products, prices and search (`Shop`), what a
-page says (`pages`, `html`), the step limit and everything else about episodes.
+and `engine/engine.py` of princeton-nlp/WebShop at commit 64fa2a5, in the version of
+Yifan-Song793/ETO at commit a2fc5da. Episodes do not end here: actions after a purchase have the
+same effect as in the original. Not here: products, prices and search (`Shop`), the content of pages
+(`pages`, `html`), the step limit and everything else about episodes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = ["Outcome", "ReferenceCrash", "Session", "Shop", "WebShopEngine", "par
 
 N_CACHED_GOALS = 4096
 N_PER_PAGE = 10
-N_RANDOM = 50  # products that search[<r>] shows
+N_RANDOM = 50  # number of results of search[<r>]
 PAGE_NAMES = ("search_results", "item_page", "item_sub_page", "done")
-#: What a button does to the page number, by the page it is on.
+#: The change of the page number by a button, depending on the page it is on.
 TURNS = {
     ("next >", "search_results"): 1,
     ("< prev", "search_results"): -1,
@@ -42,11 +42,11 @@ TURNS = {
 
 
 class Shop(Protocol):
-    """What the engine needs of a dataset."""
+    """What the engine requires of a dataset."""
 
     @property
     def asins(self) -> Sequence[str]:
-        """Every product's id, in catalogue order."""
+        """The ids of all products, in catalogue order."""
 
     @property
     def goals(self) -> Sequence[Goal]:
@@ -56,10 +56,10 @@ class Shop(Protocol):
         """A product by its id; KeyError for an unknown one."""
 
     def price_usd(self, asin: str, /) -> float:
-        """What a product costs, in US dollars."""
+        """The price of a product, in US dollars."""
 
     def search(self, text: str, /) -> Sequence[str]:
-        """Product ids, best first, at most 50; TooManyTermsError beyond 1,024 distinct terms."""
+        """At most 50 product ids, best first; TooManyTermsError beyond 1,024 distinct terms."""
 
     def in_category(self, category: str, /) -> Sequence[str]:
         """The products of a category, in catalogue order."""
@@ -69,15 +69,15 @@ class Shop(Protocol):
 
 
 class ReferenceCrash(BackendError):
-    """The original raises here (with `strict_reference=True` only).
+    """The original raises an exception here (only with `strict_reference=True`).
 
     Attributes:
-        error_type: name of the original's exception type.
+        error_type: the name of the original's exception type.
         error_message: its message.
     """
 
     def __init__(self, error_type: str, error_message: str) -> None:
-        """Carry the original's exception."""
+        """Wrap the original's exception."""
         super().__init__(f"the original raises {error_type}: {error_message}")
         self.error_type = error_type
         self.error_message = error_message
@@ -88,14 +88,14 @@ class ReferenceCrash(BackendError):
 
 
 class Outcome(NamedTuple):
-    """What a step led to.
+    """The result of an action.
 
     Attributes:
-        session: the new state; the same one after an invalid action.
-        reward: of a purchase, in [0, 1]; otherwise 0.
-        done: whether the step was a purchase.
-        is_valid: whether the original acts on the action, or lists it as clickable.
-        reward_info: the terms of a purchase's reward (`reward.get_reward`), otherwise None.
+        session: the new state; unchanged after an invalid action.
+        reward: the reward of a purchase, in [0, 1]; otherwise 0.
+        done: whether the action was a purchase.
+        is_valid: whether the original acts on the action or lists it as clickable.
+        reward_info: the terms of the reward (`reward.get_reward`) of a purchase; otherwise None.
     """
 
     session: Session
@@ -108,8 +108,8 @@ class Outcome(NamedTuple):
 def parse_action(action: str) -> tuple[str, str | None]:
     r"""Name and argument of an action: the groups of ``re.match(r"(.+)\[(.+)\]", action)``.
 
-    Without a match, the action and None. A regular expression would take time quadratic in the
-    number of opening brackets.
+    Without a match, the action and None. The regular expression itself would take quadratic time in
+    the number of opening brackets.
     """
     line, _, _ = action.partition("\n")
     end = line.rfind("]")
@@ -120,7 +120,7 @@ def parse_action(action: str) -> tuple[str, str | None]:
 
 
 class WebShopEngine:
-    """The shop's pages and what clicks and searches do; holds no session."""
+    """The pages of a shop and the effects of clicks and searches; stateless."""
 
     def __init__(
         self,
@@ -135,9 +135,9 @@ class WebShopEngine:
         Args:
             shop: products, prices, search and goals.
             show_attrs: whether item pages have the button ``Attributes``.
-            strict_reference: raise `ReferenceCrash` where the original raises, instead of taking
-                the action for an invalid one.
-            seed: of the random products of ``search[<r>]``.
+            strict_reference: raise `ReferenceCrash` where the original raises an exception, instead
+                of treating the action as invalid.
+            seed: the seed of the random products of ``search[<r>]``.
         """
         self.shop = shop
         self._strict_reference = strict_reference
@@ -153,21 +153,22 @@ class WebShopEngine:
             IndexError: there is no such goal.
         """
         if not 0 <= goal_index < len(self.shop.goals):
-            raise IndexError(f"goals go from 0 to {len(self.shop.goals) - 1}, not {goal_index}")
+            n_goals = len(self.shop.goals)
+            raise IndexError(f"goal index {goal_index} is not in the range 0 to {n_goals - 1}")
         return Session(goal_index)
 
     def step(self, session: Session, action: str) -> Outcome:
-        """What an action leads to; any text is an action.
+        """Carry out an action, which can be any string.
 
         Raises:
-            ReferenceCrash: the original raises, and `strict_reference` is set.
+            ReferenceCrash: the original raises an exception, and `strict_reference` is set.
         """
         name, argument = parse_action(action)
         if argument is None or name not in ("search", "click"):
             return Outcome(session, is_valid=False)
         argument = argument.lower()
         if name == "search":
-            # Found from every page, search bar or not.
+            # Every page accepts searches, whether it has a search bar or not.
             return self._search(session, tuple(argument.split(" ")))
         targets = self._pages.targets(session)
         if argument not in targets:
@@ -175,11 +176,11 @@ class WebShopEngine:
         return self._click(session, argument, targets[argument])
 
     def clickables(self, session: Session) -> list[str]:
-        """What can be clicked, in the original's order; lower case."""
+        """The labels that can be clicked, in lower case and the original's order."""
         return list(self._pages.targets(session))
 
     def has_search_bar(self, session: Session) -> bool:
-        """Whether the page has a search bar (a search works without one)."""
+        """Whether the page has a search bar (searching works without one, too)."""
         return session.kind == "index"
 
     def text(self, session: Session) -> str:
@@ -199,18 +200,22 @@ class WebShopEngine:
         return self._html.html(session, self._instruction(session))
 
     def url(self, session: Session) -> str:
-        """The page's url, as the original gives it."""
+        """The URL of the page, as in the original."""
         return page_url(session)
 
     def instruction_text(self, session: Session) -> str:
-        """The instruction, after the word ``Instruction:``."""
+        """The instruction, preceded by ``Instruction:``."""
         return instruction_text(self._instruction(session))
 
     def _instruction(self, session: Session) -> str:
         return self._goal(session.goal_index).instruction
 
     def _click(self, session: Session, name: str, target: str | None) -> Outcome:
-        """Click on `name`; the original looks at the text first, at what it stands for last."""
+        """Click on `name`.
+
+        The order of the cases is the original's, which compares the label before it considers what
+        kind of element was clicked.
+        """
         if name == "search":
             return Outcome(session)
         if name == "buy now":
@@ -219,7 +224,7 @@ class WebShopEngine:
             return Outcome(Session(session.goal_index, n_draws=session.n_draws))
         if name in ("next >", "< prev"):
             url = page_url(session)
-            # The original looks for the names anywhere in the url, keywords included.
+            # The original searches the whole URL for the names of pages, including the keywords.
             here = next((page for page in PAGE_NAMES if page in url), "")
             if (name, here) in TURNS:
                 turn = TURNS[name, here]
@@ -249,9 +254,9 @@ class WebShopEngine:
         except ReferenceCrash:
             if self._strict_reference:
                 raise
-            # Differs from the reference: the action is an invalid one, and the page stays.
+            # Differs from the reference: the action is invalid, and the page does not change.
             return Outcome(session, is_valid=False)
-        # Page 0 is empty, as a slice from -10 to 0 is.
+        # Page 0 is empty, like the slice from -10 to 0.
         shown = tuple(found[(page - 1) * N_PER_PAGE : page * N_PER_PAGE])
         results = session._replace(
             kind="results",
@@ -266,7 +271,7 @@ class WebShopEngine:
         return Outcome(results)
 
     def _found(self, session: Session, keywords: tuple[str, ...]) -> tuple[Sequence[str], int]:
-        """The results of a search, and how many random lists the session has drawn by then."""
+        """The results of a search, and the number of random result lists drawn so far."""
         command, *rest = keywords
         n_draws = session.n_draws
         if command == "<r>":
@@ -289,8 +294,8 @@ class WebShopEngine:
             raise ReferenceCrash("JavaException", message) from error
 
     def _draw(self, session: Session) -> list[str]:
-        # Differs from the reference: it draws from the global generator, and raises where there
-        # are fewer than 50 products.
+        # Differs from the reference, which uses the global generator and raises an exception if
+        # there are fewer than 50 products.
         asins = self.shop.asins
         draws = random.Random(f"{self._seed}/{session.goal_index}/{session.n_draws}")
         rows = draws.sample(range(len(asins)), min(N_RANDOM, len(asins)))

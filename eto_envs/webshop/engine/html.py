@@ -1,11 +1,10 @@
-"""What a page looks like: the HTML that the original's templates make.
+"""The HTML of pages, as the original's templates render it.
 
 The files in ``templates`` are reconstructed from recorded pages of princeton-nlp/WebShop
 (Copyright (c) 2022 The Trustees of Princeton University, for academic and research use only; commit
-64fa2a5), so that what they make is the same byte for byte, unclosed elements and blank lines
-included. Instead of Flask, Jinja2 alone renders them; it is optional (extra ``browser``) and
-imported when first needed.
-Not here: the text modes, which need no HTML (`pages`).
+64fa2a5). Their output is identical, including unclosed elements and blank lines. They are rendered
+by Jinja2, without Flask; Jinja2 is optional (extra ``browser``) and imported when it is first
+needed. Not here: the text modes, which do not require HTML (`pages`).
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ TEMPLATES = {
 
 
 def relative_url(query: Mapping[str, Any]) -> str:
-    """A url of the shop as Flask's `url_for` writes it: a list gives its key several times."""
+    """A URL of the shop, as written by Flask's `url_for`: a list repeats its key."""
     pairs = [
         (key, value)
         for key, values in query.items()
         for value in (values if isinstance(values, list | tuple) else (values,))
     ]
-    # Differs from the reference: an unpaired surrogate becomes "?", where the original raises.
+    # Differs from the reference: an unpaired surrogate becomes "?"; the original raises an error.
     return "/?" + urlencode(pairs, safe="!$'()*,/:;?@", errors="replace")
 
 
@@ -52,11 +51,11 @@ class HtmlPages:
     """Writes pages as HTML."""
 
     def __init__(self, product: Callable[[str], Product], *, show_attrs: bool = False) -> None:
-        """Write pages about the products that `product` finds by their id.
+        """Write pages about the products of a catalogue.
 
         Args:
-            product: ``product(asin)``.
-            show_attrs: whether item pages have the button ``Attributes``.
+            product: returns the product with a given id.
+            show_attrs: whether product pages have the button ``Attributes``.
         """
         self._product = product
         self._show_attrs = show_attrs
@@ -81,7 +80,7 @@ class HtmlPages:
 
 
 def _option_images(product: Product) -> dict[str, str | None]:
-    """The url of the picture of each option value, or None for a value without one."""
+    """The URL of each option value's picture, or None if it has none."""
     return {
         value: product.option_images.get(value)
         for values in product.options.values()

@@ -1,11 +1,11 @@
-"""What a page says, as text.
+"""The content of pages, as text.
 
-Here are `Session`, the state of one shopping trip, and `Pages`, which says what can be clicked and
-writes the page in the modes ``text`` and ``text_rich``; also url and previous observations. The
-rules are those of `envs/web_agent_text_env.py` (`get_available_actions`, `convert_html_to_text`) of
-princeton-nlp/WebShop at commit 64fa2a5, which finds links and visible text nodes in the HTML page;
-here the same ones are made without HTML. Not here: the HTML itself (`html`) and what an action does
-(`engine`).
+`Session` is the state of one shopper. `Pages` determines what can be clicked and writes a page in
+the modes ``text`` and ``text_rich``. There are also functions for URLs and for previous
+observations. The rules are those of `envs/web_agent_text_env.py` (`get_available_actions`,
+`convert_html_to_text`) of princeton-nlp/WebShop at commit 64fa2a5, which extracts links and visible
+text nodes from HTML; here, the same nodes are generated directly. Not here: the HTML (`html`) and
+the effects of actions (`engine`).
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ PageKind = Literal["index", "results", "item", "sub", "done"]
 
 
 class Session(NamedTuple):
-    """One shopping trip: all that its pages and its future depend on.
+    """The state of one shopper: everything that pages and later states depend on.
 
-    Immutable, hashable and picklable, so that keeping one is a snapshot and stepping it twice
-    forks it.
+    Sessions are immutable, hashable and picklable: storing one is a snapshot, and stepping from it
+    twice is a fork.
 
     Attributes:
-        goal_index: which goal; also the session's id in urls.
-        kind: which page is shown.
+        goal_index: the index of the goal; also the id of the session in URLs.
+        kind: the kind of the current page.
         keywords: the words of the last search.
-        page: number of the results page, from 1 (0 and less are empty pages).
-        total: number of results of the last search.
+        page: the number of the results page, from 1 (pages 0 and below are empty).
+        total: the number of results of the last search.
         shown: the products on the results page.
-        asin: the product looked at, or the last one; empty before any.
-        options: chosen option names and values, in the order of choice.
-        visited: products opened since the search page, in order.
+        asin: the current or last product; empty if none has been opened.
+        options: the chosen option names and values, in the order in which they were chosen.
+        visited: the products opened since the search page, in order.
         sub_page: ``"Description"``, ``"Features"``, ``"Reviews"`` or ``"Attributes"``.
-        n_draws: how many random result lists were drawn.
-        reward: of the last purchase, in [0, 1].
+        n_draws: the number of random result lists drawn so far.
+        reward: the reward of the last purchase, in [0, 1].
     """
 
     goal_index: int
@@ -61,7 +61,7 @@ class Session(NamedTuple):
 
 
 def page_url(session: Session) -> str:
-    """The url that the original gives the page; nothing in it is quoted."""
+    """The URL of the page, as in the original; nothing in it is percent-encoded."""
     goal_index, options = session.goal_index, dict(session.options)
     if session.kind == "index":
         return f"{BASE_URL}/{goal_index}"
@@ -77,7 +77,7 @@ def page_url(session: Session) -> str:
 
 
 def instruction_text(instruction: str) -> str:
-    """The heading that the original hands out beside the page."""
+    """The instruction, as the original returns it separately from the page."""
     return f"Instruction: {_collapsed(instruction)}"
 
 
@@ -89,14 +89,14 @@ def with_history(
     n_observations: int,
     n_actions: int,
 ) -> str:
-    """An observation after what came before it, oldest first.
+    """Prepend previous observations and actions to an observation, oldest first.
 
     Args:
-        observation: the present one.
-        observations: the previous ones, the reset's first.
+        observation: the current observation.
+        observations: the previous ones, starting with that of `reset`.
         actions: all actions so far.
-        n_observations: how many previous observations to show.
-        n_actions: how many previous actions to show.
+        n_observations: the number of previous observations to include.
+        n_actions: the number of previous actions to include.
     """
     parts = [observation]
     for back in range(1, max(n_observations, n_actions) + 1):
@@ -111,7 +111,7 @@ NodeKind = Literal["text", "button", "option", "link"]
 
 
 class Block(NamedTuple):
-    """A run of text nodes, with what ``text`` mode makes of them."""
+    """A sequence of text nodes, and their representation in mode ``text``."""
 
     nodes: tuple[tuple[NodeKind, str], ...]
     plain: str
@@ -123,9 +123,10 @@ def _block(nodes: Iterable[tuple[NodeKind, str]]) -> Block:
 
 
 def _collapsed(content: str) -> str:
-    """The content of an element as Beautiful Soup keeps it.
+    """The content of an element, as Beautiful Soup normalises it.
 
-    Nothing but ASCII white space becomes one line feed, if it has any, or one blank.
+    Content that consists of ASCII white space becomes one line feed if it contains one, or else one
+    space.
     """
     if not content or content.strip(" \n\t\f\r"):
         return content
@@ -133,9 +134,9 @@ def _collapsed(content: str) -> str:
 
 
 def _nodes(content: str, kind: NodeKind = "text") -> list[tuple[NodeKind, str]]:
-    """The text node that an element with this content has, if any.
+    """The text node of an element with this content, if it has one.
 
-    The original leaves out nodes that are one line feed, and keeps blanks as empty segments.
+    The original omits nodes that consist of a line feed, and keeps spaces as empty segments.
     """
     text = _collapsed(content)
     return [] if text in ("", "\n") else [(kind, text)]
@@ -159,11 +160,11 @@ class Pages:
     """Writes pages as text."""
 
     def __init__(self, product: Callable[[str], Product], *, show_attrs: bool = False) -> None:
-        """Write pages about the products that `product` finds by their id.
+        """Write pages about the products of a catalogue.
 
         Args:
-            product: ``product(asin)``.
-            show_attrs: whether item pages have the button ``Attributes``.
+            product: returns the product with a given id.
+            show_attrs: whether product pages have the button ``Attributes``.
         """
         self._product = product
         self._show_attrs = show_attrs
@@ -173,10 +174,10 @@ class Pages:
         self._item_targets = functools.lru_cache(N_CACHED_PRODUCTS)(self._find_item_targets)
 
     def targets(self, session: Session) -> Mapping[str, str | None]:
-        """What can be clicked, in lower case and the original's order, and what it stands for.
+        """What can be clicked: labels, in lower case and the original's order, with their targets.
 
-        That is the product on a results page, the option's name on an item page, None for a
-        button.
+        The target is a product on a results page, the name of an option on a product page, and None
+        for a button.
         """
         if session.kind == "index":
             return {"search": None}
@@ -198,7 +199,7 @@ class Pages:
         buttons += ["attributes", "buy now"] if self._show_attrs else ["buy now"]
         targets: dict[str, str | None] = dict.fromkeys(buttons)
         for name, values in self._product(asin).options.items():
-            # A value takes the place of an equal one before it, and of a button of that text.
+            # A value replaces an earlier one with the same text, or a button with that label.
             targets.update(dict.fromkeys(values, name))
         return targets
 
@@ -208,15 +209,15 @@ class Pages:
         return SEPARATOR.join([block.plain for block in blocks if block.nodes])
 
     def text_rich(self, session: Session, instruction: str) -> str:
-        """The page in mode ``text_rich``: a node a line, with marks around what can be clicked."""
+        """The page in mode ``text_rich``: one node per line, with marks around clickable ones."""
         url = page_url(session)
         lines: list[str] = []
         clicked: list[str] = []
         for block in self._blocks(session, instruction):
             for kind, text in block.nodes:
                 mark = "button"
-                # The original looks for the value in the url, where other letters than ASCII
-                # are escaped and a quoted keyword counts.
+                # The original looks for the value in the URL, where non-ASCII characters are
+                # escaped, and where it also finds quoted keywords.
                 if kind == "option" and f'"{text}"' in url:
                     mark = "clicked button"
                     clicked.append(f"You have clicked {text}.\n")
@@ -269,7 +270,7 @@ class Pages:
             nodes = [node for attribute in product.attributes for node in _nodes(f" {attribute}")]
             kinds = (product.category, product.query, product.product_category)
             return _block(nodes + [node for kind in kinds for node in _nodes(kind)])
-        return _block([])  # the original never loads its reviews
+        return _block([])  # the original never loads the reviews
 
 
 def _done_block(session: Session) -> Block:

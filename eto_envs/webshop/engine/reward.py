@@ -1,9 +1,9 @@
-"""The reward of a purchase, in [0, 1], and the terms it is made of.
+"""The reward of a purchase, in [0, 1], and its terms.
 
-The rules are those of `engine/goal.py` (`get_reward` and what it calls) and `engine/normalize.py`
-of princeton-nlp/WebShop at commit 64fa2a5, quirks included, as the copy in Yifan-Song793/ETO at
-commit a2fc5da runs them. Not here: how nouns are found (they come with the product) and what a
-ranged product costs (the shop says).
+The rules are those of `engine/goal.py` (`get_reward` and the functions it calls) and
+`engine/normalize.py` of princeton-nlp/WebShop at commit 64fa2a5, including their quirks, in the
+version of Yifan-Song793/ETO at commit a2fc5da. Not here: nouns, which are part of the product, and
+the price of products with a price range, which the shop determines.
 """
 
 from __future__ import annotations
@@ -26,45 +26,46 @@ _COLOUR_NAMES = """
     sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger
     turquoise violet walnut wheat white wine yellow
 """
-#: The colour names that options are reduced to, in the order they are tried; the order decides
-#: ("rosewood" is "rose", "standard" is "tan"). From `COLOR_SET` in `engine/normalize.py` of
-#: princeton-nlp/WebShop.
+#: The colour names to which options are reduced, in the order in which they are tried. The first
+#: one that is a substring wins ("rosewood" is "rose", "standard" is "tan"). From `COLOR_SET` in
+#: `engine/normalize.py` of princeton-nlp/WebShop.
 COLOURS = tuple(_COLOUR_NAMES.split())
 
-#: A wanted option: a value (human goals), or a pair of name and value (synthetic goals, where the
-#: original compares the whole pair with the chosen value).
+#: A requested option: a value (human goals), or a pair of name and value (synthetic goals, where
+#: the original compares the string of the whole pair with the chosen value).
 Wanted = str | tuple[str, str]
 
 MATCH_ABOVE = 85  # token-set ratio, 0 to 100
-_LATIN_1 = dict.fromkeys(range(128, 256))  # the only non-ASCII letters that thefuzz drops
+_LATIN_1 = dict.fromkeys(range(128, 256))  # removed by thefuzz, unlike other non-ASCII letters
 
 
 @functools.lru_cache(maxsize=1 << 17)
 def token_set_ratio(first: Wanted, second: Wanted) -> int:
-    """`thefuzz.fuzz.token_set_ratio` of version 0.20: 0 to 100, symmetric but for rounding."""
-    return round(fuzz.token_set_ratio(_tidy(first), _tidy(second)))
+    """`thefuzz.fuzz.token_set_ratio` of version 0.20: 0 to 100, symmetric except for rounding."""
+    return round(fuzz.token_set_ratio(_normalized(first), _normalized(second)))
 
 
-def _tidy(text: Wanted) -> str:
+def _normalized(text: Wanted) -> str:
     return utils.default_process(str(text).translate(_LATIN_1))
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def colour_of(option: Wanted) -> Wanted:
-    """The first known colour inside an option's value, or the option unchanged.
+    """The first known colour that an option contains, or the option itself.
 
-    In a pair of name and value, only a name or value that *is* a colour counts.
+    For a pair of name and value, one of the two must be equal to the colour.
     """
     return next((colour for colour in COLOURS if colour in option), option)
 
 
 def type_terms(product: Product, wanted: Product) -> dict[str, Any]:
-    """How far a product is of the wanted kind.
+    """How well the type of a product matches that of the target.
 
     Returns:
         ``r_type`` (0, 0.1, 0.5 or 1), ``query_match``, ``category_match`` and ``title_score``, the
-        share of the wanted product's nouns that the product's name has. A name that repeats a noun
-        shares less than 1 even with itself: the original divides a set's size by a list's.
+        fraction of the target's nouns that occur in the product's name. For a name with a repeated
+        noun, it is less than 1 even for the target itself: the original divides the size of a set
+        by the length of a list.
     """
     query_match = product.query == wanted.query
     category_match = len(_categories(product) & _categories(wanted)) >= 2
@@ -89,7 +90,7 @@ def _categories(product: Product) -> set[str]:
 
 
 def n_attributes_matched(product: Product, wanted: Iterable[str]) -> int:
-    """How many of the wanted attributes a product has, or mentions in its texts."""
+    """The number of requested attributes that a product has, or mentions in its texts."""
     return sum(_has_attribute(product, attribute) for attribute in wanted)
 
 
@@ -103,17 +104,17 @@ def _has_attribute(product: Product, wanted: str) -> bool:
 
 
 def wanted_options(goal: Goal) -> tuple[Wanted, ...]:
-    """What a goal asks for, as the original compares it."""
+    """The requested options, as the original compares them."""
     return tuple(goal.options.items() if isinstance(goal.options, Mapping) else goal.options)
 
 
 def option_matches(chosen: str, wanted: Wanted) -> bool:
-    """Whether a chosen value satisfies a wanted option."""
+    """Whether a chosen value satisfies a requested option."""
     return token_set_ratio(colour_of(chosen), colour_of(wanted)) > MATCH_ABOVE
 
 
 def n_options_matched(chosen: Iterable[str], wanted: Iterable[Wanted]) -> int:
-    """How many of the wanted options are satisfied by any of the chosen values."""
+    """The number of requested options that at least one chosen value satisfies."""
     values = tuple(chosen)
     return sum(any(option_matches(value, option) for value in values) for option in wanted)
 
@@ -128,24 +129,24 @@ def get_reward(
     """The reward of buying a product, and its terms.
 
     Args:
-        product: what is bought.
-        goal: what was asked for.
-        goal_product: the product that the goal was made from.
-        price_usd: what `product` costs.
+        product: the product that is bought.
+        goal: the goal.
+        goal_product: the product from which the goal was made.
+        price_usd: the price of `product`.
         options: the chosen options, name to value.
 
     Returns:
-        The reward in [0, 1], and the original's terms under its own keys: ``r_type``, ``r_att``,
-        ``r_option``, ``r_price`` (a truth value), the weights ``w_att``, ``w_option``, ``w_price``
-        that sum to 1, and what `type_terms` says. ``r_option`` and ``w_option`` are missing where
-        the goal asks for no option. The reward is the weighted sum times ``r_type``.
+        The reward in [0, 1], and its terms under the original's keys: ``r_type``, ``r_att``,
+        ``r_option``, ``r_price`` (a bool), the weights ``w_att``, ``w_option`` and ``w_price``,
+        which sum to 1, and the terms of `type_terms`. ``r_option`` and ``w_option`` are missing if
+        the goal requests no options. The reward is the weighted sum times ``r_type``.
     """
     kind = type_terms(product, goal_product)
     wanted = wanted_options(goal)
     n_attributes, n_options = len(goal.attributes), len(wanted)
     attributes_matched = n_attributes_matched(product, goal.attributes)
     options_matched = n_options_matched(options.values(), wanted)
-    # Differs from the reference: a cap of 0 or less, which no goal has, is a cap like any other.
+    # Differs from the reference: a price cap of 0 or less, which no goal has, is not ignored.
     r_price = price_usd <= goal.price_upper_usd
     n_terms = n_attributes + n_options + 1
     total = (attributes_matched + options_matched + r_price) / n_terms * kind["r_type"]

@@ -1,1 +1,1 @@
-"""The mini dataset: a shop of our own words, which needs no download."""
+"""The mini dataset: a generated shop, which requires no download."""

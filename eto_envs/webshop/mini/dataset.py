@@ -1,14 +1,14 @@
-"""The mini dataset: a shop of our own words, in the layout of the official files.
+"""The mini dataset: a generated shop, in the layout of the official files.
 
 ``python -m eto_envs.webshop.mini FOLDER [ROUNDS]`` writes it: about a thousand products of sixty
 types in fifteen categories, and 1,400 goals in three splits (1,000 train, 200 seen, 200 unseen).
-The products of three categories are asked for in the unseen split only; the seen split asks for
-products that no train goal asks for, in categories that train goals know. Products of a type come
-in families that share brand and make, and differ in attributes, options and price, so that the
-first hit of a search is often not quite what is wanted. The bytes are the same on every machine:
-all draws go through `random.Random.random`. `bundle` beside this file is the bundle built from
-it. Nothing here is taken from the official catalogue, and scores on it compare with nothing
-published.
+The unseen goals are about products from three categories that occur in no other split; the seen
+goals are about products that no train goal is about, but from categories that occur in train. The
+products of a type form families of the same brand and line that differ in attributes, options and
+price, so that the first result of a search is often not quite the right one. The bytes are the same
+on every machine: all draws use `random.Random.random`. The folder `bundle` contains the bundle that
+is built from these files. Nothing is taken from the official catalogue, and scores are not
+comparable with published results.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ N_GOALS = {"train": 1000, "seen": 200, "unseen": 200}
 _VOCABULARY = Path(__file__).with_name("vocabulary.json")
 _SEED = 41
 _N_FAMILIES = 6  # of each product type
-_N_SEEN_PER_TYPE = 3  # products of a type that only the seen split asks for
+_N_SEEN_PER_TYPE = 3  # products of each type that are reserved for the seen split
 
 
 def _human_entry(draw: Draw, item: Item, known: set[str]) -> dict[str, Any]:
-    """A request for a product, worded in a way that no other is, as the human file has it."""
+    """An entry of the human file: a request for a product whose wording is unique."""
     while True:
         n_attributes = draw.pick((1, 2, 2, 3, 3))
         attributes = draw.sample(item.attributes, n_attributes)
-        names = draw.some(list(item.options), max(1, len(item.options) - int(1.25 * draw.share())))
+        names = draw.some(
+            list(item.options), max(1, len(item.options) - int(1.25 * draw.uniform()))
+        )
         options = {name: draw.pick(item.options[name]) for name in names}
         text = request(draw, item, attributes, options)
         if text not in known:
@@ -64,30 +66,31 @@ def _human_entry(draw: Draw, item: Item, known: set[str]) -> dict[str, Any]:
             }
 
 
-def _wanted(draw: Draw, items: Sequence[Item]) -> dict[str, list[str]]:
-    """Which split's goals ask for each product: ASIN to one or two names of the same split."""
+def _draw_splits(draw: Draw, items: Sequence[Item]) -> dict[str, list[str]]:
+    """The split of each goal of each product, by ASIN: one or two goals of the same split."""
     pools: dict[str, list[Item]] = {split: [] for split in N_GOALS}
     for start in range(0, len(items), _N_FAMILIES * N_MEMBERS):
         members = draw.shuffled(items[start : start + _N_FAMILIES * N_MEMBERS])
         n_seen = 0 if members[0].kind.is_unseen else _N_SEEN_PER_TYPE
         pools["seen"] += members[:n_seen]
         pools["unseen" if members[0].kind.is_unseen else "train"] += members[n_seen:]
-    wanted: dict[str, list[str]] = {item.asin: [] for item in items}
+    splits: dict[str, list[str]] = {item.asin: [] for item in items}
     for split, pool in pools.items():
         n_once = min(len(pool), N_GOALS[split])
         for item in draw.sample(pool, n_once) + draw.sample(pool, N_GOALS[split] - n_once):
-            wanted[item.asin].append(split)
-    return wanted
+            splits[item.asin].append(split)
+    return splits
 
 
 def write_mini(target: Path, n_rounds: int = 1) -> Path:
-    """Write the mini dataset's files into a folder, which is made if it is not there.
+    """Write the files of the mini dataset into a folder, which is created if necessary.
 
     Args:
         target: the folder.
-        n_rounds: how often as many train goals are drawn; those of each further round ask for the
-            same products in other words, for other attributes and options. The goals of seen and
-            unseen stay as they are but for their indices, and prices, which go by these.
+        n_rounds: the number of rounds of train goals. The goals of each further round are about the
+            same products, in other words and with other attributes and options. The seen and unseen
+            goals do not change, except for their indices and prices, which depend on the number of
+            goals.
 
     Returns:
         `target`.
@@ -101,18 +104,18 @@ def write_mini(target: Path, n_rounds: int = 1) -> Path:
         for _ in range(_N_FAMILIES)
         for item in draw_family(draw, kind, vocabulary, asins)
     ]
-    wanted = _wanted(draw, items)
+    splits = _draw_splits(draw, items)
     items = draw.shuffled(items)
     known: set[str] = set()
     products = [product_entry(draw, item) for item in items]
-    human = {i.asin: [_human_entry(draw, i, known) for _ in wanted[i.asin]] for i in items}
-    again = Draw(_SEED + 1)
+    human = {i.asin: [_human_entry(draw, i, known) for _ in splits[i.asin]] for i in items}
+    extra_draw = Draw(_SEED + 1)
     for item in items:
-        if "train" in wanted[item.asin]:
-            n_more = (n_rounds - 1) * len(wanted[item.asin])
-            human[item.asin] += [_human_entry(again, item, known) for _ in range(n_more)]
-            wanted[item.asin] += ["train"] * n_more
-    split_of_goal = [split for item in items for split in wanted[item.asin]]
+        if "train" in splits[item.asin]:
+            n_more = (n_rounds - 1) * len(splits[item.asin])
+            human[item.asin] += [_human_entry(extra_draw, item, known) for _ in range(n_more)]
+            splits[item.asin] += ["train"] * n_more
+    split_of_goal = [split for item in items for split in splits[item.asin]]
     order = shuffled_order(len(split_of_goal))
     files: dict[str, object] = {
         official.PRODUCTS_FILE: products,
@@ -130,7 +133,7 @@ def write_mini(target: Path, n_rounds: int = 1) -> Path:
 
 
 def build_mini_bundle(target: Path, n_rounds: int = 1) -> Path:
-    """Build the bundle that is shipped beside this file, or one with more train goals.
+    """Build the bundle that is part of the package, or one with more train goals.
 
     Returns:
         `target`.

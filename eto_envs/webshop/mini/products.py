@@ -1,8 +1,7 @@
-"""The products of the mini dataset: drawn families, titles, features and descriptions.
+"""The products of the mini dataset: families, titles, features and descriptions.
 
-Texts are put together from `vocabulary.json`, where a star stands before each noun, so that
-the nouns of a title are known without a tagger. What people ask for is in `requests`, how the
-files are written in `dataset`. Follows no source; the wording is our own.
+Texts are composed from `vocabulary.json`, where every noun is marked by an asterisk, so that the
+nouns of a title are known without a tagger. Not here: requests (`requests`) and files (`dataset`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 N_MEMBERS = 3  # products of each family
-_N_ATTRIBUTES = 5  # of each product, besides its material
+_N_ATTRIBUTES = 5  # attributes of each product, in addition to its material
 _ASIN_CHARACTERS = "0123456789BCDFGHJKLMNPQRSTVWXYZ"
 T = TypeVar("T")
 
@@ -23,20 +22,20 @@ class Draw:
     """Seeded draws whose results do not depend on the Python version."""
 
     def __init__(self, seed: int) -> None:
-        """Seed it."""
-        self.share = random.Random(seed).random
+        """Seed the generator."""
+        self.uniform = random.Random(seed).random
 
     def pick(self, values: Sequence[T]) -> T:
-        """One of some values."""
-        return values[int(self.share() * len(values))]
+        """One of the values."""
+        return values[int(self.uniform() * len(values))]
 
     def sample(self, values: Sequence[T], n: int) -> list[T]:
-        """Some of the values, no place twice, in random order."""
+        """A sample of `n` values without replacement, in random order."""
         rest = list(values)
-        return [rest.pop(int(self.share() * len(rest))) for _ in range(n)]
+        return [rest.pop(int(self.uniform() * len(rest))) for _ in range(n)]
 
     def some(self, values: Sequence[T], n: int) -> list[T]:
-        """Some of the values, no place twice, in their own order."""
+        """A sample of `n` values without replacement, in their original order."""
         return [values[place] for place in sorted(self.sample(range(len(values)), n))]
 
     def shuffled(self, values: Sequence[T]) -> list[T]:
@@ -46,20 +45,20 @@ class Draw:
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute, marked up (a star before each noun), and how else a person may say it."""
+    """An attribute with marked nouns, and a paraphrase of it."""
 
     marked: str
     clause: str
 
     @property
     def text(self) -> str:
-        """The attribute as product and reward know it."""
+        """The attribute without marks."""
         return plain(self.marked)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of product; texts with a star before each noun are marked up."""
+    """A type of product; nouns are marked in `name`, `materials`, `extra` and attributes."""
 
     category: str
     path: str
@@ -77,7 +76,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Item:
-    """A product of the mini shop; `attributes` has the material last."""
+    """A product; the last of its attributes is the material."""
 
     asin: str
     kind: Kind
@@ -91,12 +90,12 @@ class Item:
 
 
 def plain(marked: str) -> str:
-    """A marked-up text without its marks."""
+    """The text without marks."""
     return marked.replace("*", "")
 
 
 def marked_nouns(marked: str) -> list[str]:
-    """The nouns of a marked-up text, lower case, in order."""
+    """The marked nouns of a text, in lower case and in order."""
     return re.findall(r"\*(\w+)", marked.lower())
 
 
@@ -128,20 +127,20 @@ def read_kinds(vocabulary: Mapping[str, Any]) -> Iterator[Kind]:
 def draw_family(
     draw: Draw, kind: Kind, vocabulary: Mapping[str, Any], asins: Iterator[str]
 ) -> Iterator[Item]:
-    """Products of one brand and make; each but the first lacks something that the first has."""
+    """The products of one brand and line; each lacks some attributes that the others have."""
     brand, line = draw.pick(vocabulary["brands"]), draw.pick(vocabulary["lines"])
     material = draw.pick(kind.materials)
     order = draw.shuffled(kind.attributes)
-    cents = 100 * (kind.usd[0] + draw.share() * 0.6 * (kind.usd[1] - kind.usd[0]))
+    cents = 100 * (kind.usd[0] + draw.uniform() * 0.6 * (kind.usd[1] - kind.usd[0]))
     for member in range(N_MEMBERS):
-        # Neighbours share three of five attributes, the first and the last member one; the last
-        # is the dearest.
+        # Neighbours share three of five attributes, the first and the last member one. The last
+        # one tends to be the most expensive.
         own = draw.shuffled(order[2 * member : 2 * member + _N_ATTRIBUTES])
-        if member == N_MEMBERS - 1 and draw.share() < 0.5:
+        if member == N_MEMBERS - 1 and draw.uniform() < 0.5:
             material = draw.pick(kind.materials)
         attributes = (*own, Attribute(material, f"is made of {plain(material)}"))
-        price = int(cents * (1 + member * (0.2 + 0.7 * draw.share())))
-        is_ranged = draw.share() < 0.2
+        price = int(cents * (1 + member * (0.2 + 0.7 * draw.uniform())))
+        is_ranged = draw.uniform() < 0.2
         yield Item(
             asin=next(asins),
             kind=kind,
@@ -151,10 +150,10 @@ def draw_family(
             attributes=attributes,
             title=_title(draw, kind, brand, line, material, attributes),
             options={
-                name: draw.some(values, min(len(values), 2 + int(3 * draw.share())))
+                name: draw.some(values, min(len(values), 2 + int(3 * draw.uniform())))
                 for name, values in kind.options.items()
             },
-            prices_cents=(price, int(price * (1.1 + 0.3 * draw.share())))
+            prices_cents=(price, int(price * (1.1 + 0.3 * draw.uniform())))
             if is_ranged
             else (price,),
         )
@@ -200,13 +199,13 @@ def _bullets(draw: Draw, item: Item) -> list[str]:
         "{}: what counts most for {}.",
         "{}, and made to stay that way.",
     )
-    told = [
+    sentences = [
         _sentence(draw.pick(frames).format(attribute.text, item.kind.use))
         for attribute in item.attributes[1:4]
     ]
     choice = " and ".join(item.options)
     return [
-        *draw.shuffled(told),
+        *draw.shuffled(sentences),
         _sentence(f"{plain(item.material)} with {plain(item.kind.extra)}."),
         f"Choose your {choice} above; questions are answered within a day.",
     ]
@@ -235,7 +234,7 @@ def _sentence(text: str) -> str:
 
 
 def product_entry(draw: Draw, item: Item) -> dict[str, Any]:
-    """The product as the official product file has it."""
+    """The entry of a product in the official product file."""
     return {
         "name": plain(item.title),
         "product_information": {},
@@ -256,17 +255,17 @@ def product_entry(draw: Draw, item: Item) -> dict[str, Any]:
 
 
 def attribute_entry(draw: Draw, item: Item) -> dict[str, Any]:
-    """Attributes and synthetic request, as the official attribute file has them."""
-    asked = [attribute.text for attribute in draw.sample(item.attributes, 2)]
+    """The entry of a product in the official attribute file: attributes and a synthetic request."""
+    requested = [attribute.text for attribute in draw.sample(item.attributes, 2)]
     return {
         "attributes": [attribute.text for attribute in item.attributes],
-        "instruction": f"Find me {', '.join(asked)} {item.kind.plural}",
-        "instruction_attributes": asked,
+        "instruction": f"Find me {', '.join(requested)} {item.kind.plural}",
+        "instruction_attributes": requested,
     }
 
 
 def draw_asins(draw: Draw) -> Iterator[str]:
-    """New product ids without end."""
+    """An endless sequence of distinct product ids."""
     known: set[str] = set()
     while True:
         asin = "B0" + "".join(draw.pick(_ASIN_CHARACTERS) for _ in range(8))

@@ -1,8 +1,7 @@
-"""How people ask for a product of the mini dataset: frames, orders and synonyms.
+"""The wording of requests for products of the mini dataset: frames, orders and synonyms.
 
-Every request names the type of product (by its name, its plural or another word), all attributes
-that are asked for (as they are or in other words) and all option values; the price cap is added by
-`goals`. Follows no source; the wording is our own.
+Every request mentions the type of product (by its name, its plural or a synonym), all requested
+attributes (literally or paraphrased) and all option values; `data.goals` adds the price cap.
 """
 
 from __future__ import annotations
@@ -51,20 +50,20 @@ COLOR_NAMES = ("color", "ink color")
 def request(
     draw: Draw, item: Item, attributes: Sequence[Attribute], options: Mapping[str, str]
 ) -> str:
-    """One request for a product.
+    """A request for a product.
 
     Args:
-        draw: the generator's draws.
+        draw: the random generator.
         item: the product.
-        attributes: the attributes asked for.
-        options: the values asked for, by option name.
+        attributes: the requested attributes.
+        options: the requested values, by option name.
     """
     before, after, apart = _spread(draw, attributes)
     what = _what(draw, item, [attribute.text for attribute in before])
     parts = [draw.pick(FRAMES).format(what)]
     if after:
-        told = " and ".join(attribute.text for attribute in after)
-        parts.append(draw.pick(("it should be {}", "it has to be {}", "{} please")).format(told))
+        text = " and ".join(attribute.text for attribute in after)
+        parts.append(draw.pick(("it should be {}", "it has to be {}", "{} please")).format(text))
     parts += [
         draw.pick(
             ("i want one that {}", "it matters that it {}", "it should be one that {}")
@@ -75,7 +74,7 @@ def request(
 
 
 def _spread(draw: Draw, attributes: Sequence[Attribute]) -> tuple[list[Attribute], ...]:
-    """Which attributes stand before the noun, which after it, which are told in other words."""
+    """The attributes to mention before the noun, after it, and in a clause of their own."""
     places: tuple[list[Attribute], ...] = ([], [], [])
     for attribute in attributes:
         place = draw.pick((0, 1, 2, 2))
@@ -88,7 +87,7 @@ def _spread(draw: Draw, attributes: Sequence[Attribute]) -> tuple[list[Attribute
 def _what(draw: Draw, item: Item, before: Sequence[str]) -> str:
     name, plural = item.kind.name.replace("*", ""), item.kind.plural
     described = ", ".join(before)
-    way = draw.share()
+    way = draw.uniform()
     if way < 0.3:
         alias = item.kind.alias
         return f"{alias}, {described}" if described else alias
@@ -107,8 +106,8 @@ def _options(draw: Draw, options: Mapping[str, str]) -> str:
         "{value} for the {name}",
         "make the {name} {value}",
     )
-    told = []
+    phrases = []
     for name, value in options.items():
         frame = draw.pick(("in {value}", *frames) if name in COLOR_NAMES else frames)
-        told.append(frame.format(name=name, value=value))
-    return " and ".join(draw.shuffled(told))
+        phrases.append(frame.format(name=name, value=value))
+    return " and ".join(draw.shuffled(phrases))

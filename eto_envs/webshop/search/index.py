@@ -1,9 +1,9 @@
-"""The search of the shop: the ranking of Lucene 8.11 under Anserini, to the position, without Java.
+"""The search of the shop: the exact ranking of Lucene 8.11 with Anserini, without Java.
 
-It gives the order and the scores of `LuceneSearcher.search` in pyserini 0.17.0, which the original
-asks in `web_agent_site/engine/engine.py` (`get_top_n_product_from_keywords`): BM25 over the bag of
-a query's words; equal scores in the order of the ids. The original's special queries (`<r>`, `<a>`,
-`<c>`, `<q>`) belong to the engine.
+It reproduces the order and scores of `LuceneSearcher.search` in pyserini 0.17.0, which the original
+calls in `web_agent_site/engine/engine.py` (`get_top_n_product_from_keywords`): BM25 over the bag of
+words of a query, with equal scores in the order of the ids. The original's special queries (`<r>`,
+`<a>`, `<c>`, `<q>`) are part of the engine.
 """
 
 from __future__ import annotations
@@ -23,21 +23,28 @@ from eto_envs.webshop.search.words import Analyzer
 
 MAX_TERMS = 1024  # Lucene's `BooleanQuery.maxClauseCount`
 MAX_REMEMBERED_QUERIES = 256
-MAX_REMEMBERED_CHARACTERS = 1_000  # a longer query is answered anew each time
+MAX_REMEMBERED_CHARACTERS = 1_000  # results of longer queries are not cached
 
-# Fewer postings than this are simply added up: leaving some out costs more than it saves.
+# Fewer postings than this are simply added up: skipping some would cost more than it saves.
 FEW_POSTINGS = 4_096
 
-# Below this part of a score, two sums of the same numbers in different order may differ.
+# Sums of the same numbers in different orders differ by less than this fraction.
 _ROUNDING = 1e-6
 
 
 class TooManyTermsError(EtoError, ValueError):
-    """A query has over 1,024 different words; the original fails with `TooManyClauses`."""
+    """A query has more than 1,024 distinct words; the original fails with `TooManyClauses`."""
 
 
 class _Clause(NamedTuple):
-    """One term of a query: where its postings are and what it can add to a score at most."""
+    """One term of a query.
+
+    Attributes:
+        first: the offset of its first posting.
+        last: the offset after its last posting.
+        weight: its inverse document frequency times its frequency in the query.
+        bound: the most that it can add to the score of a document.
+    """
 
     first: int
     last: int
@@ -46,7 +53,7 @@ class _Clause(NamedTuple):
 
 
 class SearchIndex:
-    """An index that answers queries; threads and environments may share it."""
+    """An index that answers queries; it can be shared by threads and environments."""
 
     def __init__(self, postings: Postings) -> None:
         """Search in these postings."""
@@ -57,52 +64,52 @@ class SearchIndex:
 
     @classmethod
     def build(cls, ids: Sequence[str], token_lists: Iterable[Sequence[str]]) -> SearchIndex:
-        """Index documents; see `Postings.build` for the memory it takes.
+        """Index documents; see `Postings.build` for its memory use.
 
         Args:
-            ids: the id of each document, all different; equal scores are ordered by it.
-            token_lists: the terms of each document (`words.analyze`), read once.
+            ids: the id of each document, all distinct; equal scores are ordered by it.
+            token_lists: the terms of each document (`words.analyze`); iterated once.
 
         Raises:
-            ValueError: ids repeat, or are more or fewer than the token lists.
+            ValueError: there are duplicate ids, or not as many as token lists.
         """
         return cls(Postings.build(ids, token_lists))
 
     def save(self, folder: Path) -> None:
-        """Write the index to a folder that does not exist yet or is empty.
+        """Write the index to a folder that is empty or does not exist yet.
 
         Raises:
-            FileExistsError: there are files in the folder.
+            FileExistsError: the folder is not empty.
         """
         self._postings.save(folder)
 
     @classmethod
     def open(cls, folder: Path) -> SearchIndex:
-        """Map a saved index into memory; processes that do so share it.
+        """Map a saved index into memory, which all processes then share.
 
         Raises:
-            DataNotFoundError: the folder or one of its files is not there.
-            CorruptDataError: a file is truncated or does not belong to the others.
+            DataNotFoundError: the folder or one of its files is missing.
+            CorruptDataError: a file is truncated or does not match the others.
         """
         return cls(Postings.open(folder))
 
     def __len__(self) -> int:
-        """How many documents there are."""
+        """Number of documents."""
         return len(self._postings.id_ranks)
 
     def top(self, query: str, k: int = 50) -> list[int]:
         """The rows of the best documents, best first; at most k.
 
         Raises:
-            TooManyTermsError: over 1,024 different words.
+            TooManyTermsError: the query has more than 1,024 distinct words.
         """
         return [row for row, _ in self._answer(query, k)]
 
     def top_scored(self, query: str, k: int = 50) -> list[tuple[int, float]]:
-        """The same with the scores, not rounded (Anserini shows four decimals).
+        """Like `top`, with the scores, not rounded (Anserini shows four decimals).
 
         Raises:
-            TooManyTermsError: over 1,024 different words.
+            TooManyTermsError: the query has more than 1,024 distinct words.
         """
         return list(self._answer(query, k))
 
@@ -115,7 +122,7 @@ class SearchIndex:
         counts = Counter(self._analyze(query))
         if len(counts) > MAX_TERMS:
             raise TooManyTermsError(
-                f"the query has {len(counts)} different words; at most {MAX_TERMS} are allowed"
+                f"the query has {len(counts)} distinct words; at most {MAX_TERMS} are allowed"
             )
         clauses = self._clauses(counts)
         if not clauses or k <= 0:
@@ -123,13 +130,14 @@ class SearchIndex:
         candidates, totals = self._candidates(clauses, k)
         scores = totals.astype(np.float32)
         if len(scores) > k:
+            # Keep all that score at least as much as the k-th: ties are broken by the id.
             best = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
             candidates, scores = candidates[best], scores[best]
         order = np.lexsort((self._postings.id_ranks[candidates], -scores))[:k]
         return tuple(zip(candidates[order].tolist(), scores[order].tolist(), strict=True))
 
     def _clauses(self, counts: Counter[str]) -> list[_Clause]:
-        """The terms that are in the index, those that can add most first."""
+        """The terms of the query that are in the index, those with the highest bound first."""
         postings = self._postings
         clauses = []
         for term, count in counts.items():
@@ -143,20 +151,22 @@ class SearchIndex:
         return clauses
 
     def _candidates(self, clauses: list[_Clause], k: int) -> tuple[Array, Array]:
-        """Documents that hold all of the best k, and their scores.
+        """Documents that include the best k, and their scores.
 
-        Terms are added up in falling order of what they can add at most (their bound). As soon as
-        k documents score more than all further terms together can add, a document that has not been
-        met cannot be among the best: further terms are then looked up only for those that can.
+        Terms are processed in descending order of their bounds (as in the MaxScore algorithm). Once
+        k documents score more than all remaining terms together can add, no document that has not
+        been seen yet can be among the best. The remaining terms are then only looked up for the
+        documents that can still reach the threshold.
 
         Returns:
-            Rows of documents, all different, and their scores as float64, of the same shape.
+            Rows of distinct documents, int64 of shape (n,), and their scores, float64 of shape
+            (n,).
         """
         sums = self._take_sums()
-        met: list[Array] = []
-        threshold = 0.0  # k documents have at least this score
-        n_left = sum(clause.last - clause.first for clause in clauses)
-        slack = sum(clause.bound for clause in clauses)
+        met: list[Array] = []  # for each processed term, the rows of its documents
+        threshold = 0.0  # at least k documents have this score
+        n_left = sum(clause.last - clause.first for clause in clauses)  # postings not yet processed
+        slack = sum(clause.bound for clause in clauses)  # the most that remaining terms can add
         n_added = 0
         while n_added < len(clauses) and slack >= threshold:
             clause = clauses[n_added]
@@ -179,33 +189,42 @@ class SearchIndex:
         return candidates, totals
 
     def _add(self, sums: Array, clause: _Clause) -> Array:
-        """Add what a term gives to its documents; returns their rows."""
+        """Add the contributions of a term to `sums`; returns the rows of its documents."""
         documents: Array = self._postings.documents[clause.first : clause.last]
         inverses = self._postings.inverses[clause.first : clause.last]
-        # Each term's part is a float32; the parts are summed in float64, as Lucene does.
+        # As in Lucene, contributions are computed in float32 and summed in float64.
         parts = clause.weight - clause.weight / inverses
         np.add.at(sums, documents.astype(np.intp), parts.astype(np.float64))
         return documents
 
     def _look_up(self, clause: _Clause, candidates: Array) -> Array:
-        """What a term gives to each of these documents, 0 where it is not in one."""
+        """The contribution of a term to each candidate; 0 if it does not occur in it.
+
+        Args:
+            clause: the term.
+            candidates: rows of documents, of shape (n,).
+
+        Returns:
+            float32 of shape (n,).
+        """
         documents = self._postings.documents[clause.first : clause.last]
         places = np.searchsorted(documents, candidates)
-        places[places == len(documents)] = 0
+        places[places == len(documents)] = 0  # any valid index: the comparison below rules it out
         inverses = self._postings.inverses[clause.first : clause.last][places]
         parts = clause.weight - clause.weight / inverses
         return np.where(documents[places] == candidates, parts, np.float32(0))
 
     def _take_sums(self) -> Array:
-        """This thread's array of zeros, one for each document.
+        """This thread's array of zeros, float64 of shape (n_documents,).
 
-        It is taken away until `_return_sums`, so that an interrupted search leaves none behind
-        that is not zero.
+        It is removed from the thread until `_return_sums`, so that an interrupted search does not
+        leave an array behind that is not zero.
         """
         sums: Array | None = self._local.__dict__.pop("sums", None)
         return np.zeros(len(self)) if sums is None else sums
 
     def _return_sums(self, sums: Array, met: list[Array]) -> None:
+        """Set the array to zero again and keep it for the thread's next search."""
         if sum(map(len, met)) > len(sums) // 8:
             sums.fill(0)
         else:
@@ -215,20 +234,28 @@ class SearchIndex:
 
 
 def _kth_largest(values: Array, k: int) -> float:
-    """A little less than the k-th largest value; 0 where there are fewer than k."""
+    """Slightly less than the k-th largest value; 0 if there are fewer than k values."""
     if len(values) < k:
         return 0.0
     return float(np.partition(values, len(values) - k)[len(values) - k]) * (1 - _ROUNDING)
 
 
 def _at_least(sums: Array, met: list[Array], threshold: float, slack: float, k: int) -> Array:
-    """The documents met whose sum can still reach the threshold, in rising order, each once."""
+    """The documents whose score can still reach the threshold, in ascending order.
+
+    Args:
+        sums: float64 of shape (n_documents,), the scores so far.
+        met: for each processed term, the rows of its documents.
+        threshold: at least k documents have this score; 0 if it has not been computed.
+        slack: the most that the remaining terms can add.
+        k: the number of results.
+    """
     if threshold == 0.0:
         threshold = _kth_largest(sums[max(met, key=len)], k)
     needed = (threshold - slack) * (1 - _ROUNDING)
-    if sum(map(len, met)) > len(sums) // 8:  # quicker to go through all documents
+    if sum(map(len, met)) > len(sums) // 8:  # then it is faster to go through all documents
         return np.flatnonzero(sums >= needed if needed > 0 else sums > 0)
     if needed > 0:
         met = [documents[sums[documents] >= needed] for documents in met]
     rows = np.sort(np.concatenate(met))
-    return rows[np.diff(rows, prepend=-1) > 0]
+    return rows[np.diff(rows, prepend=-1) > 0]  # without duplicates

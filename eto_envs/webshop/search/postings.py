@@ -1,8 +1,8 @@
-"""What a search looks things up in: each term's documents; how they are counted and kept in files.
+"""The inverted index: the documents of each term, how they are counted, and the files.
 
-The numbers are those of Lucene 8.11's BM25 (`BM25Similarity`, `SmallFloat`) with the settings of
-Anserini as pyserini 0.17.0 has them (k1 = 0.9, b = 0.4), so that scores come out equal bit for bit.
-Ranking is in `search`.
+The numbers are those of Lucene 8.11's BM25 (`BM25Similarity`, `SmallFloat`) with the parameters of
+Anserini in pyserini 0.17.0 (k1 = 0.9, b = 0.4), so that scores are identical to the last bit. Not
+here: ranking (`index`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eto_envs.webshop.search.vocabulary import Vocabulary
 FORMAT = 1
 K1 = np.float32(0.9)
 B = np.float32(0.4)
-TOKENS_PER_BLOCK = 2_000_000  # 16 bytes each while a block is sorted
+TOKENS_PER_BLOCK = 2_000_000  # a token takes 16 bytes while its block is sorted
 
 Array = npt.NDArray[Any]
 
@@ -44,19 +44,19 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Postings:
-    """The arrays of an index; read-only where they are mapped from files.
+    """The arrays of an index; read-only if they are mapped from files.
 
-    Term t is in the documents `documents[starts[t]:starts[t + 1]]`, which rise.
+    Term t occurs in the documents `documents[starts[t]:starts[t + 1]]`, in ascending order.
 
     Attributes:
-        vocabulary: the terms; a term's position there is its number here.
+        vocabulary: the terms; the number of a term is its position in the vocabulary.
         documents: int32 of shape (n_postings,), rows of documents.
-        inverses: float32 of the same shape: 1 + tf / (k1 * length norm). What Lucene adds to the
-            document's score for a term of weight w is `w - w / inverse`.
-        starts: int64 of shape (n_terms + 1,).
+        inverses: float32 of shape (n_postings,): 1 + tf / (k1 * length norm). For a term of weight
+            w, Lucene adds `w - w / inverse` to the score of the document.
+        starts: int64 of shape (n_terms + 1,), offsets into `documents` and `inverses`.
         weights: float32 of shape (n_terms,), the inverse document frequencies.
-        top_inverses: float32 of shape (n_terms,), the largest of each term's inverses.
-        id_ranks: int32 of shape (n_documents,), position of a document's id among the sorted ids.
+        top_inverses: float32 of shape (n_terms,), the maximum of each term's inverses.
+        id_ranks: int32 of shape (n_documents,), the rank of each document's id in sorted order.
     """
 
     vocabulary: Vocabulary
@@ -69,18 +69,18 @@ class Postings:
 
     @classmethod
     def build(cls, ids: Sequence[str], token_lists: Iterable[Sequence[str]]) -> Postings:
-        """Count the terms of documents.
+        """Build the index of some documents.
 
-        Memory grows with the number of distinct terms (about 150 bytes each) and of postings, that
-        is, of distinct terms summed over the documents: 13 bytes each, of which 8 stay. The tokens
-        themselves are dropped every 2 million.
+        Memory use grows with the number of distinct terms (about 150 bytes each) and of postings,
+        that is, distinct terms summed over the documents (13 bytes each, of which 8 remain). The
+        tokens themselves are processed in blocks of 2 million.
 
         Args:
-            ids: the id of each document, all different; equal scores are ordered by it.
-            token_lists: the terms of each document, in the same order; read once.
+            ids: the id of each document, all distinct; equal scores are ordered by it.
+            token_lists: the terms of each document, in the same order; iterated once.
 
         Raises:
-            ValueError: ids repeat, or are more or fewer than the token lists.
+            ValueError: there are duplicate ids, or not as many as token lists.
         """
         if len(set(ids)) != len(ids):
             raise ValueError("two documents have the same id")
@@ -89,12 +89,14 @@ class Postings:
         blocks = [_Block(*block) for block in _flat_blocks(token_lists, rows_of_terms, lengths)]
         if len(lengths) != len(ids):
             raise ValueError(f"{len(ids)} ids, but {len(lengths)} lists of tokens")
+        # Terms were numbered as they came; `new_rows[old number]` is a term's number when sorted.
         terms = sorted(rows_of_terms)
         order = np.fromiter((rows_of_terms[term] for term in terms), np.int64, len(terms))
         del rows_of_terms
         new_rows = np.empty_like(order)
         new_rows[order] = np.arange(len(order))
 
+        # `starts[t + 1]` first counts the postings of term t; the running sum makes it an offset.
         starts = np.zeros(len(terms) + 1, np.int64)
         for block in blocks:
             starts[new_rows[block.terms] + 1] += block.sizes
@@ -115,15 +117,15 @@ class Postings:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the index to a folder that does not exist yet or is empty, all of it or nothing.
+        """Write the index atomically to a folder that is empty or does not exist yet.
 
         Raises:
-            FileExistsError: there are files in the folder.
+            FileExistsError: the folder is not empty.
         """
         folder = Path(folder)
         if folder.exists():
             if any(folder.iterdir()):
-                raise FileExistsError(f"{folder} is not empty; remove it or name another folder")
+                raise FileExistsError(f"{folder} is not empty; remove it or choose another folder")
             folder.rmdir()
         arrays = self._arrays()
         about = {"format": FORMAT, "shapes": {name: len(a) for name, a in arrays.items()}}
@@ -137,11 +139,11 @@ class Postings:
 
     @classmethod
     def open(cls, folder: Path) -> Postings:
-        """Map the files of a saved index into memory; processes that do so share it.
+        """Map the files of a saved index into memory, which all processes then share.
 
         Raises:
-            DataNotFoundError: the folder or one of its files is not there.
-            CorruptDataError: a file is truncated or does not belong to the others.
+            DataNotFoundError: the folder or one of its files is missing.
+            CorruptDataError: a file is truncated or does not match the others.
         """
         folder = Path(folder)
         shapes = _read_shapes(folder / "index.json")
@@ -168,14 +170,28 @@ class Postings:
             and len(self.vocabulary.text) == self.vocabulary.starts[-1]
         )
         if not fits:
-            raise CorruptDataError(f"the files in {folder} do not belong together; build it anew")
+            raise CorruptDataError(f"the files in {folder} do not match; rebuild the index")
 
 
 class _Block:
-    """The postings of some consecutive documents, sorted by term, then document."""
+    """The postings of some consecutive documents, sorted by term, then document.
+
+    Attributes:
+        documents: int32 of shape (n_postings,), rows of documents.
+        counts: unsigned integers of shape (n_postings,), the term frequencies.
+        terms: int32 of shape (n_terms in this block,), the numbers of the terms.
+        sizes: int32 of the same shape, the number of postings of each term.
+    """
 
     def __init__(self, tokens: Array, rows: Array) -> None:
-        """Count equal pairs of term (`tokens`) and document (`rows`), arrays of the same shape."""
+        """Count equal pairs of term and document.
+
+        Args:
+            tokens: integers of shape (n_tokens,), the term of each token.
+            rows: integers of shape (n_tokens,), the document of each token.
+        """
+        # One int64 for each token, term in the upper half and document in the lower: sorting brings
+        # equal pairs together, and `edges` are the positions at which a new pair begins.
         pairs = tokens.astype(np.int64) << 32 | rows
         pairs.sort()
         edges = np.flatnonzero(np.diff(pairs, prepend=-1))
@@ -183,6 +199,7 @@ class _Block:
         self.counts = counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
         pairs = pairs[edges]
         self.documents = (pairs & 0xFFFFFFFF).astype(np.int32)
+        # In the same way, `firsts` are the positions at which a new term begins.
         terms = pairs >> 32
         firsts = np.flatnonzero(np.diff(terms, prepend=-1))
         self.terms = terms[firsts].astype(np.int32)
@@ -192,7 +209,11 @@ class _Block:
 def _flat_blocks(
     token_lists: Iterable[Sequence[str]], rows_of_terms: dict[str, int], lengths: array[int]
 ) -> Iterator[tuple[Array, Array]]:
-    """Term and document rows of all tokens, some million at a time; fills the other arguments."""
+    """The tokens in blocks of about `TOKENS_PER_BLOCK`, as arrays of terms and of documents.
+
+    Adds every term to `rows_of_terms`, numbered as they come, and every document's number of tokens
+    to `lengths`.
+    """
     tokens = array("i")
     first = 0
 
@@ -213,15 +234,24 @@ def _flat_blocks(
 def _merge(
     blocks: list[_Block], new_rows: Array, starts: Array, lengths: Array
 ) -> tuple[Array, Array]:
-    """All documents and inverses, by term; takes the blocks away from the list."""
+    """The documents and inverses of all blocks, by term; empties the list to save memory.
+
+    Args:
+        blocks: the blocks, in the order of their documents.
+        new_rows: int64 of shape (n_terms,), the final number of each term.
+        starts: int64 of shape (n_terms + 1,), where the postings of each term begin.
+        lengths: int64 of shape (n_documents,), the number of tokens of each document.
+    """
     documents = np.empty(starts[-1], np.int32)
     inverses = np.empty(starts[-1], np.float32)
     norms = _norm_inverses(lengths)
-    filled = starts[:-1].copy()
+    filled = starts[:-1].copy()  # where the next posting of each term goes
     blocks.reverse()
     while blocks:
         block = blocks.pop()
         rows = new_rows[block.terms]
+        # Posting i of a block belongs to a term whose first posting in the block is at `first`; it
+        # goes to filled[term] + (i - first). `offsets` are filled[term] - first, for each term.
         offsets = filled[rows] - (np.cumsum(block.sizes, dtype=np.int64) - block.sizes)
         places = np.repeat(offsets, block.sizes) + np.arange(len(block.documents))
         filled[rows] += block.sizes
@@ -232,7 +262,10 @@ def _merge(
 
 
 def _inverse_document_frequencies(document_frequencies: Array, n_documents: int) -> Array:
-    """Lucene's idf: log(1 + (N - n + 0.5) / (n + 0.5)), where N counts documents with any term."""
+    """Lucene's idf: log(1 + (N - n + 0.5) / (n + 0.5)) for N non-empty documents.
+
+    Computed in double precision and then rounded, as in Lucene.
+    """
     weights = [
         math.log(1 + (n_documents - n + 0.5) / (n + 0.5)) for n in document_frequencies.tolist()
     ]
@@ -240,18 +273,26 @@ def _inverse_document_frequencies(document_frequencies: Array, n_documents: int)
 
 
 def _norm_inverses(lengths: Array) -> Array:
-    """1 / (k1 * (1 - b + b * length / mean length)) of each document, the length in one byte."""
+    """1 / (k1 * (1 - b + b * length / mean length)) for each document, as float32.
+
+    Like Lucene, this uses the length as stored in one byte, and float32 for every operation.
+    """
     n_filled = int(np.count_nonzero(lengths))
     mean = np.float32(int(lengths.sum()) / max(1, n_filled))
-    kept = np.array([_kept_length(n) for n in range(int(lengths.max(initial=0)) + 1)], np.float32)
+    # The norm by length, for all lengths up to the maximum; then one look-up for each document.
+    longest = int(lengths.max(initial=0))
+    stored = np.array([_stored_length(n) for n in range(longest + 1)], np.float32)
     if mean == 0:
-        return kept[lengths]
-    norms: Array = np.float32(1) / (K1 * ((np.float32(1) - B) + B * kept / mean))
+        return stored[lengths]
+    norms: Array = np.float32(1) / (K1 * ((np.float32(1) - B) + B * stored / mean))
     return norms[lengths]
 
 
-def _kept_length(length: int) -> int:
-    """What is left of a length in Lucene's one byte: below 40 all, beyond it four binary digits."""
+def _stored_length(length: int) -> int:
+    """A length as Lucene stores it in one byte (`SmallFloat.intToByte4`).
+
+    Lengths below 40 are exact; for larger ones, the excess over 24 keeps four significant bits.
+    """
     excess = length - 24  # "NUM_FREE_VALUES = 255 - longToInt4(Integer.MAX_VALUE)"
     shift = max(0, excess.bit_length() - 4) if excess > 0 else 0
     return length if shift == 0 else 24 + (excess >> shift << shift)
@@ -263,12 +304,12 @@ def _read_shapes(path: Path) -> Mapping[str, int]:
     except FileNotFoundError as error:
         raise DataNotFoundError(f"no search index in {path.parent}: {path.name} missing") from error
     except ValueError as error:
-        raise CorruptDataError(f"{path} is no JSON: {error}") from error
+        raise CorruptDataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise CorruptDataError(f"{path} is not of format {FORMAT}; build the index anew")
+        raise CorruptDataError(f"{path} is not of format {FORMAT}; rebuild the index")
     shapes = about.get("shapes")
     if not isinstance(shapes, dict):
-        raise CorruptDataError(f"{path} gives no shapes; build the index anew")
+        raise CorruptDataError(f"{path} has no shapes; rebuild the index")
     return shapes
 
 
@@ -278,11 +319,11 @@ def _open_array(path: Path, shapes: Mapping[str, int]) -> Array:
     except FileNotFoundError as error:
         raise DataNotFoundError(f"no {path.name} in the search index {path.parent}") from error
     except (ValueError, EOFError, OSError) as error:
-        raise CorruptDataError(f"{path} is truncated or no array: {error}") from error
+        raise CorruptDataError(f"{path} is truncated or not an array: {error}") from error
     expected = np.dtype(_DTYPES[path.stem])
     if values.dtype != expected or values.shape != (shapes.get(path.stem),):
         raise CorruptDataError(
-            f"{path} holds {values.shape} of {values.dtype}, "
-            f"not ({shapes.get(path.stem)},) of {expected}; build the index anew"
+            f"{path} contains {values.shape} of {values.dtype}, "
+            f"not ({shapes.get(path.stem)},) of {expected}; rebuild the index"
         )
     return np.asarray(values)

@@ -1,16 +1,16 @@
-"""Porter's stemmer as Lucene 8.11 has it (`PorterStemFilter`).
+"""Porter's stemmer, as in Lucene 8.11 (`PorterStemFilter`).
 
-It follows Martin Porter's own later program, not his 1980 paper: words of one or two letters are
-left alone, step 2 has `bli` and `logi`. It equals nltk's
-`PorterStemmer(mode="MARTIN_EXTENSIONS")`, which the tests compare it with; it is not used here
-because importing it takes 0.7 s, which every process that searches would pay.
+This is the algorithm of Martin Porter's later program, not of his 1980 paper: words of one or two
+letters are not changed, and step 2 has `bli` and `logi`. It is equivalent to nltk's
+`PorterStemmer(mode="MARTIN_EXTENSIONS")`, with which the tests compare it. nltk is not used here
+because importing it takes 0.7 s.
 """
 
 from __future__ import annotations
 
 _VOWELS = frozenset("aeiou")
 
-# Suffix and replacement, tried in order; the first suffix that fits decides.
+# Suffixes and replacements, tried in order; the first suffix that matches is used.
 _STEP_3 = (
     ("ational", "ate"), ("tional", "tion"), ("enci", "ence"), ("anci", "ance"), ("izer", "ize"),
     ("bli", "ble"), ("alli", "al"), ("entli", "ent"), ("eli", "e"), ("ousli", "ous"),
@@ -35,17 +35,17 @@ def stem(word: str) -> str:
         word: a word in lower case; letters other than a to z count as consonants.
 
     Returns:
-        Its stem; the word itself where it has at most two letters.
+        Its stem; the word itself if it has at most two letters.
     """
     if not word.isascii() and max(word) > "\uffff":
-        # Lucene counts UTF-16 units, so a letter beyond U+FFFF is two different consonants.
+        # Lucene processes UTF-16 units, so a letter above U+FFFF is two different consonants.
         units = "".join(_surrogates(letter) for letter in word)
         return _stem(units).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     return _stem(word)
 
 
 def _surrogates(letter: str) -> str:
-    """The letter as one or two UTF-16 units, each a character of its own."""
+    """The letter as one or two UTF-16 units, each as a character."""
     code = ord(letter) - 0x10000
     return letter if code < 0 else chr(0xD800 + (code >> 10)) + chr(0xDC00 + (code & 0x3FF))
 
@@ -74,16 +74,17 @@ def _shape(word: str) -> str:
 
 
 def _measure(word: str) -> int:
-    """How often a run of vowels is followed by a run of consonants: Porter's m."""
+    """Porter's measure m: the number of vowel runs that are followed by a consonant run."""
     return _shape(word).count("vc")
 
 
 def _ends_double(word: str) -> bool:
+    """Whether the word ends with a double consonant."""
     return len(word) > 1 and word[-1] == word[-2] and _shape(word)[-1] == "c"
 
 
 def _ends_short(word: str) -> bool:
-    """Whether the word ends consonant, vowel, consonant, the last one not w, x or y."""
+    """Whether the word ends with consonant, vowel, consonant, and the last is not w, x or y."""
     return _shape(word).endswith("cvc") and word[-1] not in "wxy"
 
 
@@ -117,8 +118,8 @@ def _replace_suffix(word: str, replacements: tuple[tuple[str, str], ...]) -> str
 def _strip_long_suffix(word: str) -> str:
     for suffix in _STEP_5:
         if word.endswith(suffix):
-            kept = 1 if suffix in ("sion", "tion") else 0  # "ion" goes, its "s" or "t" stays
-            base = word[: len(word) - len(suffix) + kept]
+            n_kept = 1 if suffix in ("sion", "tion") else 0  # only "ion" is removed
+            base = word[: len(word) - len(suffix) + n_kept]
             return base if _measure(base) > 1 else word
     return word
 

@@ -1,4 +1,4 @@
-"""A sorted list of words in two arrays, so that a million of them are opened without being read."""
+"""A sorted list of words in two arrays, which can be memory-mapped instead of being read."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ MAX_REMEMBERED = 65_536
 
 
 class Vocabulary:
-    """Words in the order of their UTF-8 bytes, found by halving."""
+    """Words in the order of their UTF-8 bytes, looked up by binary search."""
 
     def __init__(self, text: npt.NDArray[Any], starts: npt.NDArray[Any]) -> None:
-        """Take the two arrays as they are.
+        """Use existing arrays.
 
         Args:
-            text: uint8, the UTF-8 bytes of all words one after the other.
-            starts: int64 of shape (n_words + 1,): where each word begins in `text`.
+            text: uint8 of shape (n_bytes,), the concatenated UTF-8 bytes of all words.
+            starts: int64 of shape (n_words + 1,): word `i` is `text[starts[i]:starts[i + 1]]`.
         """
         self.text = text
         self.starts = starts
+        # Slicing and indexing memoryviews is faster than slicing and indexing arrays.
         self._bytes = text.data
         self._edges = starts.data
         self._found: dict[str, int] = {}
 
     @classmethod
     def build(cls, words: Sequence[str]) -> Vocabulary:
-        """Take words that are sorted already and all different."""
+        """Build the arrays from words that are sorted and distinct."""
         encoded = [word.encode("utf-8") for word in words]
         starts = np.zeros(len(words) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, encoded), np.int64, len(words)), out=starts[1:])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), starts)
 
     def __len__(self) -> int:
-        """How many words there are."""
+        """Number of words."""
         return len(self.starts) - 1
 
     def find(self, word: str) -> int:
-        """The position of a word, -1 where it is not there."""
+        """The position of a word, or -1 if it is not in the list."""
         row = self._found.get(word)
         if row is None:
-            row = self._halve(word.encode("utf-8", "surrogatepass"))
+            row = self._search(word.encode("utf-8", "surrogatepass"))
             if len(self._found) >= MAX_REMEMBERED:
                 self._found.clear()
             self._found[word] = row
         return row
 
-    def _halve(self, word: bytes) -> int:
+    def _search(self, word: bytes) -> int:
         low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2

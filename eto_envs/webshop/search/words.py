@@ -1,11 +1,11 @@
-"""Text to words as the original's search sees it: Lucene 8.11's English analysis.
+"""From text to index terms, as in the original's search: Lucene 8.11's English analysis.
 
-Five filters one after the other, those of Anserini's `DefaultEnglishAnalyzer` (pyserini 0.17.0):
-`StandardTokenizer` (the word breaks of Unicode's UAX #29, and emoji by UTS #51), possessive,
-lower case, stop words, Porter's stemmer (in `stems`). Each rule below is a rule of
-`StandardTokenizerImpl.jflex`. Word breaks are looked up in `word_breaks.json`; the rules then run
-on a string with one letter for the class of each character, so that they are short and
-independent of the Unicode version of the Python that runs them.
+The steps are those of Anserini's `DefaultEnglishAnalyzer` (pyserini 0.17.0): `StandardTokenizer`
+(word breaks by Unicode's UAX #29, emoji by UTS #51), possessives, lower case, stop words, and
+Porter's stemmer (in `stems`). Each rule below corresponds to a rule of
+`StandardTokenizerImpl.jflex`. The class of every character is looked up in `word_breaks.json` and
+represented by a letter, and the rules are regular expressions over these letters: they are short,
+and independent of Python's Unicode version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from importlib.resources import files
 from eto_envs.webshop.search.stems import stem
 
 MAX_TOKEN_UNITS = 255  # "DEFAULT_MAX_TOKEN_LENGTH = 255", in UTF-16 units
-MAX_REMEMBERED = 65_536  # words and characters; an agent may send garbage for hours
+MAX_REMEMBERED = 65_536  # size of caches, which an agent could otherwise fill with garbage
 
 _ENGLISH_STOP_WORDS = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then "
@@ -28,7 +28,7 @@ _ENGLISH_STOP_WORDS = (
 STOP_WORDS = frozenset(_ENGLISH_STOP_WORDS.split())
 _POSSESSIVES = tuple(mark + s for mark in "'’＇" for s in "sS")
 
-# One letter for each class of `word_breaks.json`; a blank for all other characters.
+# A letter for each class of `word_breaks.json`; a space for all other characters.
 _KIND_OF_CLASS = {
     "ALetter": "a",
     "ALetter+Emoji": "m",  # such as Ⓜ
@@ -50,11 +50,11 @@ _KIND_OF_CLASS = {
     "Extend+Keycap": "y",
     "Extend+Tag": "g",
     "Extend+Tag_End": "G",
-    "Complex_Context": "s",  # Thai, Lao, Burmese, Khmer: runs are not divided
+    "Complex_Context": "s",  # Thai, Lao, Burmese, Khmer: runs are not split
     "Han": "n",
     "Hiragana": "i",
     "Regional_Indicator": "r",
-    "Keycap_Base": "#",  # and *; the digits are words anyway
+    "Keycap_Base": "#",  # and *; digits are words anyway
     "Emoji": "e",
     "Emoji+Modifier_Base": "b",
     "Emoji_Modifier": "o",
@@ -62,11 +62,11 @@ _KIND_OF_CLASS = {
 
 
 def _token_rule() -> str:
-    """The expression of one token, over class letters. Alternatives never need backtracking."""
-    marks = "[xzpyStgG]*"  # belong to the character before them
+    """The regular expression of a token over class letters; it never requires backtracking."""
+    marks = "[xzpyStgG]*"  # attached to the character before them
     emoji_marks = "[xzySgG]*"  # the same without the two presentation selectors
 
-    # Words. A Hebrew letter may end in ' or be joined by " to another one.
+    # Words. A Hebrew letter can be followed by ', or joined to another one by ".
     letters = f"[amN]+{marks}"
     hebrew = f"h{marks}"
     letter = f"(?:{letters}|{hebrew})"
@@ -77,7 +77,7 @@ def _token_rule() -> str:
     low_lines = f"(?:_{marks})"
     word = f"{low_lines}*{core}(?:{low_lines}+{core})*{low_lines}*"
 
-    # Emoji, joined by ZWJ. Characters that are letters too ("m") make an emoji only together with
+    # Emoji, joined by ZWJ. Characters that are also letters ("m") form an emoji only together with
     # one that is not: alone they are words, and the longer match wins.
     emoji_follows = "(?=[ebmo])"
     modified = f"(?:b{emoji_marks})?o"
@@ -97,22 +97,22 @@ def _token_rule() -> str:
     return f"{emoji}|{word}|{other}"
 
 
-# Runs in which no token starts are taken in one go: tried from each of their characters, the
-# rules for words and emoji would take quadratic time.
+# Runs in which no token starts are matched as a whole: trying the rules for words and emoji at each
+# of their characters would take quadratic time.
 _NO_TOKEN = "(?:_[xzpytgG]*)*_[xpytgG]*|z+"
 _RULES = re.compile(f"({_token_rule()})|{_NO_TOKEN}")
-_FIRST = re.compile("[^ xtpygG:.,'\"]")  # the classes that a token can start with
-_NEEDED = {  # a token that starts with this class holds one of those
+_FIRST = re.compile("[^ xtpygG:.,'\"]")  # the classes with which a token can start
+_NEEDED = {  # a token that starts with this class contains one of those
     "_": re.compile("[amNh1k]"),
     "z": re.compile("[ebm]"),
 }
 
 
 class _Kinds(dict[int, str]):
-    """Code point to class letter, filled as characters are met; for `str.translate`."""
+    """The class letter of every code point, computed on demand; for `str.translate`."""
 
     def __init__(self) -> None:
-        """Read the table of classes."""
+        """Read the table of classes, which lists ranges of code points in hexadecimal."""
         table = json.loads(files(__package__).joinpath("word_breaks.json").read_text("utf-8"))
         ranges = []
         for name, text in table["classes"].items():
@@ -124,7 +124,7 @@ class _Kinds(dict[int, str]):
         self._ranges = ranges
 
     def __missing__(self, code: int) -> str:
-        """Look a character up and remember it."""
+        """Look up a character and cache its class."""
         at = bisect_right(self._firsts, code) - 1
         kind = " "
         if at >= 0 and code <= self._ranges[at][1]:
@@ -141,18 +141,19 @@ def _kinds() -> _Kinds:
 
 
 def tokenize(text: str) -> list[str]:
-    """Divide text into the tokens of Lucene's `StandardTokenizer`.
+    """Split text into the tokens of Lucene's `StandardTokenizer`.
 
     Args:
         text: any text.
 
     Returns:
-        The tokens as they stand in the text, none empty, none over 255 UTF-16 units.
+        The tokens, as they occur in the text; each has 1 to 255 UTF-16 units.
     """
     kinds = text.translate(_kinds())
     tokens: list[str] = []
     if "S" in kinds and "_" in kinds:
-        _cut(text, kinds, 0, len(text), tokens)  # the one mixture that could take quadratic time
+        # This mixture could take quadratic time with `search`, but not with windows.
+        _tokenize_in_windows(text, kinds, 0, len(text), tokens)
         return tokens
     position = 0
     while found := _RULES.search(kinds, position):
@@ -162,12 +163,12 @@ def tokenize(text: str) -> list[str]:
         if position - start <= MAX_TOKEN_UNITS // 2 or _window_end(text, start) >= position:
             tokens.append(text[start:position])
         else:
-            position = _cut(text, kinds, start, position, tokens)
+            position = _tokenize_in_windows(text, kinds, start, position, tokens)
     return tokens
 
 
 def _window_end(text: str, start: int) -> int:
-    """Where the tokenizer's buffer ends, which holds 255 UTF-16 units from a token's start."""
+    """The end of the tokenizer's buffer, which holds 255 UTF-16 units from the start of a token."""
     window = text[start : start + MAX_TOKEN_UNITS]
     if window.isascii() or max(window) <= "\uffff":
         return start + len(window)
@@ -179,20 +180,22 @@ def _window_end(text: str, start: int) -> int:
     return start + len(window)
 
 
-def _cut(text: str, kinds: str, start: int, end: int, tokens: list[str]) -> int:
-    """Tokenize as the original does where tokens are long: the rules see 255 units at a time.
+def _tokenize_in_windows(text: str, kinds: str, start: int, end: int, tokens: list[str]) -> int:
+    """Tokenize as the original does if tokens are long: the rules only see 255 units at a time.
 
     Args:
         text: the whole text.
         kinds: its class letters.
         start: where to begin.
-        end: begin no token at or after this position.
-        tokens: the tokens are added to this list.
+        end: no token begins at or after this position.
+        tokens: the list to which tokens are added.
 
     Returns:
-        The position after the last token, or `end` where that is later.
+        The position after the last token, or `end` if that is later.
     """
     position = start
+    # For each class in `_NEEDED`, the next position of a character that its tokens require: where
+    # that is out of the window, there is no need to try the rules.
     nearest = dict.fromkeys(_NEEDED, -1)
     while (found := _FIRST.search(kinds, position, end)) is not None:
         position = found.start()
@@ -206,7 +209,7 @@ def _cut(text: str, kinds: str, start: int, end: int, tokens: list[str]) -> int:
                 continue
         token = _RULES.match(kinds, position, position + MAX_TOKEN_UNITS)
         if token is not None and token.lastindex is not None:
-            # Again with the exact window: letters beyond U+FFFF take two units.
+            # Again with the exact window: characters above U+FFFF take two units.
             token = _RULES.match(kinds, position, _window_end(text, position))
         if token is None or token.lastindex is None:
             position += 1
@@ -217,14 +220,14 @@ def _cut(text: str, kinds: str, start: int, end: int, tokens: list[str]) -> int:
 
 
 def _lower(word: str) -> str:
-    """Lower case letter by letter, as Java does it: no final sigma, one letter for one letter."""
+    """Lower case by character, as in Java: no final sigma, and the length is preserved."""
     if word.isascii():
         return word.lower()
     return "".join(letter.lower()[0] for letter in word)
 
 
 def _term(token: str) -> str:
-    """The indexed form of a token; empty for a stop word."""
+    """The index term of a token; empty for a stop word."""
     if token.endswith(_POSSESSIVES):
         token = token[:-2]
     word = _lower(token)
@@ -232,13 +235,13 @@ def _term(token: str) -> str:
 
 
 class Analyzer:
-    """Text to index terms, remembering the words it has met."""
+    """Converts text to index terms, with a cache of words."""
 
     def __init__(self, max_remembered: int = MAX_REMEMBERED) -> None:
-        """Start with an empty memory.
+        """Start with an empty cache.
 
         Args:
-            max_remembered: forget all words when this many are remembered.
+            max_remembered: the number of words at which the cache is cleared.
         """
         self._max_remembered = max_remembered
         self._terms: dict[str, str] = {}

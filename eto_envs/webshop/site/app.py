@@ -1,18 +1,19 @@
-"""The site over HTTP: a Starlette application over `Trips`.
+"""The site over HTTP: a Starlette application over `Visits`.
 
 | address | method | what |
 |---|---|---|
-| `/s/<trip>` | GET | the trip's present page |
-| `/s/<trip>` | POST | an action on it (``search_query=…`` or ``click=…``), then the page again |
+| `/s/<visit>` | GET | the current page of the visit |
+| `/s/<visit>` | POST | an action on it (``search_query=…`` or ``click=…``), then the new page |
 | `/` | GET | the list of tasks |
-| `/start`, `/next` | POST | begin the trip of a task, or of the next task that nobody finished |
-| `/static/…` | GET | style, script, drawings |
+| `/start`, `/next` | POST | begin a visit with a task, or with the task begun least often |
+| `/static/…` | GET | style, script, images |
 
-Everything that changes something is a POST: nothing happens to a trip by a link, a preview or a
-reload. A trip's unguessable address is all that gives access to it; there are no cookies for
-another site to ride on, and a POST that a browser says another site has sent is refused. A form
-names the page it stands on (``turn``), so a double click or a second window cannot act twice. Not
-here: what pages show (`views`), rules (`eto_envs.webshop.engine`), and serving (`server`).
+Everything that changes something is a POST, so links, previews and reloads have no effect on a
+visit. The unguessable URL of a visit is all that is required to access it. There are no cookies
+that another site could exploit, and a POST is rejected if the browser says that another site has
+sent it. A form contains the page it belongs to (``turn``), so a double click or a second window
+cannot act twice. Not here: the content of pages (`views`), the rules (`eto_envs.webshop.engine`),
+and serving (`server`).
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eto_envs.errors import EpisodeEndedError, UnknownNameError
-from eto_envs.webshop.site.sessions import StalePageError, Trip, Trips
-from eto_envs.webshop.site.views import Look, error_page, task_list, trip_page
+from eto_envs.webshop.site.sessions import StalePageError, Visit, Visits
+from eto_envs.webshop.site.views import SiteOptions, error_page, task_list, visit_page
 
 logger = logging.getLogger(__name__)
 
 MAX_TARGET_BYTES = 2048
 N_FORM_FIELDS = 8
-#: A character takes at most 4 bytes, and each of those 3 characters of a form.
+#: A character takes at most 4 bytes, each of which takes 3 characters in a form.
 FORM_BYTES_PER_CHAR = 12
 FORM_OVERHEAD_BYTES = 1024
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -59,21 +60,21 @@ HEADERS = {
 
 
 def make_app(
-    trips: Trips, look: Look | None = None, *, hosts: Sequence[str] = LOCAL_HOSTS
+    visits: Visits, options: SiteOptions | None = None, *, hosts: Sequence[str] = LOCAL_HOSTS
 ) -> ASGIApp:
     """The site as an ASGI application.
 
     Args:
-        trips: the open trips, and with them the shop and its tasks.
-        look: how it looks; with `Look.play`, there is also a list of tasks.
-        hosts: the host names that it answers to (against DNS rebinding); ``"*"`` for any.
+        visits: the visits, including the shop and its tasks.
+        options: appearance and limits; with `SiteOptions.play`, there is also a list of tasks.
+        hosts: the accepted host names (as a protection against DNS rebinding); ``"*"`` for any.
     """
-    site = _Site(trips, look or Look())
+    site = _Site(visits, options or SiteOptions())
     routes: list[BaseRoute] = [
-        Route("/s/{trip_id}", site.trip, methods=["GET", "POST"]),
+        Route("/s/{visit_id}", site.visit, methods=["GET", "POST"]),
         Mount("/static", StaticFiles(directory=Path(__file__).with_name("static"))),
     ]
-    if site.look.play:
+    if site.options.play:
         routes += [
             Route("/", site.tasks, methods=["GET"]),
             Route("/start", site.start, methods=["POST"]),
@@ -83,30 +84,30 @@ def make_app(
         routes=routes,
         exception_handlers={HTTPException: site.refuse, Exception: site.fail},
     )
-    return _Guard(app, site.look, tuple(hosts))  # around all: the page of a failure has headers too
+    return _Guard(app, site.options, tuple(hosts))  # outermost: error pages get the headers, too
 
 
 class _Site:
-    """The pages, as Starlette's endpoints."""
+    """The endpoints of the site."""
 
-    def __init__(self, trips: Trips, look: Look) -> None:
-        self.trips = trips
-        self.look = look
+    def __init__(self, visits: Visits, options: SiteOptions) -> None:
+        self.visits = visits
+        self.options = options
 
-    async def trip(self, request: Request) -> Response:
-        """Show a trip's present page, or act on it."""
-        trip = self._find(request)
+    async def visit(self, request: Request) -> Response:
+        """Show the current page of a visit, or act on it."""
+        visit = self._find(request)
         if request.method != "POST":
-            return HTMLResponse(trip_page(self.trips, trip, self.look))
+            return HTMLResponse(visit_page(self.visits, visit, self.options))
         form = await self._form(request)
-        action = self._action(trip, form)
+        action = self._action(visit, form)
         try:
-            self.trips.act(trip.id, _turn(form), action)
+            self.visits.act(visit.id, _turn(form), action)
         except EpisodeEndedError:
-            raise HTTPException(409, "This shopping trip is over.") from None
+            raise HTTPException(409, "This session is over.") from None
         except StalePageError:
             raise HTTPException(
-                409, "You used a page that you have left since. Reload to see where you are."
+                409, "You have already left this page. Reload it to see the current one."
             ) from None
         return RedirectResponse(request.url.path, 303)
 
@@ -114,80 +115,80 @@ class _Site:
         """Show the list of tasks."""
         number = request.query_params.get("page", "1")
         if not (number.isascii() and number.isdigit() and len(number) < 10):
-            raise HTTPException(400, "A page is named by its number.")
+            raise HTTPException(400, "The page must be a number.")
         try:
-            text = task_list(self.trips, int(number), self.trips.finished, self.look)
+            text = task_list(self.visits, int(number), self.visits.finished, self.options)
         except IndexError as error:
             raise HTTPException(404, f"There is no such page: {error}.") from None
         return HTMLResponse(text)
 
     async def start(self, request: Request) -> Response:
-        """Begin the trip of a task."""
+        """Begin a visit with a task."""
         form = await self._form(request)
         try:
-            trip = self.trips.open(form.get("task", ""))
+            visit = self.visits.open(form.get("task", ""))
         except UnknownNameError:
             raise HTTPException(404, "There is no such task.") from None
-        return RedirectResponse(f"/s/{trip.id}", 303)
+        return RedirectResponse(f"/s/{visit.id}", 303)
 
     async def next(self, request: Request) -> Response:
-        """Begin the trip of the next task: of those begun least often, the first."""
-        return RedirectResponse(f"/s/{self.trips.open_next().id}", 303)
+        """Begin a visit with the next task: the first of those that were begun least often."""
+        return RedirectResponse(f"/s/{self.visits.open_next().id}", 303)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
-        """The page of a request that cannot be served."""
+        """The page for a request that is rejected."""
         if not isinstance(error, HTTPException):
             raise error
         status, detail = error.status_code, error.detail
         reason = http.HTTPStatus(status).phrase
-        if detail == reason:  # Starlette's own: no route, or no such method
+        if detail == reason:  # raised by Starlette itself: there is no such route or method
             detail = {
                 404: "There is nothing at this address.",
-                405: "This address cannot be used in this way.",
+                405: "This address does not support this method.",
             }.get(status, "")
-        page = error_page(status, reason, detail, self.look)
+        page = error_page(status, reason, detail, self.options)
         return HTMLResponse(page, status, headers=dict(error.headers or {}))
 
     async def fail(self, request: Request, error: Exception) -> Response:
-        """The page of a failure that is ours; Starlette then hands it to the server's log."""
-        page = error_page(500, "Internal Server Error", "Something failed here.", self.look)
+        """The page for an internal error, which Starlette then logs."""
+        page = error_page(500, "Internal Server Error", "Something went wrong.", self.options)
         return HTMLResponse(page, 500)
 
-    def _find(self, request: Request) -> Trip:
+    def _find(self, request: Request) -> Visit:
         try:
-            return self.trips.get(request.path_params["trip_id"])
+            return self.visits.get(request.path_params["visit_id"])
         except KeyError:
             raise HTTPException(
-                404, "There is no such shopping trip. It may be over and saved."
+                404, "There is no such session. It may be over and saved."
             ) from None
 
-    def _action(self, trip: Trip, form: dict[str, str]) -> str:
-        """The action that a form stands for."""
+    def _action(self, visit: Visit, form: dict[str, str]) -> str:
+        """The action that a form represents."""
         query, label = form.get("search_query"), form.get("click")
         if (query is None) == (label is None):
-            raise HTTPException(400, "A form says search_query or click.")
+            raise HTTPException(400, "A form must contain either search_query or click.")
         if query is not None:
-            if len(query) > self.look.max_query_chars:
+            if len(query) > self.options.max_query_chars:
                 raise HTTPException(
                     413,
                     f"The search text has {len(query)} characters; at most "
-                    f"{self.look.max_query_chars} are allowed.",
+                    f"{self.options.max_query_chars} are allowed.",
                 )
             return f"search[{query}]"
-        # An old page may well have had this button: `act` then says what is wrong.
-        is_present = _turn(form) == trip.turn and not trip.end
-        if is_present and str(label).lower() not in self.trips.engine.clickables(trip.session):
+        # An earlier page may well have had this button; `act` then raises the right error.
+        is_present = _turn(form) == visit.turn and not visit.end
+        if is_present and str(label).lower() not in self.visits.engine.clickables(visit.session):
             raise HTTPException(404, "There is no such product, option or button on the page.")
         return f"click[{label}]"
 
     async def _form(self, request: Request) -> dict[str, str]:
-        """The fields of a form; a field that comes twice counts as its last."""
+        """The fields of a form; of a repeated field, the last value counts."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in (
             "",
             "application/x-www-form-urlencoded",
         ):
-            raise HTTPException(415, "Forms come as application/x-www-form-urlencoded.")
-        limit = FORM_OVERHEAD_BYTES + self.look.max_query_chars * FORM_BYTES_PER_CHAR
+            raise HTTPException(415, "Forms must be application/x-www-form-urlencoded.")
+        limit = FORM_OVERHEAD_BYTES + self.options.max_query_chars * FORM_BYTES_PER_CHAR
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
@@ -201,25 +202,25 @@ class _Site:
                 max_num_fields=N_FORM_FIELDS,
             )
         except ValueError:
-            raise HTTPException(400, "This is no form of this site.") from None
+            raise HTTPException(400, "This is not a form of this site.") from None
         return dict(pairs)
 
 
 def _turn(form: dict[str, str]) -> int:
     turn = form.get("turn", "")
     if not (turn.isascii() and turn.isdigit() and len(turn) < 10):
-        raise HTTPException(400, "The form does not say which page it stands on.")
+        raise HTTPException(400, "The form does not say to which page it belongs.")
     return int(turn)
 
 
 class _Guard:
-    """Adds headers to every answer, and refuses what needs no look at the request's body."""
+    """Adds headers to every response, and rejects requests by their address and headers."""
 
-    def __init__(self, app: ASGIApp, look: Look, hosts: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, options: SiteOptions, hosts: tuple[str, ...]) -> None:
         self._app = app
-        self._look = look
+        self._options = options
         self._hosts = hosts
-        pictures = " https:" if look.pictures else ""
+        pictures = " https:" if options.pictures else ""
         self._headers = {name: text.format(pictures=pictures) for name, text in HEADERS.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -247,18 +248,18 @@ class _Guard:
         name = headers.get("host", "").lower()
         name = name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
         if "*" not in self._hosts and name not in self._hosts:
-            return self._page(421, "This site does not go by that name.")
-        if scope["method"] == "POST" and not _is_from_here(headers):
+            return self._page(421, "This site does not have that name.")
+        if scope["method"] == "POST" and not _is_same_origin(headers):
             return self._page(403, "This form was sent from another site.")
         return None
 
     def _page(self, status: int, detail: str) -> Response:
         reason = http.HTTPStatus(status).phrase
-        return HTMLResponse(error_page(status, reason, detail, self._look), status)
+        return HTMLResponse(error_page(status, reason, detail, self._options), status)
 
 
-def _is_from_here(headers: Headers) -> bool:
-    """Whether a POST comes from this site, as far as the browser says; programs say nothing."""
+def _is_same_origin(headers: Headers) -> bool:
+    """Whether a POST comes from this site, according to headers that only browsers send."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = headers.get("origin")

@@ -31,19 +31,19 @@ def _server(app: Any, log_level: str) -> Any:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Args:
-        host: name or address to bind.
-        port: 0 for any free one.
+        host: the name or address to bind to.
+        port: the port; 0 for any free port.
 
     Raises:
         BackendError: the port is taken, or the host is not this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # asyncio switches Nagle's algorithm off only where the protocol is named; with it, every
-        # answer is 40 ms late.
+        # asyncio only disables Nagle's algorithm if the protocol is specified; otherwise every
+        # response is delayed by 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except (OSError, OverflowError) as error:
         raise BackendError(f"cannot listen on {host}, port {port}: {error}") from error
@@ -64,14 +64,14 @@ def serve(app: Any, listener: socket.socket) -> None:
 
 
 class ThreadedServer:
-    """An application served from a thread, on a loopback port of its own.
+    """An application served from a thread, on a free loopback port.
 
     Attributes:
         url: such as ``"http://127.0.0.1:40123"``.
     """
 
     def __init__(self, app: Any) -> None:
-        """Begin to serve.
+        """Start the server.
 
         Raises:
             BackendError: the server does not start.
@@ -88,18 +88,18 @@ class ThreadedServer:
             raise BackendError(f"the site did not start within {START_TIMEOUT_S:g} s")
 
     def _run(self) -> None:
-        # The socket listens already: a browser that comes first waits and is not turned away.
+        # The socket is already listening: a browser that connects early waits and is not rejected.
         self._started.set()
         asyncio.run(self._server.serve(sockets=[self._listener]))
 
     def close(self) -> None:
-        """Stop, and wait until the thread has ended."""
+        """Stop the server and wait for the thread."""
         self._server.should_exit = True
         self._thread.join(STOP_TIMEOUT_S)
         self._listener.close()
 
     def __enter__(self) -> ThreadedServer:
-        """Itself."""
+        """The server itself."""
         return self
 
     def __exit__(
@@ -108,5 +108,5 @@ class ThreadedServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop."""
+        """Stop the server."""
         self.close()

@@ -1,9 +1,10 @@
-"""Who is where in the shop: `Trip`, one way through one task, and `Trips`, all that are open.
+"""The sessions of the site: `Visit` is one attempt at a task, `Visits` are all of them.
 
-A trip is known by an unguessable id, which is all that gives access to it: there are no cookies.
-What an action leads to is the engine's affair; here are step limits, the order of a trip's pages,
-and the journal from which open trips come back after a restart. Not here: HTTP (`app`), pages
-(`views`) and the records that are kept of finished trips, which `on_end` makes.
+In the user interface a visit is called a session; here that is the name of the engine's state.
+A visit is identified by an unguessable id, which is all that is required to access it: there are no
+cookies. This module handles step limits, the order of a visit's pages, and the journal from which
+open visits are restored after a restart. Not here: the effects of actions (`engine`), HTTP (`app`),
+pages (`views`) and the records of finished visits, which `on_end` writes.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from eto_envs.tasks import Task, TaskSet
 from eto_envs.webshop.engine.engine import Session, WebShopEngine
 
 ID_BYTES = 16
-MAX_TRIPS = 10_000
+MAX_VISITS = 10_000
 
 End = Literal["", "bought", "out of steps"]
 
 
 class StalePageError(EtoError):
-    """A page was used that is not the trip's present one."""
+    """An action was taken on a page that is not the current page of the visit."""
 
 
-class TripStep(NamedTuple):
-    """One action of a trip.
+class VisitStep(NamedTuple):
+    """One action of a visit.
 
     Attributes:
         action: ``"search[…]"`` or ``"click[…]"``.
-        observation: the page it led to, in mode ``text``.
-        reward: of a purchase, in [0, 1]; otherwise 0.
-        is_valid: whether the shop acted on it.
-        time_s: when, in seconds since 1970.
+        observation: the resulting page, in mode ``text``.
+        reward: the reward of a purchase, in [0, 1]; otherwise 0.
+        is_valid: whether the shop accepted it.
+        time_s: its time, in seconds since 1970.
     """
 
     action: str
@@ -52,19 +53,20 @@ class TripStep(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Trip:
-    """One way through one task; immutable and picklable.
+class Visit:
+    """One attempt at a task; immutable and picklable.
 
     Attributes:
-        id: unguessable; names the trip in urls.
-        task: what is to be bought.
-        number: how many trips of the same task were begun before it.
-        session: where it stands in the shop.
-        turn: number of actions so far; names its present page.
-        steps: the actions, oldest first; empty where nobody keeps them.
-        end: how it ended, or ``""``.
-        reward_info: the terms of the purchase's reward.
-        started_s: when it began, in seconds since 1970.
+        id: an unguessable id, used in URLs.
+        task: the task.
+        number: the number of earlier visits with the same task.
+        session: the state of the shop.
+        turn: the number of actions so far; identifies the current page.
+        is_valid: whether the shop accepted the last action.
+        steps: the actions, oldest first.
+        end: how it ended; ``""`` if it has not.
+        reward_info: the terms of the reward of the purchase.
+        started_s: the time of its start, in seconds since 1970.
     """
 
     id: str
@@ -73,20 +75,20 @@ class Trip:
     session: Session
     turn: int = 0
     is_valid: bool = True
-    steps: tuple[TripStep, ...] = ()
+    steps: tuple[VisitStep, ...] = ()
     end: End = ""
     reward_info: Mapping[str, Any] | None = None
     started_s: float = 0.0
 
 
-class Trips:
-    """All open trips of one site, the oldest forgotten first; safe to use from several threads.
+class Visits:
+    """The visits of one site, of which the oldest are discarded first; thread-safe.
 
     Attributes:
-        engine: the shop's rules.
-        tasks: the task set that is played.
-        max_steps: the step limit; None for each task's own, 0 for none.
-        finished: how many trips of each task have ended, by task id.
+        engine: the rules of the shop.
+        tasks: the task set.
+        max_steps: the step limit; None for each task's own, 0 for no limit.
+        finished: the number of finished visits by task id.
     """
 
     def __init__(
@@ -95,21 +97,21 @@ class Trips:
         tasks: TaskSet,
         *,
         max_steps: int | None = None,
-        on_end: Callable[[Trip], None] | None = None,
+        on_end: Callable[[Visit], None] | None = None,
         journal: Path | None = None,
         finished: Iterable[tuple[str, int]] = (),
     ) -> None:
         """Open the shop.
 
         Args:
-            engine: the shop's rules.
-            tasks: the task set that is played.
-            max_steps: the step limit; None for each task's own, 0 for none.
-            on_end: gets a trip when it ends, before its last page is shown; where it raises, the
-                trip has not ended and its last action can be taken again.
-            journal: file from which open trips come back, and to which they are written.
-            finished: task id and number of every trip that ended before; `on_end` gets none of
-                them again, even if the journal has it without its end.
+            engine: the rules of the shop.
+            tasks: the task set.
+            max_steps: the step limit; None for each task's own, 0 for no limit.
+            on_end: called with a visit when it ends, before its last page is shown. If it raises an
+                exception, the visit has not ended, and its last action can be repeated.
+            journal: a file from which open visits are restored and to which they are written.
+            finished: the task id and number of all visits that ended before. `on_end` is not called
+                for them again, even if their end is missing from the journal.
 
         Raises:
             CorruptDataError: the journal is damaged.
@@ -118,33 +120,33 @@ class Trips:
         self.tasks = tasks
         self.max_steps = max_steps
         self._on_end = on_end
-        self._trips: OrderedDict[str, Trip] = OrderedDict()
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
         self._finished = set(finished)
         self.finished: Counter[str] = Counter(task_id for task_id, _ in self._finished)
-        self._numbers: Counter[str] = Counter()  # of a task's next trip
+        self._numbers: Counter[str] = Counter()  # the number of the next visit, by task id
         for task_id, number in self._finished:
             self._numbers[task_id] = max(self._numbers[task_id], number + 1)
         self._lock = threading.RLock()
         self._journal = None if journal is None else _Journal(journal)
         if self._journal is not None:
-            self._bring_back(self._journal)
+            self._restore(self._journal)
 
     def __len__(self) -> int:
-        """Number of trips that are remembered, ended ones included."""
-        return len(self._trips)
+        """The number of visits, including those that have ended and not been discarded."""
+        return len(self._visits)
 
-    def open(self, task_id: str) -> Trip:
-        """Begin a trip.
+    def open(self, task_id: str) -> Visit:
+        """Begin a visit with a task of the task set.
 
         Raises:
             UnknownNameError: there is no such task in the task set.
         """
         return self.begin(self.tasks.find(task_id))
 
-    def begin(self, task: Task) -> Trip:
-        """Begin a trip of a task of the shop, in the task set or not."""
+    def begin(self, task: Task) -> Visit:
+        """Begin a visit with any task of the shop, whether it is in the task set or not."""
         with self._lock:
-            trip = Trip(
+            visit = Visit(
                 id=secrets.token_urlsafe(ID_BYTES),
                 task=task,
                 number=self._numbers[task.id],
@@ -152,59 +154,59 @@ class Trips:
                 started_s=time.time(),
             )
             self._numbers[task.id] += 1
-            self._write({"open": _opening(trip)})
-            self._remember(trip)
-        return trip
+            self._write({"open": _opening(visit)})
+            self._remember(visit)
+        return visit
 
-    def open_next(self) -> Trip:
-        """Begin a trip of the next task: of those begun least often, the first."""
+    def open_next(self) -> Visit:
+        """Begin a visit with the next task: the first of those that were begun least often."""
         with self._lock:
             fewest = min(self._numbers[task_id] for task_id in self.tasks.ids)
             return self.open(next(i for i in self.tasks.ids if self._numbers[i] == fewest))
 
-    def adopt(self, trip: Trip) -> Trip:
-        """Continue a trip of another site over the same data, under a new id."""
-        adopted = replace(trip, id=secrets.token_urlsafe(ID_BYTES))
+    def adopt(self, visit: Visit) -> Visit:
+        """Continue a visit of another site with the same dataset, under a new id."""
+        adopted = replace(visit, id=secrets.token_urlsafe(ID_BYTES))
         with self._lock:
             self._remember(adopted)
         return adopted
 
-    def get(self, trip_id: str) -> Trip:
-        """A trip by its id.
+    def get(self, visit_id: str) -> Visit:
+        """The visit with an id.
 
         Raises:
-            KeyError: there is none of this id.
+            KeyError: there is no visit of this id.
         """
         with self._lock:
-            return self._trips[trip_id]
+            return self._visits[visit_id]
 
-    def act(self, trip_id: str, turn: int, action: str) -> Trip:
-        """Take an action on a trip's present page.
+    def act(self, visit_id: str, turn: int, action: str) -> Visit:
+        """Carry out an action on the current page of a visit.
 
         Args:
-            trip_id: which trip.
-            turn: the page that the action was taken on.
+            visit_id: the id of the visit.
+            turn: the page on which the action was taken.
             action: the action.
 
         Returns:
-            The trip after it.
+            The visit after the action.
 
         Raises:
-            KeyError: there is no trip of this id.
-            EpisodeEndedError: the trip has ended.
-            StalePageError: the page is not the present one.
+            KeyError: there is no visit of this id.
+            EpisodeEndedError: the visit has ended.
+            StalePageError: the page is not the current one.
         """
         with self._lock:
-            trip = self._trips[trip_id]
-            if trip.end:
-                raise EpisodeEndedError("this shopping trip is over")
-            if turn != trip.turn:
-                raise StalePageError(f"the trip is at page {trip.turn}, not at {turn}")
-            after = self._after(trip, action, time.time())
-            self._write({"trip": trip.id, "action": action, "time_s": after.steps[-1].time_s})
+            visit = self._visits[visit_id]
+            if visit.end:
+                raise EpisodeEndedError("this session is over")
+            if turn != visit.turn:
+                raise StalePageError(f"the session is at page {visit.turn}, not at {turn}")
+            after = self._after(visit, action, time.time())
+            self._write({"visit": visit.id, "action": action, "time_s": after.steps[-1].time_s})
             self._remember(self._ended(after))
             if after.end:
-                self._write({"end": trip.id})
+                self._write({"end": visit.id})
             return after
 
     def close(self) -> None:
@@ -214,85 +216,85 @@ class Trips:
                 self._journal.close()
 
     def limit(self, task: Task) -> int:
-        """The step limit of a task; 0 for none."""
+        """The step limit of a task; 0 for no limit."""
         return task.max_steps if self.max_steps is None else self.max_steps
 
-    def _after(self, trip: Trip, action: str, time_s: float) -> Trip:
-        outcome = self.engine.step(trip.session, action)
+    def _after(self, visit: Visit, action: str, time_s: float) -> Visit:
+        outcome = self.engine.step(visit.session, action)
         text = self.engine.text(outcome.session)
-        step = TripStep(action, text, float(outcome.reward), outcome.is_valid, time_s)
-        turn = trip.turn + 1
+        step = VisitStep(action, text, float(outcome.reward), outcome.is_valid, time_s)
+        turn = visit.turn + 1
         end: End = "bought" if outcome.done else ""
-        if not end and turn == self.limit(trip.task):
+        if not end and turn == self.limit(visit.task):
             end = "out of steps"
         return replace(
-            trip,
+            visit,
             session=outcome.session,
             turn=turn,
             is_valid=outcome.is_valid,
-            steps=(*trip.steps, step),
+            steps=(*visit.steps, step),
             end=end,
             reward_info=outcome.reward_info,
         )
 
-    def _ended(self, trip: Trip) -> Trip:
-        key = trip.task.id, trip.number
-        if trip.end and key not in self._finished:
+    def _ended(self, visit: Visit) -> Visit:
+        key = visit.task.id, visit.number
+        if visit.end and key not in self._finished:
             if self._on_end is not None:
-                self._on_end(trip)
+                self._on_end(visit)
             self._finished.add(key)
-            self.finished[trip.task.id] += 1
-        return trip
+            self.finished[visit.task.id] += 1
+        return visit
 
-    def _remember(self, trip: Trip) -> None:
-        self._trips[trip.id] = trip
-        self._trips.move_to_end(trip.id)
-        while len(self._trips) > MAX_TRIPS:
-            self._trips.popitem(last=False)
+    def _remember(self, visit: Visit) -> None:
+        self._visits[visit.id] = visit
+        self._visits.move_to_end(visit.id)
+        while len(self._visits) > MAX_VISITS:
+            self._visits.popitem(last=False)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._journal is not None:
             self._journal.write(record)
 
-    def _bring_back(self, journal: _Journal) -> None:
-        """Replay the open trips, and end those that a kill left between action and record."""
+    def _restore(self, journal: _Journal) -> None:
+        """Replay the open visits, and end those whose end was not recorded before a crash."""
         for opening, actions in journal.read():
             if opening["task"] not in self.tasks:
-                continue  # the trip of another task set, which `eto serve` does not let happen
+                continue  # from another task set, which `eto serve` prevents
             task = self.tasks.find(opening["task"])
-            trip = Trip(
+            visit = Visit(
                 id=opening["id"],
                 task=task,
                 number=opening["number"],
                 session=self.engine.start(int(task.id)),
                 started_s=opening["started_s"],
             )
-            self._numbers[task.id] = max(self._numbers[task.id], trip.number + 1)
+            self._numbers[task.id] = max(self._numbers[task.id], visit.number + 1)
             for action, time_s in actions:
-                if not trip.end:
-                    trip = self._after(trip, action, time_s)
-            self._remember(self._ended(trip))
-        journal.begin([trip for trip in self._trips.values() if not trip.end])
+                if not visit.end:
+                    visit = self._after(visit, action, time_s)
+            self._remember(self._ended(visit))
+        journal.begin([visit for visit in self._visits.values() if not visit.end])
 
 
-def _opening(trip: Trip) -> dict[str, Any]:
+def _opening(visit: Visit) -> dict[str, Any]:
     return {
-        "id": trip.id,
-        "task": trip.task.id,
-        "number": trip.number,
-        "started_s": trip.started_s,
+        "id": visit.id,
+        "task": visit.task.id,
+        "number": visit.number,
+        "started_s": visit.started_s,
     }
 
 
 class _Journal:
-    """JSON lines: ``open``, then a trip's actions, then its ``end``."""
+    """JSON lines: the ``open`` record of a visit, then its actions, then its ``end``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: Any = None
 
     def read(self) -> Iterator[tuple[dict[str, Any], list[tuple[str, float]]]]:
-        """Opening and actions of every trip without an end; an unfinished last line is ignored."""
+        """The opening and actions of all open visits; an incomplete last line is ignored."""
         openings: dict[str, dict[str, Any]] = {}
         actions: dict[str, list[tuple[str, float]]] = {}
         lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []
@@ -304,26 +306,26 @@ class _Journal:
                     actions[record["open"]["id"]] = []
                 elif "end" in record:
                     openings.pop(record["end"], None)
-                elif record["trip"] in actions:
-                    actions[record["trip"]].append((record["action"], record["time_s"]))
+                elif record["visit"] in actions:
+                    actions[record["visit"]].append((record["action"], record["time_s"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise CorruptDataError(f"{self._path}, line {number}: {error!r}") from error
-        for trip_id, opening in openings.items():
-            yield opening, actions[trip_id]
+        for visit_id, opening in openings.items():
+            yield opening, actions[visit_id]
 
-    def begin(self, trips: list[Trip]) -> None:
-        """Write the open trips, and nothing else, to the file; `write` then adds to it."""
+    def begin(self, visits: list[Visit]) -> None:
+        """Replace the file by one with only the open visits, to which `write` then appends."""
         records: list[dict[str, Any]] = []
-        for trip in trips:
-            records.append({"open": _opening(trip)})
+        for visit in visits:
+            records.append({"open": _opening(visit)})
             records += [
-                {"trip": trip.id, "action": s.action, "time_s": s.time_s} for s in trip.steps
+                {"visit": visit.id, "action": s.action, "time_s": s.time_s} for s in visit.steps
             ]
         write_whole(self._path, "".join(json.dumps(r) + "\n" for r in records).encode())
         self._file = self._path.open("a", encoding="ascii", newline="\n")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add a record; it is in the file when this returns."""
+        """Append a record and flush the file."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 

@@ -1,9 +1,8 @@
-"""What the site's pages show: from a trip to HTML.
+"""The pages of the site: from a visit to HTML.
 
-What stands inside ``#page`` is, text node by text node, what the original's page has, so that it
-reads as `ETO-WebShop-v0` observes it; everything around it (header, notices, the verdict) is ours.
-Everything is escaped by Jinja2. Not here: what an action does (`eto_envs.webshop.engine`), HTTP
-(`app`).
+The text nodes inside ``#page`` are those of the original's page, so that its text equals the
+observation of `ETO-WebShop-v0`; everything around it (header, notices, the verdict) is ours. Jinja2
+escapes everything. Not here: the effects of actions (`eto_envs.webshop.engine`) and HTTP (`app`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from eto_envs.webshop.data.records import Product
 from eto_envs.webshop.engine.engine import WebShopEngine, parse_action
 from eto_envs.webshop.engine.pages import options_json
 from eto_envs.webshop.engine.reward import n_attributes_matched, option_matches, wanted_options
-from eto_envs.webshop.site.sessions import Trip, Trips
+from eto_envs.webshop.site.sessions import Visit, Visits
 
 TEMPLATES = {
     "index": "search.html",
@@ -31,13 +30,13 @@ TEMPLATES = {
 N_TASKS_PER_PAGE = 20
 
 
-class Look(NamedTuple):
-    """How the site looks.
+class SiteOptions(NamedTuple):
+    """The appearance and limits of the site.
 
     Attributes:
-        play: whether it is for people: a list of tasks, steps that are left, the verdict.
-        pictures: whether to show the products' own pictures, which other servers send.
-        max_query_chars: the longest search text.
+        play: whether the site is for people, with a list of tasks, a step counter and the verdict.
+        pictures: whether to show the pictures of products, which are on other servers.
+        max_query_chars: the maximum length of a query.
     """
 
     play: bool = False
@@ -51,8 +50,8 @@ class Option(NamedTuple):
     Attributes:
         value: the value.
         is_chosen: whether it is selected.
-        can_be_chosen: whether the engine takes a click on it for this value of this group: of
-            two equal values only the last counts, and no action can say one with brackets.
+        can_be_chosen: whether an action can choose it: of two equal values, only the last can be
+            chosen, and values with brackets cannot.
     """
 
     value: str
@@ -61,7 +60,7 @@ class Option(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of the verdict: what was wanted, and whether the bought product has it."""
+    """A line of the verdict: a requirement, and whether the purchased product meets it."""
 
     term: str
     wanted: str
@@ -74,7 +73,7 @@ def _environment() -> Any:
     markupsafe = require("markupsafe", extra="browser")
 
     def write(value: Any) -> Any:
-        # A browser turns a carriage return into a line feed unless it is written as a reference.
+        # Browsers convert a carriage return to a line feed unless it is a character reference.
         return markupsafe.Markup(str(markupsafe.escape(value)).replace("\r", "&#13;"))
 
     folder = Path(__file__).with_name("templates")
@@ -89,40 +88,40 @@ def _environment() -> Any:
 
 def _render(template: str, **names: Any) -> str:
     text: str = _environment().get_template(template).render(**names)
-    # UTF-8 has no unpaired surrogates; a product text may.
+    # Texts of products can contain unpaired surrogates, which UTF-8 cannot encode.
     return text.encode("utf-8", "replace").decode()
 
 
-def error_page(status: int, reason: str, detail: str, look: Look) -> str:
-    """The page of a request that cannot be served."""
-    return _render("error.html", look=look, status=status, reason=reason, detail=detail)
+def error_page(status: int, reason: str, detail: str, options: SiteOptions) -> str:
+    """The page for a request that is rejected."""
+    return _render("error.html", site=options, status=status, reason=reason, detail=detail)
 
 
 class TaskRow(NamedTuple):
-    """A task on the list, and how often it was finished."""
+    """A task in the list, and the number of finished visits."""
 
     task: Task
     n_finished: int
 
 
-def task_list(trips: Trips, page: int, finished: Mapping[str, int], look: Look) -> str:
-    """The list of tasks, `N_TASKS_PER_PAGE` a page, from page 1.
+def task_list(visits: Visits, page: int, finished: Mapping[str, int], options: SiteOptions) -> str:
+    """A page of the list of tasks, with `N_TASKS_PER_PAGE` tasks; pages are numbered from 1.
 
     Raises:
         IndexError: there is no such page.
     """
-    n_pages = max(1, -(-len(trips.tasks) // N_TASKS_PER_PAGE))
+    n_pages = max(1, -(-len(visits.tasks) // N_TASKS_PER_PAGE))  # rounded up
     if not 1 <= page <= n_pages:
-        raise IndexError(f"pages go from 1 to {n_pages}")
+        raise IndexError(f"pages are numbered 1 to {n_pages}")
     start = (page - 1) * N_TASKS_PER_PAGE
     rows = [
         TaskRow(task, finished.get(task.id, 0))
-        for task in trips.tasks[start : start + N_TASKS_PER_PAGE]
+        for task in visits.tasks[start : start + N_TASKS_PER_PAGE]
     ]
     return _render(
         "tasks.html",
-        look=look,
-        tasks=trips.tasks,
+        site=options,
+        tasks=visits.tasks,
         rows=rows,
         page=page,
         n_pages=n_pages,
@@ -130,15 +129,15 @@ def task_list(trips: Trips, page: int, finished: Mapping[str, int], look: Look) 
     )
 
 
-def trip_page(trips: Trips, trip: Trip, look: Look) -> str:
-    """The present page of a trip."""
-    engine, session = trips.engine, trip.session
+def visit_page(visits: Visits, visit: Visit, options: SiteOptions) -> str:
+    """The current page of a visit."""
+    engine, session = visits.engine, visit.session
     names: dict[str, Any] = {
-        "look": look,
-        "trip": trip,
+        "site": options,
+        "visit": visit,
         "session": session,
-        "instruction": trip.task.goal,
-        "limit": trips.limit(trip.task),
+        "instruction": visit.task.goal,
+        "limit": visits.limit(visit.task),
         "has_search_bar": engine.has_search_bar(session),
         "clickables": engine.clickables(session),
     }
@@ -147,21 +146,21 @@ def trip_page(trips: Trips, trip: Trip, look: Look) -> str:
     if session.kind in ("item", "sub"):
         product = engine.shop.product(session.asin)
         names["product"] = product
-        names["groups"] = _option_groups(engine, trip, product)
+        names["groups"] = _option_groups(engine, visit, product)
     if session.kind == "done":
         names["options_json"] = options_json(dict(session.options))
-    if look.play and trip.end:
-        names["verdict"] = verdict(engine, trip)
+    if options.play and visit.end:
+        names["verdict"] = verdict(engine, visit)
         names["wanted"] = engine.shop.product(engine.shop.goals[session.goal_index].asin)
-    if trip.end == "out of steps":
+    if visit.end == "out of steps":
         return _render("over.html", **names)
     return _render(TEMPLATES[session.kind], **names)
 
 
 def _option_groups(
-    engine: WebShopEngine, trip: Trip, product: Product
+    engine: WebShopEngine, visit: Visit, product: Product
 ) -> Sequence[tuple[str, list[Option]]]:
-    chosen = dict(trip.session.options)
+    chosen = dict(visit.session.options)
     last_group = {value: name for name, values in product.options.items() for value in values}
     return [
         (
@@ -180,17 +179,17 @@ def _option_groups(
     ]
 
 
-def verdict(engine: WebShopEngine, trip: Trip) -> list[Line]:
-    """What was wanted, term by term of the reward, and what of it was bought."""
-    session, shop = trip.session, engine.shop
+def verdict(engine: WebShopEngine, visit: Visit) -> list[Line]:
+    """The requirements of the goal, for each term of the reward, and whether they are met."""
+    session, shop = visit.session, engine.shop
     goal = shop.goals[session.goal_index]
     bought = shop.product(session.asin) if session.kind == "done" else None
     options = dict(session.options).values() if bought else ()
-    terms = trip.reward_info or {}
+    terms = visit.reward_info or {}
     r_type = terms.get("r_type", 0.0)
-    kind = "the kind of product that was asked for"
+    kind = "the requested kind of product"
     if bought is not None and r_type < 1.0:
-        kind += f" (all else counts {r_type:.0%})"
+        kind += f" (all other terms count {r_type:.0%})"
     lines = [Line("Product", kind, r_type == 1.0)]
     for attribute in goal.attributes:
         met = bought is not None and n_attributes_matched(bought, (attribute,)) == 1

@@ -234,10 +234,10 @@ def test_ids_translate_both_ways(task_id: str) -> None:
 
 @pytest.mark.data
 def test_numbers_of_task_types_are_etos(shared_data: Path) -> None:
-    from eto_envs.scienceworld.tasks import TASK_TYPES, present_name
+    from eto_envs.scienceworld.tasks import TASK_TYPES, current_name
 
     path = shared_data / "mirror/eto/eval_agent/data/sciworld/taskname2id.json"
-    theirs = {number: present_name(name) for name, number in json.loads(path.read_text()).items()}
+    theirs = {number: current_name(name) for name, number in json.loads(path.read_text()).items()}
     assert {i: name for i, name in enumerate(SCIENCEWORLD_NUMBERS) if name} == theirs
     assert set(theirs.values()) <= set(TASK_TYPES)
 

@@ -140,21 +140,21 @@ def test_nothing_compared_is_not_ok(house_pack: Path, tmp_path: Path) -> None:
 def test_lines_that_are_no_episode(house_pack: Path, tmp_path: Path, line: str) -> None:
     path = tmp_path / "recorded.jsonl"
     path.write_text(f"{json.dumps(recorded())}\n{line}\n", encoding="utf-8")
-    with pytest.raises(CorruptDataError, match="line 2 is no recorded episode"):
+    with pytest.raises(CorruptDataError, match="line 2 is not a recorded episode"):
         audit(str(house_pack), n_games=0, transcripts=path)
 
 
 def test_transcripts_that_are_cut_short(house_pack: Path, tmp_path: Path) -> None:
     path = tmp_path / "recorded.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(recorded()).encode())[:-20])
-    with pytest.raises(CorruptDataError, match="line 1 is no recorded episode"):
+    with pytest.raises(CorruptDataError, match="line 1 is not a recorded episode"):
         audit(str(house_pack), n_games=0, transcripts=path)
 
 
 def test_what_is_not_there(house_pack: Path, tmp_path: Path, fake: Fake) -> None:
-    with pytest.raises(DataNotFoundError, match="no such file"):
+    with pytest.raises(DataNotFoundError, match="there is no file of recorded episodes"):
         audit(str(house_pack), n_games=0, transcripts=tmp_path / "none.jsonl")
-    with pytest.raises(DataNotFoundError, match=r"the folder that json_2\.1\.1 was unpacked to"):
+    with pytest.raises(DataNotFoundError, match=r"the folder into which json_2\.1\.1 was unpacked"):
         audit(str(house_pack))
 
 

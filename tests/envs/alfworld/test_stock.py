@@ -140,7 +140,7 @@ def test_names_count_down_within_a_type() -> None:
 def test_only_folders_of_official_files(house_pack: Path, fake: Fake) -> None:
     for dataset in (str(house_pack), "2.1.1", "mini", "auto"):
         with pytest.raises(
-            DataNotFoundError, match=r"the folder that json_2\.1\.1 was unpacked to"
+            DataNotFoundError, match=r"the folder into which json_2\.1\.1 was unpacked"
         ):
             ALFWorldEnv(dataset=dataset, engine="textworld")
 

@@ -26,7 +26,7 @@ def test_recorded_episodes(shared_data: Path) -> None:
     path = shared_data / "scienceworld" / "golden" / "uuid.jsonl.gz"
     report = compare(path, progress=lambda n, of: done.append((n, of)))
     assert report.ok
-    assert (report.n_episodes, report.n_steps, report.note) == (72, 934, "")
+    assert (report.n_episodes, report.n_steps, report.remark) == (72, 934, "")
     assert done[-1] == (72, 72)
 
 
@@ -35,7 +35,7 @@ def test_recorded_episodes(shared_data: Path) -> None:
 def test_the_other_order_of_sets_is_said(shared_data: Path) -> None:
     report = compare(shared_data / "scienceworld" / "golden" / "etosim.jsonl.gz")
     assert report.ok
-    assert report.note.startswith("34 episodes in the order of sets of")
+    assert report.remark.startswith("34 episodes with the set order of")
 
 
 @pytest.mark.data
@@ -54,8 +54,8 @@ def test_every_kind_of_difference_is_found(shared_data: Path, tmp_path: Path) ->
 
 
 def test_what_is_no_recording(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="no such file"):
+    with pytest.raises(DataNotFoundError, match="there is no file of recorded episodes"):
         compare(tmp_path / "none.jsonl")
     for record in ({"task": "boil"}, [1], "x"):
-        with pytest.raises(CorruptDataError, match="line 1 is no recorded episode"):
+        with pytest.raises(CorruptDataError, match="line 1 is not a recorded episode"):
             compare(write(tmp_path / "bad.jsonl", record))

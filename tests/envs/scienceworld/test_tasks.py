@@ -14,10 +14,10 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameErro
 from eto_envs.scienceworld import tasks
 from eto_envs.scienceworld.tasks import (
     TASK_TYPES,
+    current_name,
     find_splits,
     make_task_sets,
     official_variations,
-    present_name,
     simplifications_of,
     split_id,
 )
@@ -35,8 +35,8 @@ from eto_envs.tasks import find_task_set
         ("identify-life-stages-1", "identify-life-stages-1"),
     ],
 )
-def test_present_names(old: str, name: str) -> None:
-    assert present_name(old) == name
+def test_current_names(old: str, name: str) -> None:
+    assert current_name(old) == name
     assert name in TASK_TYPES
 
 
@@ -91,7 +91,7 @@ def test_eto_splits() -> None:
 def test_limits_are_those_of_eto() -> None:
     limits = json.loads(data.path("eto-splits/sciworld/max_steps.json").read_text())
     ours = {name: t.max_steps for name, t in TASK_TYPES.items() if t.is_in_eto}
-    assert {present_name(name): limit for name, limit in limits.items()} == ours
+    assert {current_name(name): limit for name, limit in limits.items()} == ours
 
 
 def test_auto_without_downloads_warns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

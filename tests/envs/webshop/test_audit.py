@@ -44,7 +44,7 @@ def test_other_shops_episodes_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "recorded.jsonl"
     episode = {"goal_index": 3, "goal": {"asin": "B000000000"}, "init": {}, "steps": []}
     path.write_text(json.dumps(episode) + "\n{}\n", encoding="utf-8")
-    with pytest.raises(CorruptDataError, match="line 2 is no recorded episode"):
+    with pytest.raises(CorruptDataError, match="line 2 is not a recorded episode"):
         compare(path, dataset="mini")
     path.write_text(json.dumps(episode) + "\n", encoding="utf-8")
     report = compare(path, dataset="mini")

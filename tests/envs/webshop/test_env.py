@@ -32,7 +32,7 @@ def test_contract(kwargs: dict[str, Any]) -> None:
     check_text_env(lambda: make(reveal=("admissible_actions",), **kwargs), n_episodes=8)
 
 
-def test_id_with_module_prefix_and_spec_round_trip() -> None:
+def test_id_with_module_prefix_and_spec_round_visit() -> None:
     env = gym.make(f"eto_envs:{ID}", dataset="mini", split="seen", shaping=("step_cost=0.1",))
     again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
     assert again.reset(seed=3)[0] == env.reset(seed=3)[0]
@@ -181,7 +181,7 @@ def test_official_data_that_are_not_here(tmp_path: Path, monkeypatch: pytest.Mon
         for _ in range(3):
             assert gym.make(ID).reset(seed=0)[1]["dataset"] == "mini"
     texts = [str(w.message) for w in caught]
-    assert len([t for t in texts if "compare with nothing published" in t]) == 1
+    assert len([t for t in texts if "not comparable with published results" in t]) == 1
     with pytest.raises(DataNotFoundError, match=r"items_shuffle\.json"):
         make(dataset=str(tmp_path))
 

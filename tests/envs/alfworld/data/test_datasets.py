@@ -104,13 +104,13 @@ def test_official_data_not_there(name: str) -> None:
 
 def test_without_official_data_the_mini_games_are_played() -> None:
     datasets._warn_once.cache_clear()
-    with pytest.warns(UserWarning, match="compare with nothing published"):
+    with pytest.warns(UserWarning, match="not comparable with published results"):
         assert open_dataset("auto").name == "mini"
     assert open_dataset("auto") == open_dataset("mini")  # and no second warning
 
 
 def test_path_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="no such folder or pack"):
+    with pytest.raises(DataNotFoundError, match="no folder or pack"):
         open_dataset(str(tmp_path / "games"))
 
 

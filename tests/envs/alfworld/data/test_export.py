@@ -108,7 +108,7 @@ def test_trajectory_data(tmp_path: Path, template: Path) -> None:
     }
     params: Any = trajectory_data("look_at_obj_in_light-CD-None-DeskLamp-1/trial")["pddl_params"]
     assert (params["parent_target"], params["toggle_target"]) == ("", "DeskLamp")
-    with pytest.raises(UnknownNameError, match="another form"):
+    with pytest.raises(UnknownNameError, match="unexpected format"):
         trajectory_data("look/trial")
 
 
@@ -129,9 +129,9 @@ def test_wordings() -> None:
     ("texts", "message"),
     [
         (Texts(DOMAIN, GRAMMAR.replace("move", "shift")), "none of the releases"),
-        (Texts(DOMAIN, GRAMMAR.replace("action help", "action aid")), "help was not found"),
-        (Texts("(define)", GRAMMAR), "help was not found"),
-        (Texts("(:action help (", GRAMMAR), "never closed"),
+        (Texts(DOMAIN, GRAMMAR.replace("action help", "action aid")), "there is no help"),
+        (Texts("(define)", GRAMMAR), "there is no help"),
+        (Texts("(:action help (", GRAMMAR), "unclosed parenthesis"),
     ],
 )
 def test_texts_of_another_kind(texts: Texts, message: str) -> None:

@@ -42,7 +42,7 @@ def test_leaves_out_what_alfworld_leaves_out(tmp_path: Path, write_games: WriteG
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="no such folder"):
+    with pytest.raises(DataNotFoundError, match="there is no folder"):
         find_games(tmp_path / "nowhere")
 
 

@@ -77,7 +77,7 @@ def test_a_bad_game_stops_the_build_and_keeps_what_was_there(
 def test_mixed_releases(tmp_path: Path, write_games: WriteGames) -> None:
     folder = write_games(tmp_path / "house")
     find_games(folder)[0].path.write_text(json.dumps(game_file("look", "2.1.2")))
-    with pytest.raises(CorruptDataError, match=r"releases \['2\.1\.1', '2\.1\.2'\] are mixed"):
+    with pytest.raises(CorruptDataError, match=r"mixes games of releases \['2\.1\.1', '2\.1\.2'\]"):
         build_pack(folder, tmp_path / "house.bin")
 
 
@@ -110,7 +110,7 @@ def test_cut_short(house_pack: Path, n_bytes: int) -> None:
 def test_altered_index(house_pack: Path) -> None:
     content = house_pack.read_bytes()
     house_pack.write_bytes(content.replace(b"trial_0", b"trial_9", 1))
-    with pytest.raises(CorruptDataError, match="cut short or altered"):
+    with pytest.raises(CorruptDataError, match="truncated or altered"):
         Pack(house_pack)
 
 
@@ -118,7 +118,7 @@ def test_altered_game(house_pack: Path) -> None:
     content = house_pack.read_bytes()
     house_pack.write_bytes(content[:-20] + content[-20:].replace(b"]", b" "))
     pack = Pack(house_pack)
-    with pytest.raises(CorruptDataError, match="was altered"):
+    with pytest.raises(CorruptDataError, match="is altered"):
         pack.problem(pack.splits["valid_train"][-1])
 
 
@@ -141,11 +141,11 @@ def test_a_gzipped_pack_is_the_same(house_pack: Path) -> None:
 def test_gzipped_and_cut_short(house_pack: Path, n_bytes: int) -> None:
     zipped = gzip.compress(house_pack.read_bytes())
     house_pack.write_bytes(zipped[:n_bytes])
-    with pytest.raises(CorruptDataError, match="cut short or altered"):
+    with pytest.raises(CorruptDataError, match="truncated or altered"):
         Pack(house_pack)
     middle = len(zipped) // 2
     house_pack.write_bytes(zipped[:middle] + b"altered" + zipped[middle + 7 :])
-    with pytest.raises(CorruptDataError, match="cut short or altered"):
+    with pytest.raises(CorruptDataError, match="truncated or altered"):
         Pack(house_pack)
 
 

@@ -79,15 +79,15 @@ def test_missing_key_is_named(write: Callable[[Any], Path], key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("solvable", "yes", "key 'solvable' is no bool"),
-        ("grammar", 3, "key 'grammar' is no str"),
+        ("solvable", "yes", "key 'solvable' is not a bool"),
+        ("grammar", 3, "key 'grammar' is not a str"),
         ("grammar", "no task", "key 'grammar' has no task"),
         ("grammar", '"task": [{"rhs": "x"}]', "key 'grammar' has neither"),
         ("pddl_problem", "(define)", r"key 'pddl_problem': there is no \(:init"),
         ("pddl_problem", "(:init (flies a)) (:goal )", "'pddl_problem': unknown predicate 'flies'"),
         ("pddl_problem", "(:init (opened a b)) (:goal )", "'opened' with 2 arguments"),
         ("pddl_problem", "(:init (opened a)) (:goal )", "0 atLocation facts"),
-        ("pddl_problem", "(:init (atLocation a b)) (:goal (full b))", "goal of unknown form"),
+        ("pddl_problem", "(:init (atLocation a b)) (:goal (full b))", "unknown kind of goal"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -109,7 +109,7 @@ def test_unsolvable_game(write: Callable[[Any], Path]) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="no such game file"):
+    with pytest.raises(DataNotFoundError, match="there is no game file"):
         read_game(tmp_path / "game.tw-pddl")
 
 

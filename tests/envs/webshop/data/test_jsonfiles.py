@@ -58,9 +58,9 @@ def test_empty_list(tmp_path: Path, text: str) -> None:
         (b'[{"a": 1} {"a": 2}]', "after entry 1"),
         (b"[1, 2] 3", "text after the end"),
         (b'["\xff"]', "after entry 0"),
-        (b"", "does not hold a JSON list"),
-        (b'{"a": 1}', "does not hold a JSON list"),
-        (b"<html>Quota exceeded</html>", "does not hold a JSON list"),
+        (b"", "does not contain a JSON list"),
+        (b'{"a": 1}', "does not contain a JSON list"),
+        (b"<html>Quota exceeded</html>", "does not contain a JSON list"),
     ],
 )
 def test_damage_is_named_with_its_file(tmp_path: Path, content: bytes, said: str) -> None:

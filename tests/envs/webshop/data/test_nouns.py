@@ -112,7 +112,7 @@ def test_without_spacy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         noun_source("spacy", tmp_path)
     found_by = noun_source("auto", tmp_path)
     assert found_by.description == "heuristic closed-class-1"
-    with pytest.warns(UserWarning, match="scores compare only") as caught:
+    with pytest.warns(UserWarning, match="scores are only") as caught:
         found_by.nouns(["A lamp"])
     assert len(caught) == 1
     found_by.nouns(["A lamp"])  # a second warning would be an error

@@ -226,7 +226,7 @@ def test_after_a_purchase_a_search_goes_on(engine: WebShopEngine) -> None:
 
 @pytest.mark.parametrize("goal_index", [-1, 2])
 def test_there_is_no_such_goal(engine: WebShopEngine, goal_index: int) -> None:
-    with pytest.raises(IndexError, match="from 0 to 1"):
+    with pytest.raises(IndexError, match="range 0 to 1"):
         engine.start(goal_index)
 
 

@@ -160,7 +160,7 @@ def test_no_documents() -> None:
 def test_too_many_terms(index: SearchIndex) -> None:
     assert index.top(" ".join(f"w{n}" for n in range(1024))) != []
     query = " ".join(f"w{n}" for n in range(1025))
-    with pytest.raises(TooManyTermsError, match="1025 different words") as caught:
+    with pytest.raises(TooManyTermsError, match="1025 distinct words") as caught:
         index.top(query)
     assert isinstance(caught.value, EtoError)
     assert isinstance(caught.value, ValueError)

@@ -46,14 +46,14 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, tokens_per_block
     assert same(Postings.build(ids, lists), whole)
 
 
-def test_kept_length_is_small_float() -> None:
-    assert [postings._kept_length(n) for n in range(41)] == [*range(40), 40]
-    assert [postings._kept_length(n) for n in (41, 42, 55, 56, 59, 60, 1000)] == [
+def test_stored_length_is_small_float() -> None:
+    assert [postings._stored_length(n) for n in range(41)] == [*range(40), 40]
+    assert [postings._stored_length(n) for n in (41, 42, 55, 56, 59, 60, 1000)] == [
         *(40, 42, 54, 56, 56, 60, 984)
     ]
 
 
-def test_round_trip(folder: Path) -> None:
+def test_round_visit(folder: Path) -> None:
     opened = Postings.open(folder)
     assert same(opened, Postings.build(IDS, LISTS))
     opened.save(folder.with_name("again"))
@@ -119,7 +119,7 @@ def test_wrong_description(folder: Path, content: str) -> None:
 
 def test_wrong_array(folder: Path) -> None:
     np.save(folder / "weights.npy", np.zeros(5))
-    with pytest.raises(CorruptDataError, match="holds"):
+    with pytest.raises(CorruptDataError, match="contains"):
         Postings.open(folder)
 
 
@@ -128,5 +128,5 @@ def test_files_of_two_indexes(folder: Path) -> None:
     Postings.build(IDS, [*LISTS[:3], ["a", "b", "c"]]).save(other)
     (folder / "term_bytes.npy").write_bytes((other / "term_bytes.npy").read_bytes())
     (folder / "index.json").write_bytes((other / "index.json").read_bytes())
-    with pytest.raises(CorruptDataError, match="do not belong together"):
+    with pytest.raises(CorruptDataError, match="do not match"):
         Postings.open(folder)

@@ -43,7 +43,7 @@ class Site:
         self.client = httpx.Client(base_url=self.url, follow_redirects=True)
 
     def begin(self, task_id: str) -> str:
-        """Begin a task; the trip's path."""
+        """Begin a task; the visit's path."""
         answer = self.client.post("/start", data={"task": task_id})
         assert answer.status_code == 200
         return answer.url.path

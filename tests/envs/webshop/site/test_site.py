@@ -22,8 +22,8 @@ from eto_envs.webshop.engine.engine import WebShopEngine, parse_action
 from eto_envs.webshop.expert import next_action
 from eto_envs.webshop.site.app import make_app
 from eto_envs.webshop.site.server import ThreadedServer, listen
-from eto_envs.webshop.site.sessions import Trip, Trips
-from eto_envs.webshop.site.views import Look
+from eto_envs.webshop.site.sessions import Visit, Visits
+from eto_envs.webshop.site.views import SiteOptions
 
 BASE = "http://127.0.0.1"
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" \'single\''
@@ -61,9 +61,11 @@ def tasks_of(shop: Any) -> TaskSet:
 class Visitor:
     """A browser without a window: follows the page's own forms."""
 
-    def __init__(self, trips: Trips, look: Look | None = None, **arguments: Any) -> None:
-        self.trips = trips
-        self.app = make_app(trips, look, **arguments)
+    def __init__(
+        self, visits: Visits, options: SiteOptions | None = None, **arguments: Any
+    ) -> None:
+        self.visits = visits
+        self.app = make_app(visits, options, **arguments)
         self.url = ""
 
     def request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
@@ -82,14 +84,14 @@ class Visitor:
     def post(self, url: str, **data: Any) -> httpx.Response:
         return self.request("POST", url, data=data)
 
-    def open(self, task_id: str = "0") -> Trip:
-        trip = self.trips.open(task_id)
-        self.url = f"/s/{trip.id}"
-        return trip
+    def open(self, task_id: str = "0") -> Visit:
+        visit = self.visits.open(task_id)
+        self.url = f"/s/{visit.id}"
+        return visit
 
     def act(self, action: str) -> httpx.Response:
-        trip = self.trips.get(self.url.rpartition("/")[2])
-        return self.post(self.url, **fields(trip.turn, action))
+        visit = self.visits.get(self.url.rpartition("/")[2])
+        return self.post(self.url, **fields(visit.turn, action))
 
 
 def fields(turn: int, action: str) -> dict[str, str]:
@@ -128,12 +130,12 @@ def page_texts(text: str) -> list[str]:
 
 @pytest.fixture
 def visitor(shop: Any) -> Visitor:
-    return Visitor(Trips(WebShopEngine(shop, show_attrs=True), tasks_of(shop), max_steps=0))
+    return Visitor(Visits(WebShopEngine(shop, show_attrs=True), tasks_of(shop), max_steps=0))
 
 
 @pytest.fixture
 def player(shop: Any) -> Visitor:
-    return Visitor(Trips(WebShopEngine(shop), tasks_of(shop)), Look(play=True))
+    return Visitor(Visits(WebShopEngine(shop), tasks_of(shop)), SiteOptions(play=True))
 
 
 # Pages
@@ -141,7 +143,7 @@ def player(shop: Any) -> Visitor:
 
 def test_pages_say_what_the_engine_says(visitor: Visitor) -> None:
     """Text node by text node, on every kind of page; reward and validity are on the page too."""
-    engine = visitor.trips.engine
+    engine = visitor.visits.engine
     session = visitor.open("1").session
     page = visitor.get(visitor.url)
     for action in WALK:
@@ -226,7 +228,7 @@ def test_pictures_only_when_asked_for(shop: Any) -> None:
 
     engine = WebShopEngine(Illustrated())
     for pictures in (False, True):
-        visitor = Visitor(Trips(engine, tasks_of(shop)), Look(pictures=pictures))
+        visitor = Visitor(Visits(engine, tasks_of(shop)), SiteOptions(pictures=pictures))
         visitor.open()
         answer = visitor.act("search[lamp]")
         assert ("a.example" in answer.text) == pictures
@@ -300,9 +302,9 @@ def test_wrong_methods(player: Visitor, method: str) -> None:
     ],
 )
 def test_forms_that_say_nothing(player: Visitor, form: dict[str, str], status: int) -> None:
-    trip = player.open()
+    visit = player.open()
     problem(player.post(player.url, **form), status)
-    assert player.trips.get(trip.id) == trip
+    assert player.visits.get(visit.id) == visit
 
 
 def test_bodies_that_are_no_forms(player: Visitor) -> None:
@@ -318,14 +320,14 @@ def test_bodies_that_are_no_forms(player: Visitor) -> None:
 def test_an_empty_search_and_half_a_letter_do_nothing(player: Visitor) -> None:
     player.open()
     answer = player.post(player.url, turn="0", search_query="")
-    assert "The shop could do nothing with that" in answer.text
+    assert "The shop did not understand that" in answer.text
     odd = {"Content-Type": "application/x-www-form-urlencoded"}
     content = b"turn=1&search_query=%ff%fe"
     assert player.request("POST", player.url, content=content, headers=odd).status_code == 200
 
 
 def test_another_site_cannot_act(player: Visitor) -> None:
-    trip = player.open()
+    visit = player.open()
     good = {"turn": "0", "search_query": "lamp"}
     for headers in (
         {"Origin": "https://evil.example"},
@@ -336,34 +338,34 @@ def test_another_site_cannot_act(player: Visitor) -> None:
         problem(player.request("POST", player.url, data=good, headers=headers), 403)
         problem(player.request("POST", "/next", headers=headers), 403)
     problem(player.get(player.url, headers={"Host": "evil.example"}), 421)
-    assert player.trips.get(trip.id) == trip
-    assert len(player.trips) == 1
+    assert player.visits.get(visit.id) == visit
+    assert len(player.visits) == 1
     own = {"Origin": BASE, "Sec-Fetch-Site": "same-origin"}
     answer = player.request("POST", player.url, data=good, headers=own)
     assert answer.status_code == 200
-    assert player.trips.get(trip.id).turn == 1
+    assert player.visits.get(visit.id).turn == 1
 
 
 def test_a_link_or_reload_changes_nothing(player: Visitor) -> None:
-    trip = player.open()
+    visit = player.open()
     for url in (player.url, f"{player.url}?click=search", f"{player.url}?search_query=lamp"):
         assert player.get(url).status_code == 200
         assert player.request("HEAD", url).status_code == 200
-    assert player.trips.get(trip.id) == trip
+    assert player.visits.get(visit.id) == visit
 
 
 def test_a_failure_of_ours_shows_no_trace(player: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     player.open()
-    monkeypatch.setattr(player.trips, "act", lambda *_: 1 / 0)
+    monkeypatch.setattr(player.visits, "act", lambda *_: 1 / 0)
     problem(player.act("search[lamp]"), 500)
 
 
 def test_hosts_by_name(shop: Any) -> None:
-    trips = Trips(WebShopEngine(shop), tasks_of(shop))
-    local = Visitor(trips, Look(play=True))
+    visits = Visits(WebShopEngine(shop), tasks_of(shop))
+    local = Visitor(visits, SiteOptions(play=True))
     for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000"):
         assert local.get("/", headers={"Host": host}).status_code == 200
-    anyone = Visitor(trips, Look(play=True), hosts=("*",))
+    anyone = Visitor(visits, SiteOptions(play=True), hosts=("*",))
     assert anyone.get("/", headers={"Host": "shop.example"}).status_code == 200
 
 
@@ -409,10 +411,12 @@ class EvilShop:
 def test_all_text_is_escaped(shop: Any) -> None:
     evil = EvilShop(shop)
     engine = WebShopEngine(evil, show_attrs=True)
-    visitor = Visitor(Trips(engine, tasks_of(evil), max_steps=0), Look(play=True, pictures=True))
+    visitor = Visitor(
+        Visits(engine, tasks_of(evil), max_steps=0), SiteOptions(play=True, pictures=True)
+    )
     pages = [visitor.get("/").text]
-    trip = visitor.open()
-    session = trip.session
+    visit = visitor.open()
+    session = visit.session
     pages.append(visitor.get(visitor.url).text)
     labels = [EVIL[:10].lower(), EVIL.lower(), "description", "< prev", "features", "< prev"]
     labels += ["attributes", "< prev", "buy now"]
@@ -432,12 +436,12 @@ def test_all_text_is_escaped(shop: Any) -> None:
 # Sessions
 
 
-def play(visitor: Visitor, engine: WebShopEngine) -> Trip:
-    trip = visitor.trips.get(visitor.url.rpartition("/")[2])
-    while not trip.end:
-        visitor.act(next_action(engine, trip.session))
-        trip = visitor.trips.get(trip.id)
-    return trip
+def play(visitor: Visitor, engine: WebShopEngine) -> Visit:
+    visit = visitor.visits.get(visitor.url.rpartition("/")[2])
+    while not visit.end:
+        visitor.act(next_action(engine, visit.session))
+        visit = visitor.visits.get(visit.id)
+    return visit
 
 
 def test_play_from_the_list_to_the_verdict(player: Visitor) -> None:
@@ -446,12 +450,12 @@ def test_play_from_the_list_to_the_verdict(player: Visitor) -> None:
     answer = player.post("/start", task="1")
     player.url = answer.url.path
     assert "Step 0 of 10" in answer.text
-    trip = play(player, player.trips.engine)
-    assert trip.end == "bought"
+    visit = play(player, player.visits.engine)
+    assert visit.end == "bought"
     page = player.get(player.url).text
-    assert "What was asked for" in page
+    assert "The request" in page
     assert "oak frame" in page
-    assert ("✗ missed" in page) == (trip.session.reward < 1.0)
+    assert ("✗ missed" in page) == (visit.session.reward < 1.0)
     assert "1 finished so far" in player.get("/").text
     assert player.act("search[lamp]").status_code == 409
     assert player.post("/next").url.path != player.url
@@ -463,7 +467,7 @@ def test_what_was_missed_is_named(player: Visitor) -> None:
         page = player.act(action).text
     lines = re.findall(r'<tr class="(met|missed)">\s*<th scope="row">(.*?)</th>\s*<td>(.*?)<', page)
     assert lines == [
-        ("met", "Product", "the kind of product that was asked for"),
+        ("met", "Product", "the requested kind of product"),
         ("met", "Attribute", "easy clean"),
         ("missed", "Option", "red"),
         ("missed", "Option", "small"),
@@ -482,75 +486,75 @@ def test_out_of_steps(player: Visitor) -> None:
 
 
 def test_the_next_task_is_the_one_begun_least_often(player: Visitor) -> None:
-    trips = player.trips
-    assert [trips.open_next().task.id for _ in range(5)] == ["0", "1", "0", "1", "0"]
-    assert [trips.open("0").number, trips.open("1").number] == [3, 2]
+    visits = player.visits
+    assert [visits.open_next().task.id for _ in range(5)] == ["0", "1", "0", "1", "0"]
+    assert [visits.open("0").number, visits.open("1").number] == [3, 2]
 
 
 def test_ids_are_long_and_all_different(player: Visitor) -> None:
-    ids = {player.trips.open("0").id for _ in range(200)}
+    ids = {player.visits.open("0").id for _ in range(200)}
     assert len(ids) == 200
     assert min(map(len, ids)) >= 22  # 128 bits
 
 
-def test_old_trips_are_forgotten(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eto_envs.webshop.site.sessions.MAX_TRIPS", 3)
-    trips = Trips(WebShopEngine(shop), tasks_of(shop))
-    ids = [trips.open("0").id for _ in range(5)]
-    assert len(trips) == 3
+def test_old_visits_are_forgotten(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eto_envs.webshop.site.sessions.MAX_VISITS", 3)
+    visits = Visits(WebShopEngine(shop), tasks_of(shop))
+    ids = [visits.open("0").id for _ in range(5)]
+    assert len(visits) == 3
     with pytest.raises(KeyError):
-        trips.get(ids[0])
-    assert trips.get(ids[-1]).turn == 0
+        visits.get(ids[0])
+    assert visits.get(ids[-1]).turn == 0
 
 
-def test_open_trips_come_back(shop: Any, tmp_path: Path) -> None:
+def test_open_visits_come_back(shop: Any, tmp_path: Path) -> None:
     journal = tmp_path / "sessions.jsonl"
-    ended: list[Trip] = []
+    ended: list[Visit] = []
 
-    def open_site() -> Trips:
-        return Trips(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
+    def open_site() -> Visits:
+        return Visits(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
 
-    trips = open_site()
-    first, second = trips.open("0"), trips.open("0")
-    first = trips.act(first.id, 0, "search[<r>]")
-    first = trips.act(first.id, 1, "click[next >]")
+    visits = open_site()
+    first, second = visits.open("0"), visits.open("0")
+    first = visits.act(first.id, 0, "search[<r>]")
+    first = visits.act(first.id, 1, "click[next >]")
     for turn, action in enumerate(("search[lamp]", "click[b000000000]", "click[buy now]")):
-        second = trips.act(second.id, turn, action)
-    trips.close()
+        second = visits.act(second.id, turn, action)
+    visits.close()
     with journal.open("a") as file:
-        file.write('{"trip": "half a li')  # a kill in the middle of a line
+        file.write('{"visit": "half a li')  # a kill in the middle of a line
     again = open_site()
     assert again.get(first.id) == first
-    assert [trip.id for trip in ended] == [second.id]
+    assert [visit.id for visit in ended] == [second.id]
     with pytest.raises(KeyError):
         again.get(second.id)
-    assert again.open("0").number == 1  # the ended trip is counted by who keeps the records
+    assert again.open("0").number == 1  # the ended visit is counted by who keeps the records
     again.close()
     journal.write_text("no journal\n")
     with pytest.raises(CorruptDataError, match=r"sessions\.jsonl, line 1"):
         open_site()
 
 
-def test_a_kill_before_the_end_was_noted_ends_the_trip_at_the_next_start(
+def test_a_kill_before_the_end_was_noted_ends_the_visit_at_the_next_start(
     shop: Any, tmp_path: Path
 ) -> None:
     journal = tmp_path / "sessions.jsonl"
 
-    def full(trip: Trip) -> None:
+    def full(visit: Visit) -> None:
         raise OSError("no space left on device")
 
-    trips = Trips(WebShopEngine(shop), tasks_of(shop), on_end=full, journal=journal)
-    trip = trips.open("0")
-    trip = trips.act(trip.id, 0, "search[lamp]")
-    trip = trips.act(trip.id, 1, "click[b000000000]")
+    visits = Visits(WebShopEngine(shop), tasks_of(shop), on_end=full, journal=journal)
+    visit = visits.open("0")
+    visit = visits.act(visit.id, 0, "search[lamp]")
+    visit = visits.act(visit.id, 1, "click[b000000000]")
     for _ in range(2):
         with pytest.raises(OSError, match="no space"):
-            trips.act(trip.id, 2, "click[buy now]")
-    assert trips.get(trip.id) == trip  # not ended, and can be tried again
-    trips.close()
-    ended: list[Trip] = []
-    again = Trips(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
-    assert [(t.id, t.end, t.turn) for t in ended] == [(trip.id, "bought", 3)]
+            visits.act(visit.id, 2, "click[buy now]")
+    assert visits.get(visit.id) == visit  # not ended, and can be tried again
+    visits.close()
+    ended: list[Visit] = []
+    again = Visits(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
+    assert [(t.id, t.end, t.turn) for t in ended] == [(visit.id, "bought", 3)]
     again.close()
     assert [json.loads(line) for line in journal.read_text().splitlines()] == []
 
@@ -559,13 +563,13 @@ def test_a_kill_before_the_end_was_noted_ends_the_trip_at_the_next_start(
 
 
 @pytest.fixture
-def mini_server() -> Iterator[tuple[Trips, str]]:
+def mini_server() -> Iterator[tuple[Visits, str]]:
     from eto_envs.webshop.env import WebShopEnv
 
     env = WebShopEnv("all", dataset="mini")
-    trips = Trips(env._engine, env.tasks)
-    with ThreadedServer(make_app(trips, Look(play=True))) as server:
-        yield trips, server.url
+    visits = Visits(env._engine, env.tasks)
+    with ThreadedServer(make_app(visits, SiteOptions(play=True))) as server:
+        yield visits, server.url
 
 
 class Person:
@@ -600,13 +604,13 @@ class Person:
         return int(answer[0].split()[1]), headers.get("location", ""), page.decode()
 
 
-def test_two_hundred_people_at_once(mini_server: tuple[Trips, str]) -> None:
+def test_two_hundred_people_at_once(mini_server: tuple[Visits, str]) -> None:
     """Over real sockets: everyone sees their own instruction and gets their own reward."""
-    trips, url = mini_server
-    engine = trips.engine
+    visits, url = mini_server
+    engine = visits.engine
 
     async def shop_alone(task_id: str) -> str:
-        goal = trips.tasks.find(task_id).goal
+        goal = visits.tasks.find(task_id).goal
         async with Person(url) as person:
             address, page = await person.post("/start", {"task": task_id})
             session, turn, ended = engine.start(int(task_id)), 0, False
@@ -625,25 +629,25 @@ def test_two_hundred_people_at_once(mini_server: tuple[Trips, str]) -> None:
         return await asyncio.gather(*(shop_alone(str(number)) for number in range(200)))
 
     assert len(set(asyncio.run(shop_together()))) == 200
-    assert sum(trips.finished.values()) == 200
+    assert sum(visits.finished.values()) == 200
 
 
-def test_no_trip_is_reached_from_another(player: Visitor) -> None:
+def test_no_visit_is_reached_from_another(player: Visitor) -> None:
     one = player.open("0")
     player.act("search[lamp]")
     page = player.get(player.url).text
-    two = player.trips.open("1")
+    two = player.visits.open("1")
     assert two.id not in page
     assert one.id not in page  # nor its own: forms lead to where they are
     for guess in (one.id[:-1], one.id + "x", one.id.swapcase(), "../" + one.id, ""):
         assert player.get(f"/s/{guess}").status_code == 404
-    assert player.trips.get(two.id) == two
+    assert player.visits.get(two.id) == two
 
 
 # The server
 
 
-def test_a_taken_port_is_a_clear_error(mini_server: tuple[Trips, str]) -> None:
+def test_a_taken_port_is_a_clear_error(mini_server: tuple[Visits, str]) -> None:
     port = int(mini_server[1].rpartition(":")[2])
     with pytest.raises(BackendError, match=f"cannot listen on 127.0.0.1, port {port}"):
         listen("127.0.0.1", port)
@@ -651,13 +655,13 @@ def test_a_taken_port_is_a_clear_error(mini_server: tuple[Trips, str]) -> None:
         listen("no.such.host.invalid", 0)
 
 
-def test_answers_are_not_delayed(mini_server: tuple[Trips, str]) -> None:
+def test_answers_are_not_delayed(mini_server: tuple[Visits, str]) -> None:
     """Nagle's algorithm with delayed acknowledgements costs 40 ms an answer."""
     import time
 
-    trips, url = mini_server
+    visits, url = mini_server
     with httpx.Client(base_url=url) as client:
-        address = f"/s/{trips.open('0').id}"
+        address = f"/s/{visits.open('0').id}"
 
         def answer_s() -> float:
             start_s = time.perf_counter()
@@ -669,7 +673,7 @@ def test_answers_are_not_delayed(mini_server: tuple[Trips, str]) -> None:
 
 
 def test_a_closed_server_is_gone(shop: Any) -> None:
-    server = ThreadedServer(make_app(Trips(WebShopEngine(shop), tasks_of(shop))))
+    server = ThreadedServer(make_app(Visits(WebShopEngine(shop), tasks_of(shop))))
     assert httpx.get(f"{server.url}/s/none").status_code == 404
     server.close()
     with pytest.raises(httpx.ConnectError):
