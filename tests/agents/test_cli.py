@@ -105,6 +105,6 @@ def test_audit_prints_shares_and_fails_if_anything_differs(tmp_path: Path) -> No
     assert "0 episodes" in done.stdout
     done = eto(*command, "--transcripts", str(tmp_path / "none"))
     assert done.returncode == 1
-    assert "no such file" in done.stderr
+    assert "no file of recorded episodes" in done.stderr
     done = eto("audit", "ETO-WebShop-v0", "--against", "textworld")
     assert done.returncode == 2

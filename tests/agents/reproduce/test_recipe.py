@@ -127,8 +127,8 @@ def test_a_file_can_be_like_a_built_in_recipe(tmp_path: Path) -> None:
         ({"ppo.dev_tasks": 3}, UnknownNameError, "dev_tasks"),
         ({"epochs": 1}, UnknownNameError, "section.key=value"),
         ({"measured.sftt": 1.0}, UnknownNameError, r"\[shop.measured\].*sftt.*did you mean 'sft'"),
-        ({"measured.sft": -1.0}, SettingsError, r"\[shop.measured\]: sft must be seconds"),
-        ({"measured.sft": "long"}, SettingsError, r"\[shop.measured\]: sft must be seconds"),
+        ({"measured.sft": -1.0}, SettingsError, r"\[shop.measured\]: sft must be a number of seconds"),
+        ({"measured.sft": "long"}, SettingsError, r"\[shop.measured\]: sft must be a number of seconds"),
         ({"sft.epochs": "many"}, SettingsError, r"\[shop.sft\].*epochs must be float"),
         ({"sft.epochs": -1.0}, SettingsError, r"\[shop.sft\]: epochs must be above 0, got -1"),
         ({"dpo.beta": 0.0}, SettingsError, r"\[shop.dpo\].*beta must be above 0"),
@@ -137,7 +137,7 @@ def test_a_file_can_be_like_a_built_in_recipe(tmp_path: Path) -> None:
         ({"eto.keep_best": True}, SettingsError, "keep_best needs dev_tasks"),
         ({"eto.n_samples": 3}, SettingsError, "n_samples=3 needs a temperature above 0"),
         ({"shop.world.n_rounds": 0}, SettingsError, "n_rounds must be at least 1"),
-        ({"house.world.n_rounds": 2}, SettingsError, "n_rounds is for a mini dataset"),
+        ({"house.world.n_rounds": 2}, SettingsError, "n_rounds needs a mini dataset"),
         ({"methods": ["sft", "dagger"]}, UnknownNameError, "dagger"),
         ({"expert.policy_args": "skip_option=1"}, SettingsError, "policy_args must be dict"),
         ({"expert.thoughts": "long"}, SettingsError, "thoughts must be one of"),
@@ -153,7 +153,7 @@ def test_mistakes_in_settings_are_named(
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("seeds = [0]", DataNotFoundError, "recipe 'mine' has no world: add a section"),
+        ("seeds = [0]", DataNotFoundError, "recipe 'mine' has no worlds: add a section"),
         ("[worlds.shop]\ndataset = 'mini'", SettingsError, "env is missing"),
         ("[worlds]\nshop = 'mini'", SettingsError, r"\[worlds.shop\] is missing, got 'mini'"),
         (FILE + "[worlds.house.sfft]\nepochs = 1", UnknownNameError, "section in recipe.*'sft'"),

@@ -76,5 +76,5 @@ def test_stored_episodes_are_not_played_again(tmp_path: Path) -> None:
 
 
 def test_a_mean_of_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no episode was played"):
+    with pytest.raises(ValueError, match="the mean score of no episodes"):
         mean_score([])

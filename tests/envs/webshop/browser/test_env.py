@@ -316,7 +316,7 @@ def test_unknown_names_and_sizes() -> None:
         gym.make(ID, dataset="mini", reveal=("expert_actio",))
     with pytest.raises(UnknownNameError, match="rgb_array"):
         WebShopBrowserEnv(dataset="mini", render_mode="rgb_arrays")
-    with pytest.raises(ValueError, match="area"):
+    with pytest.raises(ValueError, match="viewport must have a positive size"):
         gym.make(ID, dataset="mini", width=0)
 
 

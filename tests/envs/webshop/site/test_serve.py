@@ -167,11 +167,11 @@ def test_one_folder_holds_one_task_set_and_one_server(
     site = Site(folder)
     command = ["serve", "webshop", "--dataset", "mini", "--port", "0", "--out", str(folder)]
     assert fails(command) == 1
-    assert "another process is at work" in capsys.readouterr().err
+    assert "another process is using" in capsys.readouterr().err
     assert site.stop(signal.SIGINT) == ""
     assert fails([*command, "--split", "unseen"]) == 1
     error = capsys.readouterr().err
-    assert "other inputs: " in error
+    assert "different inputs: " in error
     assert "Choose another folder" in error
 
 
