@@ -1,4 +1,4 @@
-"""docs/add_a_training_method.md does what it says: applied to a copy, the new method is there."""
+"""Tests that the changes in docs/add_a_training_method.md add a working method."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
 def changed(text: str, diff: str) -> str:
-    """A text with the hunks of a diff, which are found by their lines, not by line numbers."""
+    """Apply the hunks of a diff, which are located by their lines, not by line numbers."""
     for hunk in re.split(r"(?m)^@@\n", diff):
         lines = hunk.splitlines(keepends=True)
         old = "".join(line[1:] for line in lines if line[0] in " -")
         new = "".join(line[1:] for line in lines if line[0] in " +")
-        assert text.count(old) == 1, f"not there, or not once:\n{old}"
+        assert text.count(old) == 1, f"found {text.count(old)} times instead of once:\n{old}"
         text = text.replace(old, new)
     return text
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with the page's changes."""
+    """A copy of the package with the changes of the page applied."""
     copy = tmp_path_factory.mktemp("copy")
     for name in ("eto_agents", "baselines"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -58,30 +58,30 @@ def eto(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_takes_at_most_six_files() -> None:
+def test_page_changes_at_most_six_files() -> None:
     files = {name for _, name, _ in BLOCK.findall(PAGE.read_text(encoding="utf-8"))}
     assert len(files) <= 6
 
 
-def test_the_method_is_a_row_of_the_table(root: Path) -> None:
+def test_reproduce_shows_the_method_and_resumes(root: Path) -> None:
     arguments = ["reproduce", "--recipe", "smoke", "--methods", "sft", "reinforce"]
     arguments += ["--out", str(root / "out")]
     rows = [line for line in eto(root, *arguments).splitlines() if line.startswith("| REINFORCE")]
     assert re.fullmatch(r"\| REINFORCE( \| \d+\.\d[^|]*)+ \|", rows[0])
     metrics = (root / "out/webshop/seed-0/reinforce/metrics.jsonl").read_text().splitlines()
     assert len(metrics) == 2
-    again = eto(root, *arguments)  # everything is read, nothing is trained
+    again = eto(root, *arguments)  # the second run is complete and trains nothing
     assert rows[0] in again
 
 
-def test_it_is_a_command_with_the_settings_as_flags(root: Path) -> None:
-    shown = eto(root, "train", "reinforce", "--help")
+def test_train_command_has_the_settings_as_options(root: Path) -> None:
+    shown = " ".join(eto(root, "train", "reinforce", "--help").split())
     assert "--n-updates" in shown
-    assert "each of another task" in shown
+    assert "each of a different task" in shown
 
 
-def test_a_change_that_does_not_fit_is_an_error() -> None:
-    with pytest.raises(AssertionError, match="not there"):
+def test_hunk_that_does_not_match_once_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="found 0 times"):
         changed("a\nb\n", " a\n+x\n c\n")
-    with pytest.raises(AssertionError, match="not once"):
+    with pytest.raises(AssertionError, match="found 2 times"):
         changed("a\na\n", " a\n+x\n")
