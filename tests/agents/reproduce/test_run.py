@@ -293,5 +293,5 @@ def test_eto_learns_from_episodes_that_were_played_by_other_means(tmp_path: Path
     learned = world_run.eto()
     assert [iteration.number for iteration in learned.iterations] == [0]
     # The expert ties with itself.
-    assert "no pair is left to train on (tie 12, both_succeeded 12)" in learned.note
+    assert "no pairs to train on (tie 12, both_succeeded 12)" in learned.note
     assert {line["policy"] for line in episodes(explored)} == {"expert"}
