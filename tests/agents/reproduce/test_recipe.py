@@ -127,8 +127,16 @@ def test_a_file_can_be_like_a_built_in_recipe(tmp_path: Path) -> None:
         ({"ppo.dev_tasks": 3}, UnknownNameError, "dev_tasks"),
         ({"epochs": 1}, UnknownNameError, "section.key=value"),
         ({"measured.sftt": 1.0}, UnknownNameError, r"\[shop.measured\].*sftt.*did you mean 'sft'"),
-        ({"measured.sft": -1.0}, SettingsError, r"\[shop.measured\]: sft must be a number of seconds"),
-        ({"measured.sft": "long"}, SettingsError, r"\[shop.measured\]: sft must be a number of seconds"),
+        (
+            {"measured.sft": -1.0},
+            SettingsError,
+            r"\[shop.measured\]: sft must be a number of seconds",
+        ),
+        (
+            {"measured.sft": "long"},
+            SettingsError,
+            r"\[shop.measured\]: sft must be a number of seconds",
+        ),
         ({"sft.epochs": "many"}, SettingsError, r"\[shop.sft\].*epochs must be float"),
         ({"sft.epochs": -1.0}, SettingsError, r"\[shop.sft\]: epochs must be above 0, got -1"),
         ({"dpo.beta": 0.0}, SettingsError, r"\[shop.dpo\].*beta must be above 0"),
