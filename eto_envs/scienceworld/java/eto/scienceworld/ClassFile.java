@@ -9,10 +9,10 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * A class file that can get another method, and whose methods can be renamed.
+ * A class file to which methods can be added and whose methods can be renamed.
  *
- * <p>Enough of the format (JVM specification, chapter 4) to put a method of ours in front of one of
- * the simulator's while its class is loaded; nothing that is patched is ever stored.
+ * <p>Implements as much of the format (JVM specification, chapter 4) as is needed to replace
+ * methods of the simulator while its classes are loaded; patched classes are never stored.
  */
 final class ClassFile {
   private static final int CONSTANT_COUNT = 8; // after the magic number and the versions
@@ -60,7 +60,7 @@ final class ClassFile {
     methodsEnd = skipMembers(position);
   }
 
-  /** Gives a method another name; calls to the old name reach a method added under it. */
+  /** Renames a method; calls to the old name then reach a method added under that name. */
   void rename(String name, String type, String newName) throws IOException {
     int position = methodsStart + 2;
     for (int left = u2(methodsStart); left > 0; left--) {
@@ -79,7 +79,7 @@ final class ClassFile {
     return constant(METHOD, ownerIndex, constant(NAME_AND_TYPE, text(name), text(type)));
   }
 
-  /** Adds a method; its code must not jump, so that it needs no stack map. */
+  /** Adds a method; its code must not contain jumps, so that no stack map is required. */
   void add(int access, String name, String type, int maxStack, int maxLocals, byte[] code)
       throws IOException {
     ByteArrayOutputStream buffer = new ByteArrayOutputStream();
@@ -120,7 +120,7 @@ final class ClassFile {
     return buffer.toByteArray();
   }
 
-  /** The text a member's name or type refers to; null for a name that was given here. */
+  /** The text to which a member's name or type refers; null for a name that was added here. */
   private String textAt(int position) {
     int index = u2(position);
     return index < texts.length ? texts[index] : null;

@@ -7,12 +7,12 @@ import scienceworld.runtime.AgentInterface;
 import scienceworld.struct.EnvObject;
 
 /**
- * The random numbers that the stock interface draws after every step.
+ * The random numbers that the original interface draws after every step.
  *
- * <p>The stock Python class lists all valid actions after each step, and the listing draws from the
+ * <p>The original Python class lists all valid actions after each step, which draws from the
  * generator that also moves bees and pollen. To get the same worlds, the same numbers are drawn
- * here, without making the list: only {@code InputParser.chooseUniqueReferents}, which picks one
- * name for each object, draws.
+ * here, but without making the list: the only code that draws is
+ * {@code InputParser.chooseUniqueReferents}, which picks a name for each object.
  */
 final class Draws {
   private static final int ROUNDS = 20;
@@ -25,7 +25,7 @@ final class Draws {
     this.random = random;
   }
 
-  /** Draws what {@code getValidActionObjectCombinations} would; nothing else changes. */
+  /** Draws as {@code getValidActionObjectCombinations} would, without any other effect. */
   void draw(AgentInterface simulator) {
     if (simulator.inputParser().isInAmbiguousState()) {
       return; // then the list is that of the choices, and nothing is drawn
@@ -52,7 +52,7 @@ final class Draws {
     choose(onlyUnique(names));
   }
 
-  /** Each object's names that no other has; all its names if there are none. */
+  /** The names of each object that no other object has; all its names if there are none. */
   private int[][] onlyUnique(int[][] names) {
     for (int[] own : names) {
       for (int name : own) {
@@ -72,7 +72,7 @@ final class Draws {
     return unique;
   }
 
-  /** Tries to give each object another name: first by turns, then by chance. */
+  /** Tries to assign different names to all objects: first in turn, then at random. */
   private void choose(int[][] names) {
     int[] chosen = new int[names.length];
     for (int round = 0; round < ROUNDS; round++) {

@@ -11,11 +11,11 @@ import scienceworld.tasks.TaskMaker1;
 import util.UniqueIdentifier$;
 
 /**
- * The families of tasks that {@code TaskMaker1} registers, so that a load can build only one.
+ * The families of tasks that {@code TaskMaker1} registers, of which a load only has to build one.
  *
- * <p>The original builds all thirty task types for every load, which is most of a load's time.
- * Building a family draws numbers and unique ids; how many does not depend on the seed, so those of
- * the families left out are skipped instead.
+ * <p>The original builds all thirty task types for every load, which takes most of the time.
+ * Building a family draws random numbers and unique ids. Their number does not depend on the seed,
+ * so those of the other families can be skipped.
  */
 public final class Families {
   /** In the order of {@code TaskMaker1.registerTasks}. */
@@ -43,7 +43,7 @@ public final class Families {
 
   private static final MethodHandle REGISTER_ALL = findRegisterAll();
 
-  /** What the next {@code TaskMaker1} registers; null is everything, as in the original. */
+  /** What the next {@code TaskMaker1} registers; null for everything, as in the original. */
   private static Family wanted;
 
   private static final class Family {
@@ -94,12 +94,12 @@ public final class Families {
     return maker;
   }
 
-  /** Every task's number of variations. */
+  /** The number of variations of every task. */
   Map<String, Integer> variations() {
     return variations;
   }
 
-  /** Called in place of {@code TaskMaker1.registerTasks}. */
+  /** Replaces {@code TaskMaker1.registerTasks}. */
   public static void registerWanted(TaskMaker1 maker) throws Throwable {
     if (wanted == null) {
       REGISTER_ALL.invokeExact(maker);

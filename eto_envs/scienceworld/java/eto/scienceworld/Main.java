@@ -20,24 +20,24 @@ import java.util.concurrent.LinkedBlockingQueue;
  * Hosts many worlds of the ScienceWorld simulator in one process, behind standard input and output.
  *
  * <p>{@code java -cp host.jar eto.scienceworld.Main scienceworld.jar WORKERS [plain] [same-hash]}.
- * First a byte says which way was taken: 'F' fast, or 'P' plain, when asked for or when the
- * simulator is not the one the fast way was made for. Then frames are answered, in the order in
- * which they came (see {@link Server} for what is in them). The process ends with its input, so
- * never outlives the one that started it, whatever it is doing then.
+ * It first writes a byte: 'F' if the simulator was made faster, or 'P' for plain, on request or if
+ * the simulator is not the expected build. Then it responds to request frames, in the order in
+ * which they arrive (see {@link Server} for their content). The process exits when its input is
+ * closed, so it never outlives its owner, whatever it is doing at that time.
  *
- * <p>A world lives with one of the {@link Worker}s, by its number; each worker has a simulator of
- * its own, whose global variables the others do not see, and is begun when it is first needed.
- * What concerns no world is the first worker's.
+ * <p>The number of a world determines its {@link Worker}. Each worker has its own simulator, whose
+ * global variables are separate from the others', and is started when it is first needed.
+ * Requests that concern no world are handled by the first worker.
  */
 public final class Main {
   private static final int BUFFER_BYTES = 1 << 16;
 
-  /** A world that is loaded anew leaves 0.4 MB, and Java would let them pile up to its limit. */
+  /** Every reload leaves 0.4 MB of garbage, which Java would let grow up to the heap limit. */
   private static final int LOADS_PER_COLLECTION = 64;
 
   private Main() {}
 
-  /** Serves until the input ends. */
+  /** Serves until the input is closed. */
   public static void main(String[] arguments) throws Exception {
     // The simulator prints a lot; its Console takes System.out when it is first used.
     System.setOut(new PrintStream(OutputStream.nullOutputStream()));
@@ -71,7 +71,7 @@ public final class Main {
     }
   }
 
-  /** Writes answers as they come to be, each after those that were asked for before it. */
+  /** Writes responses as they become available, in the order of the requests. */
   private static void write(BlockingQueue<Future<byte[]>> answers) {
     try (DataOutputStream out =
         new DataOutputStream(

@@ -10,11 +10,11 @@ import scienceworld.objects.portal.Portal;
 import scienceworld.struct.EnvObject;
 
 /**
- * What objects can be called, made once for each kind of object in each kind of place.
+ * The names of objects, computed once for each kind of object in each kind of container.
  *
- * <p>The original puts together an object's names ("cup", "cup in kitchen", "cup on kitchen") anew
- * for each question. They depend on nothing but its own words and those of its container, so they
- * are kept under these.
+ * <p>The original composes the names of an object ("cup", "cup in kitchen", "cup on kitchen") every
+ * time they are needed. They depend only on the words of the object and of its container, which
+ * serve as the key of a cache.
  */
 final class Names {
   private static final int MAX_ENTRIES = 20_000;
@@ -47,22 +47,22 @@ final class Names {
   private static final Map<String, Integer> NUMBERS = new HashMap<>();
   private static final Map<EnvObject, String[]> CONTAINERS = new IdentityHashMap<>();
 
-  /** What {@code InputParser.getObjectReferents} gives; null until it was asked. */
+  /** The result of {@code InputParser.getObjectReferents}; null until it is first needed. */
   String[] parsed;
 
-  /** The names in alphabetic order, as numbers: equal names have equal numbers. */
+  /** The names in alphabetical order, as numbers: equal names have equal numbers. */
   final int[] numbers;
 
   private Names(int[] numbers) {
     this.numbers = numbers;
   }
 
-  /** How many numbers there are. */
+  /** The number of distinct names so far. */
   static int count() {
     return NUMBERS.size();
   }
 
-  /** Starts a pass over objects while nothing changes: containers are asked once in a pass. */
+  /** Starts a pass over objects in an unchanging world: containers are only looked up once. */
   static void beginPass() {
     CONTAINERS.clear();
     if (KNOWN.size() > MAX_ENTRIES) {

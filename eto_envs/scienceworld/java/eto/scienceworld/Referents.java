@@ -10,11 +10,11 @@ import scienceworld.input.InputParser$;
 import scienceworld.struct.EnvObject;
 
 /**
- * Remembers what objects can be called while one action is parsed.
+ * Caches the names of objects while an action is parsed.
  *
- * <p>The original's parser asks for the same names again for each of its patterns, and splits each
- * into words anew. Nothing changes while it parses, so here each is made once. Patched classes call
- * {@link #ofObject} and {@link #tokenize}.
+ * <p>The original's parser computes the same names for each of its patterns, and splits them into
+ * words every time. As nothing changes during parsing, each result is computed once here. Patched
+ * classes call {@link #ofObject} and {@link #tokenize}.
  */
 public final class Referents {
   private static final int MAX_TEXTS = 20_000;
@@ -32,7 +32,7 @@ public final class Referents {
 
   private Referents() {}
 
-  /** From here on nothing changes in the world, until {@link #forget}. */
+  /** Declares that the world does not change until {@link #forget}. */
   static void remember() {
     forget();
     Names.beginPass();
@@ -45,7 +45,7 @@ public final class Referents {
     remembering = false;
   }
 
-  /** In place of {@code InputParser.getObjectReferents}. */
+  /** Replaces {@code InputParser.getObjectReferents}. */
   public static String[] ofObject(EnvObject object, EnvObject seenFrom) throws Throwable {
     if (!remembering) {
       return (String[]) ORIGINAL_OF_OBJECT.invokeExact(object, seenFrom);
@@ -66,7 +66,7 @@ public final class Referents {
     return names;
   }
 
-  /** In place of {@code InputParser.tokenize}; its callers only read the array. */
+  /** Replaces {@code InputParser.tokenize}; its callers only read the array. */
   public static String[] tokenize(String text) throws Throwable {
     String[] words = WORDS.get(text);
     if (words == null) {

@@ -13,13 +13,13 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Answers requests, in order.
+ * Responds to requests, in order.
  *
- * <p>Big-endian throughout. A frame is its length in bytes (int32) and that many bytes. A request
- * frame holds world (int32), operation (one ASCII letter), and what the operation takes. The answer
- * frame holds a byte 1 and what the operation gives, or a byte 0 and a text that says what went
- * wrong. A text is its length in bytes (int32) and UTF-8. {@code eto_envs/scienceworld/bridge.py} is
- * the other side.
+ * <p>All numbers are big-endian. A frame is its length in bytes (int32) and that many bytes. A
+ * request frame contains world (int32), operation (one ASCII letter) and the operation's arguments.
+ * The response frame contains a byte 1 and the result, or a byte 0 and a text that describes the
+ * error. A text is its length in bytes (int32) and UTF-8. {@code eto_envs/scienceworld/bridge.py}
+ * is the client.
  */
 final class Server {
   static final int AT_OPERATION = 4;
@@ -41,7 +41,7 @@ final class Server {
     simulator = new Simulator(fast);
   }
 
-  /** Answers one frame. */
+  /** Responds to one frame. */
   byte[] answer(byte[] frame) throws IOException {
     DataInputStream in = new DataInputStream(new ByteArrayInputStream(frame));
     ByteArrayOutputStream buffer = new ByteArrayOutputStream();

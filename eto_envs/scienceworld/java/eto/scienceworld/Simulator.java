@@ -21,11 +21,11 @@ import scienceworld.tasks.TaskMaker1;
 import util.UniqueIdentifier$;
 
 /**
- * What can be done with a {@link World}.
+ * The operations on a {@link World}.
  *
- * <p>The simulator keeps its random generator, its counter of unique ids and the simplifications
- * that are switched on in global variables; they are those of the active world, and every call
- * first makes its world the active one. One thread only.
+ * <p>The simulator stores its random generator, its counter of unique ids and the enabled
+ * simplifications in global variables. They belong to the active world, and every call first
+ * activates its own world. For use by a single thread.
  */
 final class Simulator {
   private static final String FIRST_ACTION = "look around";
@@ -50,7 +50,7 @@ final class Simulator {
     }
   }
 
-  /** Every task's number of variations. */
+  /** The number of variations of every task. */
   Map<String, Integer> variations() {
     if (families != null) {
       return families.variations();
@@ -64,7 +64,7 @@ final class Simulator {
     return variations;
   }
 
-  /** The description of a task, as its agent reads it. */
+  /** The description of a task, as shown to the agent. */
   String describe(String task, int variation) {
     leave();
     TaskMaker1 maker = makerFor(task, variation);
@@ -96,7 +96,7 @@ final class Simulator {
     step(world, FIRST_ACTION); // starts the goals' trackers: without it, scores change
   }
 
-  /** Does an action and notes what it gave. */
+  /** Carries out an action and records its result. */
   void step(World world, String action) {
     enter(world);
     String answer = answerOf(world, action.trim().toLowerCase(Locale.ROOT));
@@ -129,7 +129,7 @@ final class Simulator {
     }
   }
 
-  /** What the stock interface answers itself, without the simulator; null if it does not. */
+  /** The original interface's own response, without the simulator; null if it has none. */
   private String answerOf(World world, String action) {
     switch (action) {
       case "help":
@@ -145,19 +145,19 @@ final class Simulator {
     }
   }
 
-  /** The room as it looks now; takes no time. */
+  /** The description of the room; does not advance the clock. */
   String look(World world) {
     enter(world);
     return world.simulator.freeActionLook();
   }
 
-  /** What the agent carries; takes no time. */
+  /** What the agent carries; does not advance the clock. */
   String inventory(World world) {
     enter(world);
     return world.simulator.freeActionInventory();
   }
 
-  /** What the original lists as valid after the last step, sorted; changes nothing. */
+  /** The valid actions after the last step, sorted; has no effect on the world. */
   String[] validActions(World world) {
     enter(world);
     long after = random.state();
@@ -172,7 +172,7 @@ final class Simulator {
     return actions;
   }
 
-  /** How far each of the task's goals is. */
+  /** The progress towards each goal of the task. */
   String progress(World world) {
     enter(world);
     return world.simulator.getGoalProgressStr();

@@ -10,7 +10,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 
-/** A thread with a simulator of its own, in a class loader of its own. */
+/** A thread with its own simulator, in its own class loader. */
 final class Worker {
   private static final long STACK_BYTES = 64L << 20; // the simulator walks its trees recursively
 
@@ -33,7 +33,7 @@ final class Worker {
     return thread;
   }
 
-  /** Loads the simulator, fast if that is wanted and possible; gives the byte that says so. */
+  /** Loads the simulator, faster if requested and possible; returns the byte that says so. */
   Future<byte[]> open(boolean fast) {
     opened =
         thread.submit(
@@ -47,12 +47,12 @@ final class Worker {
     return opened;
   }
 
-  /** Whether the fast way was taken, once the simulator is loaded. */
+  /** Whether the simulator was made faster, once it is loaded. */
   boolean isFast() {
     return isFast;
   }
 
-  /** Answers a frame, after those it was given before. */
+  /** Responds to a frame, after all earlier ones. */
   Future<byte[]> answer(byte[] frame) {
     return thread.submit(
         () -> {

@@ -4,7 +4,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.zip.CRC32;
 import scienceworld.runtime.AgentInterface;
 
-/** One simulated world, and what of it the simulator keeps globally while it is the active one. */
+/** A simulated world, including the state that the simulator stores globally while it is active. */
 final class World {
   /** The simulator; its pieces of the world are reached through it. */
   AgentInterface simulator;
@@ -15,13 +15,13 @@ final class World {
   /** The next unique id, between this world's calls. */
   long nextId;
 
-  /** The simplifications that are switched on, in the simulator's own spelling. */
+  /** The enabled simplifications, in the simulator's spelling. */
   String simplifications = "";
 
   /** State of the random generator before the draws that follow a step (see {@link Draws}). */
   long randomBeforeDraws;
 
-  /** What the last action gave. */
+  /** The result of the last action. */
   String observation = "";
 
   double score;
@@ -29,7 +29,7 @@ final class World {
 
   private final CRC32 digest = new CRC32();
 
-  /** Notes what an action gave. */
+  /** Records the result of an action. */
   void record(String observation, double score, boolean completed) {
     this.observation = observation;
     this.score = score;
@@ -42,7 +42,7 @@ final class World {
     digest.update(completed ? 1 : 0);
   }
 
-  /** Forgets what was noted. */
+  /** Discards the recorded results. */
   void restart() {
     digest.reset();
   }
