@@ -41,13 +41,15 @@ def run_all(recipe: Recipe, out: Path, *, quiet: bool = False) -> list[Outcome]:
 
 
 def open_runs(options: Options) -> Iterator[WorldRun]:
-    """A recipe's runs, one after another, for a script that has steps of its own."""
+    """A recipe's runs, prepared, one after another, for a script that has steps of its own."""
     require("trl", extra="train")
     recipe = options.load()
     with Display(options.quiet), _prepared(recipe.n_threads):
         for world, settings in recipe.worlds.items():
             for seed in recipe.seeds:
-                yield WorldRun(settings, seed, run_folder(options.out, world, seed))
+                world_run = WorldRun(settings, seed, run_folder(options.out, world, seed))
+                world_run.prepare()
+                yield world_run
 
 
 def conclude(recipe: Recipe, outcomes: list[Outcome], out: Path) -> str:

@@ -88,8 +88,15 @@ class WorldRun:
 
     @functools.cached_property
     def demonstrations(self) -> list[Trajectory]:
-        """The expert trajectories to train on; `prepare` collects them."""
-        return list(TrajectoryStore(self.folder / "demonstrations" / "episodes.jsonl").read())
+        """The expert trajectories to train on.
+
+        Raises:
+            DataNotFoundError: `prepare` has not collected them yet.
+        """
+        file = self.folder / "demonstrations" / "episodes.jsonl"
+        if not file.is_file():
+            raise DataNotFoundError(f"no demonstrations at {file}: call prepare() first")
+        return list(TrajectoryStore(file).read())
 
     def prepare(self) -> Facts:
         """Write the dataset, collect the demonstrations, and make the untrained model.
