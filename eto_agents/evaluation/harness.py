@@ -47,6 +47,7 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
     seeds: Sequence[int] = (0,),
     out: str | Path | None = None,
     n_envs: int = 32,
+    batch_size: int | None = None,
     n_tasks: int | None = None,
     env_args: Mapping[str, Any] | None = None,
     agent_errors: AgentErrors = "exclude",
@@ -66,6 +67,7 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
         out: the run's folder; with None nothing is saved.
         n_envs: the number of episodes played at once. It does not change the results, unless the
             agent's episodes influence each other.
+        batch_size: another name of `n_envs`, for callers outside this project.
         n_tasks: play only the first `n_tasks` tasks of each split; the results state it.
         env_args: keyword arguments for the environment.
         agent_errors: ``"exclude"`` leaves episodes in which the agent failed out of the means,
@@ -94,7 +96,7 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
             env_id=env_id,
             out=Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out),
             env_args=dict(env_args or {}),
-            n_envs=n_envs,
+            n_envs=n_envs if batch_size is None else batch_size,
             agent_errors=agent_errors,
             final=PLAYED if retry_agent_errors else FINAL,
             action_timeout_s=action_timeout_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,17 +56,17 @@ def explore(
         "max_new_tokens": settings.max_new_tokens,
     }
 
-    def play_all() -> list[Trajectory]:
-        return play(
-            lambda: open_checkpoint(model, settings).policy(settings, temperature=temperature),
-            settings.env,
-            tasks,
-            folder / "episodes.jsonl",
-            split=settings.split,
-            seeds=seeds,
-            n_envs=settings.n_envs,
-            env_args=settings.env_args,
-        )
+    play_all = functools.partial(
+        play,
+        lambda: open_checkpoint(model, settings).policy(settings, temperature=temperature),
+        settings.env,
+        tasks,
+        folder / "episodes.jsonl",
+        split=settings.split,
+        seeds=seeds,
+        n_envs=settings.n_envs,
+        env_args=settings.env_args,
+    )
 
     def make(_: RunFolder) -> dict[str, Any]:
         episodes = play_all()

@@ -139,6 +139,11 @@ def test_an_agents_failure_is_stored_with_its_traceback(tmp_path: Path) -> None:
     assert 'raise OSError("server away")' in "\n".join(rest)
 
 
+def test_batch_size_is_another_name_of_n_envs() -> None:
+    results = evaluate("random", CORRIDOR, ("seen",), batch_size=3)
+    assert results.provenance["n_envs"] == 3
+
+
 def test_the_mean_of_no_episodes_is_not_zero() -> None:
     split_result = summarise("seen", "00", [], n_planned=3)
     assert math.isnan(split_result.reward.mean)
