@@ -273,6 +273,10 @@ class _Tally:
 
     started_s: float
     scores: dict[str, list[float]] = field(default_factory=dict)
+    # Sums over the tasks' mean scores and their squares: a report after every episode must not cost
+    # more the more episodes there are.
+    total: float = 0.0
+    total_of_squares: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
     n_new: int = 0
     n_tokens: float = 0.0
@@ -280,7 +284,12 @@ class _Tally:
     def add(self, episode: Trajectory, *, is_new: bool) -> None:
         self.statuses[episode.status] += 1
         if episode.status in PLAYED:
-            self.scores.setdefault(episode.task_id, []).append(episode.score)
+            scores = self.scores.setdefault(episode.task_id, [])
+            before = sum(scores) / len(scores) if scores else 0.0
+            scores.append(episode.score)
+            mean = sum(scores) / len(scores)
+            self.total += mean - before
+            self.total_of_squares += mean**2 - before**2
         if is_new:
             self.n_new += 1
             self.n_tokens += sum(s.usage.get("completion_tokens", 0.0) for s in episode.steps)
@@ -290,14 +299,14 @@ class _Tally:
 
         The normal approximation serves the display only; reports use a bootstrap interval.
         """
-        means = [sum(scores) / len(scores) for scores in self.scores.values()]
-        if not means:
+        n = len(self.scores)
+        if not n:
             return ""
-        mean = math.fsum(means) / len(means)
-        if len(means) < 2:
+        mean = self.total / n
+        if n < 2:
             return f"{mean:.3f}"
-        variance = math.fsum((x - mean) ** 2 for x in means) / (len(means) - 1)
-        return f"{mean:.3f} ± {1.96 * math.sqrt(variance / len(means)):.3f}"
+        variance = max(0.0, self.total_of_squares - n * mean**2) / (n - 1)
+        return f"{mean:.3f} ± {1.96 * math.sqrt(variance / n):.3f}"
 
     def figures(self, now_s: float) -> dict[str, str]:
         """Reward, speed and counts by status, as they are shown."""

@@ -267,7 +267,10 @@ def _read_with_parents(path: Path) -> dict[str, Any]:
     record = read_toml_file(path)
     if "like" not in record:
         return record
-    return _overridden(_read_with_parents(_built_in(str(record.pop("like")))), record)
+    parent = _read_with_parents(_built_in(str(record.pop("like"))))
+    for section in (parent, *parent["worlds"].values()):
+        section.pop("measured", None)  # another recipe takes other times
+    return _overridden(parent, record)
 
 
 def _overridden(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

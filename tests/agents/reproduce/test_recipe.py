@@ -117,6 +117,18 @@ def test_a_file_can_be_like_a_built_in_recipe(tmp_path: Path) -> None:
         read_recipe(str(own))
 
 
+def test_measured_times_are_not_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent, own = tmp_path / "parent.toml", tmp_path / "mine.toml"
+    parent.write_text(
+        '[measured]\nsft = 5\n[worlds.shop]\nenv = "ETO-WebShop-v0"\n'
+        "[worlds.shop.measured]\nexpert = 1\n"
+    )
+    own.write_text('like = "parent"\n[worlds.shop.measured]\nsft = 7\n')
+    monkeypatch.setattr("eto_agents.reproduce.recipe._built_in", lambda name: parent)
+    assert read_recipe(str(parent)).worlds["shop"].measured == {"sft": 5.0, "expert": 1.0}
+    assert read_recipe(str(own)).worlds["shop"].measured == {"sft": 7.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
