@@ -174,6 +174,7 @@ def known_world(name: str, what: str = "world", hint: str = "") -> World:
     return world
 
 
+@functools.cache  # reading the entry points takes milliseconds
 def _targets() -> dict[str, str]:
     plugins = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
     return {**WORLDS, **{name: value for name, value in plugins.items() if name not in WORLDS}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
@@ -162,9 +163,12 @@ class Guide(Narrator):
 
 
 @pytest.fixture
-def described(monkeypatch: pytest.MonkeyPatch) -> None:
+def described(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     entry = EntryPoint("dial", f"{__name__}:Dial", base.ENTRY_POINT_GROUP)
     monkeypatch.setattr(base, "entry_points", lambda group: [entry])
+    base._targets.cache_clear()
+    yield
+    base._targets.cache_clear()
 
 
 @pytest.mark.usefixtures("described")
@@ -194,3 +198,13 @@ def test_a_world_without_a_description_has_defaults() -> None:
     assert find_world("alfworld-2.1.2").name == "alfworld"
     with pytest.raises(UnknownNameError, match=r"no world 'alfword'.*'alfworld'"):
         base.known_world("alfword")
+
+
+def test_entry_points_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(base, "entry_points", lambda group: calls.append(group) or [])
+    base._targets.cache_clear()
+    for _ in range(3):
+        find_world("webshop")
+    base._targets.cache_clear()
+    assert calls == [base.ENTRY_POINT_GROUP]
