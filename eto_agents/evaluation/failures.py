@@ -69,11 +69,11 @@ def failures(trajectory: Trajectory) -> list[Failure]:
     # The world's own failures explain the end of the episode, in place of the general ones.
     detectors = [d for d in _DETECTORS if not special or d not in (_task_failed, _gave_up)]
     general = [failure for detect in detectors if (failure := detect(trajectory)) is not None]
-    return sorted([*special, *general], key=lambda failure: _precedence(failure, trajectory))
-
-
-def _precedence(failure: Failure, trajectory: Trajectory) -> int:
     kinds = [*rules()]
+    return sorted([*special, *general], key=lambda f: _precedence(f, trajectory, kinds))
+
+
+def _precedence(failure: Failure, trajectory: Trajectory, kinds: Sequence[str]) -> int:
     few = failure.kind == "invalid_actions" and 2 * len(failure.steps) < len(trajectory.steps)
     return len(kinds) if few else kinds.index(failure.kind)
 

@@ -28,7 +28,7 @@ from eto_agents.collect import collect
 from eto_agents.console import log, relayed
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.results import Results
-from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.policy import load_policy
 from eto_agents.reproduce.outcome import Facts, Outcome, run_folder
 from eto_agents.reproduce.recipe import METHODS, BestOf, Recipe, WorldRecipe
@@ -251,15 +251,8 @@ class WorldRun:
         """
         recipe = self.recipe
         model, settings = recipe.model, self.tuned(recipe.sft)
-        loaded = load_checkpoint(
-            str(checkpoint),
-            dtype=model.dtype,
-            device=model.device,
-            template=settings.template,
-            prompts=settings.prompts,
-            with_example=settings.with_example,
-        )
-        policy = loaded.policy(
+        # No trajectories: they would serve a new tiny model only, and this one exists.
+        policy = open_model(checkpoint, (), settings).policy(
             self.playing(recipe.eto),
             temperature=0.0 if best_of_n is None else best_of_n.temperature,
         )

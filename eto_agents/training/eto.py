@@ -33,7 +33,7 @@ from eto_agents.training.dpo import dpo
 from eto_agents.training.exploration import explore, open_checkpoint
 from eto_agents.training.pairs import Pairs, self_pairs, step_pairs, trajectory_pairs
 from eto_agents.training.preference_rows import as_preference
-from eto_agents.training.task_splits import SplitTasks, draw, mean_score, split_dev, tasks_of
+from eto_agents.training.task_splits import SplitTasks, draw, mean_score, playing_tasks
 from eto_agents.training.teacher_forcing import own_steps
 from eto_envs.errors import DataError
 
@@ -116,8 +116,7 @@ def _tasks_and_experts(
     settings: ETO, experts: Sequence[Trajectory]
 ) -> tuple[SplitTasks, list[Trajectory]]:
     """The tasks to explore, the development tasks, and the experts' trajectories to pair with."""
-    tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
-    train, dev = split_dev(tasks, settings.dev_tasks, settings.dev_seed)
+    train, dev = playing_tasks(settings)
     ids = {task.id for task in train}
     usable = [expert for expert in experts if expert.task_id in ids]
     if settings.pairs in ("self", "success"):  # pairs of the agent's episodes need no expert

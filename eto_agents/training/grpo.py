@@ -35,7 +35,7 @@ from eto_agents.runs import RunFolder, once
 from eto_agents.settings import GRPO, SettingsError
 from eto_agents.training.cpu_head import restore_head
 from eto_agents.training.episodes import sample_of
-from eto_agents.training.task_splits import split_dev, tasks_of
+from eto_agents.training.task_splits import playing_tasks
 from eto_agents.training.trl import Trained, newest_state, step_of
 from eto_envs.errors import DataError
 
@@ -59,8 +59,7 @@ def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
         DataError: there are fewer tasks than an update needs.
         RunMismatchError: the folder holds a run with different settings or another model.
     """
-    tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
-    tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
+    tasks = playing_tasks(settings).train
     n_groups = settings.n_episodes // settings.n_samples
     if len(tasks) < n_groups:
         raise DataError(

@@ -42,7 +42,7 @@ from eto_agents.training.episodes import Sample, sample_of
 from eto_agents.training.losses import DivergedError
 from eto_agents.training.rows import by_length
 from eto_agents.training.states import load_state, save_state
-from eto_agents.training.task_splits import split_dev, tasks_of
+from eto_agents.training.task_splits import playing_tasks
 from eto_agents.training.trl import Trained
 from eto_agents.trajectory import PLAYED
 from eto_envs.errors import DataError, EtoError
@@ -78,8 +78,7 @@ def ppo(model: str | Path, settings: PPO, *, out: Path) -> Trained:
         DivergedError: the loss is not finite.
         RunMismatchError: the folder holds a run with different settings or another model.
     """
-    tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
-    tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
+    tasks = playing_tasks(settings).train
     run = once(
         out,
         lambda run: _fit(model, tasks, settings, run),

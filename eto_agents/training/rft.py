@@ -19,7 +19,7 @@ from eto_agents.settings import RFT
 from eto_agents.training.exploration import explore
 from eto_agents.training.rows import EmptyDataError
 from eto_agents.training.sft import fit
-from eto_agents.training.task_splits import draw, split_dev, tasks_of
+from eto_agents.training.task_splits import draw, playing_tasks
 from eto_agents.training.trl import Trained
 from eto_agents.trajectory import PLAYED, Trajectory
 
@@ -51,8 +51,7 @@ def rft(
         raise EmptyDataError("no trajectories to train on: none were given")
 
     def make(run: RunFolder) -> dict[str, Any]:
-        tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
-        tasks = split_dev(tasks, settings.dev_tasks, settings.dev_seed).train
+        tasks = playing_tasks(settings).train
         tasks = draw(tasks, settings.max_tasks, f"explore/{settings.seed}")
         explored = explore(
             explorer, tasks, settings, out / "explored", seeds=range(settings.n_samples)

@@ -18,6 +18,7 @@ from eto_agents.episodes import play_into, split_jobs
 from eto_agents.policy import Policy
 from eto_agents.processes import is_main_process
 from eto_agents.rollout import jobs_of
+from eto_agents.settings import Playing
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.tasks import Task
@@ -88,6 +89,17 @@ def tasks_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None)
         return list(env.unwrapped.tasks)  # type: ignore[attr-defined]
     finally:
         env.close()
+
+
+def playing_tasks(settings: Playing) -> SplitTasks:
+    """The tasks that a method plays to learn from, and the development tasks split off them.
+
+    Raises:
+        UnknownNameError: there is no such split.
+        ValueError: as in `split_dev`.
+    """
+    tasks = tasks_of(settings.env, settings.split, settings.env_args)[: settings.n_tasks]
+    return split_dev(tasks, settings.dev_tasks, settings.dev_seed)
 
 
 def play(
