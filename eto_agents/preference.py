@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from eto_agents.trajectory import Message, check_schema, json_text
+from eto_agents.strict_json import json_text
+from eto_agents.trajectory import Message, check_schema
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
 

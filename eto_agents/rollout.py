@@ -209,6 +209,7 @@ class Rollouts:
         episode = self._live[slot]
         try:
             observation, reward, terminated, truncated, info = self._sub(slot).step(decision.action)
+            _check_numbers(reward, info)
         except ActionTypeError as error:
             self._finished.append(self._end(slot, "agent_error", describe(error)))
             return
@@ -281,6 +282,18 @@ class Rollouts:
         return self._env.envs[slot]
 
 
+def _check_numbers(reward: float, info: Info) -> None:
+    """Refuse numbers that no mean and no file can hold.
+
+    Raises:
+        BackendError: a reward or the score is not finite.
+    """
+    numbers = {"reward": reward, "task_reward": info["task_reward"], "score": info["score"]}
+    for name, value in (numbers | info["reward_terms"]).items():
+        if not math.isfinite(value):
+            raise BackendError(f"the environment returned {value} as its {name}")
+
+
 def _messages(policy: Policy, slot: int) -> list[Message]:
     """The policy's conversation in a slot; empty, with a warning, if it is malformed."""
     try:
@@ -332,6 +345,8 @@ def _clean(decision: Any) -> Decision:
         usage = {str(key): float(value) for key, value in decision.usage.items()}
         if not all(math.isfinite(value) for value in usage.values()):
             raise ValueError(f"its usage is not finite: {usage}")
+        if log_probs is not None and not all(map(math.isfinite, log_probs)):
+            raise ValueError("its log-probabilities are not finite")
         return replace(
             decision,
             token_ids=None if ids is None else [int(i) for i in ids],

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from eto_agents.strict_json import json_text
 from eto_envs.errors import (
     CorruptDataError,
     DataError,
@@ -30,7 +31,6 @@ from eto_envs.errors import (
     EtoError,
     UnknownNameError,
 )
-from eto_envs.files import write_whole
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LRSchedule = Literal["cosine", "linear", "constant_with_warmup", "warmup_stable_decay"]
@@ -479,7 +479,7 @@ def overlay(default: S, record: Mapping[str, Any], source: str = "settings") -> 
 def record_of(settings: Any) -> dict[str, Any]:
     """Convert a dataclass or a mapping to JSON-able values."""
     values = dict(settings) if isinstance(settings, Mapping) else dataclasses.asdict(settings)
-    record: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    record: dict[str, Any] = json.loads(json_text(values, default=str))
     return record
 
 
@@ -501,13 +501,8 @@ def key_values(texts: tuple[str, ...]) -> dict[str, Any]:
     return pairs
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as indented JSON, atomically."""
-    write_whole(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote.
+    """Read a file with a JSON object, such as `eto_agents.strict_json.write_json` writes.
 
     Raises:
         CorruptDataError: the file is not a JSON object; names the line.

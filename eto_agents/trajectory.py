@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
+from eto_agents.strict_json import json_text
 from eto_envs.errors import CorruptDataError
 
 SCHEMA_VERSION = 3
@@ -167,13 +168,3 @@ def check_schema(what: str, schema: object, expected: int) -> None:
             f"{what} has schema {schema!r}, but this version of eto-gym reads schema {expected}: "
             "read it with the version that wrote it, or create it again"
         )
-
-
-def json_text(value: Any, indent: int | None = None) -> str:
-    """Serialise a value as JSON that can always be encoded as UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # an agent wrote half a surrogate pair: escaping preserves it
-        text = json.dumps(value, indent=indent)
-    return text

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eto_agents.evaluation.statistics import Estimate, clustered_mean, success_rate
+from eto_agents.strict_json import write_json
 from eto_agents.trajectory import PLAYED, STATUSES, Trajectory, check_schema
 from eto_envs.errors import CorruptDataError, DataNotFoundError
-from eto_envs.files import write_whole
 
 SCHEMA_VERSION = 2
 
@@ -134,8 +134,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Write the JSON file, whole or not at all."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
-        write_whole(path, text.encode())
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -153,8 +152,16 @@ class Results:
             check_schema(str(path), record["schema"], SCHEMA_VERSION)
             for name, split in record["splits"].items():
                 for key in ("reward", "success"):
-                    split[key] = Estimate(*split[key])
+                    mean, low, high = split[key]
+                    split[key] = Estimate(_number(mean), low, high)
+                for key in ("steps", "invalid_actions"):
+                    split[key] = _number(split[key])
                 record["splits"][name] = SplitResult(**split)
             return cls(**record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptDataError(f"{path} is not a results file ({error!r})") from error
+
+
+def _number(value: float | None) -> float:
+    """A mean of nothing is NaN, which is null in JSON."""
+    return float("nan") if value is None else value

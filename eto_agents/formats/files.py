@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from eto_agents.trajectory import SCHEMA_VERSION, Message, check_schema, json_text
+from eto_agents.strict_json import json_text
+from eto_agents.trajectory import SCHEMA_VERSION, Message, check_schema
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import write_whole
 

@@ -9,7 +9,6 @@ first two turns the instruction and "OK", no worked example. The reward is in We
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,10 +25,10 @@ from eto_agents.formats.files import (
     write_list,
 )
 from eto_agents.settings import read_json
+from eto_agents.strict_json import write_json
 from eto_agents.worlds import find_world
 from eto_agents.worlds.base import known_world
 from eto_envs.errors import UnknownNameError
-from eto_envs.files import write_whole
 
 N_ETO_PROMPT: Final = 2  # instruction and "OK"
 
@@ -144,7 +143,7 @@ def describe_dataset(path: Path, columns: Mapping[str, str], **more: Any) -> Non
     info_path = path.with_name("dataset_info.json")
     info = read_json(info_path) if info_path.exists() else {}
     entry = {"file_name": path.name, "formatting": "sharegpt", **more, "columns": dict(columns)}
-    write_whole(info_path, (json.dumps(info | {path.stem: entry}, indent=2) + "\n").encode())
+    write_json(info_path, info | {path.stem: entry})
 
 
 def read_eto_sft(

@@ -10,7 +10,6 @@ from weights to an agent; it runs the model with `eto_agents.models.local`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import struct
@@ -21,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eto_agents.react.chat import encode, find_template, templates
 from eto_agents.settings import Playing, read_json
+from eto_agents.strict_json import write_json
 from eto_envs.data import cache_dir
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
-from eto_envs.files import write_whole
 
 if TYPE_CHECKING:
     from eto_agents.models.local import LocalModel
@@ -230,7 +229,7 @@ def save_checkpoint(
             "prompts": checkpoint.prompts,
             "with_example": checkpoint.with_example,
         }
-        write_whole(unfinished / _OWN_FILE, (json.dumps(about, indent=2) + "\n").encode())
+        write_json(unfinished / _OWN_FILE, about)
         if folder.exists():
             os.replace(folder, replaced)
         os.replace(unfinished, folder)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eto_agents.strict_json import json_text
 from eto_envs.errors import CorruptDataError
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Recordings:
 
     def put(self, key: str, reply: dict[str, Any]) -> dict[str, Any]:
         """Save the reply to a request, unless it has one already; returns the saved one."""
-        line = json.dumps({"key": key, "reply": reply}) + "\n"
+        line = json_text({"key": key, "reply": reply}) + "\n"
         with self._lock:
             if key not in self._replies:
                 self.path.parent.mkdir(parents=True, exist_ok=True)

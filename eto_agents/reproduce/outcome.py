@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from eto_agents.settings import read_json, write_json
+from eto_agents.settings import read_json
+from eto_agents.strict_json import write_json
 from eto_envs.errors import DataNotFoundError
 
 FILE: Final = "outcome.json"

@@ -18,7 +18,6 @@ script's DPO uses a constant learning rate after 10 % warm-up, and from the seco
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import time
@@ -44,6 +43,7 @@ from eto_agents.models.checkpoint import (
 from eto_agents.processes import gathered_weights, n_processes
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import DPO, SettingsError
+from eto_agents.strict_json import write_json
 from eto_agents.training.cpu_head import restore_head, use_cpu_head
 from eto_agents.training.losses import DivergedError
 from eto_agents.training.pairs import NoPairsError
@@ -63,7 +63,6 @@ from eto_agents.training.trl import (
     step_of,
 )
 from eto_envs.errors import EtoError
-from eto_envs.files import write_whole
 
 if TYPE_CHECKING:
     from eto_agents.preference import PreferencePair
@@ -349,7 +348,7 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
     def _save_batch(self, inputs: Mapping[str, Any]) -> None:
         path = self._folder / "bad_batch.json"
         batch = {name: value.tolist() for name, value in inputs.items()}
-        write_whole(path, json.dumps(batch).encode())
+        write_json(path, batch)
         raise DivergedError(
             f"the loss is not finite at update {self.state.global_step}; the batch is saved in "
             f"{path}. Lower the learning rate or beta, or look for a broken pair in it"

@@ -28,7 +28,8 @@ from eto_agents.models.base import Sampling
 from eto_agents.preference import write_pairs
 from eto_agents.processes import is_main_process
 from eto_agents.runs import RunFolder, once
-from eto_agents.settings import ETO, write_json
+from eto_agents.settings import ETO
+from eto_agents.strict_json import write_json
 from eto_agents.training.dpo import dpo
 from eto_agents.training.exploration import explore, open_checkpoint
 from eto_agents.training.pairs import Pairs, self_pairs, step_pairs, trajectory_pairs

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eto_agents import Results, TrajectoryStore, evaluate
+from eto_agents.best_of_n import BestOfN
 from eto_agents.evaluation import tables
 from eto_agents.evaluation.results import summarise
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, UnknownNameError
@@ -178,3 +179,33 @@ def test_tokens_and_invalid_actions_are_summed() -> None:
     split_result = summarise("seen", "00", [episode("a"), episode("b")], n_planned=2)
     assert split_result.tokens == 6
     assert split_result.invalid_actions == 0.0
+
+
+class Failing:
+    """An agent that answers nothing."""
+
+    def reset(self, task: Any, seed: int) -> None:
+        pass
+
+    def act(self, observation: str, info: Any) -> str:
+        raise RuntimeError("no answer")
+
+
+@pytest.mark.parametrize("n_samples", [1, 2])
+def test_results_of_nothing_are_strict_json(n_samples: int, tmp_path: Path) -> None:
+    policy = Failing() if n_samples == 1 else BestOfN(Failing(), n_samples)
+    results = run(tmp_path, policy)
+    split = results.splits["seen"]
+    assert (split.n_tasks, split.n_episodes, split.statuses) == (0, 0, {"agent_error": 10})
+    for name in ("results.json", "run.json"):
+        json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
+    for line in lines(tmp_path):
+        json.loads(line, parse_constant=pytest.fail)
+    loaded = Results.load(tmp_path).splits["seen"]
+    assert math.isnan(loaded.reward.mean)
+    assert math.isnan(loaded.success.mean)
+    assert math.isnan(loaded.steps)
+    assert math.isnan(loaded.invalid_actions)
+    assert loaded.reward[1:] == (None, None)
+    page = tables.results_page([Results.load(tmp_path)])
+    assert "| 0 | – | – | – | – | 10 (10 agent_error) |" in page

@@ -190,6 +190,7 @@ def test_decisions_that_cannot_be_executed_or_stored_are_agent_errors() -> None:
         (Decision("east", text="x" * 5_000_000), "text has 5,000,000 bytes"),
         (Decision("east", thought=3), "thought is int"),  # type: ignore[arg-type]
         (Decision("east", usage={"tokens": float("nan")}), "not finite"),
+        (Decision("east", token_ids=[1], log_probs=[float("-inf")]), "not finite"),
         (Decision("east", usage={"tokens": "many"}), "cannot be stored"),  # type: ignore[dict-item]
         (Decision("east", token_ids=["a"]), "cannot be stored"),  # type: ignore[list-item]
     ):
@@ -287,3 +288,27 @@ def test_all_actions_are_sent_before_the_first_step() -> None:
     lengths = range(2, 7)
     assert Ahead.log[:10] == [f"send {n}" for n in lengths] + [f"step {n}" for n in lengths]
     assert [t.status for t in played] == ["completed"] * 5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["score", "task_reward", "reward", "shaping"])
+def test_a_number_that_is_not_finite_is_the_environments_failure(
+    name: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = CorridorEnv.step
+
+    def step(self: CorridorEnv, action: str) -> Any:
+        observation, reward, terminated, truncated, info = original(self, action)
+        if name == "reward":
+            reward = value
+        elif name == "shaping":
+            info["reward_terms"] = {"shaping": value}
+        else:
+            info[name] = value
+        return observation, reward, terminated, truncated, info
+
+    monkeypatch.setattr(CorridorEnv, "step", step)
+    trajectory = run_episode("expert", CORRIDOR, "room3")
+    assert trajectory.status == "env_error"
+    assert f"the environment returned {value} as its {name}" in trajectory.error
+    json.loads(trajectory.to_json(), parse_constant=pytest.fail)

@@ -25,8 +25,8 @@ from eto_agents.settings import (
     read_json,
     read_toml_file,
     record_of,
-    write_json,
 )
+from eto_agents.strict_json import write_json
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 
 METHODS = [SFT, RFT, DPO, PPO, GRPO, ETO]
