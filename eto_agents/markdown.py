@@ -1,11 +1,26 @@
-"""Tables in Markdown: the one place that writes them."""
+"""Markdown: the one place that escapes texts and writes tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-_BARE_PIPE = re.compile(r"(?<!\\)((?:\\\\)*)\|")
+from eto_agents.plain_text import one_line
+
+_SPECIAL = re.compile(
+    r"[\\|`*<>#~$]"
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis; inside a word it is an underscore
+    r"|\](?=[(\[:])"  # the end of a link's text
+    r"|&(?=#?\w+;)"  # an entity
+    r"|^[-+](?=\s|$)|^-(?=-*$)"  # a list, a rule
+)
+_NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
+
+
+class Markdown(str):
+    """Text that is Markdown already: `markdown_table` does not escape it."""
+
+    __slots__ = ()
 
 
 def markdown_table(
@@ -15,7 +30,8 @@ def markdown_table(
 
     Args:
         headings: one for each column.
-        rows: cells that are Markdown already; as many in each row as there are headings.
+        rows: cells, as many in each row as there are headings; they are shown as they are unless
+            they are `Markdown`.
         right: positions of the columns that are aligned right.
 
     Returns:
@@ -25,7 +41,7 @@ def markdown_table(
         ValueError: a row has more or fewer cells than there are headings.
     """
     rules = ["---:" if column in right else "---" for column in range(len(headings))]
-    lines = [_line(headings), _line(rules)]
+    lines = [_line(headings), _line(map(Markdown, rules))]
     for row in rows:
         if len(row) != len(headings):
             raise ValueError(f"a row of {len(row)} cells under {len(headings)} headings: {row!r}")
@@ -33,18 +49,12 @@ def markdown_table(
     return "\n".join(lines)
 
 
-def escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> Markdown:
     """Text as one line of Markdown that shows it as it is; for names that agents chose."""
-    text = " ".join(text.split())
-    for character in "\\|`*_<>#":
-        text = text.replace(character, f"\\{character}")
-    return text
+    text = _SPECIAL.sub(r"\\\g<0>", one_line(text))
+    return Markdown(_NUMBERED.sub(r"\1\\\2", text))
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(map(_in_cell, cells)) + " |"
-
-
-def _in_cell(text: str) -> str:
-    """The text without what would end its cell: line breaks, and pipes that are not escaped."""
-    return _BARE_PIPE.sub(r"\1\\|", re.sub(r"\s*\n\s*", " ", text))
+    shown = (cell if isinstance(cell, Markdown) else escape_markdown(cell) for cell in cells)
+    return f"| {' | '.join(shown)} |"

@@ -10,7 +10,7 @@ from eto_agents.console import table
 from eto_agents.evaluation.results import Results, SplitResult
 from eto_agents.evaluation.samples import in_words
 from eto_agents.evaluation.statistics import Estimate
-from eto_agents.markdown import markdown_table
+from eto_agents.markdown import escape_markdown, markdown_table
 from eto_agents.trajectory import PLAYED
 
 HEADINGS = (
@@ -82,10 +82,12 @@ def notes(results: Sequence[Results]) -> list[str]:
 def results_page(results: Sequence[Results]) -> str:
     """The table and its notes as a Markdown page."""
     lines = ["# Results", "", markdown_table(HEADINGS, rows(results))]
-    lines += ["", *(f"- {note}" for note in notes(results)), "", "## Task sets", ""]
+    lines += ["", *(f"- {escape_markdown(note)}" for note in notes(results))]
+    lines += ["", "## Task sets", ""]
     for result in results:
         for split in result.splits.values():
-            lines.append(f"- {result.env_id}, {split.split}: sha256 `{split.tasks_sha256}`")
+            name = escape_markdown(f"{result.env_id}, {split.split}")
+            lines.append(f"- {name}: sha256 {escape_markdown(split.tasks_sha256)}")
     return "\n".join(lines) + "\n"
 
 

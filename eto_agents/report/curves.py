@@ -36,7 +36,10 @@ def figures_section(
     Raises:
         UnknownNameError: no agent has played one of `tasks`.
     """
-    images = [_bars(comparison), _means(comparison), _chosen_tasks(comparison, tasks)]
+    images = [_bars(comparison), _means(comparison)]
+    # Without a task that all agents have played there is none to draw.
+    if chosen := _requested(comparison, tasks) if tasks else _most_varied(comparison):
+        images.append(_chosen_tasks(comparison, chosen, is_requested=bool(tasks)))
     if iterations:
         images.append(_iterations(iterations))
     return Section("Figures", images=tuple(images))
@@ -51,11 +54,13 @@ def score_by_step(split_run: SplitRun, task_ids: Iterable[str], n_steps: int) ->
         n_steps: the last step; shorter episodes keep their last score.
 
     Returns:
-        `n_steps` + 1 scores in [0, 1].
+        `n_steps` + 1 scores in [0, 1]; NaN without tasks.
     """
     by_task = _curves(split_run)
     means = []
     task_ids = list(task_ids)
+    if not task_ids:
+        return [math.nan] * (n_steps + 1)
     for step in range(n_steps + 1):
         at_step = [
             math.fsum(curve[min(step, len(curve) - 1)] for curve in by_task[task])
@@ -108,12 +113,17 @@ def _means(comparison: Comparison) -> Image:
     )
 
 
-def _chosen_tasks(comparison: Comparison, tasks: Sequence[str]) -> Image:
-    chosen = _requested(comparison, tasks) if tasks else _most_varied(comparison)
+def _chosen_tasks(
+    comparison: Comparison, chosen: Sequence[tuple[Column, str]], *, is_requested: bool
+) -> Image:
     panels = {
         f"{column.title}: {task}": _lines_of(comparison, column, [task]) for column, task in chosen
     }
-    rule = "as requested" if tasks else "of each task set, the one with the most distinct scores"
+    rule = (
+        "as requested"
+        if is_requested
+        else "of each task set, the one with the most distinct scores"
+    )
     caption = f"Reward after each step on single tasks ({rule})."
     return figures.lines(
         panels, _labels(comparison), "reward-by-step-tasks", caption, "steps", is_stepped=True

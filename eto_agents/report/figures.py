@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eto_agents.evaluation.statistics import Estimate
+from eto_agents.plain_text import one_line
 from eto_agents.report.document import Image
 from eto_envs.errors import require
 
@@ -72,7 +73,7 @@ def bars(groups: Mapping[str, Mapping[str, Estimate]], agents: Sequence[str]) ->
             for position, agent in enumerate(agents):
                 colour = COLOURS[position % len(COLOURS)]
                 _bar(panel, position, group.get(agent, NOT_PLAYED), colour)
-            panel.set_title(title)
+            panel.set_title(one_line(title))
             panel.set_xlim(0, 118)
             panel.set_xticks(range(0, 101, 25))
             panel.set_yticks(range(len(agents)), [_short(agent) for agent in agents])
@@ -111,7 +112,7 @@ def lines(
                 order = labels.index(line.label)
                 draw = _stairs if is_stepped else _points
                 handles[line.label] = draw(panel, line, order)
-            panel.set_title(textwrap.fill(title, 34, break_long_words=True))
+            panel.set_title(textwrap.fill(one_line(title), 34, break_long_words=True))
             panel.set_ylim(-4, 104)
             panel.set_yticks(range(0, 101, 25))
             if not is_stepped:
@@ -206,7 +207,7 @@ def _outer_labels(figure: Figure, axes: Sequence[Axes], x_label: str, y_label: s
 
 def _short(label: str) -> str:
     """A label short enough to leave room for the figure."""
-    label = " ".join(label.split())
+    label = one_line(label)
     return label if len(label) <= 28 else label[:17] + "…" + label[-10:]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from eto_agents.evaluation.comparison import Comparison, Difference, compare
 from eto_agents.evaluation.published import load_published
 from eto_agents.evaluation.runs import Run, SplitRun, read_runs
+from eto_agents.plain_text import printable
 from eto_agents.report import sections
 from eto_agents.report.curves import figures_section
 from eto_agents.report.document import Document, Section
@@ -24,6 +24,7 @@ from eto_agents.report.html import html
 from eto_agents.report.latex import latex
 from eto_agents.report.markdown import markdown
 from eto_agents.report.published import published_section
+from eto_agents.strict_json import json_text
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole
 
@@ -131,7 +132,7 @@ def _result_record(split_run: SplitRun) -> dict[str, Any]:
         "steps": summary.steps,
         "invalid_actions": summary.invalid_actions,
         "tokens": summary.tokens,
-        "statuses": json.dumps(summary.statuses),
+        "statuses": json_text(summary.statuses),
     }
 
 
@@ -163,4 +164,10 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def _field(value: Any) -> Any:
-    return "" if isinstance(value, float) and math.isnan(value) else value
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    if not isinstance(value, str):
+        return value
+    # A spreadsheet would calculate what begins like a formula; the apostrophe makes it a text.
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text

@@ -7,11 +7,17 @@ choose their own names.
 from __future__ import annotations
 
 import base64
-from html import escape
+import html as standard
 from importlib.resources import files
 from string import Template
 
+from eto_agents.plain_text import printable
 from eto_agents.report.document import Cell, Document, Image, Section, Table
+
+
+def escape(text: str) -> str:
+    """Text as HTML that shows it as it is."""
+    return standard.escape(printable(text))
 
 
 def html(document: Document) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from eto_agents.plain_text import one_line
 from eto_agents.report.document import Cell, Document, Table
 
 
 def latex(document: Document) -> str:
     r"""The report's tables in LaTeX, for ``\input``; they need booktabs and graphicx."""
     lines = [
-        f"% {' '.join(document.title.split())}",
+        f"% {one_line(document.title)}",
         "% \\usepackage{booktabs,graphicx} and \\input this file.",
     ]
     for section in document.sections:
@@ -28,7 +30,7 @@ def _table(table: Table) -> list[str]:
         r"\begin{table}[t]",
         r"  \centering",
         rf"  \caption{{{_escaped(table.caption)}}}",
-        rf"  \label{{tab:{table.label}}}",
+        rf"  \label{{tab:{_label(table.label)}}}",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{{alignment}}}",
         r"    \toprule",
@@ -39,6 +41,11 @@ def _table(table: Table) -> list[str]:
         r"  \end{tabular}}",
         r"\end{table}",
     ]
+
+
+def _label(text: str) -> str:
+    """What has no meaning to LaTeX, in which nothing can be escaped in a label."""
+    return re.sub(r"[^A-Za-z0-9.:-]+", "-", text)
 
 
 def _cell(cell: Cell) -> str:
@@ -70,4 +77,4 @@ LATEX = {
 
 
 def _escaped(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    return "".join(LATEX.get(character, character) for character in one_line(text))

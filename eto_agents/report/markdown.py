@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eto_agents.markdown import escape_markdown, markdown_table
+from eto_agents.markdown import Markdown, escape_markdown, markdown_table
 from eto_agents.report.document import Cell, Document, Table
 
 
@@ -24,13 +24,13 @@ def markdown(document: Document) -> str:
 
 def _table(table: Table) -> str:
     return markdown_table(
-        [escape_markdown(heading) for heading in table.headings],
+        table.headings,
         [[_cell(cell) for cell in row] for row in table.rows],
         right=[column for column, is_text in enumerate(table.is_text) if not is_text],
     )
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell) -> Markdown:
     text = escape_markdown(cell.text)
-    text = f"**{text}**" if cell.is_best else text
-    return f"{text} {escape_markdown(cell.detail)}".rstrip()
+    shown = f"**{text}**" if cell.is_best else text
+    return Markdown(f"{shown} {escape_markdown(cell.detail)}".rstrip())

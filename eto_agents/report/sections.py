@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from eto_agents.evaluation.comparison import Comparison, Difference, average
+from eto_agents.evaluation.comparison import Column, Comparison, Difference, average
 from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import (
     Estimate,
@@ -95,6 +95,7 @@ def _result_notes(comparison: Comparison) -> Iterator[str]:
                 f"{column.title}: {reason}, so no agent is marked as the best, and differences are "
                 "over the tasks that both agents have played."
             )
+        yield from _empty_notes(comparison, column)
     if mini := [column.title for column in comparison.columns if column.dataset == "mini"]:
         yield (
             f"{', '.join(mini)}: scores on the embedded mini dataset are not comparable with "
@@ -115,6 +116,19 @@ def _result_notes(comparison: Comparison) -> Iterator[str]:
     }
     for label in sorted(counts_zero):
         yield f"{label}: episodes in which the agent failed count as 0."
+
+
+def _empty_notes(comparison: Comparison, column: Column) -> Iterator[str]:
+    """Say where there is nothing to average or to compare."""
+    members = comparison.in_column(column)
+    for row, split_run in members:
+        if not split_run.counted:
+            statuses = ", ".join(f"{n} {s}" for s, n in split_run.summary.statuses.items())
+            yield f"{column.title}: of {row.label}, no episode counts in a mean ({statuses})."
+    if len(members) > 1 and not set.intersection(
+        *({e.task_id for e in run.counted} for _, run in members)
+    ):
+        yield f"{column.title}: no task was played by all agents."
 
 
 def episodes(comparison: Comparison) -> Section:

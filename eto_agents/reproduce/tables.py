@@ -20,7 +20,7 @@ from eto_agents.evaluation.comparison import ENV_IDS
 from eto_agents.evaluation.published import COLUMNS, PublishedRow, load_published
 from eto_agents.evaluation.runs import read_run
 from eto_agents.evaluation.statistics import Estimate, Paired, clustered_mean, paired
-from eto_agents.markdown import markdown_table
+from eto_agents.markdown import Markdown, escape_markdown, markdown_table
 from eto_agents.report.sections import NO_INTERVAL, NO_INTERVAL_NOTE
 from eto_agents.worlds.base import title_of
 
@@ -171,14 +171,15 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
         average = "–" if math.isnan(row.average) else f"{row.average:.1f}"
         source = " ".join(filter(None, (row.source, row.table)))
         remarks = "; ".join(filter(None, (source, "as quoted" if row.is_quoted else "", row.note)))
-        rows.append([f"*{row.method}, {row.model} ({remarks})*", *cells, average])
+        name = escape_markdown(f"{row.method}, {row.model} ({remarks})")
+        rows.append([Markdown(f"*{name}*"), *cells, average])
     text = markdown_table(headings, rows)
     if published:
         text += (
             "\n\nRows in italics are published results of other models; their average is over all "
             "five columns of the paper. Scores on a mini dataset are not comparable with them."
         )
-    notes = [f"- {note}" for note in table.notes]
+    notes = [f"- {escape_markdown(note)}" for note in table.notes]
     if NO_INTERVAL in text:
         notes.append(f"- {NO_INTERVAL_NOTE}")
     return "\n\n".join([text, "\n".join(notes)] if notes else [text])

@@ -253,3 +253,84 @@ def test_without_matplotlib_the_error_says_what_to_install(
     assert done.returncode == 1
     assert "eto-gym[plot]" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def failed(folder: Path, policy: str, status: str, n: int = 3) -> str:
+    """A run whose episodes all ended in a status that does not count."""
+    made = made_run(folder, {"seen": scores_of(*[0.0] * n)}, policy=policy, kinds=("a", "b"))
+    file = made / "episodes.jsonl"
+    file.write_text(file.read_text().replace('"completed"', f'"{status}"'))
+    return str(made)
+
+
+@pytest.mark.parametrize("status", ["agent_error", "env_error", "cancelled"])
+@pytest.mark.parametrize("n_agents", [1, 2])
+def test_a_report_of_nothing_says_so(status: str, n_agents: int, tmp_path: Path) -> None:
+    runs = [failed(tmp_path / f"run{i}", f"agent{i}", status) for i in range(n_agents)]
+    write_report(runs, tmp_path / "out", iterations=runs)
+    page = (tmp_path / "out/report.md").read_text()
+    assert f"3 {status}" in page
+    assert table_of(page, "Average reward")[1][1].startswith("–")
+    assert "no episode counts" in page
+    assert records(tmp_path / "out/report.csv")[0]["reward_mean"] == ""
+    if n_agents == 2:
+        assert table_of(page, "Paired differences")[1][2] == "no common task"
+
+
+def test_agents_without_a_common_task(tmp_path: Path) -> None:
+    first = made_run(tmp_path / "a", {"seen": {"t1": [1.0]}}, policy="a", n_planned={"seen": 2})
+    second = made_run(tmp_path / "b", {"seen": {"t2": [0.5]}}, policy="b", n_planned={"seen": 2})
+    third = failed(tmp_path / "c", "c", "agent_error")
+    write_report([str(first), str(second), third], tmp_path / "out")
+    page = (tmp_path / "out/report.md").read_text()
+    assert table_of(page, "Average reward")[1][1] == "100.0 (1 of 2 so far)"
+    assert {row[2] for row in table_of(page, "Paired differences")[1:]} == {"no common task"}
+    assert "ALFWorld seen: no task was played by all agents" in page
+
+
+def test_one_finished_task(tmp_path: Path) -> None:
+    runs = [
+        str(made_run(tmp_path / name, {"seen": {"t1": [score]}}, policy=name))
+        for name, score in (("a", 1.0), ("b", 0.0))
+    ]
+    write_report(runs, tmp_path / "out", tasks=["t1"], iterations=runs)
+    page = (tmp_path / "out/report.md").read_text()
+    assert [row[1] for row in table_of(page, "Average reward")[1:]] == ["100.0", "0.0"]
+    assert table_of(page, "Paired differences")[1][2] == "not significant"
+
+
+NAMES = (
+    '=HYPERLINK("http://a.example","x")',
+    "[x](javascript:alert(1)) | <script>alert(1)</script>",
+    "a\x00b\x1b[31m\ud800 \\input{/etc/passwd}%$#_^~&{}",
+    "@SUM(1)",
+    "-1+1",
+)
+
+
+def test_names_do_nothing_in_any_format(tmp_path: Path) -> None:
+    scores = {"seen": scores_of(0.5, 0.6, 0.7)}
+    runs = [
+        str(made_run(tmp_path / str(i), scores, policy=name, kinds=(name, "other")))
+        for i, name in enumerate(NAMES)
+    ]
+    write_report(runs, tmp_path / "out", against=NAMES[0], iterations=runs[:2])
+    contents = {f.name: f.read_text() for f in (tmp_path / "out").iterdir() if f.is_file()}
+    for name, text in contents.items():
+        assert not re.search("[\x00-\x08\x0b-\x1f\ud800-\udfff]", text), name
+    for path in (tmp_path / "out/figures").glob("*.svg"):
+        ET.parse(path)
+    for file in ("report.csv", "differences.csv"):
+        for record in records(tmp_path / "out" / file):
+            for field in record.values():
+                assert not field.startswith(("=", "@", "+")), field
+                assert not field.startswith("-") or float(field) < 0
+    assert "'-1+1" in contents["report.csv"]
+    page = contents["report.md"]
+    assert r"[x\](javascript:alert(1)) \| \<script\>alert(1)\</script\>" in page
+    assert not re.search(r"(?<!\\)<script", page)
+    assert "<script" not in contents["report.html"]
+    assert "a\ufffdb\ufffd[31m\ufffd" in page
+    assert (
+        r"\textbackslash{}input\{/etc/passwd\}\%\$\#\_\textasciicircum{}" in contents["report.tex"]
+    )
