@@ -18,6 +18,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
@@ -26,12 +28,16 @@ from types import TracebackType
 from typing import Any, Final
 
 from eto_agents.processes import is_main_process, wait_until
-from eto_agents.settings import read_json, record_of, write_json
+from eto_agents.settings import read_json, record_of
+from eto_agents.strict_json import json_text, write_json
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
-from eto_envs.files import sha256_of, write_whole
+from eto_envs.files import naming, sha256_of, write_whole
 
 SCHEMA_VERSION: Final = 3
 """Version of ``run.json``."""
+
+_UNFINISHED: Final = re.compile(r"\..+\.\d+(\.old)?")
+"""Names of files and folders that are being written; the number is that of the process."""
 
 _RUN_ONLY: Final = frozenset({"report_to", "device"})
 """Settings that do not affect the result; they may change when a run is resumed."""
@@ -189,8 +195,9 @@ class RunFolder:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``."""
         if self.is_writer:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(metrics) + "\n")
+            path = self.folder / "metrics.jsonl"
+            with naming(path), path.open("a", encoding="utf-8") as lines:
+                lines.write(json_text(metrics) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read all lines of ``metrics.jsonl``; an incomplete last line is skipped.
@@ -210,7 +217,7 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Remove the metrics logged after `step`; the steps after it are about to be repeated."""
         remaining = [line for line in self.metrics() if line.get("step", 0) <= step]
-        text = "".join(json.dumps(line) + "\n" for line in remaining)
+        text = "".join(json_text(line) + "\n" for line in remaining)
         if self.is_writer:
             write_whole(self.folder / "metrics.jsonl", text.encode())
 
@@ -224,14 +231,12 @@ class RunFolder:
         """Mark the stage as complete: write ``result.json`` and delete ``work/``."""
         if self.is_writer:
             write_json(self.folder / "result.json", result)
-            shutil.rmtree(self.work, ignore_errors=True)
+            _remove(self.work)
 
     def _claim(self) -> None:
         """Write ``run.json``, or check that the existing one describes the same run."""
-        if self.is_writer:  # an interrupted write leaves a temporary file behind
-            for temporary in self.folder.glob(".*.*.*"):
-                if temporary.suffix[1:].isdigit():  # `write_whole` puts its process id there
-                    temporary.unlink(missing_ok=True)
+        if self.is_writer:
+            self._remove_leftovers()
         before, ours = read_record(self.folder), self.record
         if before is None:
             if self.is_writer:
@@ -242,7 +247,7 @@ class RunFolder:
                 f"{self.folder} holds another run, of kind {before.kind!r} and not {ours.kind!r}; "
                 "choose another folder"
             )
-        changed = list(_differences(before.settings, ours.settings))
+        changed = list(_differences(before.settings, ours.settings, self.folder))
         if changed:
             raise RunMismatchError(
                 f"{self.folder} holds a run with different settings: {', '.join(changed)}. Choose "
@@ -257,6 +262,14 @@ class RunFolder:
         ours.inputs.update(before.inputs)
         ours.facts.update(before.facts)
 
+    def _remove_leftovers(self) -> None:
+        """Delete what a killed process left: this one holds the folder's lock, so it is dead."""
+        for path in self.folder.glob(".*"):
+            if _UNFINISHED.fullmatch(path.name):
+                _remove(path)
+        if (self.folder / "result.json").is_file():
+            _remove(self.work)
+
     def _changed(self, before: Mapping[str, str]) -> list[str]:
         """Names of the inputs whose hashes differ from those in `before`."""
         now = self.record.inputs
@@ -264,14 +277,42 @@ class RunFolder:
         return sorted(name for name in names if before.get(name) != now.get(name))
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """Describe every setting that changed, such as ``dpo.beta 0.1 (now 0.5)``."""
     for name in sorted({*before, *now} - _RUN_ONLY):
         was, is_now = before.get(name), now.get(name)
         if isinstance(was, Mapping) and isinstance(is_now, Mapping):
-            yield from (f"{name}.{inner}" for inner in _differences(was, is_now))
-        elif was != is_now:
+            yield from (f"{name}.{inner}" for inner in _differences(was, is_now, folder))
+        elif was != is_now and not _is_same_path(was, is_now, folder):
             yield f"{name} {was!r} (now {is_now!r})"
+
+
+def _is_same_path(was: Any, is_now: Any, folder: Path) -> bool:
+    """Whether two settings are the same file or folder, written in two ways.
+
+    A run may be resumed from another working folder than the one it was started in, which usually
+    is a parent of the run's `folder`.
+    """
+    if not isinstance(was, str) or not isinstance(is_now, str):
+        return False
+    kind, colon, path = was.partition(":")
+    if colon and is_now.startswith(f"{kind}:"):  # such as ``hf:FOLDER``
+        was, is_now = path, is_now[len(kind) + 1 :]
+    try:
+        return any(
+            os.path.samefile(place / was, is_now)
+            for place in (Path(), *folder.resolve().parents)
+            if (place / was).exists() and os.path.exists(is_now)
+        )
+    except (OSError, ValueError):  # a text that cannot be a path
+        return False
 
 
 def episodes_file(path: Path) -> Path:

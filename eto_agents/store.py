@@ -14,6 +14,7 @@ from types import TracebackType
 
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError
+from eto_envs.files import naming
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,12 @@ class TrajectoryStore:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise DataError(f"another process is writing to {self.path}") from None
-        self._remove_incomplete_line()
-        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+        try:
+            self._remove_incomplete_line()
+            self._file = self.path.open("a", encoding="utf-8", newline="\n")
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(
@@ -86,13 +91,17 @@ class TrajectoryStore:
         trace: TracebackType | None,
     ) -> None:
         """Close the file and release its lock."""
-        self._file.close()
-        self._lock.release()
+        try:
+            with naming(self.path):  # a full disk shows when the rest is written
+                self._file.close()
+        finally:
+            self._lock.release()
 
     def append(self, trajectory: Trajectory) -> None:
         """Write one trajectory; it is on file when this returns."""
-        self._file.write(trajectory.to_json() + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(trajectory.to_json() + "\n")
+            self._file.flush()
 
     def _remove_incomplete_line(self) -> None:
         if not self.path.exists():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from eto_agents.runs import (
     once,
     read_record,
 )
+from eto_agents.store import TrajectoryStore
 from eto_agents.training.pairs import Pair
 from eto_agents.trajectory import Message, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
@@ -258,3 +261,103 @@ def test_a_hash_of_pairs_covers_both_sides_and_the_shared_steps() -> None:
     assert hash_input([Pair(episode(0), episode(0, n_steps=3, score=0.5))]) == hashes[0]
     assert hash_input(pairs[:2]) != hash_input(pairs[1::-1])
     assert hash_input([Pair(good, bad)]) != hash_input([good, bad])
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    def leave() -> None:
+        (tmp_path / ".checkpoint.123").mkdir(exist_ok=True)
+        (tmp_path / ".checkpoint.123" / "model.safetensors").write_bytes(b"half")
+        (tmp_path / ".checkpoint.123.old").mkdir(exist_ok=True)
+        (tmp_path / ".result.json.123").write_text("{")
+        (tmp_path / "work").mkdir(exist_ok=True)
+
+    kept = {"run.json", "metrics.jsonl", ".lock", ".hidden", ".notes.txt"}
+    with run_folder(tmp_path) as run:
+        run.log({"step": 1})
+        for name in (".hidden", ".notes.txt"):
+            (tmp_path / name).write_text("")
+    leave()
+    with run_folder(tmp_path) as run:
+        assert {file.name for file in tmp_path.iterdir()} == kept | {"work"}  # to resume from
+        leave()
+        run.finish({})
+    leave()  # killed after the result was written, before `work` was deleted
+    with run_folder(tmp_path):
+        assert {file.name for file in tmp_path.iterdir()} == kept | {"result.json"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("runs/chain/mini", "{}/runs/chain/mini"),
+        ("{}/runs/chain/mini", "runs/chain/mini"),
+        ("runs/chain/mini", "./runs/../runs/chain/mini/"),
+        ("runs/chain/mini", "link"),
+        ("hf:runs/chain/mini", "hf:{}/runs/chain/mini"),
+    ],
+)
+def test_the_same_folder_written_another_way_is_the_same(
+    first: str, second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/chain/mini").mkdir(parents=True)
+    (tmp_path / "runs/other").mkdir()
+    (tmp_path / "link").symlink_to("runs/chain/mini")
+    folder = Path("runs/chain/sft")
+    settings = {"env_args": {"dataset": first.format(tmp_path)}, "epochs": 3}
+    with run_folder(folder, settings):
+        pass
+    again = {"env_args": {"dataset": second.format(tmp_path)}, "epochs": 3}
+    with run_folder(tmp_path / folder, again):
+        pass
+    for other in ("runs/other", "hf:runs/other", "mini", "runs/chain", ""):
+        with (
+            pytest.raises(RunMismatchError, match="dataset"),
+            run_folder(folder, {"env_args": {"dataset": other}, "epochs": 3}),
+        ):
+            pass
+    monkeypatch.chdir(tmp_path / "runs")  # a relative path was written in a parent of the folder
+    here = {"env_args": {"dataset": "chain/mini"}, "epochs": 3}
+    if not first.startswith("hf:"):
+        with run_folder(Path("chain/sft"), here):
+            pass
+
+
+def test_the_lock_is_released_whatever_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TrajectoryStore(tmp_path / "episodes.jsonl")
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def close(self) -> None:
+            self.file.close()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as error_info, store:
+        monkeypatch.setattr(store, "_file", Full(store._file))
+    assert error_info.value.filename == str(tmp_path / "episodes.jsonl")
+    with store:
+        store.append(episode(1))
+    (tmp_path / "episodes.jsonl").unlink()
+    (tmp_path / "episodes.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError), store:
+        pass
+    (tmp_path / "episodes.jsonl").rmdir()
+    with store:
+        pass
+
+
+def test_settings_that_json_cannot_write_are_the_same_when_read(tmp_path: Path) -> None:
+    for _ in range(2):
+        with run_folder(tmp_path, {"max_sampling_gap": float("inf")}) as run:
+            run.state(loss=float("nan"))
+            run.log({"loss": float("nan")})
+    with run_folder(tmp_path, {"max_sampling_gap": float("inf")}) as run:
+        run.finish({"loss": float("-inf")})
+    for name in ("run.json", "metrics.jsonl", "result.json"):
+        text = (tmp_path / name).read_text()
+        assert "NaN" not in text
+        assert "Infinity" not in text
