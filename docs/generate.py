@@ -37,7 +37,7 @@ WIDTH = 100
 COMMAND_LINE = """# The command line
 
 The `--help` text of every command. Exit codes: 0 for success, 1 for a failure that the message
-explains, 2 for incorrect usage, 130 if interrupted.
+explains, 2 for incorrect usage, 130 if interrupted, and 128 + N if signal N ended it.
 """
 
 

@@ -1,14 +1,19 @@
-"""The progress display: bars in a terminal, elsewhere a line every `LINE_EVERY_S` seconds.
+"""The terminal: `show` prints results to stdout, a `Display` shows progress on stderr.
 
 Long-running code calls `report`: a training method reports its steps and its loss, `Episodes` the
-episodes played. A `Display` shows the reports made while it is open; without one, or with `quiet`,
-nothing is shown. `relayed` passes the reports of a worker process on to its parent. All output goes
-to stderr: stdout is for results.
+episodes played. A `Display` shows the reports made while it is open, as bars in a terminal and
+elsewhere as a line every `LINE_EVERY_S` seconds; without one, or with `quiet`, nothing is shown.
+`relayed` passes the reports of a worker process on to its parent.
+
+Everything is printed literally: nothing in a name or a path is read as markup or reaches the
+terminal as an escape sequence.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import math
 import sys
 import threading
@@ -17,8 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from eto_agents.plain_text import REPLACEMENT, one_line, printable
 from eto_agents.trajectory import PLAYED
 
 if TYPE_CHECKING:
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
+    from rich.rule import Rule
     from rich.table import Table
     from typing_extensions import Self
 
@@ -37,6 +44,63 @@ LINE_EVERY_S = 20.0
 
 _BEAT_S = 5.0
 _BAR_WIDTH = 24
+
+_ASCII: Final = {
+    **dict.fromkeys("–—−‐‑─━═╌╸╺", "-"),
+    **dict.fromkeys("│┃║", "|"),
+    **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╯╰╞╡╪‡", "+"),
+    **dict.fromkeys("‘’", "'"),
+    **dict.fromkeys("“”", '"'),
+    **{"…": "...", "×": "x", "±": "+/-", "≠": "!=", "→": "->", "•": "*", "·": "*"},
+}
+"""What a terminal shows that cannot encode these characters."""
+
+
+def prepare_streams() -> None:
+    """Let no character end the program that the terminal's encoding does not have."""
+    codecs.register_error("eto-terminal", _replaced)
+    for stream, errors in (
+        (sys.stdin, "replace"),
+        (sys.stdout, "eto-terminal"),
+        (sys.stderr, "eto-terminal"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    if codecs.lookup(error.encoding).name == "utf-8":  # which cannot encode surrogates only
+        return (REPLACEMENT * len(text)).encode(), error.end
+    return "".join(_ASCII.get(character, "?") for character in text), error.end
+
+
+def console(*, is_stderr: bool = False) -> Console:
+    """A console that reads nothing in a text as markup; see `show`."""
+    from rich.console import Console
+
+    return Console(stderr=is_stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def rule(title: str) -> Rule:
+    """A line across the terminal with a title in it."""
+    from rich.rule import Rule
+    from rich.text import Text
+
+    return Rule(Text(printable(title)))
+
+
+def show(*parts: Table | Rule | str) -> None:
+    """Print to stdout, each part beginning on a line of its own."""
+    # A table fits the terminal's width, but soft wrapping would switch that off.
+    out = console()
+    for part in parts:
+        if isinstance(part, str):
+            out.print(printable(part))
+        else:
+            out.print(part, soft_wrap=False)
 
 
 class Report(NamedTuple):
@@ -65,6 +129,11 @@ class Report(NamedTuple):
     def is_done(self) -> bool:
         """Whether all planned units are done."""
         return self.n_done >= self.n_planned > 0
+
+    def printable(self) -> Report:
+        """The report with its name on one line, and without escape sequences."""
+        figures = {printable(label): printable(value) for label, value in self.figures.items()}
+        return self._replace(name=one_line(self.name), unit=one_line(self.unit), figures=figures)
 
     def shown_count(self) -> str:
         """Such as ``3/10 episodes``."""
@@ -161,7 +230,7 @@ class Display:
         if self._quiet:
             return self
         if is_terminal:
-            self._bars = _bars(self._console)
+            self._bars = _bars(self._console or console(is_stderr=True))
             self._bars.start()
         else:
             self._closed.clear()
@@ -173,7 +242,8 @@ class Display:
         _receiver.reset(self._token)
         self._closed.set()
         if self._bars is not None:
-            self._bars.stop()
+            with contextlib.suppress(OSError):  # the terminal has been closed
+                self._bars.stop()
 
     def receive(self, latest: Report) -> None:
         """Show a report, from this process or from another one."""
@@ -183,6 +253,7 @@ class Display:
             if latest.text:
                 self._write(latest.text)
                 return
+            latest = latest.printable()
             now_s = self._now()
             row = self._rows.get(latest.name)
             has_just_ended = latest.is_done and not (row is not None and row.latest.is_done)
@@ -223,16 +294,16 @@ class Display:
         )
 
     def _write(self, line: str) -> None:
-        console = self._bars.console if self._bars is not None else self._console
-        if console is not None:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        line = printable(line)
+        out = self._bars.console if self._bars is not None else self._console
+        if out is not None:
+            out.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
 
-def _bars(console: Console | None) -> Bars:
-    from rich.console import Console
+def _bars(console: Console) -> Bars:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
     from rich.table import Column
@@ -243,7 +314,7 @@ def _bars(console: Console | None) -> Bars:
         TextColumn("{task.fields[count]}", markup=False),
         # Text that does not fit wraps to a second line.
         TextColumn("{task.fields[about]}", "dim", markup=False, table_column=Column(ratio=1)),
-        console=console or Console(stderr=True),
+        console=console,
         refresh_per_second=4,
         expand=True,
     )
@@ -384,25 +455,24 @@ def table(
         is_compact: no frame, title and caption aligned left, and no cell broken into lines.
     """
     from rich.box import HEAVY_HEAD, SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
     side: Literal["left", "center"] = "left" if is_compact else "center"
     shown = Table(
-        title=escape(title) or None,
-        caption=escape(caption) or None,
+        title=Text(printable(title), style="table.title") if title else None,
+        caption=Text(printable(caption), style="table.caption") if caption else None,
         box=SIMPLE_HEAD if is_compact else HEAVY_HEAD,
         title_justify=side,
         caption_justify=side,
     )
     for heading in headings:
         shown.add_column(
-            escape(heading),
+            Text(printable(heading)),
             justify="right" if heading in right else "left",
             overflow="fold" if heading in folded else "ellipsis",
             no_wrap=is_compact,
         )
     for row in rows:
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     return shown

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From top to bottom. An import leads to a lower row or stays inside its own unit; units of one row
 # are side by side and do not know each other. A unit is a module or a package with all inside it.
 LAYERS = (
-    ("baselines",),
+    ("baselines", "eto_agents.__main__"),
     ("eto_agents.cli",),
     ("eto_agents",),  # the package's own __init__, which re-exports
     ("eto_agents.reproduce",),
@@ -45,6 +45,7 @@ LAYERS = (
         "eto_agents.deadline",
         "eto_agents.processes",
     ),
+    ("eto_agents.plain_text", "eto_agents.strict_json"),
     ("eto_envs",),
     ("eto_envs.webshop", "eto_envs.alfworld", "eto_envs.scienceworld"),
     (
@@ -287,6 +288,38 @@ def prints(module: Module) -> Iterator[str]:
             yield f"{module.name}:{line} calls {name}"
 
 
+MAY_OPEN_TERMINAL = {"eto_agents.console", "eto_envs.data"}  # the latter for its progress bar
+
+
+def terminal_elsewhere(module: Module) -> Iterator[str]:
+    if module.name not in MAY_OPEN_TERMINAL:
+        for line, name in full_names(module):
+            if name in ("rich.console.Console", "rich.print"):
+                yield f"{module.name}:{line} uses {name}, which would read names as markup"
+
+
+MAY_DUMP = {
+    "eto_agents.strict_json",
+    # What these make is hashed, compared, quoted or embedded; it is no file of JSON.
+    "eto_agents.evaluation.runs",
+    "eto_agents.formats.folder",
+    "eto_agents.formats.preference",
+    "eto_agents.models.recordings",
+    "eto_agents.models.scripted",
+    "eto_agents.react.prompts",
+    "eto_agents.report.replay",
+    "eto_agents.runs",
+    "eto_agents.training.preference_rows",
+}
+
+
+def json_elsewhere(module: Module) -> Iterator[str]:
+    if module.name.startswith("eto_agents.") and module.name not in MAY_DUMP:
+        for line, name in full_names(module):
+            if name in ("json.dump", "json.dumps"):
+                yield f"{module.name}:{line} uses {name}: write with eto_agents.strict_json"
+
+
 def code_from_data(module: Module) -> Iterator[str]:
     for line, name in calls_of(module, {"eval", "exec"}):
         yield f"{module.name}:{line} calls {name}"
@@ -307,6 +340,8 @@ RULES = (
     method_imports_method,
     global_randomness,
     prints,
+    terminal_elsewhere,
+    json_elsewhere,
     code_from_data,
 )
 
@@ -360,6 +395,8 @@ def test_no_module_breaks_a_rule(rule: Callable[[Module], Iterator[str]]) -> Non
         (global_randomness, "eto_envs.core", "from numpy import random\nrandom.seed(0)"),
         (global_randomness, "eto_envs.core", "import numpy.random\nnumpy.random.seed(0)"),
         (prints, "eto_agents.rollout", "print(1)"),
+        (terminal_elsewhere, "eto_agents.cli.play", "from rich.console import Console\nConsole()"),
+        (json_elsewhere, "eto_agents.evaluation.results", "import json\njson.dumps(1)"),
         (code_from_data, "eto_envs.core", "eval('1')"),
         (code_from_data, "baselines.eto", "exec('1')"),
         (code_from_data, "eto_envs.core", "from pickle import loads"),
@@ -396,6 +433,8 @@ def test_rules_find_what_breaks_them(
         (global_randomness, "eto_envs.core", "import numpy as np\nnp.random.default_rng(0)"),
         (global_randomness, "eto_envs.core", "def f(random):\n    random.seed(1)"),
         (prints, "eto_agents.cli.play", "print(1)"),
+        (terminal_elsewhere, "eto_agents.cli.play", "from eto_agents.console import show\nshow()"),
+        (json_elsewhere, "eto_agents.evaluation.results", "import json\njson.loads('1')"),
         (code_from_data, "eto_agents.models.local.model", "model.eval()"),
         (code_from_data, "eto_envs.core", "load('x', allow_pickle=False)"),
     ],

@@ -1,16 +1,23 @@
 """The command `eto`: flags come from the functions' signatures, help from their docstrings.
 
 Each command imports what it needs when it runs, so `eto --help` is quick. Exit codes: 0 success, 1
-a failure that the message explains, 2 incorrect usage, 130 interrupted.
+a failure that the message explains, 2 incorrect usage, 130 interrupted, 128 + N ended by signal N.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import inspect
+import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from eto_agents.cli import (
@@ -26,6 +33,9 @@ from eto_agents.cli import (
     serve,
     train,
 )
+from eto_agents.console import prepare_streams
+from eto_agents.plain_text import printable
+from eto_envs.data import cache_dir
 from eto_envs.errors import EtoError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -48,6 +58,8 @@ GROUPS: Final[Mapping[str, Mapping[str, Callable[..., None]]]] = {
     "serve": serve.COMMANDS,
     "train": train.COMMANDS,
 }
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 ABOUT: Final = """\
 Play, evaluate and train language-model agents in WebShop, ScienceWorld and ALFWorld.
 
@@ -83,22 +95,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the words after ``eto``; by default the process's own.
     """
-    import gymnasium as gym
-
     warnings.showwarning = _show_warning  # one line for a person, not a line of source code
+    prepare_streams()
     try:
-        arguments = train.with_config(sys.argv[1:] if arguments is None else arguments)
-        _app(arguments).cli(prog="eto", description=ABOUT, args=arguments)
-    except (UnknownNameError, gym.error.UnregisteredEnv) as error:
-        _fail(error, 2)
-    except EtoError as error:
-        _fail(error, 1)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has closed the pipe, as in `eto data list | head`
-        sys.exit(0)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
-        sys.exit(130)
+        with _signals_raise():
+            import gymnasium as gym
+
+            try:
+                arguments = train.with_config(sys.argv[1:] if arguments is None else arguments)
+                _app(arguments).cli(prog="eto", description=ABOUT, args=arguments)
+                sys.stdout.flush()
+            except (UnknownNameError, gym.error.UnregisteredEnv) as error:
+                _fail(str(error), 2)
+            except EtoError as error:
+                _fail(str(error), 1)
+            except BrokenPipeError:  # the reader has closed the pipe: `eto data list | head`
+                _close_stdout()
+                sys.exit(0)
+            except OSError as error:
+                _fail(_describe(error), 1)
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            sys.stderr.write("\ninterrupted\n")
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
 
 
 def _app(arguments: Sequence[str]) -> SubcommandApp:
@@ -139,10 +158,63 @@ def _join_lines(function: Callable[..., None]) -> str:
     return description.strip()
 
 
-def _fail(error: Exception, code: int) -> None:
-    sys.stderr.write(f"eto: {error}\n")
+class _Signal(KeyboardInterrupt):
+    """The process is to end; like Ctrl-C, so that files are closed and the cursor comes back."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Turn the signals that end a process into exceptions, once each."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends a clean-up that takes too long
+        raise _Signal(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not `nohup`
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _describe(error: OSError) -> str:
+    """What the system refused, where, and what to do about it, in one sentence."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return f"the system reports an error: {reason}"
+    path = os.fsdecode(error.filename)
+    if Path(path).absolute().is_relative_to(cache_dir().absolute()):
+        return f"cannot use {path}: {reason}; $ETO_DATA_DIR sets another folder for the data"
+    hints = {
+        **dict.fromkeys(_FULL, "; make room, or choose a folder on another disk"),
+        **dict.fromkeys(_NOT_WRITABLE, "; choose another folder"),
+    }
+    return f"cannot use {path}: {reason}{hints.get(error.errno or 0, '')}"
+
+
+def _fail(message: str, code: int) -> None:
+    _close_stdout()
+    sys.stderr.write(f"eto: {printable(message)}\n")
     sys.exit(code)
 
 
+def _close_stdout() -> None:
+    """Write what is left to stdout, if that is possible: at exit Python would fail with it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    sys.stderr.write(f"eto: warning: {message}\n")
+    sys.stderr.write(f"eto: warning: {printable(str(message))}\n")

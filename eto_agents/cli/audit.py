@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from eto_agents.cli.evaluation import given
+from eto_agents.console import show, table
+from eto_agents.plain_text import one_line
 from eto_agents.settings import key_values
 from eto_envs.errors import UnknownNameError
 
@@ -55,23 +57,20 @@ def audit(
         env_args: Further arguments for the environment; values are JSON or plain text.
         quiet: Show no progress, only the results.
     """
-    from rich.console import Console
-
     import eto_envs  # noqa: F401 (registers the ids)
     from eto_envs.audit import audit as run
 
     if env == "alfworld":  # the command's original form
         env, against = "ETO-ALFWorld-v0", "textworld"
-    console = Console(highlight=False)
     arguments = given(dataset=dataset) | key_values(env_args)
     ok = True
     if against is None and n > 0:
         determinism = run(env, n, seed, env_args=arguments, progress=_progress("walks", quiet))
-        console.print(_table(determinism))
+        show(_table(determinism))
         ok = determinism.ok or not determinism.is_claimed
     n_games = n if against is not None else 0
     for report in _comparisons(env, arguments, n_games, seed, transcripts, quiet):
-        console.print(str(report), markup=False, soft_wrap=True)
+        show(str(report))
         ok = ok and report.ok
     if not ok:
         sys.exit(1)
@@ -120,14 +119,13 @@ def _progress(what: str, quiet: bool) -> Callable[[int, int], None] | None:
 
     def show(n_done: int, n_planned: int) -> None:
         end = "\n" if n_done == n_planned else ""
-        sys.stderr.write(f"\r{what}: {n_done}/{n_planned} {end}")
+        sys.stderr.write(f"\r{one_line(what)}: {n_done}/{n_planned} {end}")
         sys.stderr.flush()
 
     return show
 
 
 def _table(found: Determinism) -> Any:
-    from eto_agents.console import table
     from eto_envs.audit import PARTS
 
     kinds = list(found.by_kind.items())

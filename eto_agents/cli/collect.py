@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from eto_agents.cli.evaluation import AgentFlags, KeyValues, at_least_one, given
+from eto_agents.cli.evaluation import AgentFlags, KeyValues, at_least_one, given, resumable
 from eto_agents.settings import key_values
 
 if TYPE_CHECKING:
@@ -62,7 +59,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         quiet: Show no progress, only the counts.
     """
     from eto_agents.collect import collect
-    from eto_agents.console import Display
+    from eto_agents.console import Display, show
 
     at_least_one(n_envs=n_envs, n_tasks=n_tasks)
     if agent.policy is None and agent.model is None:
@@ -70,7 +67,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
     style = thought_style or ("full" if thoughts else "none")
     arguments = key_values(env_args) | given(dataset=dataset, max_steps=max_steps)
-    with _resumable(folder), Display(quiet):
+    with resumable(folder), Display(quiet):
         collection = collect(
             agent.load(),
             env,
@@ -84,17 +81,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
             env_args=arguments,
             action_timeout_s=agent.action_timeout,
         )
-    _print([*describe(collection), f"written to {folder}"])
-
-
-@contextlib.contextmanager
-def _resumable(folder: Path) -> Iterator[None]:
-    """On Ctrl-C, print how to resume."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\nstopped; rerun the command to resume ({folder})\n")
-        raise
+    show(*describe(collection), f"written to {folder}")
 
 
 def describe(collection: Collection) -> list[str]:
@@ -108,9 +95,3 @@ def describe(collection: Collection) -> list[str]:
         label = "1.0" if tenth == 10 else f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}"
         lines.append(f"  score {label:10} {tenths[tenth]:6} episodes")
     return lines
-
-
-def _print(lines: list[str]) -> None:
-    from rich.console import Console
-
-    Console().print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)

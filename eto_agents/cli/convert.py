@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tyro.conf import Positional
 
+from eto_agents.console import show
 from eto_envs.errors import DataError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def export(
         pairs = _read_pairs(source)
         n_written = _pair_writer(format)(target, pairs)
         left_out = f", {len(pairs) - n_written} left out" if n_written < len(pairs) else ""
-        _print(f"{n_written} pairs{left_out}, written to {target}")
+        show(f"{n_written} pairs{left_out}, written to {target}")
         return
     from eto_agents.formats.chats import chats_of
     from eto_agents.react.prompts import load_prompts
@@ -64,7 +65,7 @@ def export(
     loaded = load_prompts(prompts or _recorded_prompts(source))
     chats = chats_of(trajectories, loaded, with_example=with_example)
     n_written = _chat_writer(format)(target, chats)
-    _print(f"{n_written} episodes written to {target}")
+    show(f"{n_written} episodes written to {target}")
 
 
 def import_file(
@@ -97,7 +98,7 @@ def import_file(
         from eto_agents.preference import write_pairs
 
         n_written = write_pairs(target, _pair_reader(format)(source))
-        _print(f"{n_written} pairs written to {target}")
+        show(f"{n_written} pairs written to {target}")
         return
     from eto_agents.formats.folder import write_folder
     from eto_agents.formats.sft import read_eto_sft, read_messages
@@ -109,7 +110,7 @@ def import_file(
     write_folder(target, source, chats, world=world, score_if_unknown=score_if_unknown)
     n_unknown = sum(chat.score is None for chat in chats)
     unscored = f" ({n_unknown} without a score, taken as {score_if_unknown:g})" if n_unknown else ""
-    _print(f"{len(chats)} episodes{unscored} written to {target}")
+    show(f"{len(chats)} episodes{unscored} written to {target}")
 
 
 def _read_trajectories(source: Path, min_score: float | None, splits: tuple[str, ...]) -> list[Any]:
@@ -179,9 +180,3 @@ def _pair_reader(format: FormatName) -> Callable[[Path], list[PreferencePair]]:
         "trl": preference.read_trl,
     }
     return readers[format]
-
-
-def _print(text: str) -> None:
-    from rich.console import Console
-
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)

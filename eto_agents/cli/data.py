@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from tyro.conf import Positional
 
+from eto_agents.console import show, table
 from eto_envs.errors import UnknownNameError
 
 Progress: TypeAlias = Callable[[str, int], None]
@@ -20,7 +21,6 @@ def list_files() -> None:
     For example:
         eto data list
     """
-    from eto_agents.console import table
     from eto_envs import data
 
     rows = []
@@ -28,9 +28,8 @@ def list_files() -> None:
         here = "–" if not row.present else "yes" if row.size_ok else "wrong size"
         file = row.file
         rows.append((file.group, file.name, _size(file.size_bytes), here, file.licence))
-    console = _console()
-    console.print(table(("group", "file", "size", "here", "licence"), rows))
-    console.print(f"cache: {data.cache_dir()} ($ETO_DATA_DIR)", highlight=False, soft_wrap=True)
+    headings = ("group", "file", "size", "here", "licence")
+    show(table(headings, rows), f"cache: {data.cache_dir()} ($ETO_DATA_DIR)")
 
 
 def download(name: Positional[str], force: bool = False, quiet: bool = False) -> None:
@@ -47,7 +46,7 @@ def download(name: Positional[str], force: bool = False, quiet: bool = False) ->
     from eto_envs import data
 
     for path in data.download(name, progressbar=not quiet, force=force):
-        _console().print(f"{path}", highlight=False, soft_wrap=True)
+        show(str(path))
 
 
 def verify(name: Positional[str | None] = None) -> None:
@@ -64,8 +63,7 @@ def verify(name: Positional[str | None] = None) -> None:
     verdicts = data.verify(name)
     for verdict in verdicts:
         file = verdict.file
-        line = f"{verdict.state:8} {file.group}/{file.name} {verdict.detail}"
-        _console().print(line.rstrip(), highlight=False, soft_wrap=True)
+        show(f"{verdict.state:8} {file.group}/{file.name} {verdict.detail}".rstrip())
     if any(verdict.state == "corrupt" for verdict in verdicts):
         sys.exit(1)
 
@@ -81,7 +79,7 @@ def path(name: Positional[str]) -> None:
     """
     from eto_envs import data
 
-    _console().print(str(data.path(name)), highlight=False, soft_wrap=True)
+    show(str(data.path(name)))
 
 
 def build(
@@ -122,7 +120,7 @@ def build(
             raise UnknownNameError("option of alfworld", names, (), "It is for webshop only.")
         else:
             built, about = _build_alfworld(source, progress)
-    _console().print(str(built), about, sep="\n", highlight=False, soft_wrap=True)
+    show(str(built), about)
 
 
 def _build_webshop(
@@ -189,7 +187,7 @@ def export(
 
     tasks = task_set(open_dataset(dataset), split)
     written = export_games(tasks, target, grammar, dataset=dataset, template=template)
-    _console().print(f"{len(written)} games in {target}", highlight=False, soft_wrap=True)
+    show(f"{len(written)} games in {target}")
 
 
 def _splits(bundle: Path) -> str:
@@ -227,12 +225,6 @@ class _Stages:
             sys.stderr.write(f"{stage} …\n")
         sys.stderr.flush()
         self._stage = stage
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
 
 
 def _size(n_bytes: int | None) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from eto_agents.plain_text import printable
 from eto_agents.settings import key_values
 from eto_envs.errors import EtoError, UnknownNameError
 
@@ -124,33 +127,39 @@ def run(  # noqa: PLR0913 (the flags of the command)
         retry_agent_errors: On resuming, play the episodes again in which the agent failed.
         quiet: Show no progress, only the table.
     """
-    from rich.console import Console
-
-    from eto_agents.console import Display
+    from eto_agents.console import Display, show
     from eto_agents.evaluation.harness import evaluate
     from eto_agents.evaluation.tables import terminal_table
 
     at_least_one(n_envs=n_envs, n_tasks=n_tasks)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"
+    with resumable(folder), Display(quiet):
+        results = evaluate(
+            agent.load(),
+            env,
+            splits,
+            seeds=seeds,
+            out=folder,
+            n_envs=n_envs,
+            n_tasks=n_tasks,
+            env_args=key_values(env_args) | given(dataset=dataset, max_steps=max_steps),
+            agent_errors=agent_errors,
+            retry_agent_errors=retry_agent_errors,
+            action_timeout_s=agent.action_timeout,
+        )
+    show(terminal_table(results), f"written to {folder}")
+
+
+@contextlib.contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """On Ctrl-C and similar signals, print how to resume."""
     try:
-        with Display(quiet):
-            results = evaluate(
-                agent.load(),
-                env,
-                splits,
-                seeds=seeds,
-                out=folder,
-                n_envs=n_envs,
-                n_tasks=n_tasks,
-                env_args=key_values(env_args) | given(dataset=dataset, max_steps=max_steps),
-                agent_errors=agent_errors,
-                retry_agent_errors=retry_agent_errors,
-                action_timeout_s=agent.action_timeout,
-            )
+        yield
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nstopped; rerun the command to resume ({folder})\n")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            text = f"stopped; rerun the command to resume ({folder})"
+            sys.stderr.write(f"\n{printable(text)}\n")
         raise
-    Console(highlight=False).print(terminal_table(results), f"written to {folder}", sep="\n")
 
 
 def _raised_in_the_class(error: TypeError) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from eto_agents.cli.evaluation import given
+from eto_agents.console import rule, show, table
 from eto_agents.settings import key_values
 
 
@@ -20,10 +21,8 @@ def envs() -> None:
     import warnings
 
     import gymnasium as gym
-    from rich.console import Console
 
     import eto_envs
-    from eto_agents.console import table
     from eto_envs.errors import EtoError
     from eto_envs.tasks import SPLITS
 
@@ -39,7 +38,7 @@ def envs() -> None:
             tasks = env.unwrapped.tasks  # type: ignore[attr-defined]
             rows.append((env_id, tasks.dataset, split, str(len(tasks)), tasks.ids[0]))
             env.close()
-    Console().print(table(("environment", "dataset", "split", "tasks", "first task"), rows))
+    show(table(("environment", "dataset", "split", "tasks", "first task"), rows))
 
 
 def play(
@@ -66,7 +65,6 @@ def play(
     """
     import gymnasium as gym
     import numpy as np
-    from rich.console import Console
 
     import eto_envs  # noqa: F401 (registers the ids)
     from eto_agents.policies.human import HumanPolicy
@@ -74,18 +72,15 @@ def play(
     from eto_agents.store import TrajectoryStore
 
     arguments = key_values(env_args) | given(split=split, dataset=dataset)
-    console = Console(highlight=False)
     if task is None:
         single = gym.make(env, **arguments)
         tasks = single.unwrapped.tasks  # type: ignore[attr-defined]
         task = tasks.ids[int(np.random.default_rng().integers(len(tasks)))]
         single.close()
-    trajectory = run_episode(HumanPolicy(console), env, task, **arguments)
-    console.print()
-    if trajectory.steps:
-        console.print(trajectory.steps[-1].observation.replace(" [SEP] ", "\n"), markup=False)
-    console.rule(f"{trajectory.status}: score {trajectory.score:.3f}")
+    trajectory = run_episode(HumanPolicy(), env, task, **arguments)
+    last = [step.observation.replace(" [SEP] ", "\n") for step in trajectory.steps[-1:]]
+    show("", *last, rule(f"{trajectory.status}: score {trajectory.score:.3f}"))
     if out is not None:
         with TrajectoryStore(out) as store:
             store.append(trajectory)
-        console.print(f"written to {out}")
+        show(f"written to {out}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from eto_agents.console import show
 from eto_envs.errors import UnknownNameError
 
 
@@ -34,4 +34,4 @@ def replay(
     if not runs:
         raise UnknownNameError("run", "", (), "Give at least one folder written by `eto eval`.")
     n_bytes = write_replay(runs, out)
-    sys.stdout.write(f"written to {out} ({n_bytes / 1e6:.1f} MB)\n")
+    show(f"written to {out} ({n_bytes / 1e6:.1f} MB)")

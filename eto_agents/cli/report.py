@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from eto_agents.console import show
 from eto_envs.errors import UnknownNameError
 
 
@@ -30,12 +31,10 @@ def report(
             iteration.
         tasks: Ids of tasks whose reward is plotted step by step.
     """
-    from rich.console import Console
-
     from eto_agents.report.full_report import write_report
 
     if not runs and not iterations:
         raise UnknownNameError("run", "", (), "Give at least one folder written by `eto eval`.")
     files = write_report(runs, out, against=against, iterations=iterations, tasks=tasks)
     names = ", ".join(file.name for file in files if file.parent == out)
-    Console(highlight=False, markup=False).print(f"written to {out}: {names}", soft_wrap=True)
+    show(f"written to {out}: {names}")

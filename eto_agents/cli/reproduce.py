@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes
 
+from eto_agents.cli.evaluation import resumable
+from eto_agents.console import clock, show
 from eto_agents.reproduce.options import Options
 
 if TYPE_CHECKING:
@@ -28,20 +30,17 @@ def run(options: Annotated[Options, OmitArgPrefixes], dry_run: bool = False) -> 
     """
     recipe = options.load()
     if dry_run:
-        _print(_plan(recipe, options))
+        show(_plan(recipe, options))
         return
     from eto_agents.reproduce.all import conclude, run_all
 
     started_s = time.monotonic()
-    try:
+    with resumable(options.out):
         outcomes = run_all(recipe, options.out, quiet=options.quiet)
         text = conclude(recipe, outcomes, options.out)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\nstopped; rerun the command to resume ({options.out})\n")
-        raise
     if not options.quiet:
         sys.stderr.write(f"in all: {time.monotonic() - started_s:.0f} s\n")
-    _print(text)
+    show(text)
 
 
 _READS = {
@@ -59,7 +58,6 @@ _READS = {
 
 def _plan(recipe: Recipe, options: Options) -> str:
     """List the steps of every world and seed, as Markdown."""
-    from eto_agents.console import clock
     from eto_agents.markdown import markdown_table
 
     lines = [f"# Recipe {recipe.name}", "", recipe.about]
@@ -75,9 +73,3 @@ def _plan(recipe: Recipe, options: Options) -> str:
             table = markdown_table(("step", "folder", "reads", "measured"), rows)
             lines += ["", f"## {name} seed {seed}", "", table]
     return "\n".join(lines)
-
-
-def _print(text: str) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, markup=False, soft_wrap=True).print(text)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from eto_agents.console import show
 from eto_envs.errors import UnknownNameError, require
 
 if TYPE_CHECKING:
@@ -118,12 +118,11 @@ def _listen_and_serve(
     listener = listen(host, port)
     try:
         name = f"[{host}]" if ":" in host else host
-        sys.stdout.write(f"http://{name}:{listener.getsockname()[1]}/  (Ctrl-C stops)\n")
-        sys.stdout.write(f"sessions are stored in {folder}\n")
-        sys.stdout.flush()
+        show(f"http://{name}:{listener.getsockname()[1]}/  (Ctrl-C stops)")
+        show(f"sessions are stored in {folder}")
         serve(app, listener)
     except KeyboardInterrupt:
-        sys.stdout.write("stopped; rerun the command to resume\n")
+        show("stopped; rerun the command to resume")
     finally:
         listener.close()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from eto_agents.console import Display
+from eto_agents.console import Display, show, table
 from eto_agents.processes import is_main_process
 from eto_agents.settings import DPO, ETO, GRPO, PPO, RFT, SFT, read_toml_file
 from eto_envs.errors import UnknownNameError, require
@@ -203,8 +203,6 @@ def eto(
         n_eval_tasks: Evaluate only on the first N tasks of each split. By default on all.
         quiet: Show no progress.
     """
-    from rich.console import Console
-
     with _training(quiet):
         from eto_agents.training.eto import best_of
         from eto_agents.training.eto import eto as train
@@ -217,7 +215,7 @@ def eto(
         best = best_of(done, settings)
     if is_main_process():
         line = f"result: iteration {best.number}, {best.model}"
-        Console(highlight=False).print(iteration_table(done, scores, best.number), line, sep="\n")
+        show(iteration_table(done, scores, best.number), line)
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
@@ -278,8 +276,6 @@ def iteration_table(
     done: Sequence[Iteration], scores: Sequence[Mapping[str, float]], best: int
 ) -> Table:
     """The scores by iteration: the paper's Figure 4 as a table."""
-    from eto_agents.console import table
-
     splits = list(dict.fromkeys(name for by_split in scores for name in by_split))
     rows = []
     for row, by_split in zip(done, scores, strict=True):
@@ -353,11 +349,9 @@ def _flag(key: str, value: Any) -> list[str]:
 
 
 def _show(result: Mapping[str, Any], folder: Path) -> None:
-    from rich.console import Console
-
     if not is_main_process():
         return
     width = max(map(len, result))
     lines = [f"{name:<{width}}  {value}" for name, value in result.items()]
     lines.append(f"written to {folder}: checkpoint/, metrics.jsonl, result.json")
-    Console(highlight=False, markup=False, soft_wrap=True).print("\n".join(lines))
+    show(*lines)

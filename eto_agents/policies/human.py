@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from eto_agents.console import console as terminal
+from eto_agents.console import rule
+from eto_agents.plain_text import printable
 from eto_agents.policy import Decision
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -21,17 +24,13 @@ class HumanPolicy:
 
     def __init__(self, console: Any = None) -> None:
         """Use a `rich.console.Console`; by default the terminal's."""
-        if console is None:
-            from rich.console import Console
-
-            console = Console(highlight=False)
-        self._console = console
+        self._console = console or terminal()
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """Print the task's id and the help text."""
         for task in tasks:
-            self._console.rule(f"task {task.id}")
-            self._console.print(HELP, style="dim")
+            self._console.print(rule(f"task {task.id}"))
+            self._print(HELP, style="dim")
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
@@ -45,9 +44,9 @@ class HumanPolicy:
 
     def _read(self, observation: str, info: Info) -> Decision:
         self._console.print()
-        self._console.print(observation.replace(" [SEP] ", "\n"), markup=False)
+        self._print(observation.replace(" [SEP] ", "\n"))
         if not info["is_valid_action"]:
-            self._console.print("(that did nothing)", style="yellow")
+            self._print("(that did nothing)", style="yellow")
         answers = {
             ":actions": "\n".join(info["admissible_actions"]),
             ":goal": info["goal"],
@@ -61,6 +60,9 @@ class HumanPolicy:
             if line == ":quit":
                 raise KeyboardInterrupt
             if line in answers:
-                self._console.print(answers[line], markup=False, style="dim")
+                self._print(answers[line], style="dim")
             elif line:
                 return Decision(line)
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(printable(text), style=style, markup=False, emoji=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from eto_agents.reproduce.outcome import Outcome, run_folder
 from eto_agents.reproduce.recipe import METHODS, Recipe
 from eto_agents.reproduce.run import WorldRun
 from eto_agents.reproduce.steps import Event
-from eto_agents.settings import write_json
+from eto_agents.strict_json import write_json
 from eto_envs.errors import EtoError, MissingExtraError, require
 from eto_envs.files import write_whole
 
@@ -138,8 +139,13 @@ def _run_in_parallel(
                 while not (all(future.done() for future in futures) and events.empty()):
                     with contextlib.suppress(queue.Empty):
                         show(events.get(timeout=0.2))
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
+                if type(interrupt) is not KeyboardInterrupt:
+                    # A signal to this process alone; Ctrl-C reaches the others from the terminal.
+                    for process in multiprocessing.active_children():
+                        if process.pid is not None:
+                            os.kill(process.pid, signal.SIGINT)
                 raise
             # Every job has ended: the first that failed raises its error here.
             return [future.result() for future in futures]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import sys
 
 import pytest
 from rich.console import Console
@@ -16,8 +17,11 @@ from eto_agents.console import (
     Progress,
     Report,
     log,
+    prepare_streams,
     relayed,
     report,
+    rule,
+    show,
     table,
 )
 from eto_agents.trajectory import Trajectory
@@ -196,3 +200,48 @@ def test_long_words_are_folded_or_cut_off() -> None:
     assert shown.count("a") == 60
     assert shown.count("b") < 60
     assert "…" in shown
+
+
+EVIL = "model[/b] :smile: [red]x[/red] \x1b[31m\x9b2J\a\r a\u202eb \ud800"
+SHOWN = "model[/b] :smile: [red]x[/red] �[31m�2J�� a�b �"
+
+
+def test_names_are_shown_literally(capsys: pytest.CaptureFixture[str]) -> None:
+    show(EVIL, f"{EVIL}\nnext", "x" * 300)
+    assert capsys.readouterr().out == f"{SHOWN}\n{SHOWN}\nnext\n{'x' * 300}\n"
+    shown = table((EVIL,), [(EVIL,)], title=EVIL, caption=EVIL)
+    show(shown, rule(EVIL))
+    out = capsys.readouterr().out
+    assert out.count(SHOWN) == 5
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_shows_names_literally(is_terminal: bool) -> None:
+    display, _, console = make(is_terminal=is_terminal)
+    with display:
+        report(EVIL, 1, 1, "[b]episodes[/b]", {"[i]": EVIL})
+        log(EVIL)
+    text = console.export_text()
+    assert SHOWN in text
+    assert "[b]episodes[/b]" in text
+    assert "\x1b[31m" not in text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("ascii", "+/- - x ... | ? ?"),
+        ("latin-1", "± - × ... | ? ?"),
+        ("utf-8", "± – × … │ \ufffd 世"),
+    ],
+)
+def test_a_terminal_without_a_character_shows_another(
+    encoding: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding))
+    prepare_streams()
+    sys.stdout.write("± – × … │ \ud800 世")
+    sys.stdout.flush()
+    assert written.getvalue().decode(encoding) == expected
