@@ -29,6 +29,9 @@ from eto_envs.webshop.search.index import TooManyTermsError
 
 __all__ = ["Outcome", "ReferenceCrash", "Session", "Shop", "WebShopEngine", "parse_action"]
 
+KEYWORDS = "<keywords>"
+"""What stands for any words in the list of admissible actions."""
+
 N_CACHED_GOALS = 4096
 N_PER_PAGE = 10
 N_RANDOM = 50  # number of results of search[<r>]
@@ -94,7 +97,8 @@ class Outcome(NamedTuple):
         session: the new state; unchanged after an invalid action.
         reward: the reward of a purchase, in [0, 1]; otherwise 0.
         done: whether the action was a purchase.
-        is_valid: whether the original acts on the action or lists it as clickable.
+        is_valid: whether the original acts on the action or lists it as clickable. A search for the
+            placeholder `KEYWORDS` itself has the original's results, but is not valid.
         reward_info: the terms of the reward (`reward.get_reward`) of a purchase; otherwise None.
     """
 
@@ -169,7 +173,8 @@ class WebShopEngine:
         argument = argument.lower()
         if name == "search":
             # Every page accepts searches, whether it has a search bar or not.
-            return self._search(session, tuple(argument.split(" ")))
+            outcome = self._search(session, tuple(argument.split(" ")))
+            return outcome._replace(is_valid=outcome.is_valid and argument.strip() != KEYWORDS)
         targets = self._pages.targets(session)
         if argument not in targets:
             return Outcome(session, is_valid=False)

@@ -83,6 +83,18 @@ def test_a_blank_search_finds_nothing_and_is_valid(engine: WebShopEngine) -> Non
     assert outcome.session.total == 0
 
 
+@pytest.mark.parametrize("action", ["search[<keywords>]", "search[<Keywords> ]"])
+def test_the_placeholder_itself_is_searched_for_and_not_valid(
+    engine: WebShopEngine, action: str
+) -> None:
+    session = engine.start(0)
+    outcome = engine.step(session, action)
+    assert not outcome.is_valid
+    assert outcome.session.kind == "results"  # as in the original
+    assert outcome.session.keywords == tuple(action[7:-1].lower().split(" "))
+    assert engine.step(session, "search[<keywords> lamp]").is_valid
+
+
 def test_click_search_is_listed_and_does_nothing(engine: WebShopEngine) -> None:
     session = engine.start(0)
     assert engine.clickables(session) == ["search"]
