@@ -44,7 +44,12 @@ _OPTIONS = (
     "-XX:+DisplayVMOutputToStderr",  # standard output carries the protocol
     "-Dfile.encoding=UTF-8",
 )
+_OPTION_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
+"""Variables from which Java takes options. They could make it write to standard output, as
+``-Xlog:gc`` does, or change the heap or the order of sets: it does not get to see them."""
+
 _N_ERROR_CHARS = 2000
+_MAX_ANSWER_BYTES = 1 << 28  # as a length, any four letters of a text are more
 
 
 class HostLostError(BackendError):
@@ -129,6 +134,7 @@ class Host:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 cwd=simulator.parent,  # the simulator reads a table from this folder
+                env={k: v for k, v in os.environ.items() if k not in _OPTION_VARIABLES},
                 start_new_session=True,  # Ctrl-C must not reach it; it exits when its input closes
             )
         except OSError as error:
@@ -138,7 +144,10 @@ class Host:
         self._selector = self._listen()
         self.is_alive = True
         try:
-            self.is_fast = self._read(1, _START_TIMEOUT_S) == b"F"
+            mode = self._read(1, _START_TIMEOUT_S)
+            if mode not in (b"F", b"P"):
+                raise self._other_output(mode)
+            self.is_fast = mode == b"F"
         except (OSError, EOFError) as error:
             raise BackendError(f"{java} did not start: {self._end(error)}") from error
         if not (self.is_fast or plain):
@@ -188,11 +197,16 @@ class Host:
             while pending.answer is None and pending.error is None:
                 try:
                     self._flush()
-                    (size,) = struct.unpack(">i", self._read(4, self.timeout_s))
+                    head = self._read(4, self.timeout_s)
+                    (size,) = struct.unpack(">i", head)
+                    if not 0 < size <= _MAX_ANSWER_BYTES:
+                        raise self._other_output(head)
                     self._waiting[0].answer = self._read(size, self.timeout_s)
                     self._waiting.popleft()
-                except (OSError, EOFError, ValueError) as error:  # ValueError: closed by us
+                except (OSError, ValueError) as error:  # ValueError: closed by us
                     self._fail_pending(error if isinstance(error, TimeoutError) else EOFError())
+                except EOFError as error:
+                    self._fail_pending(error)
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, bytearray()
@@ -251,6 +265,11 @@ class Host:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+    def _other_output(self, read: bytes) -> EOFError:
+        """The error for something on standard output that is not the protocol."""
+        output = (read + bytes(self._buffer))[:200].decode("utf-8", "replace").strip()
+        return EOFError(f"wrote something else to its standard output: {output!r}")
 
     def _read(self, size: int, timeout_s: float) -> bytes:
         while len(self._buffer) < size:

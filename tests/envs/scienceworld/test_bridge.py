@@ -128,6 +128,46 @@ def test_a_hanging_call_times_out(start: Callable[..., Host]) -> None:
 
 
 @pytest.mark.java
+@pytest.mark.parametrize(
+    ("variable", "options"),
+    [
+        ("JAVA_TOOL_OPTIONS", "-Xlog:gc"),
+        ("JAVA_TOOL_OPTIONS", "-verbose:class"),
+        ("JDK_JAVA_OPTIONS", "-Xlog:gc -XX:+PrintFlagsFinal"),
+        ("_JAVA_OPTIONS", "-Xlog:gc -Xmx8m"),
+    ],
+)
+def test_options_in_the_environment_do_not_reach_it(
+    variable: str, options: str, start: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, options)
+    host = start(timeout_s=20)
+    assert host.is_fast
+    assert b"boil 30" in host.call(0, "n", b"", "counting")
+
+
+def wrapper(folder: Path, script: str) -> str:
+    executable = folder / "java"
+    executable.write_text(f"#!/bin/sh\n{script}\n")
+    executable.chmod(0o755)
+    return str(executable)
+
+
+@pytest.mark.java
+def test_other_output_is_an_error_at_once(tmp_path: Path, java: str) -> None:
+    started_s = time.monotonic()
+    chatty = wrapper(tmp_path, f'echo "Using {java}"; exec {java} "$@"')
+    with pytest.raises(BackendError, match=r"something else to its standard output: 'Using "):
+        Host(chatty)
+    noisy = wrapper(tmp_path, f'printf F; echo "a warning"; exec {java} "$@"')
+    host = Host(noisy)
+    with pytest.raises(BackendError, match=r"at counting, .*something else .*: 'a warning"):
+        host.call(0, "n", b"", "counting")
+    assert has_ended(host.pid)
+    assert time.monotonic() - started_s < 30  # and not after the timeouts of a minute each
+
+
+@pytest.mark.java
 def test_what_it_said_last_is_in_the_error(tmp_path: Path) -> None:
     executable = tmp_path / "java"
     executable.write_text("#!/bin/sh\necho no memory >&2\nexit 3\n")
