@@ -48,6 +48,8 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
     Best-of-N): the k-th episodes of a group share the k-th task.
     """
 
+    envs: list[TextEnv] = []  # noqa: RUF012 (`__del__` closes them, even if `__init__` did not run)
+
     def __init__(
         self,
         make_env: Callable[..., TextEnv],
@@ -74,7 +76,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
         Raises:
             ValueError: `num_envs`, `group_size` or `max_episode_steps` is out of range.
         """
-        self.envs: list[TextEnv] = []  # set first: `__del__` closes them, whatever is raised below
+        self.envs = []
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if group_size < 1 or num_envs % group_size:
@@ -86,7 +88,12 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str | None], np.ndarray]):
             max_episode_steps = None
         if max_episode_steps is not None:
             max_episode_steps = check_limit("max_episode_steps", max_episode_steps)
-        self.envs = [make_env(**kwargs) for _ in range(num_envs)]
+        try:
+            for _ in range(num_envs):
+                self.envs.append(make_env(**kwargs))
+        except BaseException:
+            self.close()  # those that were made; a browser would go on
+            raise
         for env in self.envs:
             env.max_episode_steps = max_episode_steps
         first = self.envs[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from eto_envs.errors import ActionTypeError, EpisodeEndedError, UnknownNameError
+from eto_envs.errors import ActionTypeError, EpisodeEndedError, EtoError, UnknownNameError
 from eto_envs.vector import TextVectorEnv
 from tests.toy import CORRIDOR, CorridorEnv
 
@@ -241,3 +243,72 @@ def test_misuse(call: Any, error: type[Exception], message: str) -> None:
     env.reset(seed=0)
     with pytest.raises(error, match=message):
         call(env)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "arguments"),
+    [
+        ("ETO-WebShop-v0", {"dataset": "mini", "split": "nowhere"}),
+        ("ETO-WebShop-v0", {"dataset": "mini", "gols": "human"}),
+        ("ETO-WebShop-v0", {"dataset": "mini", "num_envs": 0}),
+        ("ETO-WebShop-v0", {"dataset": "mini", "num_envs": "3"}),
+        ("ETO-WebShop-v0", {"dataset": "mini", "max_episode_steps": 0}),
+        ("ETO-ALFWorld-v0", {"dataset": "/nowhere/at/all"}),
+        (CORRIDOR, {"autoreset_mode": "Sometimes"}),
+        (CORRIDOR, {"vectorization_mode": "sync", "split": "nowhere"}),
+    ],
+)
+def test_a_make_vec_that_fails_leaves_nothing(
+    env_id: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises((ValueError, TypeError, EtoError)):
+        gym.make_vec(env_id, **({"num_envs": 2} | arguments))
+    gc.collect()
+    assert ignored == []
+
+
+def test_a_subclass_that_fails_before_ours_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(TextVectorEnv):
+        def __init__(self) -> None:
+            raise RuntimeError("too early")
+
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(RuntimeError, match="too early"):
+        Broken()
+    gc.collect()
+    assert ignored == []
+
+
+def test_environments_that_were_made_are_closed_when_a_later_one_fails() -> None:
+    made: list[Any] = []
+
+    class Third(CorridorEnv):
+        is_closed = False
+
+        def __init__(self, **kwargs: Any) -> None:
+            if len(made) == 2:
+                raise RuntimeError("no third")
+            super().__init__(**kwargs)
+            made.append(self)
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    with pytest.raises(RuntimeError, match="no third"):
+        TextVectorEnv(Third, 3)
+    assert [env.is_closed for env in made] == [True, True]
+
+
+@pytest.mark.parametrize("env_id", ["ETO-WebShop-v0", "ETO-ALFWorld-v0"])
+@pytest.mark.parametrize("mode", [None, "sync"])
+def test_gymnasiums_step_limit_in_every_world(env_id: str, mode: str | None) -> None:
+    env = gym.make_vec(
+        env_id, num_envs=2, dataset="mini", max_episode_steps=3, vectorization_mode=mode
+    )
+    env.reset(seed=0)
+    ends = [env.step(["look", "look"])[3].tolist() for _ in range(3)]
+    assert ends == [[False] * 2, [False] * 2, [True] * 2]
+    env.close()
