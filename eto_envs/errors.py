@@ -4,6 +4,7 @@
     ├── UnknownNameError (ValueError)   a split, task, dataset, option or policy that does not exist
     ├── DataError
     │   ├── DataNotFoundError           a file is missing; the message says how to get it
+    │   ├── EmptySplitError (ValueError) a split of a dataset has no task
     │   └── CorruptDataError            a file is truncated, altered or of the wrong kind
     ├── ActionTypeError (TypeError)     an action that is not a string
     ├── EpisodeEndedError               `step` after the end of the episode
@@ -58,6 +59,10 @@ class DataError(EtoError):
 
 class DataNotFoundError(DataError):
     """A data file is missing."""
+
+
+class EmptySplitError(DataError, ValueError):
+    """A split of a dataset has no task."""
 
 
 class CorruptDataError(DataError):

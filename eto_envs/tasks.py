@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from eto_envs.errors import UnknownNameError
+from eto_envs.errors import EmptySplitError, UnknownNameError
 
 SPLITS = ("train", "train_clean", "seen", "unseen", "all")
 
@@ -63,12 +63,23 @@ class TaskSet(Sequence[Task]):
         split: str,
         dataset: str,
         fingerprint: str = "",
+        source: str = "",
     ) -> None:
-        """Make a task set of `ids`; `make(id)` builds a task when it is needed."""
+        """Make a task set of `ids`; `make(id)` builds a task when it is needed.
+
+        Args:
+            ids: the ids of the tasks, in order.
+            make: builds the task of an id.
+            split: the name of the split.
+            dataset: the name of the dataset.
+            fingerprint: a hash of what all tasks share.
+            source: what lists the ids, such as the path of a file; for the error if it lists none.
+        """
         self.ids = tuple(ids)
         self.split = split
         self.dataset = dataset
         self.fingerprint = fingerprint
+        self.source = source
         self._make = make
 
     def __len__(self) -> int:
@@ -172,7 +183,7 @@ def find_task_set(task_sets: Mapping[str, TaskSet], split: str) -> TaskSet:
 
     Raises:
         UnknownNameError: the dataset has no such split.
-        ValueError: the split is empty.
+        EmptySplitError: the split is empty; a `ValueError`, too.
     """
     if not isinstance(split, str) or split not in task_sets:
         splits = list(task_sets)
@@ -181,5 +192,6 @@ def find_task_set(task_sets: Mapping[str, TaskSet], split: str) -> TaskSet:
         raise UnknownNameError("split", split, splits, hint)
     tasks = task_sets[split]
     if len(tasks) == 0:
-        raise ValueError(f"{tasks!r} has no task")
+        where = f": {tasks.source} has no matching entry" if tasks.source else ""
+        raise EmptySplitError(f"{tasks!r} has no task{where}")
     return tasks

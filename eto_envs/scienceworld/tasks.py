@@ -14,7 +14,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,10 +129,11 @@ def simplifications_of(task: str, simplification: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A dataset's task ids by split."""
+    """A dataset's task ids by split, and the files that list them."""
 
     dataset: str
     ids: Mapping[str, tuple[str, ...]]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class SimulatorTasks(TaskSet):
@@ -186,6 +187,7 @@ def make_task_sets(
             split=split,
             dataset=splits.dataset,
             fingerprint=fingerprint,
+            source=splits.files.get(split, ""),
         )
 
     return TaskSets(splits.ids, make)
@@ -249,7 +251,9 @@ def _eto_splits(dataset: str, files: Sequence[tuple[str, Path]]) -> Splits:
     # 54 of ETO's seen tasks are also in its train split; the splits are used as published.
     ids["train_clean"] = tuple(task_id for task_id in ids["train"] if task_id not in held_out)
     ids["all"] = _official_splits().ids["all"]
-    return Splits(dataset, {split: ids[split] for split in SPLITS})
+    sources = {split: str(path) for split, path in files}
+    sources["train_clean"] = sources["train"]
+    return Splits(dataset, {split: ids[split] for split in SPLITS}, sources)
 
 
 def _read_index(path: Path) -> Iterator[str]:

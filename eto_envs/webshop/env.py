@@ -15,7 +15,7 @@ from eto_envs.tasks import SPLITS, Task, TaskSet, TaskSets, find_task_set
 from eto_envs.vector import TextVectorEnv
 from eto_envs.webshop.data.datasets import find_bundle
 from eto_envs.webshop.data.shop import Shop, open_shop
-from eto_envs.webshop.engine.engine import Session, WebShopEngine
+from eto_envs.webshop.engine.engine import KEYWORDS, Session, WebShopEngine
 from eto_envs.webshop.engine.pages import with_history
 from eto_envs.webshop.expert import remaining_plan
 
@@ -184,7 +184,7 @@ class WebShopEnv(TextEnv):
     def _reveal(self, name: str) -> Any:
         session = self._state.session
         if name == "admissible_actions":
-            search = ["search[<keywords>]"] if self._engine.has_search_bar(session) else []
+            search = [f"search[{KEYWORDS}]"] if self._engine.has_search_bar(session) else []
             return search + [f"click[{label}]" for label in self._engine.clickables(session)]
         if name in ("expert_action", "expert_plan"):
             actions = remaining_plan(self._engine, session)
@@ -254,6 +254,7 @@ def task_sets(shop: Shop) -> TaskSets:
             split=split,
             dataset=shop.dataset,
             fingerprint=shop.fingerprint,
+            source=shop.source(split),
         )
 
     return TaskSets([split for split in SPLITS if split in indices], make)

@@ -58,11 +58,13 @@ class Dataset(NamedTuple):
         name: the name, as it appears in results.
         pack: the games.
         grammar: the release whose wording is used.
+        source: the path that the user gave, if any.
     """
 
     name: str
     pack: Pack
     grammar: str
+    source: str = ""
 
 
 def open_dataset(name: str) -> Dataset:
@@ -94,8 +96,13 @@ def open_dataset(name: str) -> Dataset:
         known = ("auto", *_MINI_GRAMMARS, *GRAMMARS)
         raise UnknownNameError("ALFWorld dataset", name, known, "It can also be a path.")
     pack = open_pack(_folder_pack_path(path.resolve()) if path.is_dir() else path)
+    if pack.grammar not in GRAMMARS:
+        raise CorruptDataError(
+            f"{path}: its games have the words of {pack.grammar!r}, and only those of "
+            f"{' and '.join(GRAMMARS)} are known"
+        )
     name = pack.grammar if pack.sha256 == OFFICIAL_SHA256 else f"custom-{pack.sha256[:12]}"
-    return Dataset(name, pack, pack.grammar)
+    return Dataset(name, pack, pack.grammar, str(path))
 
 
 def open_mini(name: str = "mini") -> Dataset:
@@ -242,7 +249,7 @@ def task_sets(dataset: Dataset, kinds: tuple[str, ...] = ()) -> TaskSets:
     for kind in kinds:
         if kind not in KINDS:
             raise UnknownNameError("task type", kind, KINDS)
-    name, pack, grammar = dataset
+    name, pack, grammar, source = dataset
 
     def ids_of(split: str) -> list[str]:
         # No train game occurs in another split, so "train_clean" equals "train".
@@ -271,5 +278,5 @@ def task_sets(dataset: Dataset, kinds: tuple[str, ...] = ()) -> TaskSets:
     splits = [split for split in _SPLITS if ids_of(split)]
     if not splits:
         what = f"game of type {' or '.join(kinds)}" if kinds else "game"
-        raise DataNotFoundError(f"{pack.path}: no {what} in it")
+        raise DataNotFoundError(f"{source or pack.path}: no {what} in it")
     return TaskSets(splits, make)

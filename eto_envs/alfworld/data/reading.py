@@ -8,6 +8,7 @@ is the same in all games and is implemented by `engine.rules` and `engine.wordin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -21,6 +22,13 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError
 _KEYS = ("pddl_domain", "grammar", "pddl_problem", "solvable")
 _TASK = re.compile(r'"task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PUT_FORMS = {"2.1.1": '"put {o} in/on {r}"', "2.1.2": '"move {o} to {r}"'}
+# SHA-256 of the whole grammar without its task, which is the same in all games of a release. The
+# last one is that of the package alfworld 0.4.2: the words of 2.1.2, with the help elsewhere.
+_GRAMMARS = {
+    "49b373425005f369ee3270fef508ca289db8f6b63772d074727d2f126749c4b0": "2.1.1",
+    "0799a5c6345455136e2194804471d9e4a277985bb1817c9817917e4c39959816": "2.1.2",
+    "9f506a0ed041c9d68f73bd1ad082d034680f6b6ff0f513f1ce42afdace16035e": "2.1.2",
+}
 _TREATMENTS = {"clean": "isclean", "heat": "ishot", "cool": "iscool"}
 _UNARY = """
     openable opened isreceptacleobject isreceptacleobjectfull checked examined holdsany
@@ -94,13 +102,29 @@ def _read_content(path: Path) -> dict[str, Any]:
 
 
 def _read_grammar(path: Path, text: str) -> tuple[str, str]:
+    """The release and the task of a grammar."""
     match = _TASK.search(text)
     if match is None:
         raise CorruptDataError(f"{path}: key 'grammar' has no task")
-    for release, form in _PUT_FORMS.items():
-        if form in text:
-            return release, json.loads(match.group(1))
-    raise CorruptDataError(f"{path}: key 'grammar' has neither {' nor '.join(_PUT_FORMS.values())}")
+    releases = [release for release, form in _PUT_FORMS.items() if form in text]
+    if not releases:
+        forms = " nor ".join(_PUT_FORMS.values())
+        raise CorruptDataError(f"{path}: key 'grammar' has neither {forms}")
+    # A grammar that TextWorld can play says how a game begins. Other words than those that are
+    # known could only be played wrongly.
+    is_whole = '"intro"' in text
+    if len(releases) > 1 or (is_whole and _GRAMMARS.get(_digest(text, match)) != releases[0]):
+        raise CorruptDataError(
+            f"{path}: key 'grammar' is of none of the releases {', '.join(_PUT_FORMS)}, and its "
+            "words would not be those of its games; use the files of one of these releases"
+        )
+    return releases[0], json.loads(match.group(1))
+
+
+def _digest(grammar: str, task: re.Match[str]) -> str:
+    """SHA-256 of a grammar without its task and regardless of white space."""
+    text = f'{grammar[: task.start(1)]}""{grammar[task.end(1) :]}'
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_problem(pddl: str, task: str) -> Problem:

@@ -94,6 +94,8 @@ class Shop:
         published = json.loads((folder / "splits.json").read_bytes()) if goals == "human" else {}
         self.splits = _splits(published, len(self.goals))
         self.product = self._catalogue.product
+        self._lists = official.SPLIT_FILES if published else {}
+        self._goals_file = official.HUMAN_FILE if goals == "human" else official.ATTRIBUTES_FILE
         self._products_sha256: str = manifest["files"]["products.jsonl"]["sha256"]
 
     @functools.cached_property
@@ -102,6 +104,11 @@ class Shop:
         digest = hashlib.sha256(f"{self._products_sha256}\n{self.nouns_source}\n".encode())
         digest.update(np.ascontiguousarray(self._prices_usd, dtype="<f8").tobytes())
         return digest.hexdigest()
+
+    def source(self, split: str) -> str:
+        """The official file that determines which goals are in a split."""
+        listed = self._lists.get("train" if split == "train_clean" else split)
+        return listed if listed is not None and len(self.goals) else self._goals_file
 
     def price_usd(self, asin: str) -> float:
         """The price of a product, in US dollars.

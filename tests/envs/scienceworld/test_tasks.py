@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from eto_envs import data
-from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+from eto_envs.errors import (
+    CorruptDataError,
+    DataNotFoundError,
+    EmptySplitError,
+    UnknownNameError,
+)
 from eto_envs.scienceworld import tasks
 from eto_envs.scienceworld.tasks import (
     TASK_TYPES,
@@ -116,6 +121,11 @@ def test_a_folder_of_index_files(tmp_path: Path) -> None:
     assert splits.dataset == tmp_path.name
     assert splits.ids["train"] == ("boil/3", "melt/0")
     assert splits.ids["train_clean"] == ("melt/0",)
+    tasks = make_task_sets(splits, "", lambda name, variation: "")
+    with pytest.raises(
+        EmptySplitError, match=r"split='unseen'.*test_indices\.json has no matching"
+    ):
+        find_task_set(tasks, "unseen")
 
 
 @pytest.mark.parametrize(

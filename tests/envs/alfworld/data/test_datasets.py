@@ -17,7 +17,7 @@ from eto_envs.alfworld.data.datasets import (
     task_set,
     task_sets,
 )
-from eto_envs.alfworld.data.pack import Pack
+from eto_envs.alfworld.data.pack import Pack, write_pack
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 from tests.envs.alfworld.house import GOALS
 
@@ -119,6 +119,15 @@ def test_other_games_are_not_taken_for_the_official_ones(house_pack: Path) -> No
     house_pack.rename(official_pack_path())
     with pytest.raises(CorruptDataError, match="not the canonical games"):
         open_dataset("2.1.1")
+
+
+def test_a_pack_in_unknown_words_is_refused(house_pack: Path) -> None:
+    pack = open_dataset(str(house_pack)).pack
+    games = {split: {i: pack.problem(i) for i in ids} for split, ids in pack.splits.items()}
+    other = house_pack.with_name("other.bin")
+    write_pack(other, games, "2.1.3")
+    with pytest.raises(CorruptDataError, match=r"other\.bin: .*words of '2\.1\.3'"):
+        open_dataset(str(other))
 
 
 @pytest.mark.data

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,3 +119,44 @@ def test_two_types_of_one_thing() -> None:
     text = pddl_problem("place").replace("(:init", "(:init (objectType Pan_bar_01 PotType)")
     with pytest.raises(CorruptDataError, match="'pan_bar_01' has two types"):
         read_problem(text, "")
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        '"task": [{"rhs": "x"}] "intro" "move {o} to {r}"',
+        '"task": [{"rhs": "x"}] "intro" "put {o} in/on {r}"',
+        '"task": [{"rhs": "x"}] "put {o} in/on {r}" "move {o} to {r}"',
+    ],
+)
+def test_a_grammar_of_another_release_is_refused(
+    write: Callable[[Any], Path], grammar: str
+) -> None:
+    with pytest.raises(CorruptDataError, match=r"of none of the releases 2\.1\.1, 2\.1\.2"):
+        read_game(write(game_file("heat") | {"grammar": grammar}))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("release", ["2.1.1", "2.1.2"])
+def test_a_changed_word_of_the_official_grammar_is_noticed(
+    shared_data: Path, write: Callable[[Any], Path], release: str
+) -> None:
+    with tarfile.open(shared_data / "alfworld" / f"alfworld-{release}.tar.xz") as archive:
+        for member in archive:
+            if member.name.endswith("game.tw-pddl"):
+                game = json.load(archive.extractfile(member))  # type: ignore[arg-type]
+                if game.get("solvable"):
+                    break
+    assert read_game(write(game)).grammar == release
+    # Another task and other white space are the same release.
+    spaced = re.sub(r"\bYour task is to: ", "Your task is to: please ", game["grammar"]) + "\n\n"
+    assert read_game(write(game | {"grammar": spaced})).grammar == release
+    for old, new in (
+        ("You open the", "You pull open the"),
+        ('"cool {o} with {r}"', '"chill {o} with {r}"'),
+        ("look.feedback", "gaze.feedback"),
+    ):
+        assert old in game["grammar"]
+        changed = game | {"grammar": game["grammar"].replace(old, new)}
+        with pytest.raises(CorruptDataError, match="of none of the releases"):
+            read_game(write(changed))

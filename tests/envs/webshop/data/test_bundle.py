@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.errors import CorruptDataError, DataNotFoundError, EmptySplitError
 from eto_envs.webshop.data import bundle as bundle_module
 from eto_envs.webshop.data.bundle import build_bundle
 from eto_envs.webshop.data.manifest import is_bundle, read_manifest, verify_bundle
 from eto_envs.webshop.data.shop import Shop
+from eto_envs.webshop.env import task_set
 
 Make = Callable[..., Any]
 
@@ -92,6 +93,9 @@ def test_a_bundle_without_any_goal(make_source: Make, make_product: Make, tmp_pa
     for kind in ("human", "synthetic"):
         shop = Shop(target, goals=kind)
         assert len(shop.goals) == len(shop.splits["train"]) == len(shop.splits["seen"]) == 0
+        file = {"human": "items_human_ins.json", "synthetic": "items_ins_v2.json"}[kind]
+        with pytest.raises(EmptySplitError, match=f"{file} has no matching entry"):
+            task_set(shop, "train")
 
 
 def test_file_sizes_are_checked_at_opening_and_hashes_on_request(bundle: Path) -> None:
@@ -139,6 +143,14 @@ def test_splits_of_another_dataset(source: Path, tmp_path: Path, indices: Any, s
     (source / "test_indices.json").write_text("[0]")
     with pytest.raises(CorruptDataError, match=f"train_indices.json contains {'.*' + said}"):
         build_bundle(source, tmp_path / "bundle", nouns="heuristic")
+
+
+def test_an_empty_list_is_named(source: Path, tmp_path: Path) -> None:
+    (source / "train_indices.json").write_text("[0]")
+    (source / "test_indices.json").write_text("[]")
+    shop = Shop(build_bundle(source, tmp_path / "bundle", nouns="heuristic"))
+    with pytest.raises(EmptySplitError, match=r"test_indices\.json has no matching entry"):
+        task_set(shop, "seen")
 
 
 def test_half_of_the_splits(source: Path, tmp_path: Path) -> None:
