@@ -13,14 +13,16 @@ import contextlib
 import os
 import shutil
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from eto_agents.react.chat import encode, find_template, templates
+from eto_agents.react.chat import encode, find_template, pieces, templates
 from eto_agents.settings import Playing, read_json
 from eto_agents.strict_json import write_json
+from eto_agents.trajectory import Message
 from eto_envs.data import cache_dir
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
 
@@ -34,6 +36,8 @@ SMOLLM2: Final = "smollm2-135m"
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """Data types of weights; ``auto`` is the one they have on disk."""
 
+_EMPTY_THOUGHT: Final = "<think>\n\n</think>\n\n"
+_SPACED_TEMPLATES: Final = ("llama-2", "mistral")  # in which [INST] is ordinary text
 _OWN_FILE: Final = "eto.json"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -114,7 +118,8 @@ def load_checkpoint(
             GPU if there is one.
         adapter: folder or hub name of a LoRA adapter, which is merged into the weights.
         template: the chat template; by default that in ``eto.json``, else the one that fits the
-            tokenizer's special tokens and the architecture.
+            tokenizer's special tokens, the architecture and the tokenizer's own template. One that
+            is given and differs from the tokenizer's own is used, with a warning.
         prompts: the prompts; by default those in ``eto.json``, else ``"own"``.
         with_example: whether with the worked example; by default as in ``eto.json``, else yes.
         gguf_file: which file of the folder `name` to read.
@@ -138,6 +143,9 @@ def load_checkpoint(
             model = _merge(model, folder)
     chosen = template or own.get("template") or _guess_template(model.config, tokenizer, name)
     _check_tokens(tokenizer, chosen)
+    if chosen != own.get("template"):  # a model that was trained with it here is used with it
+        _check_format(tokenizer, chosen, name, is_stated=template is not None)
+    _begin_parts_with_space(tokenizer, chosen)
     # An adapter that is trained on this model names this as its base.
     model.name_or_path = model.config._name_or_path = _absolute(name)
     if tokenizer.pad_token_id is None:
@@ -179,7 +187,7 @@ def load_local_model(  # noqa: PLR0913 (each is one thing that a user decides)
     Raises:
         EtoError: the errors of `load_checkpoint`.
         UnsupportedModelError: the KV cache does not work for the architecture.
-        ValueError: a number is out of range.
+        SettingsError: a number is out of range.
     """
     checkpoint = load_checkpoint(
         name, dtype=dtype, device=device, adapter=adapter, template=template, gguf_file=gguf_file
@@ -385,6 +393,66 @@ def _guess_template(config: Any, tokenizer: Any, name: str) -> str:
             return template
     hint = "Give template=, the one the model was trained with."
     raise UnknownNameError("chat template known for", name, templates(), hint)
+
+
+def _check_format(tokenizer: Any, template: str, name: str, *, is_stated: bool) -> None:
+    """Compare a template with the tokenizer's own, if it has one, on a short chat.
+
+    Differs from the tokenizers' own templates: spaces, in which their revisions differ from each
+    other, and the empty thought in earlier replies (see `qwen3.jinja`).
+
+    Raises:
+        UnknownNameError: they differ, and nobody asked for this template.
+    """
+    if not tokenizer.chat_template:
+        return
+    chat: list[Message] = [
+        {"role": "user", "content": "u1"},
+        {"role": "assistant", "content": "a1"},
+        {"role": "user", "content": "u2"},
+    ]
+    ours = "".join(piece.text for piece in pieces(chat, template, for_reply=True))
+    try:
+        theirs = tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except Exception as error:  # noqa: BLE001 (the template is a program of a third party)
+        theirs = f"(it fails: {error})"
+    if _comparable(ours) == _comparable(theirs):
+        return
+    differ = f"template {template!r} writes {ours!r}, and the tokenizer's own writes {theirs!r}"
+    if not is_stated:
+        hint = f"The nearest, {differ}. Give template={template!r} to use it all the same."
+        raise UnknownNameError("chat template known for", name, templates(), hint)
+    warnings.warn(
+        f"{name}: {differ}; a model that was trained with the latter reads something unusual",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _comparable(text: str) -> str:
+    """A rendered chat without what templates may differ in."""
+    end = _EMPTY_THOUGHT if text.endswith(_EMPTY_THOUGHT) else ""
+    return text.replace(_EMPTY_THOUGHT, "").replace(" ", "") + end
+
+
+def _begin_parts_with_space(tokenizer: Any, template: str) -> None:
+    """Let a SentencePiece tokenizer put a space before the text after each special token.
+
+    The code that came with Llama 2 and Mistral 7B encodes each pair of messages by itself, which
+    has that effect (``▁[INST]``). transformers does the same with ``legacy=True``; from version 5
+    on it loads these tokenizers with ``legacy=False``, whatever was saved.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if template not in _SPACED_TEMPLATES or backend is None:
+        return
+    from tokenizers import pre_tokenizers
+
+    current = backend.pre_tokenizer
+    if isinstance(current, pre_tokenizers.Metaspace) and current.prepend_scheme == "first":
+        current.prepend_scheme = "always"
+        backend.pre_tokenizer = current
 
 
 def _converted_smollm2() -> Path:

@@ -26,7 +26,9 @@ from eto_agents.models.checkpoint import (
 )
 from eto_agents.models.local import LocalModel
 from eto_agents.models.tiny import make_tiny
+from eto_agents.react.chat import encode
 from eto_agents.settings import Playing
+from eto_agents.trajectory import Message
 from tests.agents.models.local.random_models import (
     TOKENIZER,
     checkpoint_of,
@@ -124,6 +126,106 @@ def test_families_are_known(template: str, model_type: str, tmp_path: Path) -> N
     config |= {"model_type": model_type, "architectures": None}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     assert load_checkpoint(str(tmp_path / "model")).template == template
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SMOL = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful AI assistant named "
+    "SmolLM, trained by Hugging Face<|im_end|>\n{% endif %}" + CHATML
+)
+QWEN3 = CHATML.replace(
+    "assistant\n", "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+)
+LLAMA2 = (
+    "{% for message in messages %}{% if message.role == 'user' %}{{ bos_token + '[INST] ' + "
+    "message.content + ' [/INST]' }}{% else %}{{ ' ' + message.content + ' ' + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+def foreign(template: str, chat_template: str, folder: Path) -> str:
+    """A checkpoint from elsewhere: its tokenizer has a template, and there is no ``eto.json``."""
+    made = make_tiny(["a mug"], size="nano", vocab_size=320, template=template)
+    made.tokenizer.chat_template = chat_template
+    if template == "llama-2":
+        made.tokenizer.bos_token = "<s>"
+    save_checkpoint(made, folder)
+    (folder / "eto.json").unlink()
+    return str(folder)
+
+
+def test_a_fine_tune_with_another_format_is_refused(tmp_path: Path) -> None:
+    """It would be told that it is SmolLM."""
+    name = foreign("smollm2", CHATML, tmp_path / "model")
+    with pytest.raises(UnknownNameError, match=r"named SmolLM.*Give template='smollm2' to use it"):
+        load_checkpoint(name)
+    with pytest.warns(UserWarning, match="the tokenizer's own writes '<.im_start.>user"):
+        checkpoint = load_checkpoint(name, template="smollm2")
+    save_checkpoint(checkpoint, tmp_path / "trained")  # from here on it is the model's format
+    assert load_checkpoint(tmp_path / "trained").template == "smollm2"
+
+
+@pytest.mark.parametrize(
+    ("template", "chat_template", "is_stated"),
+    [
+        ("smollm2", SMOL, False),
+        ("llama-2", LLAMA2, True),
+        ("llama-2", LLAMA2.replace("bos_token + '[INST]", "bos_token + ' [INST]"), True),
+        ("qwen3", QWEN3, True),
+    ],
+)
+def test_the_tokenizers_own_format(
+    template: str, chat_template: str, is_stated: bool, tmp_path: Path
+) -> None:
+    name = foreign(template, chat_template, tmp_path / "model")
+    assert load_checkpoint(name, template=template if is_stated else None).template == template
+
+
+@pytest.mark.parametrize(
+    ("template", "chat_template"),
+    [
+        ("qwen3", CHATML),  # a Qwen3 that never thinks does not know the empty thought
+        ("llama-2", LLAMA2.replace("[INST]", "[USER]")),
+        ("smollm2", "{{ raise_exception('no') }}"),
+        ("smollm2", "{{ unbalanced"),
+    ],
+)
+def test_another_format_is_a_warning_where_ours_is_given(
+    template: str, chat_template: str, tmp_path: Path
+) -> None:
+    name = foreign(template, chat_template, tmp_path / "model")
+    with pytest.warns(UserWarning, match="reads something unusual"):
+        load_checkpoint(name, template=template)
+
+
+def test_a_space_begins_each_part_of_llama_2s_chats(tmp_path: Path) -> None:
+    from transformers import LlamaTokenizer
+
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁", *"[]/INSTau1", "▁[", "IN", "ST", "INST"]
+    merges = [("▁", "["), ("I", "N"), ("S", "T"), ("IN", "ST")]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = LlamaTokenizer(vocab=vocabulary, merges=merges)
+    save_checkpoint(dataclasses.replace(tiny(), tokenizer=tokenizer), tmp_path / "model")
+    (tmp_path / "model" / "eto.json").unlink()
+    chat: list[Message] = [
+        {"role": "user", "content": "u1"},
+        {"role": "assistant", "content": "a1"},
+        {"role": "user", "content": "u1"},
+    ]
+    name = str(tmp_path / "model")
+    for _ in range(2):  # transformers does not store it
+        checkpoint = load_checkpoint(name, template="llama-2")
+        tokenizer = checkpoint.tokenizer
+        ids = encode(chat, tokenizer, "llama-2", for_reply=True).ids
+        assert " ".join(tokenizer.convert_ids_to_tokens(ids)) == (
+            "<s> ▁[ INST ] ▁ u 1 ▁[ / INST ] ▁ a 1 ▁ </s> <s> ▁[ INST ] ▁ u 1 ▁[ / INST ]"
+        )
+        save_checkpoint(checkpoint, tmp_path / "again")
+        name = str(tmp_path / "again")
 
 
 def test_an_unknown_family(tmp_path: Path) -> None:
