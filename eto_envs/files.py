@@ -1,9 +1,10 @@
-"""Helpers for files: atomic writing and hashing."""
+"""Helpers for files: atomic writing and appending, and hashing."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,22 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         error.filename, error.filename2 = str(path), None
+        raise
+
+
+def append_whole(file: io.FileIO, content: bytes) -> None:
+    """Append to an unbuffered file, completely or not at all.
+
+    If it fails, as on a full disk, the file is what it was. A buffered file would write the rest
+    with a later line.
+    """
+    size = os.fstat(file.fileno()).st_size
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[file.write(left) or 0 :]
+    except BaseException:
+        file.truncate(size)
         raise
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from eto_agents.console import show
 from eto_envs.errors import UnknownNameError, require
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
     from eto_envs.tasks import TaskSet
     from eto_envs.webshop.engine.engine import WebShopEngine
-    from eto_envs.webshop.site.sessions import Visit, Visits
-    from eto_envs.webshop.site.views import SiteOptions
+    from eto_envs.webshop.site.sessions import Visit
 
 ENV_ID, WORLD = "ETO-WebShop-v0", "webshop"
 
@@ -26,6 +26,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     split: str = "train",
     goals: Literal["human", "synthetic"] = "human",
     host: str = "127.0.0.1",
+    host_names: tuple[str, ...] = (),
     port: int = 8000,
     out: Path | None = None,
     max_steps: int | None = None,
@@ -47,6 +48,9 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
         split: Split whose tasks are offered.
         goals: Use instructions written by people, or synthetic ones made from templates.
         host: Address to listen on; any other than this machine's own admits other machines.
+        host_names: Names under which browsers may reach the site, such as shop.example behind a
+            proxy, or * for any. If --host admits other machines, addresses and this machine's name
+            are accepted without it.
         port: Port to listen on; 0 selects a free one.
         out: Folder of the run; by default runs/webshop-human.
         max_steps: Step limit of an episode; by default the protocol's.
@@ -60,6 +64,7 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
     from eto_envs.webshop.data.shop import open_shop
     from eto_envs.webshop.engine.engine import WebShopEngine
     from eto_envs.webshop.env import task_set
+    from eto_envs.webshop.site.app import make_app
     from eto_envs.webshop.site.sessions import Visits
     from eto_envs.webshop.site.views import SiteOptions
 
@@ -87,7 +92,10 @@ def webshop(  # noqa: PLR0913 (the flags of the command)
             journal=folder / "sessions.jsonl",
         )
         try:
-            _listen_and_serve(visits, SiteOptions(play=True, pictures=pictures), host, port, folder)
+            app = make_app(
+                visits, SiteOptions(play=True, pictures=pictures), hosts=_hosts(host, host_names)
+            )
+            _listen_and_serve(app, host, port, folder)
         finally:
             visits.close()
 
@@ -101,20 +109,34 @@ def _check(port: int, max_steps: int | None) -> None:
         raise UnknownNameError("step limit", max_steps, (), "Give a positive number.")
 
 
-def _listen_and_serve(
-    visits: Visits, options: SiteOptions, host: str, port: int, folder: Path
-) -> None:
-    from eto_envs.webshop.site.app import LOCAL_HOSTS, make_app
+def _hosts(host: str, host_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The host names that requests may have; warns if other machines can send them."""
+    from eto_envs.webshop.site.app import ANY_ADDRESS, LOCAL_HOSTS, host_name
+
+    stated = []
+    for text in host_names:
+        if not (text == "*" or host_name(text)):
+            raise UnknownNameError("host name", text, (), "Give names such as shop.example.")
+        stated.append(text if text == "*" else host_name(text))
+    if _is_loopback(host):
+        return (*LOCAL_HOSTS, *stated)
+    names = [socket.gethostname().lower(), *stated]
+    if not _is_address(host):
+        names.append(host.lower())
+    warnings.warn(
+        f"listening on {host}: anyone who can reach the port can play, without encryption. "
+        f"Requests must name the site by its address or as {', '.join(dict.fromkeys(names))} "
+        "(--host-names adds others), because any other web page could otherwise use it through a "
+        "name of its own",
+        UserWarning,
+        stacklevel=2,
+    )
+    return (*LOCAL_HOSTS, ANY_ADDRESS, *names)
+
+
+def _listen_and_serve(app: Any, host: str, port: int, folder: Path) -> None:
     from eto_envs.webshop.site.server import listen, serve
 
-    is_local = _is_loopback(host)
-    if not is_local:
-        warnings.warn(
-            f"listening on {host}: anyone who can reach the port can play, without encryption",
-            UserWarning,
-            stacklevel=2,
-        )
-    app = make_app(visits, options, hosts=LOCAL_HOSTS if is_local else ("*",))
     listener = listen(host, port)
     try:
         name = f"[{host}]" if ":" in host else host
@@ -170,10 +192,15 @@ def trajectory_of(visit: Visit, engine: WebShopEngine, tasks: TaskSet) -> Trajec
 
 
 def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback if _is_address(host) else host == "localhost"
+
+
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return False
+    return True
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"webshop": webshop}

@@ -138,6 +138,7 @@ class Window:
         from eto_envs.webshop.site.views import SiteOptions
 
         self.visits = visits
+        self._visit_id = ""
         self._timeout_s = timeout_s
         self._visit_id = ""
         self.server = ThreadedServer(make_app(visits, SiteOptions(max_query_chars=MAX_QUERY_CHARS)))
@@ -158,7 +159,9 @@ class Window:
         return self.visits.get(self._visit_id)
 
     def show(self, visit: Visit) -> Page:
-        """Open a visit in the browser."""
+        """Open a visit in the browser, and forget the previous one."""
+        if self._visit_id != visit.id:
+            self.visits.discard(self._visit_id)
         self._visit_id = visit.id
         self.driver.get(f"{self.server.url}/s/{visit.id}")
         return self.read(visit.turn)

@@ -19,22 +19,24 @@ and serving (`server`).
 from __future__ import annotations
 
 import http
+import ipaddress
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eto_envs.errors import EpisodeEndedError, UnknownNameError
-from eto_envs.webshop.site.sessions import StalePageError, Visit, Visits
+from eto_envs.webshop.site.sessions import StalePageError, TooManyVisitsError, Visit, Visits
 from eto_envs.webshop.site.views import SiteOptions, error_page, task_list, visit_page
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,11 @@ N_FORM_FIELDS = 8
 FORM_BYTES_PER_CHAR = 12
 FORM_OVERHEAD_BYTES = 1024
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+ANY_ADDRESS = "<address>"
+"""Stands for any IP address in place of a name. A page of another site that has rebound its name to
+this machine (DNS rebinding) cannot send an address, because browsers send the name."""
+
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?")
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -67,7 +74,8 @@ def make_app(
     Args:
         visits: the visits, including the shop and its tasks.
         options: appearance and limits; with `SiteOptions.play`, there is also a list of tasks.
-        hosts: the accepted host names (as a protection against DNS rebinding); ``"*"`` for any.
+        hosts: the accepted host names (as a protection against DNS rebinding); `ANY_ADDRESS` for
+            IP addresses, ``"*"`` for everything.
     """
     site = _Site(visits, options or SiteOptions())
     routes: list[BaseRoute] = [
@@ -102,7 +110,7 @@ class _Site:
         form = await self._form(request)
         action = self._action(visit, form)
         try:
-            self.visits.act(visit.id, _turn(form), action)
+            _saved(lambda: self.visits.act(visit.id, _turn(form), action))
         except EpisodeEndedError:
             raise HTTPException(409, "This session is over.") from None
         except StalePageError:
@@ -126,14 +134,15 @@ class _Site:
         """Begin a visit with a task."""
         form = await self._form(request)
         try:
-            visit = self.visits.open(form.get("task", ""))
+            visit = _saved(lambda: self.visits.open(form.get("task", ""), _client(request)))
         except UnknownNameError:
             raise HTTPException(404, "There is no such task.") from None
         return RedirectResponse(f"/s/{visit.id}", 303)
 
     async def next(self, request: Request) -> Response:
         """Begin a visit with the next task: the first of those that were begun least often."""
-        return RedirectResponse(f"/s/{self.visits.open_next().id}", 303)
+        visit = _saved(lambda: self.visits.open_next(_client(request)))
+        return RedirectResponse(f"/s/{visit.id}", 303)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """The page for a request that is rejected."""
@@ -206,6 +215,23 @@ class _Site:
         return dict(pairs)
 
 
+def _saved(work: Callable[[], Visit]) -> Visit:
+    """Begin or continue a visit; answer with a page if it cannot be saved or there is no room."""
+    try:
+        return work()
+    except OSError as error:
+        logger.error("a session cannot be saved: %s", error)
+        raise HTTPException(
+            503, "This could not be saved, and nothing has changed. Try again later."
+        ) from None
+    except TooManyVisitsError:
+        raise HTTPException(503, "Too many sessions are open. Try again later.") from None
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
 def _turn(form: dict[str, str]) -> int:
     turn = form.get("turn", "")
     if not (turn.isascii() and turn.isdigit() and len(turn) < 10):
@@ -239,23 +265,43 @@ class _Guard:
 
         refusal = self._refusal(scope)
         app = self._app if refusal is None else refusal
-        await app(scope, receive, send_with_headers)
+        try:
+            await app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            logger.info("a client broke off its request")
 
     def _refusal(self, scope: Scope) -> Response | None:
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
             return self._page(414, "The address is too long.")
         headers = Headers(scope=scope)
-        name = headers.get("host", "").lower()
-        name = name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
-        if "*" not in self._hosts and name not in self._hosts:
+        if not self._is_accepted(host_name(headers.get("host", ""))):
             return self._page(421, "This site does not have that name.")
         if scope["method"] == "POST" and not _is_same_origin(headers):
             return self._page(403, "This form was sent from another site.")
         return None
 
+    def _is_accepted(self, name: str) -> bool:
+        if "*" in self._hosts or name in self._hosts:
+            return True
+        return ANY_ADDRESS in self._hosts and _is_address(name)
+
     def _page(self, status: int, detail: str) -> Response:
         reason = http.HTTPStatus(status).phrase
         return HTMLResponse(error_page(status, reason, detail, self._options), status)
+
+
+def host_name(header: str) -> str:
+    """The host in a ``Host`` header, without the port; empty if it is malformed."""
+    match = _HOST.fullmatch(header.lower())
+    return match[1] if match else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_same_origin(headers: Headers) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,11 +148,27 @@ def replay(record: Any) -> None:
 
 
 def test_another_host_is_a_warning(folder: Path) -> None:
-    site = Site(folder, "--host", "0.0.0.0")
+    site = Site(folder, "--host", "0.0.0.0", "--host-names", "shop.example")
     port = site.url.rpartition(":")[2]
-    page = httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": "shop.example"})
-    assert page.status_code == 200
-    assert "eto: warning: listening on 0.0.0.0" in site.stop(signal.SIGINT)
+    for name, status in (
+        ("shop.example", 200),
+        (f"192.0.2.1:{port}", 200),
+        (socket.gethostname(), 200),
+        ("evil.example", 421),
+    ):
+        page = httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": name})
+        assert page.status_code == status, name
+    warning = site.stop(signal.SIGINT)
+    assert "eto: warning: listening on 0.0.0.0" in warning
+    assert "shop.example (--host-names adds others), because" in warning
+
+
+def test_a_host_name_with_a_scheme_is_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["serve", "webshop", "--dataset", "mini", "--out", str(folder)]
+    assert fails([*command, "--host-names", "http://shop.example"]) == 2
+    assert "no host name 'http://shop.example'" in capsys.readouterr().err
 
 
 def test_by_default_it_is_this_machine_only(folder: Path) -> None:

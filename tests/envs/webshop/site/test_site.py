@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import html
 import json
 import re
+import socket
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +23,7 @@ from eto_envs.tasks import Task, TaskSet
 from eto_envs.webshop.data.records import Goal
 from eto_envs.webshop.engine.engine import WebShopEngine, parse_action
 from eto_envs.webshop.expert import next_action
-from eto_envs.webshop.site.app import make_app
+from eto_envs.webshop.site.app import ANY_ADDRESS, make_app
 from eto_envs.webshop.site.server import ThreadedServer, listen
 from eto_envs.webshop.site.sessions import Visit, Visits
 from eto_envs.webshop.site.views import SiteOptions
@@ -365,6 +368,30 @@ def test_hosts_by_name(shop: Any) -> None:
     local = Visitor(visits, SiteOptions(play=True))
     for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000"):
         assert local.get("/", headers={"Host": host}).status_code == 200
+    for host in (
+        "[::1].evil.example",
+        "[::1]evil.example",
+        "[::1",
+        "localhost.evil.example",
+        "localhost:80.evil.example",
+        "localhost:x",
+        "user@localhost",
+        "127.0.0.1/",
+        "127.0.0.1 ",
+        "",
+        "192.0.2.1",
+    ):
+        problem(local.get("/", headers={"Host": host}), 421)
+    named = Visitor(visits, SiteOptions(play=True), hosts=("shop.example", ANY_ADDRESS))
+    for host in ("shop.example:80", "192.0.2.1:8000", "[2001:db8::1]"):
+        assert named.get("/", headers={"Host": host}).status_code == 200
+    for host in (
+        "evil.example",
+        "192.0.2.1.evil.example",
+        "[2001:db8::1].evil.example",
+        "<address>",
+    ):
+        problem(named.get("/", headers={"Host": host}), 421)
     anyone = Visitor(visits, SiteOptions(play=True), hosts=("*",))
     assert anyone.get("/", headers={"Host": "shop.example"}).status_code == 200
 
@@ -539,24 +566,193 @@ def test_a_kill_before_the_end_was_noted_ends_the_visit_at_the_next_start(
     shop: Any, tmp_path: Path
 ) -> None:
     journal = tmp_path / "sessions.jsonl"
+    killed = tmp_path / "killed.jsonl"  # what a process leaves that is killed in `on_end`
+    ended: list[Visit] = []
+    visits = Visits(
+        WebShopEngine(shop),
+        tasks_of(shop),
+        on_end=lambda _: killed.write_bytes(journal.read_bytes()) and None,
+        journal=journal,
+    )
+    visit = visits.open("0")
+    visit = visits.act(visit.id, 0, "search[lamp]")
+    visit = visits.act(visit.id, 1, "click[b000000000]")
+    visits.act(visit.id, 2, "click[buy now]")
+    visits.close()
+    journal = killed.replace(journal)
+    again = Visits(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
+    assert [(t.id, t.end, t.turn) for t in ended] == [(visit.id, "bought", 3)]
+    again.close()
+    assert [json.loads(line) for line in journal.read_text().splitlines()] == []
+
+
+class Full:
+    """An `os.write` on a full disk: it writes half of what it should, and then nothing."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.is_full = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, content: Any) -> int:
+        if not self.is_full:
+            return int(self.file.write(content))
+        if len(content) > 20:
+            return int(self.file.write(content[: len(content) // 2]))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_action_that_was_answered_with_an_error_leaves_no_trace(
+    shop: Any, tmp_path: Path
+) -> None:
+    journal = tmp_path / "sessions.jsonl"
+    ended: list[Visit] = []
+
+    def open_site() -> Visitor:
+        visits = Visits(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
+        return Visitor(visits, SiteOptions(play=True))
+
+    player = open_site()
+    visit = player.open("0")
+    player.act("search[lamp]")
+    player.act("click[b000000000]")
+    before = player.visits.get(visit.id)
+    assert player.visits._journal is not None
+    disk = Full(player.visits._journal._file)
+    player.visits._journal._file = disk  # type: ignore[assignment]
+    content = journal.read_bytes()
+    for action in ("click[description]", "search[lamp]", "click[buy now]", "click[features]"):
+        page = player.act(action)
+        problem(page, 503)
+        assert "nothing has changed" in page.text
+    problem(player.post("/start", task="0"), 503)
+    problem(player.post("/next"), 503)
+    assert player.visits.get(visit.id) == before
+    assert journal.read_bytes() == content
+    disk.is_full = False
+    again = open_site()  # after a kill: nothing was flushed late
+    assert again.visits.get(visit.id) == before
+    assert again.visits.open("0").number == 1
+    assert ended == []
+    again.visits.close()
+    assert player.act("click[description]").status_code == 200
+    player.visits.close()
+
+
+def test_a_purchase_that_cannot_be_recorded_has_not_happened(shop: Any, tmp_path: Path) -> None:
+    journal = tmp_path / "sessions.jsonl"
 
     def full(visit: Visit) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     visits = Visits(WebShopEngine(shop), tasks_of(shop), on_end=full, journal=journal)
     visit = visits.open("0")
     visit = visits.act(visit.id, 0, "search[lamp]")
     visit = visits.act(visit.id, 1, "click[b000000000]")
     for _ in range(2):
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(OSError, match="No space"):
             visits.act(visit.id, 2, "click[buy now]")
     assert visits.get(visit.id) == visit  # not ended, and can be tried again
     visits.close()
     ended: list[Visit] = []
     again = Visits(WebShopEngine(shop), tasks_of(shop), on_end=ended.append, journal=journal)
-    assert [(t.id, t.end, t.turn) for t in ended] == [(visit.id, "bought", 3)]
+    assert (again.get(visit.id), ended) == (visit, [])
+    again.act(visit.id, 2, "click[buy now]")
+    assert [visit.end for visit in ended] == ["bought"]
     again.close()
-    assert [json.loads(line) for line in journal.read_text().splitlines()] == []
+
+
+def test_open_sessions_are_not_pushed_out(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eto_envs.webshop.site.sessions.MAX_VISITS", 5)
+    visits = Visits(WebShopEngine(shop), tasks_of(shop))
+    in_use = visits.open("0", "flood")
+    visits.act(in_use.id, 0, "search[lamp]")
+    begun = visits.open("0", "someone else")
+    for _ in range(20):
+        visits.open("0", "flood")
+    assert visits.get(in_use.id).turn == 1
+    assert visits.get(begun.id) == begun
+    assert len(visits) == 5
+
+
+def test_sessions_in_use_are_kept_and_those_left_for_a_day_are_not(
+    shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eto_envs.webshop.site.sessions.MAX_VISITS", 2)
+    visits = Visits(WebShopEngine(shop), tasks_of(shop), max_steps=2)
+    player = Visitor(visits, SiteOptions(play=True))
+    first, second = visits.open("0"), visits.open("1")
+    for visit in (first, second):
+        visits.act(visit.id, 0, "search[lamp]")
+    page = player.post("/next")
+    problem(page, 503)
+    assert "Too many sessions" in page.text
+    assert visits.get(first.id).turn == visits.get(second.id).turn == 1
+    visits.act(second.id, 1, "search[lamp]")
+    third = visits.open("0")  # in place of the one that has ended
+    visits.act(third.id, 0, "search[lamp]")
+    with pytest.raises(KeyError):
+        visits.get(second.id)
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 90_000)
+    visits.open("1")
+    with pytest.raises(KeyError):
+        visits.get(first.id)
+    assert visits.get(third.id).turn == 1
+
+
+def test_time_does_not_go_back_in_records(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s = iter([1000.0, 900.0, 1100.0, 1050.0])
+    visits = Visits(WebShopEngine(shop), tasks_of(shop))
+    monkeypatch.setattr(time, "time", lambda: next(clock_s))
+    visit = visits.open("0")
+    for turn in range(3):
+        visit = visits.act(visit.id, turn, "search[lamp]")
+    assert [step.time_s for step in visit.steps] == [1000.0, 1100.0, 1100.0]
+
+
+OPENING = {"id": "a", "task": "0", "number": 0, "started_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps({"open": {"id": "a", "task": "0"}}),
+        json.dumps({"open": OPENING | {"number": "0"}}),
+        json.dumps({"open": OPENING | {"started_s": None}}),
+        json.dumps({"open": OPENING | {"started_s": float("nan")}}),
+        json.dumps({"open": OPENING | {"task": 0}}),
+        json.dumps({"open": [1]}),
+        json.dumps({"visit": "b", "action": 3, "time_s": 1.0}),
+        json.dumps({"visit": "b", "action": "search[x]", "time_s": "1"}),
+        json.dumps({"end": []}),
+        "[" * 100_000,
+        "3",
+    ],
+)
+def test_a_damaged_journal_is_named(shop: Any, tmp_path: Path, line: str) -> None:
+    journal = tmp_path / "sessions.jsonl"
+    journal.write_text(json.dumps({"open": OPENING | {"id": "b"}}) + f"\n{line}\n")
+    with pytest.raises(CorruptDataError, match=r"sessions\.jsonl, line 2"):
+        Visits(WebShopEngine(shop), tasks_of(shop), journal=journal)
+
+
+def test_a_client_that_breaks_off_is_no_failure(
+    mini_server: tuple[Visits, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    visits, url = mini_server
+    visit = visits.open_next()
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /s/{visit.id} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\nturn=0"
+    for _ in range(3):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode())
+    assert httpx.get(f"{url}/s/{visit.id}").status_code == 200
+    assert visits.get(visit.id) == visit
+    time.sleep(0.2)  # for the server to notice
+    assert "Traceback" not in capfd.readouterr().err
 
 
 # Many at once
