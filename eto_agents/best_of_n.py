@@ -19,8 +19,10 @@ from eto_agents.policy import (
     as_policy,
     conversation_of,
     load_policy,
+    reveal_of,
     with_time_limit,
 )
+from eto_agents.settings import SettingsError
 from eto_agents.trajectory import PLAYED, Message, Trajectory
 from eto_agents.worlds import find_world
 from eto_envs.shaping import Info
@@ -49,13 +51,13 @@ class BestOfN:
         """Wrap a policy.
 
         Raises:
-            ValueError: `n` is not a positive integer.
+            SettingsError: `n` is not a positive integer.
             UnknownNameError: there is no policy of that name.
             TypeError: there are arguments for a policy that is not given by name, or the policy is
                 a Best-of-N itself.
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
+            raise SettingsError(f"n must be a positive integer, got {n!r}")
         if arguments and not isinstance(policy, str):
             raise TypeError(f"unexpected arguments: {', '.join(arguments)}")
         self.policy = load_policy(policy, **arguments) if arguments else as_policy(policy)
@@ -64,7 +66,7 @@ class BestOfN:
         self.n_samples = n
         inner = str(getattr(self.policy, "name", type(self.policy).__name__))
         self.name = f"best-of-{n} ({inner})"
-        self.reveal = tuple(getattr(self.policy, "reveal", ()))
+        self.reveal = reveal_of(self.policy)
         self.provenance = {
             "best_of_n": n,
             "chosen_by": "final reward",

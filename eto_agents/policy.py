@@ -13,12 +13,13 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+from eto_agents.arguments import checked_arguments
 from eto_agents.deadline import ActionTimeoutError, Worker
 from eto_agents.trajectory import Message
 from eto_envs.errors import UnknownNameError
@@ -70,9 +71,9 @@ class Decision:
 class Policy(Protocol):
     """A batch-first agent.
 
-    Optional attributes: `name` (str, for results), `reveal` (names of what it needs in `info`,
-    such as ``("admissible_actions",)``), `provenance` (a JSON-able dict: model, sampling, prompt
-    hash) and `n_envs` (the most episodes it can serve at once).
+    Optional attributes: `name` (str, for results), `reveal` (what it needs in `info`, a name or
+    several, such as ``("admissible_actions",)``), `provenance` (a JSON-able dict: model, sampling,
+    prompt hash) and `n_envs` (the most episodes it can serve at once).
     """
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
@@ -82,6 +83,16 @@ class Policy(Protocol):
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
         """Return one decision for each of `slots`."""
+
+
+def reveal_of(agent: Any) -> tuple[str, ...]:
+    """The names of what an agent needs in `info`: its attribute `reveal`, a name or several."""
+    return as_names(getattr(agent, "reveal", ()))
+
+
+def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Several names, or a single one that is not to be taken for a sequence of letters."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 class OneEpisodePolicy:
@@ -96,7 +107,7 @@ class OneEpisodePolicy:
         self._limit_s: float | None = None
         first = make_agent()  # for an instance this is a copy: the caller's own is never changed
         self.name = str(getattr(first, "name", name))
-        self.reveal = tuple(getattr(first, "reveal", ()))
+        self.reveal = reveal_of(first)
         self.provenance = dict(getattr(first, "provenance", {}))
         self._spare: Any = first
 
@@ -310,7 +321,9 @@ def load_policy(name: str, **arguments: Any) -> Policy:
 
     Raises:
         UnknownNameError: there is no policy of that name.
-        TypeError: the class does not take the arguments, or is not a policy.
+        UnknownArgumentError: the class does not take an argument; a `TypeError`, too.
+        SettingsError: an argument has the wrong type or is out of range.
+        TypeError: the class is not a policy.
     """
     plugins = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
     target = POLICIES.get(name) or plugins.get(name) or name
@@ -330,6 +343,8 @@ def load_policy(name: str, **arguments: Any) -> Policy:
     except AttributeError:
         known = [n for n in dir(sys.modules[module_name]) if not n.startswith("_")]
         raise UnknownNameError(f"name in module {module_name}", attribute, known) from None
+    if arguments:
+        arguments = checked_arguments(make, arguments, f"policy {name!r}")
     return as_policy(_with_arguments(make, arguments))
 
 

@@ -24,10 +24,12 @@ from gymnasium.vector import AutoresetMode
 from eto_agents.policy import (
     Decision,
     Policy,
+    as_names,
     as_policy,
     conversation_of,
     describe,
     failure,
+    reveal_of,
     shortened,
     with_time_limit,
 )
@@ -67,7 +69,7 @@ def make_batch(
 ) -> TextVectorEnv:
     """Make a vector environment of `n_envs` episodes that reveals what `policy` needs."""
     arguments = dict(env_args or {})
-    reveal = (*arguments.pop("reveal", ()), *getattr(policy, "reveal", ()))
+    reveal = (*as_names(arguments.pop("reveal", ())), *reveal_of(policy))
     env = gym.make_vec(
         env_id,
         num_envs=n_envs,
@@ -354,7 +356,7 @@ def _clean(decision: Any) -> Decision:
             usage=usage,
             latency_s=float(decision.latency_s),
         )
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         return Decision("", error=f"the decision cannot be stored: {describe(error)}")
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError
-from eto_envs.files import naming
+from eto_envs.files import append_whole, naming
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class TrajectoryStore:
             raise DataError(f"another process is writing to {self.path}") from None
         try:
             self._remove_incomplete_line()
-            self._file = self.path.open("a", encoding="utf-8", newline="\n")
+            self._file = self.path.open("ab", buffering=0)
         except BaseException:
             self._lock.release()
             raise
@@ -98,10 +98,8 @@ class TrajectoryStore:
             self._lock.release()
 
     def append(self, trajectory: Trajectory) -> None:
-        """Write one trajectory; it is on file when this returns."""
-        with naming(self.path):
-            self._file.write(trajectory.to_json() + "\n")
-            self._file.flush()
+        """Write one trajectory; it is on file when this returns, and not at all if this fails."""
+        append_whole(self._file, (trajectory.to_json() + "\n").encode())
 
     def _remove_incomplete_line(self) -> None:
         if not self.path.exists():

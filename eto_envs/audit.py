@@ -187,7 +187,8 @@ class _Counter:
 
 
 def _make(env_id: str, env_args: Mapping[str, Any], reveal: str) -> TextEnv:
-    env = gym.make(env_id, **env_args, reveal=(reveal,)).unwrapped
+    arguments = {**env_args, "reveal": (*env_args.get("reveal", ()), reveal)}
+    env = gym.make(env_id, **arguments).unwrapped
     if not isinstance(env, TextEnv):
         raise TypeError(f"{env_id} is not a TextEnv")
     return env

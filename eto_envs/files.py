@@ -41,13 +41,14 @@ def append_whole(file: io.FileIO, content: bytes) -> None:
     with a later line.
     """
     size = os.fstat(file.fileno()).st_size
-    try:
-        left = memoryview(content)
-        while left:
-            left = left[file.write(left) or 0 :]
-    except BaseException:
-        file.truncate(size)
-        raise
+    with naming(Path(str(file.name))):
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) or 0 :]
+        except BaseException:
+            file.truncate(size)
+            raise
 
 
 def sha256_of(path: Path) -> str:

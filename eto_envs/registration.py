@@ -10,7 +10,7 @@ import inspect
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from eto_envs.core import TextEnv
 from eto_envs.tasks import TaskSet
@@ -42,6 +42,23 @@ def register_all() -> None:
             gym.register(env_id, entry_point=entry_point, vector_entry_point=vector_entry_point)
 
 
+def find_env(env_id: str) -> tuple[EnvSpec, Any]:
+    """What an id stands for: its spec, and the class or function that makes its environments.
+
+    Args:
+        env_id: a registered id, or ``"module:id"``.
+
+    Raises:
+        gymnasium.error.Error: there is no such id.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    spec = gym.spec(name)
+    entry_point = spec.entry_point
+    return spec, load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+
+
 def task_sets(env_id: str, dataset: str | None = None, **env_args: Any) -> dict[str, TaskSet]:
     """The task sets of a dataset by split, without making an environment.
 
@@ -56,15 +73,10 @@ def task_sets(env_id: str, dataset: str | None = None, **env_args: Any) -> dict[
         TypeError: the environment takes no such argument.
         EtoError: as raised by the environment's constructor.
     """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    spec = gym.spec(name)
+    spec, kind = find_env(env_id)
     env_args = {**spec.kwargs, **env_args}
     if dataset is not None:
         env_args["dataset"] = dataset
-    entry_point = spec.entry_point
-    kind = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     if isinstance(kind, type) and issubclass(kind, TextEnv):
         inspect.signature(kind.__init__).bind(None, **env_args)  # TypeError as in the constructor
         return dict(kind.find_task_sets(**env_args))

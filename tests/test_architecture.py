@@ -36,7 +36,7 @@ LAYERS = (
     ("eto_agents.react.parse",),
     ("eto_agents.policy", "eto_agents.episode_log"),
     ("eto_agents.store", "eto_agents.runs"),
-    ("eto_agents.preference",),
+    ("eto_agents.preference", "eto_agents.arguments"),
     ("eto_agents.console",),
     (
         "eto_agents.markdown",

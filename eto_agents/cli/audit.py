@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from eto_agents.cli.evaluation import given
+from eto_agents.cli.evaluation import env_arguments
 from eto_agents.console import show, table
 from eto_agents.plain_text import one_line
-from eto_agents.settings import key_values
 from eto_envs.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def audit(
 
     if env == "alfworld":  # the command's original form
         env, against = "ETO-ALFWorld-v0", "textworld"
-    arguments = given(dataset=dataset) | key_values(env_args)
+    arguments = env_arguments(env, env_args, dataset=dataset)
     ok = True
     if against is None and n > 0:
         determinism = run(env, n, seed, env_args=arguments, progress=_progress("walks", quiet))

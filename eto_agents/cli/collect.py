@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from eto_agents.cli.evaluation import AgentFlags, KeyValues, at_least_one, given, resumable
-from eto_agents.settings import key_values
+from eto_agents.cli.evaluation import (
+    AgentFlags,
+    KeyValues,
+    at_least_one,
+    env_arguments,
+    resumable,
+)
 
 if TYPE_CHECKING:
     from eto_agents.collection import Collection
@@ -66,7 +71,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         agent = dataclasses.replace(agent, policy="expert")
     folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
     style = thought_style or ("full" if thoughts else "none")
-    arguments = key_values(env_args) | given(dataset=dataset, max_steps=max_steps)
+    arguments = env_arguments(env, env_args, dataset=dataset, max_steps=max_steps)
     with resumable(folder), Display(quiet):
         collection = collect(
             agent.load(),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from eto_agents.arguments import checked_arguments
 from eto_agents.plain_text import printable
 from eto_agents.settings import key_values
 from eto_envs.errors import EtoError, UnknownNameError
@@ -132,6 +133,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     from eto_agents.evaluation.tables import terminal_table
 
     at_least_one(n_envs=n_envs, n_tasks=n_tasks)
+    arguments = env_arguments(env, env_args, dataset=dataset, max_steps=max_steps)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"
     with resumable(folder), Display(quiet):
         results = evaluate(
@@ -142,7 +144,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
             out=folder,
             n_envs=n_envs,
             n_tasks=n_tasks,
-            env_args=key_values(env_args) | given(dataset=dataset, max_steps=max_steps),
+            env_args=arguments,
             agent_errors=agent_errors,
             retry_agent_errors=retry_agent_errors,
             action_timeout_s=agent.action_timeout,
@@ -168,7 +170,24 @@ def _raised_in_the_class(error: TypeError) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     module = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
-    return module not in ("eto_agents.policy", "eto_agents.best_of_n")
+    own = ("eto_agents.policy", "eto_agents.best_of_n", "eto_agents.models.base")
+    return module not in own
+
+
+def env_arguments(env: str, texts: tuple[str, ...], **more: Any) -> dict[str, Any]:
+    """The environment's arguments: ``--env-args``, and those of `more` that are not None.
+
+    Raises:
+        UnknownNameError: the environment takes no argument of that name.
+        SettingsError: a value has the wrong type.
+    """
+    import eto_envs  # noqa: F401 (registers the ids)
+    from eto_envs.registration import find_env
+
+    arguments = key_values(texts) | given(**more)
+    of_gymnasium = ("max_episode_steps",)
+    own = {name: value for name, value in arguments.items() if name not in of_gymnasium}
+    return arguments | checked_arguments(find_env(env)[1], own, f"environment {env!r}")
 
 
 def given(**arguments: Any) -> dict[str, Any]:

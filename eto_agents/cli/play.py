@@ -7,9 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from eto_agents.cli.evaluation import given
+from eto_agents.cli.evaluation import env_arguments
 from eto_agents.console import rule, show, table
-from eto_agents.settings import key_values
 
 
 def envs() -> None:
@@ -71,7 +70,7 @@ def play(
     from eto_agents.rollout import run_episode
     from eto_agents.store import TrajectoryStore
 
-    arguments = key_values(env_args) | given(split=split, dataset=dataset)
+    arguments = env_arguments(env, env_args, split=split, dataset=dataset)
     if task is None:
         single = gym.make(env, **arguments)
         tasks = single.unwrapped.tasks  # type: ignore[attr-defined]

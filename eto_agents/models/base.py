@@ -1,17 +1,23 @@
 """`ChatModel`: the interface of language models, and how one is loaded by name.
 
 A model continues many conversations in one call. A failure in one of them is that completion's
-`error`, never an exception and never an empty text that could pass for a reply.
+`error`, never an exception and never an empty text that could pass for a reply. Whether a model or
+a server honours stop texts makes no difference: `complete` ends every reply at the first one.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import sys
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+from eto_agents.arguments import checked_arguments
+from eto_agents.react.parse import without_reasoning
+from eto_agents.settings import SettingsError
 from eto_agents.trajectory import Message
 from eto_envs.errors import UnknownNameError
 
@@ -44,14 +50,16 @@ class Sampling:
         """Check the ranges.
 
         Raises:
-            ValueError: a value is out of range.
+            SettingsError: a value is out of range.
         """
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise SettingsError(
+                f"temperature must be a finite number of at least 0, got {self.temperature}"
+            )
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+            raise SettingsError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            raise SettingsError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if isinstance(self.stop, str):
             raise TypeError(f"stop must be a sequence of texts, got the text {self.stop!r}")
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -72,6 +80,8 @@ class Completion:
         usage: ``prompt_tokens``, ``completion_tokens``, ``cost_usd`` and the like.
         finish_reason: ``"stop"``, ``"length"``, or what the server says.
         error: why there is no completion; empty if there is one.
+        token_ends: for each token, how many UTF-8 bytes of `text` it and all tokens before it
+            take, if known. Without it, a text that has to be cut loses its tokens.
     """
 
     text: str = ""
@@ -80,6 +90,7 @@ class Completion:
     usage: Mapping[str, float] = field(default_factory=dict)
     finish_reason: str = "stop"
     error: str = ""
+    token_ends: list[int] | None = None
 
 
 @runtime_checkable
@@ -109,6 +120,58 @@ class ChatModel(Protocol):
         """
 
 
+def complete(
+    model: ChatModel,
+    conversations: Sequence[Sequence[Message]],
+    sampling: Sampling,
+    seeds: Sequence[int] | None = None,
+) -> list[Completion]:
+    """Continue conversations with any model; every reply ends where a stop text begins.
+
+    Args:
+        model: the model.
+        conversations: as in `ChatModel.generate`.
+        sampling: likewise.
+        seeds: likewise.
+    """
+    completions = model.generate(conversations, sampling, seeds)
+    return [cut_at_stop(completion, sampling.stop) for completion in completions]
+
+
+def cut_at_stop(completion: Completion, stop: Sequence[str]) -> Completion:
+    """End a completion where a stop text begins, as a server that honours `stop` does.
+
+    Token ids and log-probabilities end with the last token that lies before the stop completely;
+    if `token_ends` is not known, the completion has none.
+    """
+    cut = find_stop(completion.text, stop)
+    if completion.error or cut is None:
+        return completion
+    text = completion.text[:cut]
+    ends, ids, log_probs = completion.token_ends, completion.token_ids, completion.log_probs
+    n_whole = 0
+    if ends is not None:
+        n_whole = bisect_right(ends, len(text.encode("utf-8", "surrogatepass")))
+    return replace(
+        completion,
+        text=text,
+        token_ids=None if ends is None or ids is None else ids[:n_whole],
+        log_probs=None if ends is None or log_probs is None else log_probs[:n_whole],
+        token_ends=None if ends is None else ends[:n_whole],
+        finish_reason="stop",
+    )
+
+
+def find_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first stop text begins in a reply; None if there is none.
+
+    A reasoning model may think of an observation; only one in the answer ends the reply.
+    """
+    answer = without_reasoning(text, replacement="\0")
+    starts = [start for start in (answer.find(words) for words in stop if words) if start >= 0]
+    return min(starts, default=None)
+
+
 def load_model(name: str, **arguments: Any) -> ChatModel:
     """Load a model by its name.
 
@@ -120,14 +183,17 @@ def load_model(name: str, **arguments: Any) -> ChatModel:
 
     Raises:
         UnknownNameError: there is no such model.
-        TypeError: the class or function does not take the arguments.
+        UnknownArgumentError: the class or function does not take an argument; a `TypeError`, too.
+        SettingsError: an argument has the wrong type or is out of range.
     """
     kind, colon, rest = name.partition(":")
     if not colon or not rest:
         hint = "Write KIND:NAME, such as 'openai:gpt-4o-mini', or 'package.module:Class'."
         raise UnknownNameError("model", name, [f"{known}:…" for known in MODELS], hint)
     if kind in MODELS:
-        model: ChatModel = _attribute(MODELS[kind])(rest, **arguments)
+        load = _attribute(MODELS[kind])
+        arguments = checked_arguments(load, arguments, f"model {name!r}", n_given=1)
+        model: ChatModel = load(rest, **arguments)
         return model
     if "" not in sys.path:
         sys.path.insert(0, "")  # the working directory, as with `python -m`
@@ -140,6 +206,7 @@ def load_model(name: str, **arguments: Any) -> ChatModel:
         raise UnknownNameError("kind of model", kind, list(MODELS), hint) from None
     except AttributeError:
         raise UnknownNameError(f"name in module {kind}", rest, ()) from None
+    arguments = checked_arguments(make, arguments, f"model {name!r}")
     own: ChatModel = make(**arguments)
     return own
 

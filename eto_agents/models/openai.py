@@ -2,29 +2,38 @@
 
 The requests of a batch are sent concurrently, within a limit on requests under way and one on
 requests per minute. Errors that may pass are retried with exponential backoff; all others are the
-completion's `error`. With a file of recordings, replies are saved and reused, and a run can be
-repeated offline. Prices are not here, because they change: pass them. Conversations are in
-`eto_agents.react`.
+completion's `error`, whether they are an HTTP status or are inside a reply with status 200. Nothing
+that a server sends is used unchecked, and the API key is in no message. With a file of recordings,
+replies are saved and reused, and a run can be repeated offline. Prices are not here, because they
+change: pass them. Conversations are in `eto_agents.react`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import logging
+import math
 import os
 import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from eto_agents.models.base import Completion, Sampling
+from eto_agents.models.base import Completion, Sampling, cut_at_stop
 from eto_agents.models.recordings import Recordings, request_key
+from eto_agents.policy import describe
+from eto_agents.react.parse import without_reasoning
+from eto_agents.settings import SettingsError
 from eto_agents.trajectory import Message
-from eto_envs.errors import require
+from eto_envs.errors import UnknownNameError, require
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +41,29 @@ MAX_TEXT_CHARS: Final = 2**20
 """A longer text is an error: no real reply is as long, and later requests would repeat it."""
 
 _MAX_PAUSE_S: Final = 60.0
+_MAX_ERROR_CHARS: Final = 20_000  # a proxy may answer with a whole web page
 _TRANSIENT_STATUSES: Final = (408, 409, 429)  # and all from 500 on
+_TRANSIENT_WORDS: Final = ("rate_limit", "overloaded", "server_error", "timeout", "unavailable")
+"""Parts of the error codes in words that some servers use instead of a number."""
+
+_NO_REPLY: Final = ("content_filter", "tool_calls", "function_call")
+"""Finish reasons with which an empty text is not a reply."""
+
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
+
+
+class _Failure(NamedTuple):
+    """A failed request.
+
+    Attributes:
+        message: what happened.
+        is_transient: whether it may succeed when it is sent again.
+        pause_s: the pause before that, if the server names one.
+    """
+
+    message: str
+    is_transient: bool
+    pause_s: float | None = None
 
 
 class OpenAIModel:
@@ -64,7 +95,8 @@ class OpenAIModel:
         max_context_tokens: the most tokens of a prompt and its reply.
         token_limit: the field for `Sampling.max_tokens`; OpenAI's newer models require
             ``"max_completion_tokens"``.
-        omit: fields left out of requests, such as ``"stop"`` for models that refuse it.
+        omit: fields left out of requests, such as ``["stop"]`` for models that refuse it. Replies
+            end at the stop texts all the same.
         extra_body: further fields of requests, such as vLLM's ``{"return_token_ids": True}``.
     """
 
@@ -85,7 +117,7 @@ class OpenAIModel:
         offline: bool = False,
         log_probs: bool = False,
         max_context_tokens: int | None = None,
-        token_limit: str = "max_tokens",
+        token_limit: TokenLimit = "max_tokens",
         omit: Sequence[str] = (),
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
@@ -94,14 +126,26 @@ class OpenAIModel:
         Raises:
             CorruptDataError: the file of recordings is damaged.
             MissingExtraError: the package openai is not installed (unless `offline`).
-            ValueError: a number is out of range, or `offline` without `recordings`.
+            SettingsError: a number is out of range, `offline` without `recordings`, there is no
+                API key, or the key or the address cannot be one.
+            UnknownNameError: `omit` names a field that requests do not have.
         """
-        if n_retries < 0 or concurrency < 1 or not timeout_s > 0 or not backoff_s >= 0:
-            raise ValueError("n_retries, backoff_s >= 0, concurrency >= 1, timeout_s > 0 must hold")
-        if requests_per_minute is not None and not requests_per_minute > 0:
-            raise ValueError(f"requests_per_minute must be positive, got {requests_per_minute}")
+        _check_numbers(
+            above_0={
+                "timeout_s": timeout_s,
+                "concurrency": concurrency,
+                "requests_per_minute": requests_per_minute,
+                "max_context_tokens": max_context_tokens,
+            },
+            at_least_0={
+                "n_retries": n_retries,
+                "backoff_s": backoff_s,
+                "usd_per_million_prompt_tokens": usd_per_million_prompt_tokens,
+                "usd_per_million_completion_tokens": usd_per_million_completion_tokens,
+            },
+        )
         if offline and recordings is None:
-            raise ValueError("offline=True needs recordings=FILE to take replies from")
+            raise SettingsError("offline=True needs recordings=FILE to take replies from")
         self.name = f"openai:{model}"
         self.max_context_tokens = max_context_tokens
         self.totals: dict[str, float] = {}
@@ -110,24 +154,50 @@ class OpenAIModel:
         self._backoff_s = backoff_s
         self._concurrency = concurrency
         self._prices_usd = (usd_per_million_prompt_tokens, usd_per_million_completion_tokens)
-        self._recordings = None if recordings is None else Recordings(recordings)
         self._token_limit = token_limit
-        self._omit = frozenset([omit] if isinstance(omit, str) else omit)
         self._extra = dict(extra_body or {}) | ({"logprobs": True} if log_probs else {})
+        self._omit = frozenset([omit] if isinstance(omit, str) else omit)
+        self._check_omit()
         self._pacer = _Pacer(0.0 if requests_per_minute is None else 60.0 / requests_per_minute)
         self._jitter = random.Random(0)  # spreads retries over time; no result depends on it
         self._lock = threading.Lock()
-        self._base_url = base_url or os.environ.get("OPENAI_BASE_URL")
+        self._place, self._secrets = "", [""]
         self._client: Any = None
         if not offline:
-            self._openai = require("openai", extra="openai")
-            key = (
-                api_key or os.environ.get("OPENAI_API_KEY") or ("none" if self._base_url else None)
-            )
-            self._client = self._openai.OpenAI(
-                api_key=key, base_url=self._base_url, timeout=timeout_s, max_retries=0
-            )
+            self._client = self._connect(base_url, api_key, timeout_s)
+        self._recordings = None if recordings is None else Recordings(recordings)
         self.provenance: dict[str, Any] = {"extra": self._extra, "omit": sorted(self._omit)}
+
+    def _check_omit(self) -> None:
+        fields = ("temperature", "top_p", "stop", "seed", self._token_limit, *self._extra)
+        for name in sorted(self._omit.difference(fields)):
+            hint = """Several are written as a list: omit='["stop", "temperature"]'."""
+            raise UnknownNameError("field to omit", name, fields, hint)
+
+    def _connect(self, base_url: str | None, api_key: str | None, timeout_s: float) -> Any:
+        """Make the client; nothing is sent."""
+        self._openai = require("openai", extra="openai")
+        address = base_url or os.environ.get("OPENAI_BASE_URL") or ""
+        key = api_key or os.environ.get("OPENAI_API_KEY") or ""
+        if not (key or address):
+            raise SettingsError(
+                "OpenAI's server requires an API key: set the variable OPENAI_API_KEY, or name "
+                "another server with base_url=http://HOST:PORT/v1"
+            )
+        if not all("!" <= character <= "~" for character in key):
+            raise SettingsError(
+                "the API key contains a line break, a space or another character that keys do not "
+                "have: check the variable OPENAI_API_KEY, or the argument api_key"
+            )
+        if address:
+            self._secrets = [key, _check_address(address) or ""]
+        else:
+            self._secrets = [key]
+        client = self._openai.OpenAI(
+            api_key=key or "none", base_url=address or None, timeout=timeout_s, max_retries=0
+        )
+        self._place = urlsplit(str(client.base_url)).netloc.rpartition("@")[2]
+        return client
 
     def generate(
         self,
@@ -152,7 +222,8 @@ class OpenAIModel:
         finally:
             # After an interruption, requests that were not yet sent never are.
             pool.shutdown(wait=False, cancel_futures=True)
-        return completions
+        # Recordings have what the server said, which may go on after a stop.
+        return [cut_at_stop(completion, sampling.stop) for completion in completions]
 
     def _body(
         self, conversation: Sequence[Message], sampling: Sampling, seed: int | None
@@ -174,90 +245,126 @@ class OpenAIModel:
 
     def _complete(self, body: dict[str, Any]) -> Completion:
         """The recorded completion of a request, or the server's."""
+        try:
+            completion = self._recorded_or_new(body)
+        except Exception as error:  # noqa: BLE001 (one request must not take its batch with it)
+            completion = Completion(error=self._without_secrets(describe(error)))
+        with self._lock:
+            counts = {**completion.usage, "requests": 1.0, "errors": float(bool(completion.error))}
+            for name, value in counts.items():
+                self.totals[name] = self.totals.get(name, 0.0) + value
+        return completion
+
+    def _recorded_or_new(self, body: dict[str, Any]) -> Completion:
         key = request_key(body)
         reply = self._recordings.get(key) if self._recordings is not None else None
         if reply is not None:
             completion = Completion(**reply)
             usage = {**completion.usage, "replayed_requests": 1.0}
-            return self._counted(dataclasses.replace(completion, usage=usage))
+            return dataclasses.replace(completion, usage=usage)
         if self._client is None:
-            return self._counted(
-                Completion(error=f"offline, and request {key[:12]} is not recorded")
-            )
+            return Completion(error=f"offline, and request {key[:12]} is not recorded")
         completion = self._request(body)
         if self._recordings is not None and not completion.error:
             recorded = self._recordings.put(key, dataclasses.asdict(completion))
             completion = Completion(**recorded)
-        return self._counted(completion)
+        return completion
 
     def _request(self, body: dict[str, Any]) -> Completion:
         """Send a request until it succeeds or must not be retried."""
         known = {name: value for name, value in body.items() if name not in self._extra}
-        attempt = 0
-        while True:
+        for attempt in itertools.count(1):
             self._pacer.wait()
             try:
                 reply = self._client.chat.completions.create(**known, extra_body=self._extra)
+                failure = _error_inside(reply)
             except (self._openai.OpenAIError, ValueError) as error:
-                attempt += 1
-                message = f"{type(error).__name__}: {str(error)[:500]}"
-                if attempt > self._n_retries or not self._is_transient(error):
-                    place = urlsplit(str(self._client.base_url)).netloc.rpartition("@")[2]
-                    return Completion(error=f"{message} ({place}, attempt {attempt})")
-                pause_s = self._pause_s(attempt, error)
-                logger.warning("%s; retrying in %.1f s", message, pause_s)
-                time.sleep(pause_s)
-                continue
-            try:
-                return self._read(reply)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                return Completion(error=f"the server's reply is malformed ({error!r:.200})")
+                failure = self._failure(error)
+            if failure is None:
+                return self._read(reply, body)
+            message = self._without_secrets(failure.message)
+            if attempt > self._n_retries or not failure.is_transient:
+                return Completion(error=f"{message} ({self._place}, attempt {attempt})")
+            pause_s = self._backoff(attempt) if failure.pause_s is None else failure.pause_s
+            logger.warning("%.500s; retrying in %.1f s", message, pause_s)
+            time.sleep(pause_s)
+        raise AssertionError("an endless loop has ended")
 
-    def _is_transient(self, error: Exception) -> bool:
+    def _without_secrets(self, text: str) -> str:
+        """An error message without the API key, and not longer than anyone would read."""
+        for secret in self._secrets:
+            if len(secret) >= 4:  # shorter ones are placeholders, and parts of words
+                text = text.replace(secret, "***")
+        return text if len(text) <= _MAX_ERROR_CHARS else text[:_MAX_ERROR_CHARS] + "…"
+
+    def _failure(self, error: Exception) -> _Failure:
+        """What a request's exception means."""
+        message = f"{type(error).__name__}: {error}"
+        cause = error.__cause__
+        if isinstance(error, self._openai.APIConnectionError) and cause is not None and str(cause):
+            message += f" ({type(cause).__name__}: {cause})"
         status = getattr(error, "status_code", None)
-        if isinstance(status, int):
-            return status in _TRANSIENT_STATUSES or status >= 500
-        return isinstance(error, self._openai.APIConnectionError)
-
-    def _pause_s(self, attempt: int, error: Exception) -> float:
-        """The pause that the server names, or exponential backoff with up to 50 % of jitter."""
+        if not isinstance(status, int):
+            return _Failure(message, isinstance(error, self._openai.APIConnectionError))
         headers = getattr(getattr(error, "response", None), "headers", {})
-        try:
-            return min(max(float(headers.get("retry-after", "")), 0.0), _MAX_PAUSE_S)
-        except ValueError:
-            with self._lock:
-                stretch = 1.0 + 0.5 * self._jitter.random()
-            return min(self._backoff_s * 2.0 ** (attempt - 1) * stretch, _MAX_PAUSE_S)
+        pause_s = _pause_named(str(headers.get("retry-after", "")))
+        return _Failure(message, _is_transient(status), pause_s)
 
-    def _read(self, reply: Any) -> Completion:
+    def _backoff(self, attempt: int) -> float:
+        """Exponential backoff with up to 50 % of jitter."""
+        with self._lock:
+            stretch = 1.0 + 0.5 * self._jitter.random()
+        return min(self._backoff_s * 2.0 ** min(attempt - 1, 30) * stretch, _MAX_PAUSE_S)
+
+    def _read(self, reply: Any, body: Mapping[str, Any]) -> Completion:
         """The completion in a server's reply, any part of which may be malformed."""
-        choice = next(iter(getattr(reply, "choices", None) or ()), None)
-        message = getattr(choice, "message", None)
-        if choice is None or message is None:
-            return Completion(error=f"the server's reply has no message: {reply!r:.200}")
-        text = message.content
-        finish_reason = str(choice.finish_reason)
-        usage = self._usage(reply.usage)
-        if not isinstance(text, str):
-            why = getattr(message, "refusal", None) or f"finish_reason {finish_reason!r}"
-            return Completion(usage=usage, error=f"the server gave no text: {why!s:.200}")
-        if len(text) > MAX_TEXT_CHARS:
-            return Completion(usage=usage, error=f"the server gave {len(text)} characters")
-        content = getattr(choice.logprobs, "content", None) if choice.logprobs else None
-        return Completion(
-            text=text,
-            token_ids=getattr(choice, "token_ids", None),
-            log_probs=None if content is None else [token.logprob for token in content],
-            usage=usage,
-            finish_reason=finish_reason,
-        )
+        try:
+            choice = next(iter(getattr(reply, "choices", None) or ()), None)
+            message = getattr(choice, "message", None)
+            if choice is None or message is None:
+                return Completion(error=f"the server's reply has no message: {reply!r:.200}")
+            usage = self._usage(reply.usage)
+            text, finish_reason = _text_of(message.content), str(choice.finish_reason)
+            why = self._why_no_text(reply, text, finish_reason, body)
+            if text is None or why:
+                return Completion(usage=usage, error=why)
+            if len(text) > MAX_TEXT_CHARS:
+                return Completion(usage=usage, error=f"the server gave {len(text)} characters")
+            tokens = getattr(choice.logprobs, "content", None) if choice.logprobs else None
+            log_probs = None if tokens is None else [_finite(token.logprob) for token in tokens]
+            ids = _checked_ids(getattr(choice, "token_ids", None))
+            if ids is not None and log_probs is not None and len(ids) != len(log_probs):
+                raise ValueError(f"{len(ids)} token ids with {len(log_probs)} log-probabilities")
+            ends = None if tokens is None else _token_ends(text, tokens)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return Completion(error=f"the server's reply is malformed ({error!r:.200})")
+        return Completion(text, ids, log_probs, usage, finish_reason, token_ends=ends)
+
+    def _why_no_text(
+        self, reply: Any, text: str | None, finish_reason: str, body: Mapping[str, Any]
+    ) -> str:
+        """Why there is no text that can pass for a reply; empty if there is one."""
+        message = reply.choices[0].message
+        thinks = bool(text and text.strip()) or _has_reasoning(reply)
+        is_empty = not without_reasoning(text or "").strip()
+        if is_empty and finish_reason == "length" and thinks:
+            limit = body.get(self._token_limit)
+            return (
+                f"the model was still thinking after {limit or 'all'} tokens, and gave no answer: "
+                "raise max_tokens"
+            )
+        refusal = getattr(message, "refusal", None)
+        if text is None or (not text and (refusal or finish_reason in _NO_REPLY)):
+            why = refusal or f"finish_reason {finish_reason!r}"
+            return self._without_secrets(f"the server gave no text: {why}")
+        return ""
 
     def _usage(self, counts: Any) -> dict[str, float]:
         if counts is None:
             return {"unmetered_requests": 1.0}
         usage = {
-            "prompt_tokens": float(counts.prompt_tokens or 0),
-            "completion_tokens": float(counts.completion_tokens or 0),
+            "prompt_tokens": _count(counts.prompt_tokens),
+            "completion_tokens": _count(counts.completion_tokens),
         }
         if any(price is not None for price in self._prices_usd):
             prompt_usd, completion_usd = (price or 0.0 for price in self._prices_usd)
@@ -265,12 +372,142 @@ class OpenAIModel:
             usage["cost_usd"] = cost / 1e6
         return usage
 
-    def _counted(self, completion: Completion) -> Completion:
-        with self._lock:
-            counts = {**completion.usage, "requests": 1.0, "errors": float(bool(completion.error))}
-            for name, value in counts.items():
-                self.totals[name] = self.totals.get(name, 0.0) + value
-        return completion
+
+def _check_numbers(
+    above_0: Mapping[str, float | None], at_least_0: Mapping[str, float | None]
+) -> None:
+    for name, value in above_0.items():
+        if value is not None and not 0 < value < math.inf:
+            raise SettingsError(f"{name} must be a finite number above 0, got {value}")
+    for name, value in at_least_0.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise SettingsError(f"{name} must be a finite number of at least 0, got {value}")
+
+
+def _check_address(address: str) -> str | None:
+    """Check a server's address; returns the password in it."""
+    try:
+        parts = urlsplit(address)
+        host, password, _ = parts.hostname, parts.password, parts.port  # a wrong port raises
+        is_address = parts.scheme in ("http", "https") and bool(host)
+    except ValueError:
+        is_address, password = False, None
+    if not is_address or any(character.isspace() for character in address):
+        shown = address.rpartition("@")[2]  # without user and password
+        raise SettingsError(
+            f"{shown!r} is not the address of a server: base_url (or the variable "
+            "OPENAI_BASE_URL) must be like 'http://localhost:8000/v1'"
+        )
+    return password
+
+
+def _is_transient(status: int) -> bool:
+    return status in _TRANSIENT_STATUSES or status >= 500
+
+
+def _error_inside(reply: Any) -> _Failure | None:
+    """The error in a reply with status 200: at its top, in its choice, or as its finish reason."""
+    choice = next(iter(getattr(reply, "choices", None) or ()), None)
+    own = None
+    if getattr(reply, "object", None) == "error":  # older releases of vLLM
+        own = {name: getattr(reply, name, None) for name in ("message", "code", "type")}
+    for error in (getattr(reply, "error", None), getattr(choice, "error", None), own):
+        if error:
+            return _failure_of(error)
+    if getattr(choice, "finish_reason", None) == "error":
+        return _Failure("the server's reply has finish_reason 'error'", is_transient=False)
+    return None
+
+
+def _failure_of(error: Any) -> _Failure:
+    """What an error object, or a text, inside a reply means."""
+    if not isinstance(error, Mapping):
+        return _Failure(f"the server's reply is an error: {error}", is_transient=False)
+    codes = [error.get(name) for name in ("code", "status", "status_code", "type")]
+    numbers = [int(str(code)) for code in codes if str(code).isdecimal() and len(str(code)) < 10]
+    words = " ".join(str(code).lower() for code in codes)
+    is_transient = (
+        _is_transient(numbers[0]) if numbers else any(word in words for word in _TRANSIENT_WORDS)
+    )
+    message = error.get("message")
+    rest = {key: value for key, value in error.items() if key != "message" and value is not None}
+    details = json.dumps(rest, ensure_ascii=False, default=str)
+    text = f"{message} {details}" if message and rest else str(message or details)
+    return _Failure(f"the server's reply is an error: {text}", is_transient)
+
+
+def _pause_named(text: str) -> float | None:
+    """The pause of a ``Retry-After`` header, in seconds or as a date; None if it makes no sense."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), _MAX_PAUSE_S) if math.isfinite(seconds) else None
+
+
+def _text_of(content: Any) -> str | None:
+    """The text of a message, which may be in chunks; None if there is none."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = [
+        chunk if isinstance(chunk, str) else chunk.get("text")
+        for chunk in content
+        if isinstance(chunk, str) or chunk.get("type") in ("text", "output_text")
+    ]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a chunk of the content has no text")
+    return "".join(texts) if texts else None
+
+
+def _has_reasoning(reply: Any) -> bool:
+    """Whether the model thought, as far as the server says."""
+    message = reply.choices[0].message
+    details = getattr(reply.usage, "completion_tokens_details", None)
+    return bool(
+        getattr(message, "reasoning_content", None)
+        or getattr(message, "reasoning", None)
+        or (isinstance(message.content, list) and message.content)
+        or getattr(details, "reasoning_tokens", None)
+    )
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a log-probability")
+    return float(value)
+
+
+def _count(value: Any) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not 0 <= value <= 2**53:  # what a float holds exactly
+        raise ValueError(f"{value!r} is not a number of tokens")
+    return float(value)
+
+
+def _checked_ids(ids: Any) -> list[int] | None:
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        raise ValueError(f"not token ids: {ids!r:.100}")
+    return ids
+
+
+def _token_ends(text: str, tokens: Sequence[Any]) -> list[int] | None:
+    """`Completion.token_ends`; None if the text does not consist of the tokens."""
+    raw = [
+        bytes(t.bytes) if getattr(t, "bytes", None) else t.token.encode("utf-8", "surrogatepass")
+        for t in tokens
+    ]
+    # The end of turn may be a token without being part of the text.
+    if not b"".join(raw).startswith(text.encode("utf-8", "surrogatepass")):
+        return None
+    return list(itertools.accumulate(map(len, raw)))
 
 
 class _Pacer:

@@ -16,6 +16,7 @@ from typing import Any
 
 from eto_agents.strict_json import json_text
 from eto_envs.errors import CorruptDataError
+from eto_envs.files import append_whole
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +56,12 @@ class Recordings:
 
     def put(self, key: str, reply: dict[str, Any]) -> dict[str, Any]:
         """Save the reply to a request, unless it has one already; returns the saved one."""
-        line = json_text({"key": key, "reply": reply}) + "\n"
+        line = (json_text({"key": key, "reply": reply}) + "\n").encode()
         with self._lock:
             if key not in self._replies:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(line)
+                with self.path.open("ab", buffering=0) as file:
+                    append_whole(file, line)
                 self._replies[key] = reply
             return self._replies[key]
 

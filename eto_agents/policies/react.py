@@ -11,18 +11,22 @@ what the agent read. (2) ETO does not call the environment in this case. This ma
 ScienceWorld, where the empty command cancels a pending choice from a numbered list; and ETO sets
 ScienceWorld's reward to 0 until the next action, which counts if the episode ends there. (3) From a
 conversation that is too long the oldest turns are dropped (`eto_agents.react.context`); ETO ends
-the episode.
+the episode. (4) What a reasoning model writes between ``<think>`` and ``</think>`` is not parsed,
+unless ``strip_reasoning=False``; it stays in the conversation.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eto_agents.models.base import ChatModel, Completion, Sampling, load_model
+from eto_agents.arguments import UnknownArgumentError
+from eto_agents.models.base import ChatModel, Completion, Sampling, complete, load_model
 from eto_agents.policy import Decision
 from eto_agents.react.context import ContextOverflowError, Conversation, estimate_tokens
 from eto_agents.react.prompts import find_prompt, load_prompts, prompt_key
+from eto_agents.settings import SettingsError
 from eto_agents.trajectory import Message
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -50,6 +54,8 @@ class ReActPolicy:
         top_p: probability mass of the most likely tokens to sample from, in (0, 1].
         max_tokens: maximum number of tokens of a reply.
         stop: texts at which a reply ends; by default ETO's.
+        strip_reasoning: do not look for the action in a reasoning model's ``<think>…</think>``;
+            false parses the whole reply, as ETO's harness does.
         **model_arguments: keyword arguments for the model, if it is given by name.
     """
 
@@ -65,6 +71,7 @@ class ReActPolicy:
         top_p: float = 1.0,
         max_tokens: int = 512,
         stop: Sequence[str] | None = None,
+        strip_reasoning: bool = True,
         **model_arguments: Any,
     ) -> None:
         """Load the model and the prompts.
@@ -72,12 +79,16 @@ class ReActPolicy:
         Raises:
             UnknownNameError: there is no such model or world.
             DataNotFoundError: the prompts are missing.
-            ValueError: a number is out of range.
+            SettingsError: an argument has the wrong type or is out of range.
             TypeError: there are arguments for a model that is not given by name, or that it does
                 not take.
         """
         if isinstance(model, str):
-            model = load_model(model, **model_arguments)
+            try:
+                model = load_model(model, **model_arguments)
+            except UnknownArgumentError as error:  # it may be one of ours, misspelt
+                known = [*error.known, *_OWN_ARGUMENTS]
+                raise UnknownArgumentError(error.target, error.name, known) from None
         elif model_arguments:
             raise TypeError(f"unexpected arguments: {', '.join(model_arguments)}")
         if prompts is None:
@@ -93,13 +104,14 @@ class ReActPolicy:
             find_prompt(self._prompts, world)
         self._world = world
         self._with_example = with_example
+        self._strip_reasoning = strip_reasoning
         if max_context_tokens is None:
             max_context_tokens = getattr(model, "max_context_tokens", None)
         self._max_prompt_tokens = (
             None if max_context_tokens is None else max_context_tokens - max_tokens
         )
         if self._max_prompt_tokens is not None and self._max_prompt_tokens < 1:
-            raise ValueError(
+            raise SettingsError(
                 f"max_context_tokens {max_context_tokens} leaves no room for a prompt, since a "
                 f"reply may have {max_tokens} tokens (max_tokens)"
             )
@@ -116,6 +128,8 @@ class ReActPolicy:
             "with_example": with_example,
             "max_context_tokens": max_context_tokens,
         }
+        if not strip_reasoning:
+            self.provenance["strip_reasoning"] = False
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """Begin a new conversation in each of `slots`."""
@@ -150,7 +164,10 @@ class ReActPolicy:
         else:
             prompt = find_prompt(self._prompts, self._world or prompt_key(info))
             self._conversations[slot] = Conversation(
-                prompt, observation, with_example=self._with_example
+                prompt,
+                observation,
+                with_example=self._with_example,
+                strip_reasoning=self._strip_reasoning,
             )
         if self._max_prompt_tokens is None:
             return self._conversations[slot].messages()
@@ -162,7 +179,10 @@ class ReActPolicy:
         # A seed for every turn of every episode, so that samples do not depend on the batch.
         turns = [(self._seeds[slot], self._conversations[slot].n_turns) for slot in chats]
         seeds = [(seed + n_turns) % 2**63 for seed, n_turns in turns]
-        return self.model.generate(list(chats.values()), self.sampling, seeds)
+        return complete(self.model, list(chats.values()), self.sampling, seeds)
+
+
+_OWN_ARGUMENTS = [*inspect.signature(ReActPolicy).parameters][:-1]  # not **model_arguments
 
 
 def _decide(conversation: Conversation, completion: Completion) -> Decision:

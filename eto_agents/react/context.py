@@ -40,9 +40,17 @@ class Conversation:
         has_example: whether the worked example is still in the model's context.
     """
 
-    def __init__(self, prompt: Prompt, observation: str, *, with_example: bool = True) -> None:
-        """Begin with the prompt and the task."""
+    def __init__(
+        self,
+        prompt: Prompt,
+        observation: str,
+        *,
+        with_example: bool = True,
+        strip_reasoning: bool = True,
+    ) -> None:
+        """Begin with the prompt and the task; see `Format.parse` for `strip_reasoning`."""
         self._prompt = prompt
+        self._strip_reasoning = strip_reasoning
         self._observation = observation
         self._turns: list[tuple[Message, Message]] = []
         self._reply: tuple[str, Parsed] | None = None  # without a following observation so far
@@ -56,7 +64,7 @@ class Conversation:
 
     def add_reply(self, text: str) -> Parsed:
         """Add the agent's reply, and parse its action."""
-        parsed = self._prompt.format.parse(text)
+        parsed = self._prompt.format.parse(text, strip_reasoning=self._strip_reasoning)
         self._reply = text, parsed
         return parsed
 
@@ -134,7 +142,14 @@ def transcript(
         steps: the episode's steps; if a step has no text, its reply is the action alone.
         with_example: whether the prompt contains the worked example.
     """
-    conversation = Conversation(prompt, observation, with_example=with_example)
+    steps = list(steps)
+    # What was recorded says which rule the agent followed.
+    strip_reasoning = all(
+        not step.text or prompt.format.parse(step.text).action == step.action for step in steps
+    )
+    conversation = Conversation(
+        prompt, observation, with_example=with_example, strip_reasoning=strip_reasoning
+    )
     for step in steps:
         conversation.add_reply(step.text or (f"Action: {step.action}" if step.action else ""))
         conversation.add_observation(step.observation)

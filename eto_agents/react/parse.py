@@ -5,6 +5,9 @@ Yifan-Song793/ETO at commit a2fc5da): the action is everything after the first `
 including line breaks; a reply without an action costs a step, has no effect in the world, and the
 agent reads an error message instead of an observation. See `eto_agents.policies.react` for what
 happens to such a reply in an episode.
+
+Differs from the reference: a reasoning model's ``<think>…</think>`` is not parsed, because an
+action that it considers is not one that it takes. ``strip_reasoning=False`` parses the whole reply.
 """
 
 from __future__ import annotations
@@ -16,7 +19,29 @@ from typing import Final, NamedTuple
 NO_ACTION: Final = ""
 """The command for a reply without an action: the empty command, which no world accepts."""
 
-_THOUGHT = re.compile(r"\s*Thought:\s*")
+_THOUGHT: Final = re.compile(r"\A\s*Thought:\s*")
+
+_REASONING: Final = re.compile(
+    r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)", re.DOTALL
+)
+"""What reasoning models write before their answer; the end is missing where a reply was cut off."""
+
+_END_OF_REASONING: Final = re.compile(r"\A.*(?:</think(?:ing)?>|\[/THINK\])", re.DOTALL)
+"""The chat templates of some models begin the block, so that replies only have its end."""
+
+
+def without_reasoning(text: str, replacement: str = "") -> str:
+    """Remove a reasoning model's thinking from a reply.
+
+    Args:
+        text: the reply.
+        replacement: is put in place of each removed character.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        return replacement * len(match[0])
+
+    return _END_OF_REASONING.sub(replace, _REASONING.sub(replace, text))
 
 
 class Parsed(NamedTuple):
@@ -49,12 +74,18 @@ class Format:
     error: str
     prefix: str
 
-    def parse(self, text: str) -> Parsed:
-        """Parse a reply into thought and action, or an error message."""
-        text = text.strip()
+    def parse(self, text: str, *, strip_reasoning: bool = True) -> Parsed:
+        """Parse a reply into thought and action, or an error message.
+
+        Args:
+            text: the reply.
+            strip_reasoning: leave out what a reasoning model writes between ``<think>`` and
+                ``</think>``.
+        """
+        text = (without_reasoning(text) if strip_reasoning else text).strip()
         match = self.pattern.search(text)
         before = text if match is None else text[: match.start()]
-        thought = _THOUGHT.sub("", before, count=1).strip()
+        thought = _THOUGHT.sub("", before).strip()
         if match is None:
             return Parsed(NO_ACTION, thought, self.error)
         return Parsed(match[1], thought, "")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eto_agents.models.base import ChatModel, Sampling
+from eto_agents.models.base import ChatModel, Sampling, complete
 from eto_agents.react.prompts import prompt_key_of
 from eto_agents.rollout import episode_seed
 from eto_agents.store import TrajectoryStore
@@ -83,7 +83,8 @@ def _generate(
     steps: list[list[Step]] = [[] for _ in experts]
     for t in range(max(len(expert.steps) for expert in experts)):
         live = [i for i, expert in enumerate(experts) if t < len(expert.steps)]
-        completions = model.generate(
+        completions = complete(
+            model,
             [chats[i][0][: chats[i][1] + 2 * t] for i in live],
             sampling,
             [(episode_seed(seed, experts[i].task_id) + t) % 2**63 for i in live],

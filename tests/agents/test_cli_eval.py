@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from eto_agents.best_of_n import BestOfN
+from eto_agents.cli import main
 from eto_agents.cli.evaluation import AgentFlags, key_values
 from eto_agents.models.scripted import ScriptedModel
 from eto_agents.policies.react import ReActPolicy
+from eto_agents.settings import SettingsError
 from eto_envs.errors import EtoError, UnknownNameError
 from tests.toy import CORRIDOR
 
@@ -93,8 +95,8 @@ def test_runs_of_different_agents_have_different_folders() -> None:
         (AgentFlags(), "--policy NAME or --model KIND:NAME"),
         (AgentFlags(policy="random", best_of=0), "--best-of must be at least 1"),
         (AgentFlags(policy="random", action_timeout=0.0), "--action-timeout must be more than 0"),
-        (AgentFlags(policy="random", policy_args=("x=1",)), "random: .*unexpected keyword"),
-        (AgentFlags(policy="random", model="hf:x"), "random: .*unexpected keyword"),
+        (AgentFlags(policy="random", policy_args=("x=1",)), "no argument 'x'. Policy 'random'"),
+        (AgentFlags(policy="random", model="hf:x"), "no argument 'model'. Policy 'random'"),
         (AgentFlags(model="a:b", policy_args=("model=c:d",)), "already says model=c:d"),
         (AgentFlags(policy="tests.agents.test_cli_eval:TASK"), "is not a policy"),
     ],
@@ -102,6 +104,103 @@ def test_runs_of_different_agents_have_different_folders() -> None:
 def test_invalid_flags(flags: AgentFlags, message: str) -> None:
     with pytest.raises(EtoError, match=message):
         flags.load()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("temprature=1", "no argument 'temprature'; did you mean 'temperature'?"),
+        ("bse_url=http://x", "no argument 'bse_url'; did you mean 'base_url'?"),
+        ("temperature=hot", "temperature must be a number, got 'hot'"),
+        ("temperature=-1", "temperature must be a finite number of at least 0, got -1"),
+        ("temperature=Infinity", "temperature must be a finite number"),
+        ("max_tokens=many", "max_tokens must be a whole number, got 'many'"),
+        ("max_tokens=true", "max_tokens must be a whole number, got True"),
+        ("with_example=maybe", "with_example must be true or false or null, got 'maybe'"),
+        ("model=3", "must be ChatModel or text, got 3"),
+        ("omit=stop,temperature", """written as a list: omit='["stop", "temperature"]'"""),
+        ("omit=3", 'omit must be a list, such as ["a", "b"], got 3'),
+        ("omit=max_completion_tokens", "no field to omit 'max_completion_tokens'"),
+        ("token_limit=max_token", "token_limit must be one of 'max_tokens', 'max_completion_t"),
+        ("timeout_s=NaN", "timeout_s must be a finite number above 0"),
+        ("concurrency=1.5", "concurrency must be a whole number, got 1.5"),
+        ("extra_body=top_k", "extra_body must be an object"),
+        ("api_key=12345678", "api_key must be text or null, got int"),
+        ("base_url=localhost:8000/v1", "'localhost:8000/v1' is not the address of a server"),
+        ("base_url=http://", "'http://' is not the address of a server"),
+        ("base_url=http://h:port/v1", "'http://h:port/v1' is not the address of a server"),
+        ("base_url=me:hidden@host/v1", "'host/v1' is not the address of a server"),
+    ],
+)
+def test_mistyped_arguments_are_reported_before_the_first_episode(
+    argument: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai")
+    arguments = [
+        "eval",
+        "--env",
+        "ETO-WebShop-v0",
+        "--dataset",
+        "mini",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    arguments += ["--policy", "react", "--policy-args", "model=openai:m", "base_url=http://x/v1"]
+    if argument.startswith("model"):
+        arguments.pop(-2)
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, argument])
+    printed = capsys.readouterr()
+    assert stopped.value.code in (1, 2)
+    assert printed.err.startswith("eto: ")
+    assert "Traceback" not in printed.err
+    assert "12345678" not in printed.err
+    assert "hidden" not in printed.err
+    assert message in printed.err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nword", "sk-secret word\r", "sk-sécret-word"])
+def test_a_key_that_cannot_be_one_is_refused_and_not_printed(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(SettingsError, match="API key contains a line break") as raised:
+        AgentFlags(model="openai:m").load()
+    assert "word" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["", None])
+def test_no_key_at_all_is_a_sentence(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(SettingsError, match="set the variable OPENAI_API_KEY, or name another"):
+        AgentFlags(model="openai:m").load()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("gols=human", "no argument 'gols'; did you mean 'goals'?"),
+        ("price_seed=cheap", "price_seed must be a whole number or null, got 'cheap'"),
+        ("shaping=step_cst=0.01", "did you mean 'step_cost'?"),
+        ("reveal=admissible_action", "did you mean 'admissible_actions'?"),
+        ("goals=humans", "goals must be one of 'human', 'synthetic', got 'humans'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["eval", "collect", "play", "audit"])
+def test_mistyped_arguments_of_environments(
+    command: str, argument: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = ["ETO-WebShop-v0"] if command in ("play", "audit") else ["--env", "ETO-WebShop-v0"]
+    policy = ["--policy", "random"] if command == "eval" else []
+    with pytest.raises(SystemExit):
+        main([command, *env, *policy, "--dataset", "mini", "--env-args", argument])
+    assert message in capsys.readouterr().err
 
 
 def faulty() -> None:

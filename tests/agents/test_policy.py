@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eto_agents.best_of_n import BestOfN
 from eto_agents.deadline import ActionTimeoutError, Worker
 from eto_agents.policy import (
     MAX_TRACEBACK_CHARS,
@@ -20,6 +21,7 @@ from eto_agents.policy import (
     load_policy,
     with_time_limit,
 )
+from eto_agents.rollout import run_episode
 from eto_envs.errors import UnknownNameError
 from eto_envs.tasks import Task
 
@@ -266,3 +268,22 @@ def test_what_an_agent_may_raise(kind: type[BaseException]) -> None:
     policy = as_policy(Rude)
     policy.reset([0], [TASK], [0])
     assert policy.act([0], ["x"], [{}])[0].error.startswith(kind.__name__)
+
+
+@pytest.mark.parametrize("reveal", ["admissible_actions", ["admissible_actions"]])
+def test_what_an_agent_needs_may_be_a_single_name(reveal: Any) -> None:
+    class Agent:
+        def __init__(self) -> None:
+            self.reveal = reveal
+
+        def reset(self, task: Any, seed: int) -> None: ...
+
+        def act(self, observation: str, info: Any) -> str:
+            return str(info["admissible_actions"][-1])
+
+    for policy in (Agent(), BestOfN(Agent(), 1)):
+        assert as_policy(policy).reveal == ("admissible_actions",)  # type: ignore[attr-defined]
+        played = run_episode(policy, "ETO-WebShop-v0", 0, dataset="mini", max_steps=1)
+        assert played.steps[0].action == "click[search]"
+    played = run_episode("random", "ETO-WebShop-v0", 0, dataset="mini", reveal="hidden_state")
+    assert played.status in ("completed", "truncated")

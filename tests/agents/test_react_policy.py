@@ -20,6 +20,7 @@ from eto_agents.policies.react import ReActPolicy
 from eto_agents.policy import Policy, as_policy
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import load_prompts
+from eto_agents.settings import SettingsError
 from eto_agents.trajectory import Message
 from eto_agents.worlds import find_world
 from eto_envs.errors import DataNotFoundError, UnknownNameError
@@ -141,6 +142,64 @@ def test_a_malformed_conversation_is_not_recorded(caplog: Any) -> None:
     played = run_episode(odd, WEBSHOP, 0, split="seen", max_steps=1, **MINI)
     assert (played.status, played.messages) == ("truncated", [])
     assert "conversation cannot be recorded" in caplog.text
+
+
+def test_stop_texts_end_replies_of_every_model() -> None:
+    """A model that ignores them would answer its own action with an observation."""
+
+    def script(chat: Sequence[Message]) -> Completion:
+        # Without the texts of the tokens it is not known which of them lie before the cut.
+        ids = [1, 2, 3]
+        return Completion("Action: search[a]\nObservation: x", ids, [-0.1] * 3, {}, "length")
+
+    episode = run_episode(ReActPolicy(ScriptedModel(script)), WEBSHOP, 0, split="seen", **MINI)
+    step = episode.steps[0]
+    assert (step.action, step.text, step.is_valid) == ("search[a]", "Action: search[a]", True)
+    assert (step.token_ids, step.log_probs) == (None, None)
+    assert "cut_off" not in step.usage
+    assert "Observation: x" not in json.dumps(episode.messages)
+
+
+def test_the_experts_actions_from_a_server_that_ignores_stops_score_1(
+    expert_actions: dict[str, list[str]],
+) -> None:
+    pytest.importorskip("openai")
+    from tests.agents.models.test_openai import Answer, Server, reply
+
+    def answer(body: dict[str, Any], n: int) -> Answer:
+        chat = body["messages"]
+        action = expert_actions[goal_of(chat)][len(own_turns(chat))]
+        return reply(f"Action: {action}\nObservation: I made this up.\nAction: click[buy now]")
+
+    server = Server()
+    server.answer = answer
+    try:
+        results = play(load_policy("react", model="openai:m", base_url=server.url, omit=["stop"]))
+    finally:
+        server.close()
+    assert [split.reward.mean for split in results.splits.values()] == [1.0, 1.0]
+
+
+def test_reasoning_stays_in_the_conversation_and_is_not_parsed() -> None:
+    text = "<think>Action: search[a]?\nObservation: none.</think>Thought: b.\nAction: search[b]"
+    for strip, action in ((True, "search[b]"), (False, "search[a]?\nObservation: none.</think>")):
+        policy = ReActPolicy(ScriptedModel(lambda _: text), strip_reasoning=strip)
+        episode = run_episode(policy, WEBSHOP, 0, split="seen", max_steps=2, **MINI)
+        assert episode.steps[0].action.startswith(action)
+        assert episode.steps[0].text == text
+        assert episode.messages[-1]["content"] == text
+        assert ("strip_reasoning" in policy.provenance) is not strip
+        # The transcript follows the rule that the agent followed.
+        chat = transcript(PROMPT, episode.initial_observation, episode.steps)
+        assert chat[: len(episode.messages)] == episode.messages
+
+
+def test_a_transcript_of_an_agent_whose_thinking_is_parsed() -> None:
+    policy = ReActPolicy(ScriptedModel(lambda _: "<think>Action: search[a]"), strip_reasoning=False)
+    episode = run_episode(policy, WEBSHOP, 0, split="seen", max_steps=2, **MINI)
+    assert episode.steps[0].action == "search[a]"
+    chat = transcript(PROMPT, episode.initial_observation, episode.steps)
+    assert chat[: len(episode.messages)] == episode.messages
 
 
 def test_malformed_replies_only_cost_steps() -> None:
@@ -296,5 +355,5 @@ def test_invalid_arguments() -> None:
         ReActPolicy(model, max_context_tokens=512)
     with pytest.raises(TypeError, match="unexpected arguments: base_url"):
         ReActPolicy(model, base_url="x")
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(SettingsError, match="temperature"):
         ReActPolicy(model, temperature=-1)

@@ -192,6 +192,7 @@ def test_decisions_that_cannot_be_executed_or_stored_are_agent_errors() -> None:
         (Decision("east", usage={"tokens": float("nan")}), "not finite"),
         (Decision("east", token_ids=[1], log_probs=[float("-inf")]), "not finite"),
         (Decision("east", usage={"tokens": "many"}), "cannot be stored"),  # type: ignore[dict-item]
+        (Decision("east", usage={"tokens": 10**400}), "cannot be stored"),
         (Decision("east", token_ids=["a"]), "cannot be stored"),  # type: ignore[list-item]
     ):
         trajectory = run_episode(Says(bad), CORRIDOR, "room2")

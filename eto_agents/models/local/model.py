@@ -25,6 +25,7 @@ from eto_agents.models.local.runner import Runner, UncachedRunner
 from eto_agents.models.local.sampler import SampledReply, Vocabulary, sample_replies
 from eto_agents.models.local.support import attention_pattern, check_cached_logits
 from eto_agents.react.chat import find_template
+from eto_agents.settings import SettingsError
 from eto_agents.trajectory import Message
 from eto_envs.files import sha256_of
 
@@ -85,12 +86,12 @@ class LocalModel:
         Raises:
             UnknownNameError: no such template, or the tokenizer lacks its tokens.
             UnsupportedModelError: the KV cache does not work for the architecture.
-            ValueError: a number is out of range.
+            SettingsError: a number is out of range.
         """
         if max_batch < 1:
-            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
+            raise SettingsError(f"max_batch must be at least 1, got {max_batch}")
         if max_cache_gib is not None and not max_cache_gib > 0:
-            raise ValueError(f"max_cache_gib must be positive, got {max_cache_gib}")
+            raise SettingsError(f"max_cache_gib must be positive, got {max_cache_gib}")
         self.name = name
         self.model = model
         self.tokenizer = tokenizer

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eto_agents.models.base import Sampling
+from eto_agents.models.base import Sampling, find_stop
 from eto_agents.models.local.runner import Runner
 
 _ENDS_TURN, _MAY_COMPLETE_STOP = 1, 2
@@ -257,8 +257,7 @@ class _Replies:
     def _find_stop(self, index: int) -> int | None:
         """Where the first stop begins in a reply's text."""
         text = self._vocabulary.decode(self._tokens[index, : self._n_steps].tolist())
-        starts = [start for start in map(text.find, self._stop) if start >= 0]
-        return min(starts, default=None)
+        return find_stop(text, self._stop)
 
     def _cut(self, drawn: list[int], cut: int) -> tuple[int, str]:
         """How many tokens lie before a stop completely, and the text before it."""

@@ -289,6 +289,237 @@ def test_token_ids_and_log_probs(server: Server) -> None:
     assert server.bodies[0]["return_token_ids"] is True
 
 
+def tokens_of(*texts: str, log_prob: float = -0.5) -> list[dict[str, Any]]:
+    return [
+        {"token": text, "logprob": log_prob - i, "bytes": list(text.encode()), "top_logprobs": []}
+        for i, text in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "n_whole", "text"),
+    [
+        (["Action", ": look", "\n", "Observation", ": x", ""], 2, "Action: look"),
+        (["Action: look\n", "Observation: x"], 0, "Action: look"),  # the stop begins in a token
+        (["Action: ", "é", "\nObservation: x"], 2, "Action: é"),
+        (["Action: look", "\nTask: y", "\nObservation: x"], 1, "Action: look"),
+        (["\nObservation: x"], 0, ""),
+    ],
+)
+def test_a_server_that_ignores_stops(
+    server: Server, texts: list[str], n_whole: int, text: str
+) -> None:
+    ids = list(range(len(texts)))
+    server.answer = lambda body, n: reply(
+        "".join(texts),
+        logprobs={"content": tokens_of(*texts)},
+        token_ids=ids,
+        finish_reason="length",
+    )
+    for omit in ([], ["stop"]):
+        completion = one(connect(server, log_probs=True, omit=omit))
+        assert completion.text == text
+        assert completion.token_ids == ids[:n_whole]
+        assert completion.log_probs == [-0.5 - i for i in range(n_whole)]
+        assert completion.finish_reason == "stop"
+        assert "stop" in server.bodies[0]
+
+
+def test_tokens_that_are_not_those_of_the_text_do_not_outlive_a_cut(server: Server) -> None:
+    content = {"content": tokens_of("thinking", "Action: look\nObservation: x")}
+    server.answer = lambda body, n: reply(
+        "Action: look\nObservation: x", logprobs=content, token_ids=[1, 2]
+    )
+    completion = one(connect(server))
+    assert completion.text == "Action: look"
+    assert (completion.token_ids, completion.log_probs) == (None, None)
+
+
+def test_a_stop_in_the_models_thoughts_does_not_end_its_reply(server: Server) -> None:
+    text = "<think>If\nObservation: x</think>Action: look"
+    server.answer = lambda body, n: reply(text + "\nObservation: y")
+    assert one(connect(server)).text == text
+
+
+RATE = {"message": "Rate limit reached. " + "Wait. " * 200 + "The end", "code": 429}
+DOWN = {"message": "Provider returned error", "code": "502", "metadata": {"raw": "upstream"}}
+
+
+@pytest.mark.parametrize(
+    ("record", "message", "is_transient"),
+    [
+        ({"error": RATE}, RATE["message"], True),
+        ({"error": DOWN}, 'Provider returned error {"code": "502", "metadata": {"raw":', True),
+        ({"error": {"message": "bad", "code": 400}}, "bad", False),
+        ({"error": {"message": "bad", "type": "rate_limit_error"}}, "bad", True),
+        ({"error": "just a text"}, "just a text", False),
+        (reply("", error=RATE, finish_reason="error")[1], RATE["message"], True),
+        (reply("half a", error=DOWN)[1], "Provider returned error", True),
+        (reply("x", error={"message": "moderated", "code": 403})[1], "moderated", False),
+        (reply("", finish_reason="error")[1], "finish_reason 'error'", False),
+        (reply("half", finish_reason="error")[1], "finish_reason 'error'", False),
+        ({"object": "error", "message": "too long", "code": 400}, "too long", False),
+        ({"object": "error", "message": "busy", "code": 503}, "busy", True),
+    ],
+)
+def test_errors_inside_a_200_answer(
+    server: Server, record: dict[str, Any], message: str, is_transient: bool
+) -> None:
+    server.answer = lambda body, n: (200, record, {}) if n < 3 else reply("at last")
+    completion = one(connect(server))
+    if is_transient:
+        assert (completion.text, completion.error) == ("at last", "")
+    server.answer = lambda body, n: (200, record, {})
+    n_before = len(server.bodies)
+    completion = one(connect(server, n_retries=2))
+    assert completion.text == ""
+    assert message in completion.error
+    assert len(server.bodies) - n_before == (3 if is_transient else 1)
+
+
+def test_an_empty_error_is_none(server: Server) -> None:
+    status, record, headers = reply("fine", error=None)
+    server.answer = lambda body, n: (status, record | {"error": None}, headers)
+    assert one(connect(server)).text == "fine"
+
+
+def test_the_message_of_a_failed_status_is_whole(server: Server) -> None:
+    server.answer = lambda body, n: (400, {"error": RATE}, {})
+    assert RATE["message"] in one(connect(server)).error
+
+
+@pytest.mark.parametrize("pause", ["nan", "inf", "-inf", "1e400", "-5", "soon", "", "0x10"])
+def test_odd_pauses_take_nothing_with_them(server: Server, pause: str) -> None:
+    server.answer = lambda body, n: (
+        (429, {}, {"Retry-After": pause}) if n == 1 else reply(str(body["messages"][0]["content"]))
+    )
+    completions = connect(server).generate([chat(text) for text in "abc"], Sampling())
+    assert [completion.text for completion in completions] == ["a", "b", "c"]
+
+
+def test_a_pause_until_a_date() -> None:
+    assert openai_module._pause_named("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert openai_module._pause_named("Wed, 21 Oct 2999 07:28:00 GMT") == 60.0
+    assert openai_module._pause_named("Wed, 99 Oct 2999") is None
+    assert openai_module._pause_named("12.5") == 12.5
+
+
+HUGE = b"9" * 400
+BROKEN: list[tuple[str, bytes]] = [
+    ("deep JSON", b"[" * 100_000 + b"]" * 100_000),
+    ("huge counts", b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], '
+     b'"usage": {"prompt_tokens": ' + HUGE + b', "completion_tokens": 1}}'),
+    ("NaN counts", b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], '
+     b'"usage": {"prompt_tokens": NaN, "completion_tokens": 1}}'),
+    ("negative counts", b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], '
+     b'"usage": {"prompt_tokens": -3, "completion_tokens": 1}}'),
+    ("a number of choices", b'{"choices": 3}'),
+    ("NaN log-probs", b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop", '
+     b'"logprobs": {"content": [{"token": "x", "logprob": NaN}]}}]}'),
+    ("odd ids", b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop", '
+     b'"token_ids": [1, "2"]}]}'),
+    ("odd chunks", b'{"choices": [{"message": {"content": [{"type": "text", "text": 3}]}, '
+     b'"finish_reason": "stop"}]}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [c for _, c in BROKEN], ids=[name for name, _ in BROKEN])
+def test_one_broken_reply_does_not_take_its_batch_with_it(server: Server, content: bytes) -> None:
+    server.answer = lambda body, n: (
+        (200, content, {}) if body["messages"][0]["content"] == "bad" else reply("fine")
+    )
+    bad, good = connect(server).generate([chat("bad"), chat("good")], Sampling())
+    assert bad.error
+    assert (good.text, good.error) == ("fine", "")
+
+
+def test_an_exception_in_one_request_is_its_error(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(self: Recordings, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        if record["text"] == "BAD":
+            raise ZeroDivisionError("by a bug")
+        return record
+
+    monkeypatch.setattr(Recordings, "put", put)
+    server.answer = lambda body, n: reply(body["messages"][0]["content"].upper())
+    model = connect(server, recordings=tmp_path / "m.jsonl")
+    bad, good = model.generate([chat("bad"), chat("good")], Sampling())
+    assert "ZeroDivisionError: by a bug" in bad.error
+    assert good.text == "GOOD"
+    assert model.totals["errors"] == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "", "reasoning_content": "Hmm, "},
+        {"content": None, "reasoning_content": "Hmm, "},
+        {"content": "", "reasoning": "Hmm, "},
+        {"content": "<think>Hmm, "},
+        {"content": [{"type": "thinking", "thinking": "Hmm, "}]},
+    ],
+)
+def test_a_model_that_thinks_until_the_limit(server: Server, message: dict[str, Any]) -> None:
+    server.answer = lambda body, n: reply("", message=message, finish_reason="length")
+    completion = one(connect(server), max_tokens=77)
+    assert "still thinking after 77 tokens" in completion.error
+    assert "raise max_tokens" in completion.error
+    assert completion.usage["completion_tokens"] == 10.0
+
+
+def test_hidden_reasoning_until_the_limit(server: Server) -> None:
+    status, record, headers = reply("", finish_reason="length")
+    record["usage"] |= {"completion_tokens_details": {"reasoning_tokens": 10}}
+    server.answer = lambda body, n: (status, record, headers)
+    assert "raise max_tokens" in one(connect(server)).error
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ({"finish_reason": "content_filter"}, "content_filter"),
+        ({"finish_reason": "tool_calls"}, "tool_calls"),
+        ({"message": {"content": "", "refusal": "I will not."}}, "I will not."),
+    ],
+)
+def test_an_empty_text_with_a_reason_is_an_error(
+    server: Server, choice: dict[str, Any], reason: str
+) -> None:
+    server.answer = lambda body, n: reply("", **choice)
+    assert reason in one(connect(server)).error
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "Action: "}, {"type": "text", "text": "look"}],
+        ["Action: ", "look"],
+        [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Action: look"}],
+    ],
+)
+def test_content_in_chunks(server: Server, content: list[Any]) -> None:
+    message = {"role": "assistant", "content": content}
+    server.answer = lambda body, n: reply("", message=message)
+    assert one(connect(server)) == Completion(
+        "Action: look", usage={"prompt_tokens": 100.0, "completion_tokens": 10.0}
+    )
+
+
+def test_the_key_is_in_no_message(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    key = "sk-verysecret"
+    error = {"error": {"message": f"Incorrect API key provided: {key}", "code": 500}}
+    server.answer = lambda body, n: (200, error, {}) if n < 3 else (500, error, {})
+    completion = one(connect(server, api_key=key, n_retries=3))
+    assert "Incorrect API key provided: ***" in completion.error
+    assert key not in completion.error + caplog.text
+
+
+def test_why_a_connection_failed() -> None:
+    model = OpenAIModel("m", base_url="http://127.0.0.1:9/v1", backoff_s=0, n_retries=0)
+    assert "refused" in one(model).error
+
+
 def test_a_run_is_repeated_offline(server: Server, tmp_path: Path) -> None:
     server.answer = lambda body, n: reply(f"{body['messages'][0]['content']} {n}")
     path = tmp_path / "replies" / "m.jsonl"

@@ -24,12 +24,44 @@ from eto_agents.worlds import all_worlds, find_world
         ("Thought: a\nAction: search[b]\nand more", "a", "search[b]\nand more"),
         ("Thought: Thought: a\nAction: b", "Thought: a", "b"),
         ("Thought: a\nAction:  b", "a", " b"),
+        ("My first Thought: go on.\nAction: b", "My first Thought: go on.", "b"),
+        ("I wait.\nThought: a\nAction: b", "I wait.\nThought: a", "b"),
     ],
 )
 def test_the_action_is_everything_after_the_first_label(
     world: str, text: str, thought: str, action: str
 ) -> None:
     assert find_world(world).format.parse(text) == Parsed(action, thought, "")
+
+
+@pytest.mark.parametrize("world", [world.name for world in all_worlds()])
+@pytest.mark.parametrize(
+    ("text", "thought", "action"),
+    [
+        ("<think>Or Action: a?</think>Thought: x\nAction: b", "x", "b"),
+        ("<think>\n\n</think>\n\nAction: b", "", "b"),
+        ("  <think>Thought: a</think> Thought: x\nAction: b", "x", "b"),
+        ("The prompt began it. Action: a</think>\nAction: b", "", "b"),
+        ("Thought: x <think>Action: a</think>\nAction: b", "x", "b"),
+        ("<think>1</think>Thought: x\n<think>2</think>Action: b<think>3", "x", "b"),
+        ("<think>a<think>b</think>Action: c</think>Action: b", "", "b"),
+        ("<thinking>Action: a</thinking>\nAction: b", "", "b"),
+        ("[THINK]Action: a[/THINK]Action: b", "", "b"),
+    ],
+)
+def test_what_a_model_thinks_is_not_its_action(
+    world: str, text: str, thought: str, action: str
+) -> None:
+    rules = find_world(world).format
+    assert rules.parse(text) == Parsed(action, thought, "")
+    assert rules.parse(text, strip_reasoning=False) != rules.parse(text)  # ETO's letter
+
+
+@pytest.mark.parametrize("text", ["<think>I could say Action: look", "<think>Action: look</think>"])
+def test_a_reply_of_thinking_alone_has_no_action(text: str) -> None:
+    rules = find_world("scienceworld").format
+    assert rules.parse(text) == Parsed(NO_ACTION, "", rules.error)
+    assert rules.parse(text, strip_reasoning=False).action.startswith("look")
 
 
 @pytest.mark.parametrize("world", [world.name for world in all_worlds()])
