@@ -47,7 +47,8 @@ def append_whole(file: io.FileIO, content: bytes) -> None:
             while left:
                 left = left[file.write(left) or 0 :]
         except BaseException:
-            file.truncate(size)
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                file.truncate(size)
             raise
 
 

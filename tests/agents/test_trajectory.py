@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -65,6 +67,34 @@ def test_half_a_surrogate_pair_is_preserved(tmp_path: Path) -> None:
     with TrajectoryStore(tmp_path / "episodes.jsonl") as store:
         store.append(trajectory)
     assert list(store.read()) == [trajectory]
+
+
+def test_an_episode_that_could_not_be_written_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FullDisk:
+        """It takes half of what it should, and then nothing."""
+
+        def __init__(self, file: Any) -> None:
+            self.file, self.n_writes = file, 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, content: Any) -> int:
+            self.n_writes += 1
+            if self.n_writes == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return int(self.file.write(content[: len(content) // 2]))
+
+    with TrajectoryStore(tmp_path / "episodes.jsonl") as store:
+        store.append(episode("a"))
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_file", FullDisk(store._file))
+            with pytest.raises(OSError, match=r"No space.*episodes\.jsonl"):
+                store.append(episode("b"))
+        store.append(episode("c"))
+    assert [trajectory.task_id for trajectory in store.read()] == ["a", "c"]
 
 
 @pytest.mark.parametrize(
