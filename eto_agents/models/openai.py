@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import logging
 import math
 import os
@@ -32,6 +31,7 @@ from eto_agents.models.recordings import Recordings, request_key
 from eto_agents.policy import describe
 from eto_agents.react.parse import without_reasoning
 from eto_agents.settings import SettingsError
+from eto_agents.strict_json import json_text
 from eto_agents.trajectory import Message
 from eto_envs.errors import UnknownNameError, require
 
@@ -431,7 +431,7 @@ def _failure_of(error: Any) -> _Failure:
     )
     message = error.get("message")
     rest = {key: value for key, value in error.items() if key != "message" and value is not None}
-    details = json.dumps(rest, ensure_ascii=False, default=str)
+    details = json_text(rest, default=str)
     text = f"{message} {details}" if message and rest else str(message or details)
     return _Failure(f"the server's reply is an error: {text}", is_transient)
 
