@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eto_agents.react.chat import find_template
+from eto_agents.models.control_tokens import end_ids
 from eto_agents.training.rows import encode_trajectory
-from eto_agents.trajectory import Trajectory
+from eto_agents.trajectory import PLAYED, Trajectory
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,26 +40,32 @@ class Sample:
     score: float
 
 
+def can_be_learned_from(trajectory: Trajectory) -> bool:
+    """Whether an episode's replies were sampled in the contexts of its encoded chat.
+
+    It was played to its end or limit, and no turns had to be dropped to fit the model's context.
+    """
+    is_whole = not any(step.usage.get("dropped_turns") for step in trajectory.steps)
+    return trajectory.status in PLAYED and bool(trajectory.steps) and is_whole
+
+
 def sample_of(
     trajectory: Trajectory, checkpoint: Checkpoint, *, world: str | None = None
-) -> Sample | None:
+) -> Sample:
     """Encode an episode that was played with a local model.
 
-    If the policy was cut off before the end of its turn, the renderer adds the end-of-turn token;
-    it was not sampled, so its mask is 0.
+    Tokens of the agent's turns that were not sampled get mask 0: the end of a turn that was cut
+    off, or that ended with another token than the template's; and the part of a token before a stop
+    that begins inside it. The reward of a turn without any sampled token goes to the one before.
 
     Args:
         trajectory: the episode.
         checkpoint: provides the tokenizer, the chat template and the prompts.
         world: the world whose prompt is used; by default the trajectory's.
 
-    Returns:
-        The encoded episode. None if the encoded chat does not contain the sampled tokens: a reply
-        was stopped in the middle of a token, or contains the template's special tokens, which are
-        encoded as plain text afterwards.
-
     Raises:
-        DataError: the episode lacks the sampled tokens or their log-probabilities.
+        DataError: the episode lacks the sampled tokens or their log-probabilities, or they are
+            another tokenizer's.
     """
     encoded = encode_trajectory(trajectory, checkpoint, world=world)
     turns = list(turns_of(encoded.mask))
@@ -68,27 +74,33 @@ def sample_of(
             f"the episode of task {trajectory.task_id!r} has {len(trajectory.steps)} steps, but "
             f"{len(turns)} turns in its encoded chat"
         )
-    template = find_template(checkpoint.template)
-    special_ids = set(checkpoint.tokenizer.convert_tokens_to_ids(list(template.special)))
     mask = [0] * len(encoded.ids)
     log_probs = [0.0] * len(encoded.ids)
     rewards = [0.0] * len(encoded.ids)
+    ends = end_ids(checkpoint.model, checkpoint.tokenizer, checkpoint.template)
+    last = None  # the agent's last sampled token so far
     for (start, end), step in zip(turns, trajectory.steps, strict=True):
-        if not step.token_ids or step.log_probs is None:
+        if step.token_ids is None or step.log_probs is None:
             raise DataError(
                 f"the episode of task {trajectory.task_id!r} has no sampled tokens and "
                 "log-probabilities: play it with a local model (hf:…)"
             )
         # [start, end) is the turn in the encoded chat, [start, stop) the part that was sampled.
-        stop = start + len(step.log_probs)
         sampled = list(step.token_ids)
+        if sampled and sampled[-1] in ends and sampled[-1] != encoded.ids[end - 1]:
+            sampled.pop()
+        n = len(sampled)
+        stop = start + n
         if stop > end or encoded.ids[start:stop] != sampled:
-            return None
-        if special_ids.intersection(sampled[:-1]):  # the last one may be the end of the turn
-            return None
-        mask[start:stop] = [1] * (stop - start)
-        log_probs[start:stop] = step.log_probs
-        rewards[stop - 1] = step.reward
+            raise DataError(
+                f"the episode of task {trajectory.task_id!r} was not sampled with the tokenizer "
+                "and chat template of this checkpoint"
+            )
+        mask[start:stop] = [1] * n
+        log_probs[start:stop] = step.log_probs[:n]
+        last = stop - 1 if n else last
+        if last is not None:
+            rewards[last] += step.reward
     return Sample(encoded.ids, mask, log_probs, rewards, turns[0][0], trajectory.score)
 
 

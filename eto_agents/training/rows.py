@@ -19,7 +19,8 @@ from typing import Literal
 
 from eto_agents.console import report
 from eto_agents.models.checkpoint import Checkpoint
-from eto_agents.react.chat import Encoded, encode, find_template
+from eto_agents.models.control_tokens import end_ids, ids_in_context
+from eto_agents.react.chat import Encoded, encode
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import Prompt, load_prompts, prompt_key_of
 from eto_agents.trajectory import Message, Trajectory
@@ -195,12 +196,8 @@ def _sampled_ids(trajectory: Trajectory, n: int, checkpoint: Checkpoint) -> Sequ
     step = trajectory.steps[n]
     if not step.token_ids or not step.text:
         return None
-    tokenizer = checkpoint.tokenizer
-    end = tokenizer.convert_tokens_to_ids(find_template(checkpoint.template).end)
-    ids = step.token_ids[:-1] if step.token_ids[-1] == end else step.token_ids
-    if max(ids, default=0) >= len(tokenizer) or tokenizer.decode(ids) != step.text:
-        return None
-    return step.token_ids
+    ends = end_ids(checkpoint.model, checkpoint.tokenizer, checkpoint.template)
+    return ids_in_context(step.token_ids, step.text, checkpoint.tokenizer, ends)
 
 
 def by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

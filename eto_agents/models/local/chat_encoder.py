@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
+from eto_agents.models.control_tokens import ids_in_context
 from eto_agents.models.local.sampler import SampledReply, Vocabulary
-from eto_agents.react.chat import encode, find_template
+from eto_agents.react.chat import encode
 from eto_agents.trajectory import Message
 
 _Key = tuple[tuple[str, str], ...]  # a chat: role and content of each message
@@ -30,14 +31,11 @@ class ChatEncoder:
         Raises:
             UnknownNameError: no such template, or the tokenizer lacks its tokens.
         """
-        self._tokenizer = _CachingTokenizer(tokenizer)
+        self._tokenizer = tokenizer
+        self._caching = _CachingTokenizer(tokenizer)
         self._template = template
-        self._vocabulary = vocabulary
-        encode([{"role": "user", "content": ""}], self._tokenizer, template)  # raises if one lacks
-        self._special_ids = {
-            self._tokenizer.encode(token, add_special_tokens=False)[0]
-            for token in find_template(template).special
-        }
+        self._end_ids = vocabulary.end_ids
+        encode([{"role": "user", "content": ""}], self._caching, template)  # raises if one lacks
         # For each chat that ends with a sampled reply: the ids of its replies, by position.
         self._replies: OrderedDict[_Key, dict[int, list[int]]] = OrderedDict()
         self._ids: OrderedDict[_Key, list[int]] = OrderedDict()
@@ -56,7 +54,7 @@ class ChatEncoder:
             for_reply = bool(messages) and messages[-1]["role"] == "user"
             ids = encode(
                 messages,
-                self._tokenizer,
+                self._caching,
                 self._template,
                 for_reply=for_reply,
                 sampled=self._sampled_ids(key),
@@ -67,24 +65,14 @@ class ChatEncoder:
     def add_reply(self, messages: Sequence[Message], reply: SampledReply) -> None:
         """Use the ids that a reply to a chat was sampled as, in all chats that continue it."""
         key = _key(messages)
-        ids = self._ids_in_context(reply)
-        # A reply that contains special tokens is encoded as text, or it could forge messages.
-        own = {len(key): ids} if self._special_ids.isdisjoint(ids) else {}
+        ids = ids_in_context(reply.token_ids, reply.text, self._tokenizer, self._end_ids)
+        own = {} if ids is None else {len(key): ids}
         _put(self._replies, (*key, ("assistant", reply.text)), self._sampled_ids(key) | own)
 
     def _sampled_ids(self, key: _Key) -> dict[int, list[int]]:
         """Ids of a chat's replies, by position, if all messages up to the last one are cached."""
         last = max((i for i, (role, _) in enumerate(key) if role == "assistant"), default=-1)
         return self._replies.get(key[: last + 1], {})
-
-    def _ids_in_context(self, reply: SampledReply) -> list[int]:
-        """Ids of a reply in the chats that continue it, where the template adds the end token."""
-        ids = reply.token_ids
-        if ids and ids[-1] in self._vocabulary.end_ids:
-            return ids[:-1]
-        # A stop may begin inside a token: the text before it in that token is encoded.
-        rest = reply.text[len(self._vocabulary.decode(ids)) :]
-        return ids + self._tokenizer.encode(rest, add_special_tokens=False) if rest else ids
 
 
 class _CachingTokenizer:

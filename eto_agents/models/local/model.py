@@ -19,12 +19,12 @@ from typing import Any, Final
 import torch
 
 from eto_agents.models.base import Completion, Sampling
+from eto_agents.models.control_tokens import control_ids, end_ids
 from eto_agents.models.local.cached_runner import CachedRunner
 from eto_agents.models.local.chat_encoder import ChatEncoder
 from eto_agents.models.local.runner import Runner, UncachedRunner
 from eto_agents.models.local.sampler import SampledReply, Vocabulary, sample_replies
 from eto_agents.models.local.support import attention_pattern, check_cached_logits
-from eto_agents.react.chat import find_template
 from eto_agents.settings import SettingsError
 from eto_agents.trajectory import Message
 from eto_envs.files import sha256_of
@@ -107,7 +107,10 @@ class LocalModel:
         self._with_cache = with_cache
         self._max_cache_gib = max_cache_gib
         self._vocabulary = Vocabulary(
-            tokenizer, int(config.vocab_size), _end_ids(model, tokenizer, template)
+            tokenizer,
+            int(config.vocab_size),
+            end_ids(model, tokenizer, template),
+            control_ids(model, tokenizer, template),
         )
         self._encoder = ChatEncoder(tokenizer, template, self._vocabulary)
         self._runner = self._make_runner(is_new=True)
@@ -133,9 +136,10 @@ class LocalModel:
     ) -> list[Completion]:
         """Continue each conversation; see `ChatModel.generate`.
 
-        ``log_probs`` are those of the model's own distribution, whatever temperature and top_p the
-        tokens were sampled with. Usage has ``prompt_tokens``, ``cached_tokens`` (those of the
-        prompt that did not have to be computed) and ``completion_tokens``.
+        ``log_probs`` are those of the model's own distribution over all tokens but control tokens,
+        whatever temperature and top_p the tokens were sampled with. Usage has ``prompt_tokens``,
+        ``cached_tokens`` (those of the prompt that did not have to be computed) and
+        ``completion_tokens``.
         """
         completions: dict[int, Completion] = {}
         prompts: dict[int, list[int]] = {}
@@ -277,16 +281,6 @@ class LocalModel:
             raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(raw.numpy().tobytes())
         return {"tensors_sha256": digest.hexdigest()}
-
-
-def _end_ids(model: Any, tokenizer: Any, template: str) -> list[int]:
-    """Tokens that end a turn, by the template, the tokenizer and the model's configs."""
-    end = find_template(template).end
-    ends = {tokenizer.encode(end, add_special_tokens=False)[0], tokenizer.eos_token_id}
-    for config in (model.config, getattr(model, "generation_config", None)):
-        own = getattr(config, "eos_token_id", None)
-        ends.update(own if isinstance(own, list | tuple) else [own])
-    return sorted(int(end) for end in ends if end is not None)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eto_agents.models.base import Sampling, find_stop
+from eto_agents.models.control_tokens import decode, without_tokens
 from eto_agents.models.local.runner import Runner
 
 _ENDS_TURN, _MAY_COMPLETE_STOP = 1, 2
@@ -30,7 +31,7 @@ class SampledReply:
         token_ids: its tokens, the end token included. Where a stop ended it: the tokens that lie
             before the stop completely.
         log_probs: natural-log probabilities of `token_ids` under the model's own distribution
-            (temperature 1, all tokens), whatever they were sampled with.
+            (temperature 1, all tokens but control tokens), whatever they were sampled with.
         finish_reason: ``"stop"`` or ``"length"``.
         drawn_ids: all tokens that were drawn, those of the stop included.
         n_computed: how many of `drawn_ids` the model was run over: all but the last.
@@ -54,22 +55,31 @@ class Vocabulary:
         tokenizer: a tokenizer of `transformers`.
         size: number of tokens that the model has logits for.
         end_ids: tokens that end a turn.
+        control_ids: tokens that are never drawn.
     """
 
-    def __init__(self, tokenizer: Any, size: int, end_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        size: int,
+        end_ids: Sequence[int],
+        control_ids: Sequence[int] = (),
+    ) -> None:
         """Take the tokenizer; see the class."""
         self._tokenizer = tokenizer
         self._size = size
         self.end_ids = frozenset(end_ids)
+        self._control_ids = torch.tensor(list(control_ids), dtype=torch.long)
         self._flags: dict[tuple[str, ...], Tensor] = {}
         self._texts: list[str] | None = None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special tokens included."""
-        text: str = self._tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
+        return decode(self._tokenizer, ids)
+
+    def without_control(self, logits: Tensor) -> Tensor:
+        """Logits (rows, vocabulary) without those of control tokens; see `without_tokens`."""
+        return without_tokens(logits, self._control_ids)
 
     def flags(self, stop: tuple[str, ...]) -> Tensor:
         """Which tokens may end a reply, (vocabulary,) uint8.
@@ -128,7 +138,7 @@ def sample_replies(
     tokens = torch.tensor([prompts[row.prompt][-1] for row in prefilled])
     n_steps = 0
     while True:
-        logits = runner.decode(tokens, replies.active)
+        logits = vocabulary.without_control(runner.decode(tokens, replies.active))
         tokens, log_probs = draw(logits, replies.indices, n_steps)
         n_steps += 1
         n_active = replies.append(tokens, log_probs)
@@ -275,7 +285,7 @@ tokens (rows,) and their log-probabilities (rows,)."""
 
 def _make_draw(sampling: Sampling, seeds: Sequence[int] | None, budgets: Sequence[int]) -> Draw:
     if sampling.temperature == 0:
-        return lambda logits, _, __: _with_log_probs(logits.float(), logits.argmax(-1))
+        return lambda logits, _, __: _with_log_probs(logits, logits.argmax(-1))
     if seeds is None:
         entropy = random.SystemRandom()
         seeds = [entropy.getrandbits(63) for _ in budgets]
@@ -287,7 +297,6 @@ def _make_draw(sampling: Sampling, seeds: Sequence[int] | None, budgets: Sequenc
     uniform = torch.from_numpy(numbers)
 
     def draw(logits: Tensor, indices: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
-        logits = logits.float()
         u = uniform[torch.tensor(indices), step].to(logits.device)
         tokens = sample_inverse_cdf(logits / sampling.temperature, u, sampling.top_p)
         return _with_log_probs(logits, tokens)

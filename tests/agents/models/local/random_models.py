@@ -11,6 +11,7 @@ import transformers
 
 from eto_agents.models.base import Completion, Sampling
 from eto_agents.models.checkpoint import Checkpoint
+from eto_agents.models.control_tokens import control_ids, without_tokens
 from eto_agents.models.local import LocalModel
 from eto_agents.models.tiny import train_tokenizer
 from eto_agents.trajectory import Message
@@ -130,4 +131,5 @@ def full_log_probs(model: Any, context: Sequence[int], reply: Sequence[int]) -> 
     with torch.inference_mode():
         ids = torch.tensor([[*context, *reply]])
         logits = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 : -1]
-    return torch.log_softmax(logits.float(), -1)
+    ids = torch.tensor(control_ids(model, TOKENIZER, "plain"))
+    return torch.log_softmax(without_tokens(logits, ids), -1)
