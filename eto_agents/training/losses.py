@@ -57,7 +57,7 @@ class Advantages(NamedTuple):
 
 
 def gae(
-    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, lam: float = 0.95
+    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, lam: float = 1.0
 ) -> Advantages:
     """Generalised advantage estimation over the agent's tokens, skipping all others.
 
@@ -132,26 +132,6 @@ def ppo(
         fraction = masked_mean((clipped < unclipped).to(loss.dtype), mask)
         kl = masked_mean(kl_to(old_log_probs, log_probs, mask), mask)
     return Clipped(loss, fraction, kl)
-
-
-def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None = None
-) -> Tensor:
-    """Half the mean squared error of the critic; all tensors are (B, T), the result is a scalar.
-
-    Args:
-        values: the critic's estimates, with gradient.
-        old_values: the estimates at the start of the update.
-        returns: the targets.
-        mask: 1 on the agent's tokens.
-        clip: if given, values count as at most this far from the old ones, and the larger of the
-            clipped and the unclipped error is taken.
-    """
-    error = (values - returns) ** 2
-    if clip is not None:
-        clipped = old_values + (values - old_values).clamp(-clip, clip)
-        error = torch.maximum(error, (clipped - returns) ** 2)
-    return 0.5 * masked_mean(error, mask)
 
 
 def kl_to(log_probs: Tensor, other_log_probs: Tensor, mask: Tensor) -> Tensor:

@@ -4,13 +4,14 @@
             rewards    <- a step's reward on the last token of its turn,
                           minus kl_weight * log(policy / SFT policy) on each of the agent's tokens
             advantages <- GAE over the agent's tokens only
-            policy     <- a few epochs of the clipped surrogate loss, and of the value loss
+            policy     <- a few epochs of the clipped surrogate loss
+            values     <- ridge regression of the returns on the model's last hidden states
 
 TRL no longer has PPO, and ETO's script (trl 0.7) learns from episodes that were collected
 beforehand, with one reward per conversation. Here rewards are what the environment returns:
-terminal with ``shaping=("terminal_only",)``, dense with other shapers. A linear value head reads
-the model's last hidden states and sends no gradient into them. The value after the step limit is 0:
-the limit is part of the task.
+terminal with ``shaping=("terminal_only",)``, dense with other shapers. The value head is linear and
+fitted in closed form after every update, so it needs no learning rate, and its gradient norm cannot
+scale the policy's. The value after the step limit is 0: the limit is part of the task.
 
 Follows "Proximal Policy Optimization Algorithms" (arXiv 1707.06347) and, for the KL penalty in the
 reward, "Fine-Tuning Language Models from Human Preferences" (arXiv 1909.08593).
@@ -24,27 +25,27 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from eto_agents.console import report
 from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.control_tokens import control_ids, without_tokens
 from eto_agents.rollout import Job, Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import PPO
 from eto_agents.training import losses
-from eto_agents.training.episodes import Sample, sample_of
+from eto_agents.training.episodes import Sample, can_be_learned_from, sample_of
 from eto_agents.training.losses import DivergedError
 from eto_agents.training.rows import by_length
 from eto_agents.training.states import load_state, save_state
 from eto_agents.training.task_splits import playing_tasks
 from eto_agents.training.trl import Trained
-from eto_agents.trajectory import PLAYED
 from eto_envs.errors import DataError, EtoError
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     from eto_envs.tasks import Task
 
 logger = logging.getLogger(__name__)
+
+_VALUE_DECAY: Final = 0.7
+"""Weight of an update's returns in the value head's fit, relative to those of the next update: the
+policy that they belong to is left behind."""
 
 
 class SamplingMismatchError(EtoError):
@@ -120,7 +125,9 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, run: RunFolder
     return {
         "n_tasks": len(tasks),
         "n_updates": settings.n_updates,
-        "n_episodes": int(sum(m["episodes"] for m in metrics)),
+        "n_episodes": settings.n_updates * settings.n_episodes,
+        "n_optimizer_steps": int(sum(m["optimizer_steps"] for m in metrics)),
+        "n_trained_tokens": int(sum(m["trained_tokens"] for m in metrics)),
         "first_score": metrics[0]["score"],
         "last_score": metrics[-1]["score"],
         "kl": metrics[-1]["kl"],
@@ -135,30 +142,49 @@ MakePolicy: TypeAlias = "Callable[[Checkpoint], Policy]"
 class Scores(NamedTuple):
     """The model's outputs for the agent's tokens.
 
-    All are (B, T - 1) floats; entry t belongs to token t + 1 and is 0 where the mask is 0.
+    The first three are (B, T - 1) floats; entry t belongs to token t + 1 and is 0 where the mask is
+    0.
 
     Attributes:
         log_probs: log-probability of the token.
-        values: the value head's estimate of the return from the token on.
+        values: the value head's estimate of the return from the token on, without gradient.
         entropy: entropy of the token's distribution in nats, without gradient.
+        features: (N, C + 1) floats, what the value head reads for each of the N agent tokens, row
+            by row: the C hidden states before the token and a constant 1.
     """
 
     log_probs: Tensor
     values: Tensor
     entropy: Tensor
+    features: Tensor
 
 
 class ActorCritic(nn.Module):
-    """A language model with a linear value head on its last hidden states."""
+    """A language model with a linear value head on its last hidden states.
 
-    def __init__(self, model: Any) -> None:
+    Attributes:
+        model: the language model.
+        control_ids: (n,), tokens that are excluded from its distribution, as in playing.
+        value_head: (C + 1,), weights of the C hidden states and of a constant.
+        gram: (C + 1, C + 1), the weighted sums that the value head was fitted to.
+        moment: (C + 1,), likewise.
+    """
+
+    control_ids: Tensor
+    value_head: Tensor
+    gram: Tensor
+    moment: Tensor
+
+    def __init__(self, model: Any, control_ids: Sequence[int] = ()) -> None:
         """Add a value head whose estimates are 0."""
         super().__init__()
         self.model = model
-        self.head = nn.Linear(int(model.config.get_text_config().hidden_size), 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        self.head.to(model.device)
+        n_features = int(model.config.get_text_config().hidden_size) + 1
+        self.register_buffer("control_ids", torch.tensor(list(control_ids), dtype=torch.long))
+        self.register_buffer("value_head", torch.zeros(n_features))
+        self.register_buffer("gram", torch.zeros(n_features, n_features))
+        self.register_buffer("moment", torch.zeros(n_features))
+        self.to(model.device)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Scores:
         """Score the agent's tokens.
@@ -168,22 +194,41 @@ class ActorCritic(nn.Module):
                 the padding and no attention mask is needed.
             mask: (B, T), 1 on the agent's tokens.
         """
-        # Position t predicts token t + 1: C features for each of T - 1 positions.
-        features = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        # Position t predicts token t + 1: C hidden states for each of T - 1 positions.
+        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         own = losses.shifted(mask).bool()  # (B, T - 1)
         # The N agent tokens of the batch are picked out, so that the product with the V columns of
         # the output embedding is computed for them only.
-        picked = features[own]  # (N, C)
-        logits = self.model.get_output_embeddings()(picked).float()  # (N, V)
-        log_softmax = logits.log_softmax(dim=-1)
+        picked = hidden[own]  # (N, C)
+        logits = self.model.get_output_embeddings()(picked)  # (N, V)
+        log_softmax = without_tokens(logits, self.control_ids).log_softmax(dim=-1)
         log_probs = log_softmax.gather(1, ids[:, 1:][own][:, None])[:, 0]  # (N,)
-        values = self.head(picked.detach().to(self.head.weight.dtype))[:, 0]  # (N,)
         with torch.no_grad():
+            features = nn.functional.pad(picked.float(), (0, 1), value=1.0)  # (N, C + 1)
+            values = features @ self.value_head  # (N,)
             entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)  # (N,)
-        # Back to (B, T - 1).
-        zeros = torch.zeros(own.shape, device=ids.device)
-        scattered = [zeros.masked_scatter(own, x.float()) for x in (log_probs, values, entropy)]
-        return Scores(*scattered)
+
+        def scattered(x: Tensor) -> Tensor:
+            """(N,) back to (B, T - 1)."""
+            return torch.zeros(own.shape, device=ids.device).masked_scatter(own, x.float())
+
+        return Scores(scattered(log_probs), scattered(values), scattered(entropy), features)
+
+    def fit_value_head(self, gram: Tensor, moment: Tensor, ridge: float) -> None:
+        """Fit the value head to an update's returns, and with less weight to those of older ones.
+
+        Args:
+            gram: (C + 1, C + 1), the sum over tokens of the outer product of `Scores.features`.
+            moment: (C + 1,), the sum over tokens of the features times the token's return.
+            ridge: strength of the penalty, relative to the mean square of the features.
+        """
+        self.gram.mul_(_VALUE_DECAY).add_(gram)
+        self.moment.mul_(_VALUE_DECAY).add_(moment)
+        wide = self.gram.double().cpu()
+        penalty = torch.full((len(wide),), ridge * float(wide.diagonal()[:-1].mean())).double()
+        penalty[-1] = 0.0  # the constant is not shrunk
+        weights = torch.linalg.solve(wide + penalty.diag(), self.moment.double().cpu())
+        self.value_head.copy_(weights)
 
 
 class Batch(NamedTuple):
@@ -202,23 +247,6 @@ class Batch(NamedTuple):
     own: Tensor
     sampled: Tensor
     rewards: Tensor
-
-
-@dataclass
-class MicroBatch:
-    """Episodes that are computed at once, with what is learned from them.
-
-    Attributes:
-        batch: the episodes.
-        values: (B, T - 1), the critic's estimates before the update.
-        advantages: (B, T - 1).
-        returns: (B, T - 1), the targets of the critic.
-    """
-
-    batch: Batch
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
 
 
 def train_ppo(  # noqa: PLR0913 (each is a separate choice of the caller)
@@ -258,7 +286,8 @@ def train_ppo(  # noqa: PLR0913 (each is a separate choice of the caller)
         SamplingMismatchError: the policy's log-probabilities are not the model's.
     """
     accelerator = Accelerator(cpu=checkpoint.model.device.type == "cpu")
-    actor = ActorCritic(checkpoint.model.eval())
+    model = checkpoint.model.eval()
+    actor = ActorCritic(model, control_ids(model, checkpoint.tokenizer, checkpoint.template))
     reference = copy.deepcopy(actor).requires_grad_(False) if settings.kl_weight else None
     optimizer = _optimizer(actor, settings)
     on_start(first := load_state(folder / "states", actor, optimizer))
@@ -271,11 +300,14 @@ def train_ppo(  # noqa: PLR0913 (each is a separate choice of the caller)
             episodes = list(Rollouts(make_policy(checkpoint), env, jobs))
             play_s = time.perf_counter() - started_s
             samples, metrics = _samples(episodes, checkpoint, world)
-            parts, estimate_metrics = _estimate_advantages(
-                actor, reference, samples, checkpoint, settings, accelerator
+            padding = checkpoint.tokenizer.pad_token_id
+            advantages, estimate_metrics = _estimate_advantages(
+                actor, reference, samples, padding, settings, accelerator
             )
             metrics |= estimate_metrics
-            metrics |= _learn(actor, optimizer, parts, settings, accelerator, update)
+            metrics |= _learn(
+                actor, optimizer, samples, advantages, padding, settings, accelerator, update
+            )
             wall_s = time.perf_counter() - started_s
             n_tokens = sum(len(sample.ids) for sample in samples)
             metrics |= {"tokens_per_s": n_tokens / wall_s, "play_share": play_s / wall_s}
@@ -301,16 +333,12 @@ def _reduced(metrics: dict[str, float], accelerator: Accelerator) -> dict[str, f
     return {k: v if k in _SUMMED else v / n for k, v in zip(metrics, sums, strict=True)}
 
 
-_SUMMED = ("episodes", "episodes_dropped", "tokens", "tokens_per_s")
+_SUMMED: Final = ("episodes", "episodes_dropped", "tokens", "trained_tokens", "tokens_per_s")
 
 
 def _optimizer(actor: ActorCritic, settings: PPO) -> Any:
     return torch.optim.AdamW(
-        [
-            {"params": list(actor.model.parameters()), "lr": settings.learning_rate},
-            {"params": list(actor.head.parameters()), "lr": settings.value_learning_rate},
-        ],
-        weight_decay=settings.weight_decay,
+        actor.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
 
 
@@ -336,15 +364,10 @@ def _samples(
     episodes: Sequence[Trajectory], checkpoint: Checkpoint, world: str | None
 ) -> tuple[list[Sample], dict[str, float]]:
     """Encode the episodes that can be learned from, and compute metrics of playing."""
-    played = [e for e in episodes if e.status in PLAYED and e.steps]
-    # If turns were dropped to fit the context, replies were sampled given a shorter conversation
-    # than the encoded one, so that their log-probabilities would not match.
-    complete = [e for e in played if not any(s.usage.get("dropped_turns") for s in e.steps)]
-    encoded = [(e, sample_of(e, checkpoint, world=world)) for e in complete]
-    used = [e for e, sample in encoded if sample is not None]
+    used = [e for e in episodes if can_be_learned_from(e)]
     if not used:
         errors = sorted({e.error for e in episodes if e.error})[:3]
-        why = errors or "the tokenizer encodes the replies differently from how they were sampled"
+        why = errors or "turns had to be dropped to fit the model's context"
         raise DataError(f"none of {len(episodes)} episodes can be learned from: {why}")
     n_steps = sum(len(e.steps) for e in used)
     metrics = {
@@ -356,29 +379,29 @@ def _samples(
         "episodes": float(len(used)),
         "episodes_dropped": float(len(episodes) - len(used)),
     }
-    return [sample for _, sample in encoded if sample is not None], metrics
+    return [sample_of(e, checkpoint, world=world) for e in used], metrics
 
 
 def _estimate_advantages(
     actor: nn.Module,
     reference: nn.Module | None,
     samples: Sequence[Sample],
-    checkpoint: Checkpoint,
+    padding: int,
     settings: PPO,
     accelerator: Accelerator,
-) -> tuple[list[MicroBatch], dict[str, float]]:
-    """Compute the advantages and returns of an update's episodes, in micro-batches.
+) -> tuple[list[Tensor], dict[str, float]]:
+    """Compute the advantages of an update's episodes, and fit the value head to their returns.
 
     Returns:
-        The micro-batches, at least as many as the settings have minibatches where the episodes'
-        lengths allow it, and metrics.
+        The advantages of each episode's tokens but the first, (T - 1,) floats; and metrics.
     """
-    parts: list[MicroBatch] = []
+    advantages = [torch.empty(0)] * len(samples)
+    values, returns = [], []  # of all of the agent's tokens, in parts
+    gram = moment = torch.zeros(1, device=accelerator.device)
     gap = kl = n_tokens = 0.0  # sums over the agent's tokens
-    padding = checkpoint.tokenizer.pad_token_id
-    sizes = [len(sample.ids) for sample in samples]
-    max_tokens = min(settings.micro_batch_tokens, -(-sum(sizes) // settings.n_minibatches))
-    for rows in by_length(sizes, max_tokens):
+    # Nothing is learned here: the order of the episodes is free, and similar lengths need little
+    # padding.
+    for rows in by_length([len(s.ids) for s in samples], settings.micro_batch_tokens):
         batch = _batch([samples[i] for i in rows], padding, accelerator.device)
         with torch.no_grad():
             scores: Scores = actor(batch.ids, batch.mask)
@@ -393,74 +416,103 @@ def _estimate_advantages(
         estimate = losses.gae(
             rewards, scores.values, batch.own, gamma=settings.gamma, lam=settings.lam
         )
-        parts.append(MicroBatch(batch, scores.values, *estimate))
+        for i, row in zip(rows, estimate.advantages, strict=True):
+            advantages[i] = row[: len(samples[i].ids) - 1]
+        own = batch.own.bool()
+        values.append(scores.values[own])
+        returns.append(estimate.returns[own])
+        gram = gram + scores.features.T @ scores.features
+        moment = moment + scores.features.T @ returns[-1]
     if gap / n_tokens > settings.max_sampling_gap:
         raise SamplingMismatchError(
             f"log-probabilities as sampled and as computed in training differ by "
             f"{gap / n_tokens:.3g} nats per token: sample at temperature 1 and top_p 1, with the "
             "chat template and data type that training uses"
         )
-    _whiten(parts, accelerator)
-    metrics = {"sampling_gap": gap / n_tokens, "kl": kl / n_tokens, "tokens": n_tokens}
-    return parts, metrics | {"explained_variance": _explained_variance(parts)}
+    _unwrapped(accelerator, actor).fit_value_head(
+        accelerator.reduce(gram, "sum"), accelerator.reduce(moment, "sum"), settings.value_ridge
+    )
+    return _whitened(advantages, samples, accelerator), {
+        "sampling_gap": gap / n_tokens,
+        "kl": kl / n_tokens,
+        "tokens": n_tokens,
+        "explained_variance": _explained_variance(torch.cat(values), torch.cat(returns)),
+    }
 
 
 def _learn(
     actor: nn.Module,
     optimizer: Any,
-    parts: Sequence[MicroBatch],
+    samples: Sequence[Sample],
+    advantages: Sequence[Tensor],
+    padding: int,
     settings: PPO,
     accelerator: Accelerator,
     update: int,
 ) -> dict[str, float]:
-    """Train for some epochs on an update's episodes.
+    """Train for some epochs on an update's episodes, or until the policy has moved far enough.
 
     Returns:
-        Metrics of the loss, averaged over the agent's tokens.
+        Metrics of the loss, averaged over the agent's tokens; the number of optimiser steps; and
+        the number of tokens that were computed, the environment's included, over all epochs.
     """
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + update)
     sums: dict[str, float] = {}
-    n_seen = 0.0
+    n_seen = n_computed = n_steps = 0.0
+
+    def metrics_of_update() -> dict[str, float]:
+        averages = {name: value / n_seen for name, value in sums.items()}
+        return averages | {"optimizer_steps": n_steps, "trained_tokens": n_computed}
+
+    # Every process takes the same number of optimiser steps, or they would wait for ever.
+    n_minibatches = min(settings.n_minibatches, *_gathered(accelerator, len(samples)))
     for _ in range(settings.epochs):
-        order = torch.randperm(len(parts), generator=generator).tolist()
-        # Every process takes the same number of optimiser steps, or they would wait for ever.
-        n_minibatches = min(settings.n_minibatches, *_gathered(accelerator, len(parts)))
+        order = torch.randperm(len(samples), generator=generator).tolist()
         for k in range(n_minibatches):
-            # A minibatch is one optimiser step. Its micro-batches accumulate gradients, each
-            # weighted by its number of tokens: with the processes' average as divisor, because
-            # gradients are averaged over processes, every token of the step counts the same.
-            minibatch = [parts[i] for i in order[k::n_minibatches]]
-            n_tokens = sum(float(part.batch.own.sum()) for part in minibatch)
-            n_tokens = _mean_over_processes(accelerator, n_tokens)
-            for i, part in enumerate(minibatch):
-                is_last = i == len(minibatch) - 1  # processes average gradients once per step
+            # A minibatch is one optimiser step, on episodes drawn at random. Its micro-batches
+            # accumulate gradients, each weighted by its number of tokens: with the processes'
+            # average as divisor, because gradients are averaged over processes, every token of the
+            # step counts the same.
+            drawn = order[k::n_minibatches]
+            own_tokens = [sum(samples[i].mask) for i in drawn]
+            n_tokens = _mean_over_processes(accelerator, sum(own_tokens))
+            lengths = [len(samples[i].ids) for i in drawn]
+            parts = list(by_length(lengths, settings.micro_batch_tokens))
+            moved = 0.0
+            for number, part in enumerate(parts):
+                rows = [drawn[j] for j in part]
+                batch = _batch([samples[i] for i in rows], padding, accelerator.device)
+                targets = pad_sequence([advantages[i] for i in rows], batch_first=True)
+                is_last = number == len(parts) - 1  # processes average gradients once per step
                 with nullcontext() if is_last else accelerator.no_sync(actor):
-                    loss, metrics = _loss(actor, part, settings)
-                    n_own = float(part.batch.own.sum())
+                    loss, metrics = _loss(actor, batch, targets, settings)
+                    n_own = float(batch.own.sum())
                     accelerator.backward(loss * n_own / n_tokens)
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + float(value) * n_own
+                n_computed += sum(len(samples[i].ids) for i in rows)
+                moved += float(metrics["update_kl"]) * n_own / n_tokens
                 n_seen += n_own
+            if settings.target_kl and _mean_over_processes(accelerator, moved) > settings.target_kl:
+                optimizer.zero_grad()
+                return metrics_of_update()
             accelerator.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-    return {name: value / n_seen for name, value in sums.items()}
+            n_steps += 1
+    return metrics_of_update()
 
 
-def _loss(actor: nn.Module, part: MicroBatch, settings: PPO) -> tuple[Tensor, dict[str, Tensor]]:
+def _loss(
+    actor: nn.Module, batch: Batch, advantages: Tensor, settings: PPO
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a micro-batch, averaged over the agent's tokens, and metrics."""
-    batch = part.batch
     scores: Scores = actor(batch.ids, batch.mask)
-    policy = losses.ppo(scores.log_probs, batch.sampled, part.advantages, batch.own, settings.clip)
-    value = losses.value_loss(
-        scores.values, part.values, part.returns, batch.own, settings.value_clip
-    )
-    loss = policy.loss + settings.value_weight * value
-    if not torch.isfinite(loss):
+    policy = losses.ppo(scores.log_probs, batch.sampled, advantages, batch.own, settings.clip)
+    if not torch.isfinite(policy.loss):
         raise DivergedError("PPO's loss is not finite: lower the learning rate")
-    return loss, {
+    return policy.loss, {
         "policy_loss": policy.loss.detach(),
-        "value_loss": value.detach(),
         "clip_fraction": policy.clip_fraction,
         "update_kl": policy.kl,
         "entropy": losses.masked_mean(scores.entropy, batch.own),
@@ -499,12 +551,15 @@ def _batch(samples: Sequence[Sample], padding: int, device: torch.device) -> Bat
     )
 
 
-def _whiten(parts: Sequence[MicroBatch], accelerator: Accelerator) -> None:
-    """Shift and scale the advantages to mean 0 and standard deviation 1, in place.
+def _whitened(
+    advantages: Sequence[Tensor], samples: Sequence[Sample], accelerator: Accelerator
+) -> list[Tensor]:
+    """The advantages, shifted and scaled to mean 0 and standard deviation 1.
 
     Mean and deviation are over all of the agent's tokens of the update, in all processes.
     """
-    own = torch.cat([part.advantages[part.batch.own.bool()] for part in parts])  # (N,)
+    masks = [torch.tensor(s.mask[1:], dtype=torch.bool, device=accelerator.device) for s in samples]
+    own = torch.cat([row[mask] for row, mask in zip(advantages, masks, strict=True)])  # (N,)
     mean, deviation = own.mean(), own.std(unbiased=False)
     if accelerator.num_processes > 1:
         wide = own.double()  # a difference of large sums: single precision would not do
@@ -513,15 +568,14 @@ def _whiten(parts: Sequence[MicroBatch], accelerator: Accelerator) -> None:
         mean = (total / n_tokens).to(own.dtype)
         variance = total_squared / n_tokens - (total / n_tokens) ** 2
         deviation = variance.clamp(min=0.0).sqrt().to(own.dtype)
-    for part in parts:
-        # Without rewards all advantages are close to 0, and 1e-3 keeps their noise from growing.
-        part.advantages = (part.advantages - mean) / (deviation + 1e-3) * part.batch.own
+    # Without rewards all advantages are close to 0, and 1e-3 keeps their noise from growing.
+    return [
+        (row - mean) / (deviation + 1e-3) * mask
+        for row, mask in zip(advantages, masks, strict=True)
+    ]
 
 
-def _explained_variance(parts: Sequence[MicroBatch]) -> float:
+def _explained_variance(values: Tensor, returns: Tensor) -> float:
     """Share of the returns' variance that the values explain; at most 1, 0 without variance."""
-    own = [part.batch.own.bool() for part in parts]
-    returns = torch.cat([p.returns[o] for p, o in zip(parts, own, strict=True)])
-    values = torch.cat([p.values[o] for p, o in zip(parts, own, strict=True)])
     variance = float(returns.var(unbiased=False))
     return 1 - float((returns - values).var(unbiased=False)) / variance if variance else 0.0

@@ -1,4 +1,4 @@
-"""The saved state from which an interrupted PPO run resumes: weights and optimiser moments.
+"""The saved state from which an interrupted PPO run resumes: weights, buffers, optimiser moments.
 
 It is one safetensors file, written atomically. The random draws of an update are seeded by its
 number, so nothing else has to be saved.
@@ -7,6 +7,7 @@ number, so nothing else has to be saved.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ _FILE = "state.safetensors"
 
 def save_state(folder: Path, module: nn.Module, optimizer: Any, update: int) -> None:
     """Save the state after `update` updates, replacing the previous one."""
-    tensors: dict[str, torch.Tensor] = {
-        f"weights.{name}": value for name, value in module.named_parameters()
-    }
+    tensors = {f"weights.{name}": value for name, value in _saved(module)}
     for number, moments in optimizer.state_dict()["state"].items():
         for name, value in moments.items():
             tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
@@ -55,7 +54,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any) -> int:
             update = int(file.metadata()["update"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         with torch.no_grad():
-            for name, value in module.named_parameters():
+            for name, value in _saved(module):
                 value.copy_(tensors.pop(f"weights.{name}"))
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise CorruptDataError(
@@ -68,3 +67,10 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any) -> int:
     state = optimizer.state_dict()
     optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
     return update
+
+
+def _saved(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, each once, and the buffers that are part of the state."""
+    yield from module.named_parameters()
+    names = module.state_dict().keys()
+    yield from ((name, value) for name, value in module.named_buffers() if name in names)
