@@ -1,7 +1,8 @@
 """GRPO on whole episodes, through TRL's `rollout_func`; not in the paper, for comparison with PPO.
 
     repeat: episodes  <- play(policy), n_samples episodes (a group) of each of several tasks
-            advantage <- an episode's score minus its group's mean, the same for all its tokens
+            advantage <- an episode's score minus its group's mean, divided by the group's standard
+                         deviation; the same for all of the episode's tokens
             policy    <- `epochs` steps of the clipped surrogate with a KL penalty to the SFT policy
 
 Follows DeepSeekMath, arXiv 2402.03300. The loss is on the agent's tokens only. TRL (1.16) calls
@@ -11,6 +12,7 @@ Follows DeepSeekMath, arXiv 2402.03300. The loss is on the agent's tokens only. 
 from __future__ import annotations
 
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +36,7 @@ from eto_agents.rollout import Job, Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import GRPO, SettingsError
 from eto_agents.training.cpu_head import restore_head
-from eto_agents.training.episodes import sample_of
+from eto_agents.training.episodes import can_be_learned_from, sample_of
 from eto_agents.training.task_splits import playing_tasks
 from eto_agents.training.trl import Trained, newest_state, step_of
 from eto_envs.errors import DataError
@@ -97,7 +99,9 @@ def _fit(
             played = {episode.seed: episode for episode in Rollouts(policy, env, jobs)}
         finally:
             env.close()
-        rows = [_row(played[job.seed], checkpoint, settings.world) for job in jobs]
+        episodes = [played[job.seed] for job in jobs]
+        scores = zip(episodes, _scores(episodes), strict=True)
+        rows = [_row(e, checkpoint, settings.world) | {"score": score} for e, score in scores]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     with without_bars():
@@ -124,6 +128,8 @@ def _fit(
         "n_tasks": len(tasks),
         "n_updates": settings.n_updates,
         "n_episodes": settings.n_updates * settings.n_episodes,
+        "n_optimizer_steps": settings.n_updates * settings.epochs,
+        "n_trained_tokens": int(metrics[-1]["num_tokens"]) * settings.epochs,
         "first_score": metrics[0]["score"],
         "last_score": metrics[-1]["score"],
         "wall_s": round(time.monotonic() - started_s, 1),
@@ -185,10 +191,14 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
             f"n_episodes {settings.n_episodes} must be a multiple of the number of processes "
             f"({n_processes()})"
         )
+    at_once = range(1, min(share, settings.micro_batch_size) + 1)
+    micro = max(n for n in at_once if share % n == 0)
     return GRPOConfig(
         output_dir=str(work),
         max_steps=settings.n_updates * settings.epochs,  # optimiser steps
-        per_device_train_batch_size=share,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        steps_per_generation=share // micro,
         num_generations=settings.n_samples,
         num_iterations=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -212,12 +222,12 @@ def _row(episode: Trajectory, checkpoint: Checkpoint, world: str | None) -> dict
     """Convert an episode to the fields that TRL expects from `rollout_func`.
 
     TRL needs a row for every episode. One that cannot be learned from gets a placeholder with
-    `env_mask` 0, so that only its score counts, in its group's mean.
+    `env_mask` 0, so that only its score counts, in its group's mean and deviation.
     """
-    sample = sample_of(episode, checkpoint, world=world) if episode.steps else None
     end = [checkpoint.tokenizer.eos_token_id]
     row = {"prompt_ids": end, "completion_ids": end, "logprobs": [0.0], "env_mask": [0]}
-    if sample is not None:
+    if can_be_learned_from(episode):
+        sample = sample_of(episode, checkpoint, world=world)
         n = sample.n_prompt
         row = {
             "prompt_ids": sample.ids[:n],
@@ -225,4 +235,29 @@ def _row(episode: Trajectory, checkpoint: Checkpoint, world: str | None) -> dict
             "logprobs": sample.log_probs[n:],
             "env_mask": sample.mask[n:],
         }
-    return row | {"score": episode.score}
+    return row
+
+
+def _scores(episodes: Sequence[Trajectory]) -> list[float]:
+    """The scores; where the environment failed, the mean of the task's other episodes, or of all.
+
+    TRL needs a number for every episode, and a failure of the environment says nothing about the
+    agent.
+
+    Raises:
+        DataError: the environment failed in every episode.
+    """
+    by_task: dict[str, list[float]] = {}
+    for episode in episodes:
+        if episode.status != "env_error":
+            by_task.setdefault(episode.task_id, []).append(episode.score)
+    every = [score for scores in by_task.values() for score in scores]
+    if not every:
+        error = next((e.error for e in episodes if e.error), "")
+        raise DataError(f"the environment failed in all of {len(episodes)} episodes: {error}")
+    return [
+        statistics.fmean(by_task.get(episode.task_id, every))
+        if episode.status == "env_error"
+        else episode.score
+        for episode in episodes
+    ]

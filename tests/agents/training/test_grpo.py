@@ -14,7 +14,7 @@ from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.rollout import Rollouts
 from eto_agents.runs import RunFolder, RunMismatchError
 from eto_agents.settings import GRPO, SFT, SettingsError
-from eto_agents.training.grpo import grpo
+from eto_agents.training.grpo import _scores, grpo
 from eto_agents.training.sft import sft
 from eto_envs.errors import DataError
 from tests.agents.training.test_ppo import greedy_score
@@ -115,6 +115,27 @@ def test_an_update_plays_its_episodes_once_whatever_the_epochs(
     _, result = grpo(start, replace(QUICK, n_updates=2, epochs=3), out=tmp_path)
     assert len(seeds) == len(set(seeds)) == 2 * 16 == result["n_episodes"]
     assert [record["step"] for record in metrics(tmp_path)] == [1, 2]
+
+
+def test_micro_batches_do_not_change_what_is_learned(start: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, n_updates=2, kl_weight=0.1)
+    whole = grpo(start, replace(settings, micro_batch_size=16), out=tmp_path / "whole")
+    parts = grpo(start, replace(settings, micro_batch_size=4), out=tmp_path / "parts")
+    assert parts.result["n_optimizer_steps"] == whole.result["n_optimizer_steps"] == 2
+    assert parts.result["n_trained_tokens"] == whole.result["n_trained_tokens"] > 0
+    one, other = (load_file(t.checkpoint / "model.safetensors") for t in (whole, parts))
+    assert all(torch.allclose(value, other[name], atol=1e-5) for name, value in one.items())
+
+
+def test_a_failure_of_the_environment_is_no_score() -> None:
+    played = [episode("b", score=score, task_id="t0") for score in (1.0, 0.5)]
+    broken = episode("b", score=0.0, task_id="t0", status="env_error", error="no shop")
+    other = episode("b", score=0.0, task_id="t1")
+    assert _scores([*played, broken, other]) == [1.0, 0.5, 0.75, 0.0]
+    lonely = episode("b", score=0.0, task_id="t2", status="env_error")
+    assert _scores([*played, lonely]) == [1.0, 0.5, 0.75]
+    with pytest.raises(DataError, match="the environment failed in all of 1 episodes: no shop"):
+        _scores([broken])
 
 
 def test_the_penalty_is_to_the_initial_policy(start: Path, tmp_path: Path) -> None:
