@@ -56,6 +56,7 @@ from eto_agents.training.preference_rows import (
 from eto_agents.training.rows import by_length
 from eto_agents.training.trl import (
     Trained,
+    begin_above_zero,
     common_arguments,
     lora_config,
     merged,
@@ -299,6 +300,12 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no model card: the run's files document the training."""
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the settings, with a warm-up that begins above 0."""
+        trl: Any = super()
+        n_warmup = self.args.get_warmup_steps(num_training_steps)
+        return begin_above_zero(trl.create_scheduler(num_training_steps, optimizer), n_warmup)
+
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset  # already tokenised
 
@@ -384,6 +391,10 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
                     fallen,
                     self._settings.alarm_nats,
                 )
+        if self.state.global_step == 1:
+            # Computed before the first update, where the policy is the reference and all rewards
+            # are 0: which of two is higher is decided by rounding.
+            self._metrics["train"].pop("rewards/accuracies", None)
         super().log(logs, start_time)
         if self._on_metrics is not None:
             numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
@@ -399,9 +410,9 @@ def _config(
 ) -> DPOConfig:
     longest = max(max(lengths(row)) for row in data.rows)
     micro = _micro_batch(settings, longest, n_processes())
-    losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
-    if settings.nll_weight:
-        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
+    weights = {"sigmoid": settings.preference_weight, "sft": settings.nll_weight}
+    weights = {name: weight for name, weight in weights.items() if weight or name == "sigmoid"}
+    losses = {"loss_type": list(weights), "loss_weights": list(weights.values())}
     n_steps = n_updates(len(data.rows), settings)
     arguments = common_arguments(settings, states, model, DPOConfig, n_steps) | {
         "per_device_train_batch_size": micro,
@@ -434,7 +445,7 @@ def _micro_batch(settings: DPO, longest: int, n: int) -> int:
 
 
 def _result(run: RunFolder, data: PreferenceRows, settings: DPO) -> dict[str, Any]:
-    last = [m for m in run.metrics() if "rewards/accuracies" in m][-1:] or [{}]
+    last = [m for m in run.metrics() if "rewards/margins" in m][-1:] or [{}]
     return {
         "n_pairs": len(data.rows),
         "n_too_long": data.n_too_long,

@@ -22,19 +22,35 @@ class MuonAdamW(torch.optim.Optimizer):
         *,
         learning_rate: float,
         weight_decay: float = 0.0,
+        adam_beta2: float = 0.999,
     ) -> None:
-        """Divide the named parameters between the two optimizers."""
+        """Divide the named parameters between the two optimizers.
+
+        Args:
+            parameters: the model's named parameters.
+            learning_rate: learning rate of both.
+            weight_decay: weight decay of the matrices; norms and biases are not decayed.
+            adam_beta2: AdamW's second beta.
+        """
         trained = [(name, p) for name, p in parameters if p.requires_grad]
         inside = [p for name, p in trained if p.ndim == 2 and not _is_outer(name)]
-        others = [p for name, p in trained if p.ndim != 2 or _is_outer(name)]
-        shared: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+        outer = [p for name, p in trained if p.ndim == 2 and _is_outer(name)]
+        vectors = [p for _, p in trained if p.ndim != 2]
         self._parts: list[torch.optim.Optimizer] = []
         if inside:
-            self._parts.append(torch.optim.Muon(inside, adjust_lr_fn="match_rms_adamw", **shared))
-        if others:
-            self._parts.append(torch.optim.AdamW(others, betas=(0.9, 0.98), **shared))
-        groups = [group for part in self._parts for group in part.param_groups]
-        super().__init__(groups, {})
+            muon = torch.optim.Muon(
+                inside, adjust_lr_fn="match_rms_adamw", lr=learning_rate, weight_decay=weight_decay
+            )
+            self._parts.append(muon)
+        groups = [
+            {"params": outer, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if groups:
+            betas = (0.9, adam_beta2)
+            self._parts.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

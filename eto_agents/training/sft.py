@@ -38,6 +38,7 @@ from eto_agents.training.cpu_head import use_cpu_head
 from eto_agents.training.rows import EmptyDataError, Rows, build_rows, texts_of
 from eto_agents.training.trl import (
     Trained,
+    begin_above_zero,
     common_arguments,
     lora_config,
     newest_state,
@@ -228,8 +229,14 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
                 trained.named_parameters(),
                 learning_rate=self._settings.learning_rate,
                 weight_decay=self._settings.weight_decay,
+                adam_beta2=self._settings.adam_beta2,
             )
         return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the settings, with a warm-up that begins above 0."""
+        n_warmup = self.args.get_warmup_steps(num_training_steps)
+        return begin_above_zero(super().create_scheduler(num_training_steps, optimizer), n_warmup)
 
     @property
     def _n_steps_per_epoch(self) -> int:
@@ -466,6 +473,7 @@ def _result(trainer: RowTrainer, rows: Rows, run: RunFolder) -> dict[str, Any]:
         "n_parameters": sum(p.numel() for p in parameters),
         "n_trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "n_steps": trainer.state.global_step,
+        "n_epochs": round(float(trainer.state.epoch or 0.0), 4),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
     }

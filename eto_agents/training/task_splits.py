@@ -20,7 +20,7 @@ from eto_agents.processes import is_main_process
 from eto_agents.rollout import jobs_of
 from eto_agents.settings import Playing
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import EpisodeKey, Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
 from eto_envs.tasks import Task
 
 
@@ -156,12 +156,15 @@ def play(
 
 
 def mean_score(episodes: Iterable[Trajectory]) -> float:
-    """Mean final score in [0, 1]; an episode in which the agent failed counts as 0.
+    """Mean final score in [0, 1], as evaluation counts it.
+
+    An episode in which the agent failed counts as 0; one in which the environment failed, or that
+    was cancelled, is left out.
 
     Raises:
-        ValueError: `episodes` is empty.
+        ValueError: no episode counts.
     """
-    scores = [0.0 if e.status == "agent_error" else e.score for e in episodes]
-    if not scores:
+    counted = [e for e in episodes if e.status in (*PLAYED, "agent_error")]
+    if not counted:
         raise ValueError("the mean score of no episodes is undefined")
-    return sum(scores) / len(scores)
+    return sum(0.0 if e.status == "agent_error" else e.score for e in counted) / len(counted)

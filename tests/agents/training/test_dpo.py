@@ -15,7 +15,7 @@ import torch
 from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.preference import read_pairs, write_pairs
 from eto_agents.runs import RunMismatchError
-from eto_agents.settings import DPO
+from eto_agents.settings import DPO, SettingsError
 from eto_agents.training.dpo import (
     SortedWithinUpdates,
     TrajectoryCollator,
@@ -200,6 +200,26 @@ def test_log_probs_and_loss_equal_those_computed_by_hand(
     assert log[1]["chosen_drop_nats"] == pytest.approx(-log[1]["rewards/chosen"] / 0.1, abs=1e-4)
 
 
+def test_without_the_preference_loss_the_chosen_side_is_imitated(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    data = rows_of(checkpoint, some_pairs(4))
+    settings = replace(QUICK, batch_size=4, preference_weight=0.0, nll_weight=1.0)
+    nll = -mean([x for row in by_hand(checkpoint, data)["chosen"] for x in row])
+    _, log = train(checkpoint, data, settings, tmp_path)
+    assert log[0]["loss"] == pytest.approx(nll, abs=1e-4)
+    with pytest.raises(SettingsError, match="must not both be 0"):
+        replace(QUICK, preference_weight=0.0, nll_weight=0.0)
+
+
+def test_accuracies_begin_with_the_first_update_that_can_differ(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    data = rows_of(checkpoint, some_pairs(8))
+    _, log = train(checkpoint, data, replace(QUICK, batch_size=4, epochs=1), tmp_path)
+    assert ["rewards/accuracies" in metrics for metrics in log] == [False, True]
+
+
 def test_micro_batches_give_the_same_result_as_the_batch(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
@@ -381,7 +401,7 @@ def test_the_learning_rate_can_be_constant_before_it_decays(
     settings = replace(QUICK, epochs=5, lr_schedule="warmup_stable_decay", warmup_ratio=0.1)
     _, log = train(checkpoint, data, settings, tmp_path)
     rates = [metrics["learning_rate"] / settings.learning_rate for metrics in log]
-    assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
 
 
 def test_n_updates_includes_the_incomplete_last_batch() -> None:

@@ -92,7 +92,7 @@ def test_the_loop_explores_pairs_and_learns(start: Path, tmp_path: Path) -> None
 def test_an_iteration_is_yielded_before_the_next_one_starts(start: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, iterations=2)
     loop = eto(start, EXPERTS, settings, out=tmp_path)
-    assert next(loop) == Iteration(0, str(start), None, {}, None, {})
+    assert next(loop) == Iteration(0, str(start), None, 0, {}, None, {})
     assert not tmp_path.joinpath("iteration-1").exists()
     first = next(loop)
     assert Path(first.model).is_dir()

@@ -200,7 +200,7 @@ def test_the_learning_rate_can_be_constant_before_it_decays(tmp_path: Path) -> N
     sft("tiny:nano", EXPERTS, settings, out=tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     rates = [json.loads(line)["learning_rate"] / settings.learning_rate for line in lines]
-    assert rates == pytest.approx([0, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
 
 
 def test_batches_by_number_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from eto_agents.policies.simple import ExpertPolicy
 from eto_agents.training.task_splits import mean_score, play, split_dev, tasks_of
 from eto_agents.trajectory import Trajectory
 from eto_envs.tasks import Task
+from tests.agents.training.episodes import episode
 from tests.toy import CORRIDOR
 
 
@@ -73,6 +74,14 @@ def test_stored_episodes_are_not_played_again(tmp_path: Path) -> None:
     assert len(made) == 2
     assert len(go(3)) == 6
     assert len(made) == 2  # no agent is made where nothing is left to play
+
+
+def test_the_mean_score_counts_episodes_as_evaluation_does() -> None:
+    played, failed = episode(score=0.8), episode(score=0.5, status="agent_error")
+    unplayed = [episode(score=0.0, status=status) for status in ("env_error", "cancelled")]
+    assert mean_score([played, failed, *unplayed]) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="no episodes"):
+        mean_score(unplayed)
 
 
 def test_a_mean_of_nothing_is_an_error() -> None:

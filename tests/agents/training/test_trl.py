@@ -9,6 +9,7 @@ import torch
 
 from eto_agents.models.checkpoint import load_checkpoint, save_checkpoint
 from eto_agents.training.trl import (
+    begin_above_zero,
     lora_config,
     merged,
     newest_state,
@@ -34,6 +35,28 @@ def test_training_resumes_from_the_newest_complete_state(tmp_path: Path) -> None
     state = newest_state(tmp_path)
     assert state == tmp_path / "checkpoint-10"  # by number, not by name
     assert step_of(state) == 10
+
+
+def test_a_warm_up_begins_above_zero_and_then_follows_the_schedule() -> None:
+    from transformers import get_cosine_schedule_with_warmup
+
+    def rates(n_warmup: int, is_shifted: bool) -> list[float]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        scheduler = get_cosine_schedule_with_warmup(optimizer, n_warmup, 10)
+        if is_shifted:
+            scheduler = begin_above_zero(scheduler, n_warmup)
+        seen = []
+        for _ in range(10):
+            seen.append(scheduler.get_last_lr()[0])
+            assert optimizer.param_groups[0]["lr"] == seen[-1]
+            optimizer.step()
+            scheduler.step()
+        return seen
+
+    assert rates(3, is_shifted=False)[0] == 0
+    assert rates(3, is_shifted=True)[:3] == pytest.approx([0.5, 1.0, 1.5])
+    assert rates(3, is_shifted=True)[3:] == rates(3, is_shifted=False)[3:]
+    assert rates(0, is_shifted=True) == rates(0, is_shifted=False)
 
 
 def test_an_adapter_is_merged_into_the_weights(tmp_path: Path) -> None:
