@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from eto_agents.evaluation.statistics import Estimate, clustered_mean, success_rate
+from eto_agents.evaluation.statistics import Estimate, bounded_mean
 from eto_agents.strict_json import write_json
 from eto_agents.trajectory import PLAYED, STATUSES, Trajectory, check_schema
 from eto_envs.errors import CorruptDataError, DataNotFoundError
@@ -36,7 +36,7 @@ class SplitResult:
         n_episodes: number of episodes in the means.
         n_planned: number of episodes that were to be played.
         reward: average final score in [0, 1], with its interval.
-        success: share of episodes with a score of 1, with its interval (`success_rate`).
+        success: share of episodes with a score of 1, with its interval (`bounded_mean`).
         steps: mean number of steps.
         invalid_actions: share of actions that the world did not accept, in [0, 1].
         tokens: total of prompt and completion tokens; 0 for agents without a model.
@@ -83,8 +83,8 @@ def summarise(
         n_tasks=len({e.task_id for e in counted}),
         n_episodes=len(counted),
         n_planned=n_planned,
-        reward=clustered_mean((e.task_id, score) for e, score in scored),
-        success=success_rate((e.task_id, float(e.success and e.status in PLAYED)) for e in counted),
+        reward=bounded_mean((e.task_id, score) for e, score in scored),
+        success=bounded_mean((e.task_id, float(e.success and e.status in PLAYED)) for e in counted),
         steps=n_steps / len(counted) if counted else float("nan"),
         invalid_actions=n_invalid / n_steps if n_steps else float("nan"),
         tokens=n_tokens(episodes),

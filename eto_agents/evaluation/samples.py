@@ -12,7 +12,7 @@ from typing import Any
 
 from eto_agents.best_of_n import best, best_at_k, majority, outcome, pass_at_k
 from eto_agents.evaluation.results import AgentErrors, counted_scores
-from eto_agents.evaluation.statistics import clustered_mean
+from eto_agents.evaluation.statistics import bounded_mean
 from eto_agents.trajectory import STATUSES, Trajectory
 
 Group = list[Trajectory]
@@ -59,9 +59,9 @@ def summarise_samples(
     ks = range(1, n_samples + 1)
     return {
         "n": n_samples,
-        "reward_mean": list(clustered_mean((task, sum(s) / len(s)) for task, s in scores)),
-        "reward_majority": list(clustered_mean(majorities)),
-        "reward_best": list(clustered_mean((task, max(s)) for task, s in scores)),
+        "reward_mean": list(bounded_mean((task, sum(s) / len(s)) for task, s in scores)),
+        "reward_majority": list(bounded_mean(majorities)),
+        "reward_best": list(bounded_mean((task, max(s)) for task, s in scores)),
         "pass_at_k": {
             str(k): _mean((t, pass_at_k(len(s), _n_wins(s), k)) for t, s in scores if len(s) >= k)
             for k in ks

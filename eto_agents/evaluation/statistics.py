@@ -19,6 +19,8 @@ import numpy.typing as npt
 N_RESAMPLES = 9_999
 MAX_EXACT_FLIPS = 16
 """Up to this many non-zero differences, all 2^n sign flips are enumerated instead of sampled."""
+FEWEST_FOR_BOOTSTRAP = 10
+"""The fewest tasks with another value than 0, or than 1, whose resampling gives an interval."""
 ALPHA = 0.05
 POWER = 0.8
 
@@ -81,30 +83,40 @@ def clustered_mean(values: Values, *, confidence: float = 0.95, seed: int = 0) -
     return Estimate(mean, low, high)
 
 
-def success_rate(values: Values, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """The success rate over tasks, with an interval that never has zero width.
+def bounded_mean(values: Values, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
+    """The mean over tasks of values in [0, 1], with an interval that never has zero width.
 
-    If every task either always succeeds or always fails (in particular with one seed), tasks are
-    Bernoulli trials and the interval is Wilson's: unlike the bootstrap it has a width at 0 of n and
-    n of n, and unlike Clopper and Pearson's it is not conservative. If seeds of a task disagree,
-    the tasks' rates are no longer 0 or 1, and the interval is that of `clustered_mean`.
+    If all tasks, or all but a few, have the lowest or the highest value, resampling them says
+    little about the values that were not drawn: with 95 of 100 tasks at 0, a bootstrap interval
+    covers the mean in 87 % of the cases instead of 95 %. The interval then is Wilson's, which is
+    exact enough for values of 0 and 1 and conservative for others, whose variance is smaller. It
+    has a width at 0 of n and n of n, and unlike Clopper and Pearson's it is not conservative for a
+    success rate. In all other cases the interval is that of `clustered_mean`.
 
     Args:
-        values: pairs of task and 0 or 1.
+        values: pairs of task and score, or of task and 0 or 1.
         confidence: the interval's nominal coverage, in (0, 1).
         seed: seeds the resampling.
 
     Returns:
         The estimate; its mean is NaN if there are no values.
     """
-    rates = task_means(values)
-    if not rates or not set(rates.values()) <= {0.0, 1.0}:
-        return clustered_mean(rates.items(), confidence=confidence, seed=seed)
-    from scipy.stats import binomtest
+    means = task_means(values)
+    if not means:
+        return Estimate(float("nan"), None, None)
+    n_off = min(sum(mean != bound for mean in means.values()) for bound in (0.0, 1.0))
+    is_binary = set(means.values()) <= {0.0, 1.0}
+    is_bounded = all(0 <= mean <= 1 for mean in means.values())
+    if not is_bounded or (not is_binary and n_off >= FEWEST_FOR_BOOTSTRAP):
+        return clustered_mean(means.items(), confidence=confidence, seed=seed)
+    from scipy.stats import norm
 
-    n_successes = int(sum(rates.values()))
-    interval = binomtest(n_successes, len(rates)).proportion_ci(confidence, method="wilson")
-    return Estimate(n_successes / len(rates), float(interval.low), float(interval.high))
+    n = len(means)
+    mean = math.fsum(means.values()) / n
+    z = float(norm.ppf((1 + confidence) / 2))
+    middle = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
+    half_width = z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return Estimate(mean, max(0.0, middle - half_width), min(1.0, middle + half_width))
 
 
 def paired(first: Values, second: Values, *, seed: int = 0) -> Paired:
@@ -115,21 +127,84 @@ def paired(first: Values, second: Values, *, seed: int = 0) -> Paired:
         second: the other's.
         seed: seeds the resampling.
     """
-    ours, theirs = task_means(first), task_means(second)
-    differences = sorted(ours[task] - theirs[task] for task in ours if task in theirs)
-    mirrored = [-value for value in reversed(differences)]
-    # Use the same resamples whichever agent comes first: swapping them changes the sign alone.
-    is_mirrored = mirrored > differences
-    values = mirrored if is_mirrored else differences
+    differences = _differences(first, second)
+    values, is_mirrored = _one_way_round(differences)
     difference = clustered_mean(enumerate(values), seed=seed)
-    if is_mirrored:
-        difference = _negative(difference)
     return Paired(
         len(values),
-        difference,
+        _negative(difference) if is_mirrored else difference,
         _sign_flip_p(np.array(values), seed),
         minimum_detectable(standard_deviation(values), len(values)),
     )
+
+
+def paired_average(task_sets: Sequence[tuple[Values, Values]], *, seed: int = 0) -> Paired:
+    """Compare two agents on the average of several task sets, each with equal weight.
+
+    The bootstrap is stratified: it resamples the tasks of each task set separately, because how
+    many tasks each one has is no matter of chance.
+
+    Args:
+        task_sets: for each task set both agents' pairs of task and value.
+        seed: seeds the resampling.
+
+    Returns:
+        The comparison; its minimum detectable difference is not defined.
+    """
+    strata = [differences for pair in task_sets if (differences := _differences(*pair))]
+    n_tasks = sum(map(len, strata))
+    # With these weights the mean over all tasks is the mean of the task sets' means.
+    weighted = [n_tasks / (len(strata) * len(s)) * value for s in strata for value in s]
+    values, is_mirrored = _one_way_round(sorted(weighted))
+    if is_mirrored:
+        strata = [[-value for value in reversed(stratum)] for stratum in strata]
+    difference = _stratified_mean(strata, seed)
+    return Paired(
+        n_tasks,
+        _negative(difference) if is_mirrored else difference,
+        _sign_flip_p(np.array(values), seed),
+        None,
+    )
+
+
+def _differences(first: Values, second: Values) -> list[float]:
+    """First minus second in each task that both have, sorted."""
+    ours, theirs = task_means(first), task_means(second)
+    return sorted(ours[task] - theirs[task] for task in ours if task in theirs)
+
+
+def _one_way_round(differences: list[float]) -> tuple[list[float], bool]:
+    """Differences in the same direction whichever agent comes first, and whether they are negated.
+
+    So swapping the agents changes the sign alone, and not the resamples.
+    """
+    mirrored = [-value for value in reversed(differences)]
+    return max(differences, mirrored), mirrored > differences
+
+
+def _stratified_mean(strata: Sequence[Sequence[float]], seed: int) -> Estimate:
+    """Mean of the strata's means, with a percentile bootstrap that resamples within each."""
+    from scipy.stats import bootstrap
+
+    if not strata:
+        return Estimate(float("nan"), None, None)
+    mean = math.fsum(math.fsum(stratum) / len(stratum) for stratum in strata) / len(strata)
+    if min(map(len, strata)) < 2:
+        return Estimate(mean, None, None)
+
+    def average(*resampled: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
+        return np.asarray(np.mean([stratum.mean(axis=axis) for stratum in resampled], axis=0))
+
+    result = bootstrap(
+        tuple(np.array(stratum) for stratum in strata),
+        average,
+        n_resamples=N_RESAMPLES,
+        batch=1_000,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = result.confidence_interval
+    return Estimate(mean, float(low), float(high))
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:

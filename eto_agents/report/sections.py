@@ -13,7 +13,7 @@ from eto_agents.evaluation.comparison import Column, Comparison, Difference, ave
 from eto_agents.evaluation.runs import Run, SplitRun
 from eto_agents.evaluation.statistics import (
     Estimate,
-    clustered_mean,
+    bounded_mean,
     minimum_detectable,
     standard_deviation,
     task_means,
@@ -22,9 +22,7 @@ from eto_agents.report.document import Cell, Section, Table
 
 DASH = "–"
 NO_INTERVAL = "‡"
-NO_INTERVAL_NOTE = (
-    "‡ Every task has the same value, so the bootstrap gives no interval; the success rate has one."
-)
+NO_INTERVAL_NOTE = "‡ Every task has the same difference, so the bootstrap gives no interval."
 
 
 def results(comparison: Comparison) -> Section:
@@ -82,12 +80,12 @@ def so_far(split_run: SplitRun) -> str:
 
 def _result_notes(comparison: Comparison) -> Iterator[str]:
     yield (
-        "Mean final score over tasks, × 100, with a bootstrap interval over tasks (the seeds of a "
-        "task are averaged first). Bold: significantly better than every other agent of the column "
+        "Mean final score over tasks, × 100, with an interval over tasks (the seeds of a task are "
+        "averaged first): a bootstrap, or Wilson's where all but a few tasks have the score 0, or "
+        "all but a few 1. Bold: significantly better than every other agent of the column "
         "(paired sign-flip test on the same tasks, p < 0.05 after Holm's correction for all pairs "
         "of the table)."
     )
-    yield NO_INTERVAL_NOTE
     yield "The average gives the paper's five task sets equal weight."
     for column in comparison.columns:
         if reason := comparison.mismatch(column):
@@ -235,14 +233,14 @@ def task_types(comparison: Comparison) -> Section | None:
     if not tables:
         return None
     note = "Few tasks give wide intervals; the differences of these tables are not tested."
-    return Section("Task types", tables=tuple(tables), notes=(note, NO_INTERVAL_NOTE))
+    return Section("Task types", tables=tuple(tables), notes=(note,))
 
 
 def _kind(split_run: SplitRun | None) -> Cell:
     scores = split_run.scores if split_run else []
     if not scores:
         return Cell(DASH)
-    reward = clustered_mean(scores)
+    reward = bounded_mean(scores)
     n_tasks = len({task for task, _ in scores})
     return Cell(points(reward.mean), f"{_interval(reward)} ({n_tasks})".strip())
 

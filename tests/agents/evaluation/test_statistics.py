@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from scipy.stats import binomtest, kstest, ttest_1samp
 
 from eto_agents.evaluation.statistics import (
     Estimate,
+    bounded_mean,
     clustered_mean,
     holm,
     minimum_detectable,
     paired,
+    paired_average,
     standard_deviation,
-    success_rate,
     task_means,
 )
 
@@ -45,7 +47,7 @@ def test_estimate_ignores_order_and_stays_in_range(values: Values) -> None:
 def test_order_task_names_and_repeated_seeds_change_nothing(
     scores: Values, wins: Values, names: list[int]
 ) -> None:
-    for estimate, values in ((clustered_mean, scores), (success_rate, wins)):
+    for estimate, values in ((clustered_mean, scores), (bounded_mean, wins)):
         found = estimate(values)
         assert estimate(values[::-1]) == pytest.approx(found, nan_ok=True)
         assert estimate([(names[task], value) for task, value in values]) == found
@@ -64,7 +66,7 @@ def test_one_seed_gives_wilsons_interval_which_always_has_a_width(
     n: int, data: st.DataObject
 ) -> None:
     k = data.draw(st.integers(0, n))
-    found = success_rate([(i, float(i < k)) for i in range(n)])
+    found = bounded_mean([(i, float(i < k)) for i in range(n)])
     expected = binomtest(k, n).proportion_ci(method="wilson")
     assert found == pytest.approx((k / n, expected.low, expected.high))
     assert found.low is not None
@@ -74,7 +76,7 @@ def test_one_seed_gives_wilsons_interval_which_always_has_a_width(
 
 def test_seeds_that_disagree_give_the_bootstrap() -> None:
     values = [(i % 20, float(i % 3 == 0)) for i in range(60)]
-    assert success_rate(values) == clustered_mean(values)
+    assert bounded_mean(values) == clustered_mean(values)
 
 
 def coverage(estimate: Callable[[Values], Estimate], n_tasks: int, n_seeds: int) -> float:
@@ -95,7 +97,7 @@ def coverage(estimate: Callable[[Values], Estimate], n_tasks: int, n_seeds: int)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimate", "n_tasks", "n_seeds"),
-    [(clustered_mean, 60, 3), (clustered_mean, 200, 1), (success_rate, 60, 3)],
+    [(clustered_mean, 60, 3), (clustered_mean, 200, 1), (bounded_mean, 60, 3)],
 )
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(
     estimate: Callable[[Values], Estimate], n_tasks: int, n_seeds: int
@@ -108,11 +110,52 @@ def test_wilsons_interval_covers_where_the_bootstrap_has_no_width() -> None:
     hits = 0
     for _ in range(300):
         wins = rng.random(40) < 0.03
-        _, low, high = success_rate([(i, float(win)) for i, win in enumerate(wins)])
+        _, low, high = bounded_mean([(i, float(win)) for i, win in enumerate(wins)])
         assert low is not None
         assert high is not None
         hits += low <= 0.03 <= high
     assert hits / 300 >= 0.91
+
+
+def share_covered(draw: Any, mean: float, n_trials: int = 300) -> float:
+    """How often the interval of 100 drawn values covers their mean."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(n_trials):
+        _, low, high = bounded_mean(enumerate(draw(rng, 100)))
+        assert low is not None
+        assert high is not None
+        hits += low <= mean <= high
+    return hits / n_trials
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, pytest.param(0.2, marks=pytest.mark.slow)])
+def test_a_column_near_zero_or_one_has_an_interval_that_covers(share: float) -> None:
+    values = np.array([0.1, 1 / 3, 0.5, 1.0])
+
+    def draw(rng: Any, n: int) -> Any:
+        return np.where(rng.random(n) < share, rng.choice(values, n), 0.0)
+
+    mean = share * float(values.mean())
+    assert share_covered(draw, mean) >= 0.93
+    assert share_covered(lambda rng, n: 1 - draw(rng, n), 1 - mean) >= 0.93
+
+
+def test_an_average_over_task_sets_resamples_each_by_itself() -> None:
+    small = [(i, 1.0) for i in range(5)], [(i, 0.0) for i in range(5)]
+    large = [(i, float(i % 2)) for i in range(50)], [(i, 0.0) for i in range(50)]
+    found = paired_average([small, large])
+    assert found.n_tasks == 55
+    assert found.difference.mean == pytest.approx(0.75)
+    # The small task set has no variance: the interval is half of the large one's.
+    alone = paired(*large).difference
+    assert alone.low is not None
+    assert found.difference.low == pytest.approx((1 + alone.low) / 2, abs=0.005)
+    swapped = paired_average([small[::-1], large[::-1]])
+    assert swapped.difference.mean == -found.difference.mean
+    assert swapped.difference.low == -found.difference.high  # type: ignore[operator]
+    assert swapped.p == found.p < 0.001
+    assert paired_average([(small[0], [])]).n_tasks == 0
 
 
 @slowly
