@@ -250,6 +250,8 @@ class DPO(FineTuning):
     Attributes:
         beta: Strength of the KL penalty to the reference policy (the paper: 0.1, ALFWorld 0.5).
         nll_weight: Weight of an additional NLL loss on the chosen trajectory (RPO); ETO uses none.
+        preference_weight: Weight of the preference loss. At 0 only the NLL loss is left: imitation
+            of the chosen trajectories, as a control.
         micro_batch_tokens: Maximum number of tokens, padding included, that are computed at once; a
             batch of `batch_size` pairs is split accordingly. It changes speed and memory, not
             results (except for the NLL term, which is a mean over each part's tokens).
@@ -262,6 +264,7 @@ class DPO(FineTuning):
     batch_size: int = 32
     beta: float = 0.1
     nll_weight: float = 0.0
+    preference_weight: float = 1.0
     micro_batch_tokens: int = 16384
     alarm_nats: float = 5.0
     world: str | None = None
@@ -270,7 +273,9 @@ class DPO(FineTuning):
         """Check the ranges."""
         super().__post_init__()
         _check(self, positive=("beta", "micro_batch_tokens"))
-        _check(self, not_negative=("nll_weight", "alarm_nats"))
+        _check(self, not_negative=("nll_weight", "preference_weight", "alarm_nats"))
+        if not self.preference_weight + self.nll_weight:
+            raise SettingsError("preference_weight and nll_weight must not both be 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,30 +311,35 @@ class PPO(_OnPolicy):
     """PPO on whole episodes.
 
     Attributes:
-        n_minibatches: Optimiser steps per epoch.
-        value_learning_rate: Learning rate of the value head.
-        value_clip: Clipping range of a value within an update; None does not clip.
-        value_weight: Weight of the value loss, from which only the value head learns.
+        n_minibatches: Optimiser steps per epoch, each on episodes drawn at random.
+        target_kl: Ends an update early once the policy has moved by more than this many nats per
+            token since its episodes were played; None does not.
+        value_ridge: Penalty of the value head's ridge regression, relative to the mean square of
+            the features.
         gamma: Discount from token to token, in [0, 1].
-        lam: Lambda of generalised advantage estimation (GAE), in [0, 1].
+        lam: Lambda of generalised advantage estimation (GAE), in [0, 1]. It applies to each token,
+            so with a reward at the end of an episode of 126 tokens, 0.95 would leave the first one
+            0.2 % of it.
         micro_batch_tokens: Maximum number of tokens, padding included, that are computed at once.
         max_sampling_gap: Maximum mean difference, in nats per token, between log-probabilities as
             sampled and as recomputed in training; a larger one stops the run.
     """
 
+    epochs: int = 4
     n_minibatches: int = 4
-    value_learning_rate: float = 1e-3
-    value_clip: float | None = None
-    value_weight: float = 1.0
+    target_kl: float | None = 0.05
+    value_ridge: float = 1.0
     gamma: float = 1.0
-    lam: float = 0.95
+    lam: float = 1.0
     micro_batch_tokens: int = 16384
     max_sampling_gap: float = 0.05
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        _check(self, positive=("n_minibatches", "micro_batch_tokens"))
+        _check(self, positive=("n_minibatches", "micro_batch_tokens", "value_ridge"))
+        if self.target_kl is not None:
+            _check(self, positive=("target_kl",))
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -340,15 +350,19 @@ class GRPO(_OnPolicy):
     """GRPO on whole episodes, through TRL.
 
     Attributes:
+        micro_batch_size: Maximum number of episodes that a process computes at once; it changes
+            speed and memory, not results.
         n_samples: Group size: episodes of a task that are compared with each other, at least 2.
     """
 
     epochs: int = 1
+    micro_batch_size: int = 8
     n_samples: int = 8
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the groups fill an update."""
         super().__post_init__()
+        _check(self, positive=("micro_batch_size",))
         if self.n_samples < 2 or self.n_episodes % self.n_samples:
             raise SettingsError(
                 f"n_episodes {self.n_episodes} must be a multiple of n_samples {self.n_samples}, "

@@ -61,8 +61,10 @@ def conclude(recipe: Recipe, outcomes: list[Outcome], out: Path) -> str:
     """
     labels = {method: METHODS[method] for method in recipe.methods}
     table = tables.table_of(outcomes, labels)
-    text = f"Average reward × 100 and 95 % intervals over tasks, recipe {recipe.name}, seeds "
-    text += f"{', '.join(map(str, recipe.seeds))}.\n\n{tables.markdown(table)}"
+    seeds = "seed " if len(recipe.seeds) == 1 else "the mean over seeds "
+    seeds += ", ".join(map(str, recipe.seeds))
+    text = f"Average reward × 100 with 95 % intervals over tasks, recipe {recipe.name}, {seeds}."
+    text += f"\n\n{tables.markdown(table)}"
     differences = table.differences("ETO", "SFT-more")
     if differences:
         text += f"\n\n{tables.markdown_differences(differences, 'ETO', 'SFT-more')}"
@@ -85,8 +87,10 @@ def write_pages(outcomes: list[Outcome], labels: dict[str, str], out: Path) -> l
         if not runs:
             continue
         named = [f"{label}={folder}" for folder, label in runs.items()]
+        # The comparison of the table, if the run has it.
+        reference = next(label for label in ("SFT-more", *runs.values()) if label in runs.values())
         try:
-            write_report(named, out / "report" / name, against=next(iter(runs.values())))
+            write_report(named, out / "report" / name, against=reference)
             written.append(f"report/{name}/report.html")
         except MissingExtraError as error:
             log(f"no report: {error}")

@@ -38,13 +38,23 @@ METHODS: Final[Mapping[str, str]] = {
     "base": "untuned",
     "sft": "SFT",
     "sft-more": "SFT-more",
+    "sft-more-successes": "SFT-more on successes",
     "best-of-n": "Best-of-N",
     "rft": "RFT",
+    "rft-successes": "RFT on successes",
     "ppo": "PPO",
     "grpo": "GRPO",
+    "chosen-nll": "NLL on ETO's chosen",
     "eto": "ETO",
 }
 """The rows of the table with their labels, in order."""
+
+ON_REQUEST: Final = frozenset({"grpo", "sft-more-successes", "rft-successes", "chosen-nll"})
+"""Rows that a recipe has only if it names them: GRPO, which the paper does not have, and controls
+that tell apart what ETO's gain comes from."""
+
+AFTER_ETO: Final = ("sft-more", "sft-more-successes", "chosen-nll")
+"""Controls that make as many updates as ETO, or learn from its pairs."""
 
 _DERIVED: Final = frozenset(
     {
@@ -112,6 +122,19 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """How much the methods that explore may play to learn from.
+
+    Attributes:
+        n_episodes: number of training episodes of each of RFT, PPO, GRPO and ETO, from which their
+            number of tasks (RFT, ETO) or updates (PPO, GRPO) follows, rounded down; the episodes
+            that select on the dev tasks do not count. By default every method has its own.
+    """
+
+    n_episodes: int | None = None
+
+
+@dataclass(frozen=True)
 class Expert:
     """The expert whose trajectories are imitated.
 
@@ -171,6 +194,7 @@ class WorldRecipe:
     world: World
     model: Model
     expert: Expert
+    budget: Budget
     sft: SFT
     sft_more: SFT
     best_of_n: BestOf
@@ -198,7 +222,7 @@ class Recipe:
 
     name: str
     about: str = ""
-    methods: tuple[str, ...] = tuple(method for method in METHODS if method != "grpo")
+    methods: tuple[str, ...] = tuple(method for method in METHODS if method not in ON_REQUEST)
     seeds: tuple[int, ...] = (0,)
     n_processes: int = 1
     n_threads: int = 0
@@ -208,14 +232,13 @@ class Recipe:
     def steps(self) -> tuple[str, ...]:
         """The steps in each world: the expert, then the methods and those that they depend on.
 
-        All methods except the untuned model start from SFT. SFT-more makes as many updates as ETO,
-        so it comes after ETO.
+        All methods except the untuned model start from SFT, and the controls of ETO come after it.
         """
         required = {*self.methods}
-        required |= {"eto"} if "sft-more" in required else set()
+        required |= {"eto"} if required & set(AFTER_ETO) else set()
         required |= {"sft"} if required - {"base"} else set()
-        ordered = [method for method in METHODS if method in required - {"sft-more"}]
-        return ("expert", *ordered, *(required & {"sft-more"}))
+        ordered = [method for method in METHODS if method in required - set(AFTER_ETO)]
+        return ("expert", *ordered, *(method for method in AFTER_ETO if method in required))
 
     def narrowed(
         self, worlds: Sequence[str] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()
@@ -379,21 +402,58 @@ def _world_recipe(name: str, part: Mapping[str, Mapping[str, Any]], source: str)
     inherited = {f.name: getattr(sft, f.name) for f in dataclasses.fields(sft)}
     dpo = read("dpo", DPO(), _DERIVED)
     not_tuned = _DERIVED | {"dev_tasks", "dev_seed"}
+    budget = read("budget", Budget())
+    _check_budget(budget, part, source, name)
+    rft = read("rft", RFT(**inherited), not_tuned)
+    ppo = read("ppo", PPO(), not_tuned)
+    grpo = read("grpo", GRPO(), not_tuned)
+    eto = read("eto", ETO(dpo=dpo), _DERIVED)
+    if (n := budget.n_episodes) is not None:
+        rft = dataclasses.replace(rft, max_tasks=max(1, n // rft.n_samples))
+        ppo = dataclasses.replace(ppo, n_updates=max(1, n // ppo.n_episodes))
+        grpo = dataclasses.replace(grpo, n_updates=max(1, n // grpo.n_episodes))
+        n_per_task = max(1, eto.iterations) * eto.n_samples
+        eto = dataclasses.replace(eto, max_tasks=max(1, n // n_per_task))
     return WorldRecipe(
         name=name,
         world=world,
         model=read("model", Model()),
         expert=read("expert", Expert()),
+        budget=budget,
         sft=sft,
         sft_more=read("sft_more", sft, _DERIVED | {"epochs", "batch_size"}),
         best_of_n=read("best_of_n", BestOf()),
-        rft=read("rft", RFT(**inherited), not_tuned),
-        ppo=read("ppo", PPO(), not_tuned),
-        grpo=read("grpo", GRPO(), not_tuned),
-        eto=read("eto", ETO(dpo=dpo), _DERIVED),
+        rft=rft,
+        ppo=ppo,
+        grpo=grpo,
+        eto=eto,
         evaluation=read("evaluation", Evaluation()),
         measured=_measured(part.get("measured", {}), f"{source} [{name}.measured]"),
     )
+
+
+def _check_budget(
+    budget: Budget, part: Mapping[str, Mapping[str, Any]], source: str, world: str
+) -> None:
+    if budget.n_episodes is None:
+        return
+    if budget.n_episodes < 1:
+        raise SettingsError(f"{source} [{world}.budget]: n_episodes must be at least 1")
+    for section, key in _FROM_BUDGET.items():
+        if key in part.get(section, {}):
+            raise SettingsError(
+                f"{source} [{world}.{section}]: {key} follows from [budget] n_episodes. Leave one "
+                "of them out"
+            )
+
+
+_FROM_BUDGET: Final = {
+    "rft": "max_tasks",
+    "ppo": "n_updates",
+    "grpo": "n_updates",
+    "eto": "max_tasks",
+}
+"""The setting of each method that follows from the budget."""
 
 
 def _check_world(world: World, where: str) -> None:

@@ -4,14 +4,17 @@ There is one function per method, and `run` calls them in order; their labels ar
 `eto_agents.reproduce.recipe`. Every step has its own folder, so repeating the call resumes. A run's
 folder holds::
 
-    expert/ demonstrations/ base/ sft/ sft-more/ rft/ ppo/ grpo/ eto/    training
-    runs/{base,sft,sft-more,best-of-n,rft,ppo,grpo,eto-1,eto-2,…}/       evaluations
-    outcome.json                                                         the evaluation of each row
+    expert/ demonstrations/ base/ sft/ rft/ ppo/ eto/ sft-more/ …    training, by method
+    controls/                                                        controls on the dev tasks
+    runs/{base,sft,sft-more,best-of-n,rft,ppo,eto-1,eto-2,…}/        evaluations
+    outcome.json                                                     the evaluation of each row
 
 SFT-more is a control for the amount of training: the SFT model is trained on the experts'
 trajectories for as many further updates as ETO's DPO makes, with two trajectories in place of a
 pair. If ETO selects its best iteration on the development tasks (the SFT model included), so does
-the control.
+the control. Further controls, on request, tell apart what ETO's gain comes from: knowing which
+demonstrations succeed (``sft-more-successes``, ``rft-successes``), or imitating the better of two
+trajectories without contrast (``chosen-nll``).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -30,13 +33,15 @@ from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.results import Results
 from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.policy import load_policy
+from eto_agents.preference import read_pairs
 from eto_agents.reproduce.outcome import Facts, Outcome, run_folder
 from eto_agents.reproduce.recipe import METHODS, BestOf, Recipe, WorldRecipe
 from eto_agents.reproduce.steps import OnEvent, Steps
 from eto_agents.runs import RunFolder, RunMismatchError, once
-from eto_agents.settings import ETO, SFT, read_json
+from eto_agents.settings import ETO, SFT
 from eto_agents.store import TrajectoryStore
-from eto_agents.training.eto import Iteration, best_of, eto
+from eto_agents.training.dpo import dpo
+from eto_agents.training.eto import Iteration, best_of, dpo_settings, eto
 from eto_agents.training.exploration import explore
 from eto_agents.training.grpo import grpo
 from eto_agents.training.losses import DivergedError
@@ -139,14 +144,15 @@ class WorldRun:
             **more,
         )
 
-    def on_policy(self, settings: Any) -> Any:
-        """Complete the settings of PPO or GRPO with those from other sections of the recipe."""
+    def exploring(self, settings: Any, **more: Any) -> Any:
+        """Complete the settings of RFT, PPO or GRPO, which do not play the dev tasks either."""
         return self.playing(
             settings,
             dev_tasks=self.recipe.eto.dev_tasks,
             dev_seed=self.recipe.eto.dev_seed,
             dtype=self.recipe.model.dtype,
             device=self.recipe.model.device,
+            **more,
         )
 
     def eto_settings(self) -> ETO:
@@ -278,6 +284,12 @@ class WorldRun:
         model, settings = self.base, self.tuned(self.recipe.sft)
         return sft(model, self.demonstrations, settings, out=self.folder / "sft")
 
+    @property
+    def successes(self) -> list[Trajectory]:
+        """The demonstrations that succeed, by the minimum score of RFT's successes."""
+        least = self.recipe.rft.min_score
+        return [episode for episode in self.demonstrations if episode.score >= least]
+
     def eto(self, settings: ETO | None = None, name: str = "eto", start: str = "") -> ETOResult:
         """Run ETO, and evaluate every iteration in ``runs/NAME-NUMBER``.
 
@@ -317,6 +329,11 @@ class ETOResult(NamedTuple):
     note: str
 
     @property
+    def n_episodes(self) -> int:
+        """Number of episodes that were explored in all iterations."""
+        return sum(i.n_explored for i in self.iterations)
+
+    @property
     def n_updates(self) -> int:
         """Number of DPO updates in all iterations."""
         return sum(int(i.learning.get("n_updates", 0)) for i in self.iterations)
@@ -348,54 +365,82 @@ def _best_of_n(run: WorldRun, outcome: Outcome) -> Facts:
     return run.evaluate("best-of-n", run.sft_checkpoint, settings)
 
 
-def _rft(run: WorldRun, outcome: Outcome) -> Facts:
+def _rft(
+    run: WorldRun,
+    outcome: Outcome,
+    name: str = "rft",
+    demonstrations: Sequence[Trajectory] | None = None,
+) -> Facts:
     begins_with_sft = run.recipe.model.rft_begins_with == "sft"
     model = run.sft_checkpoint if begins_with_sft else run.base
-    settings = run.playing(run.tuned(run.recipe.rft))
-    out = run.folder / "rft"
-    trained = rft(model, run.demonstrations, settings, explorer=run.sft_checkpoint, out=out)
-    facts = {name: trained.result[name] for name in ("n_successes", "n_added")}
-    return facts | _learning(trained.result) | _row(run, outcome, "rft", trained.checkpoint)
+    settings = run.exploring(run.tuned(run.recipe.rft))
+    trained = rft(
+        model,
+        run.demonstrations if demonstrations is None else demonstrations,
+        settings,
+        explorer=run.sft_checkpoint,
+        out=run.folder / name,
+    )
+    facts = {fact: trained.result[fact] for fact in ("n_successes", "n_added")}
+    facts |= _learning(trained.result, n_episodes=trained.result["n_explored"])
+    return facts | _row(run, outcome, name, trained.checkpoint)
+
+
+def _rft_on_successes(run: WorldRun, outcome: Outcome) -> Facts:
+    """A control: RFT that is told, as ETO is, which demonstrations succeed."""
+    successes = run.successes
+    outcome.notes["rft-successes"] = _shares(run, successes)
+    return _rft(run, outcome, "rft-successes", successes)
 
 
 def _ppo(run: WorldRun, outcome: Outcome) -> Facts:
-    trained = ppo(run.sft_checkpoint, run.on_policy(run.recipe.ppo), out=run.folder / "ppo")
-    facts = {name: trained.result[name] for name in ("n_updates", "n_episodes", "kl")}
+    trained = ppo(run.sft_checkpoint, run.exploring(run.recipe.ppo), out=run.folder / "ppo")
+    facts = _playing(trained.result) | {"kl": trained.result["kl"]}
     return facts | _row(run, outcome, "ppo", trained.checkpoint)
 
 
 def _grpo(run: WorldRun, outcome: Outcome) -> Facts:
-    trained = grpo(run.sft_checkpoint, run.on_policy(run.recipe.grpo), out=run.folder / "grpo")
-    facts = {name: trained.result[name] for name in ("n_updates", "n_episodes")}
-    return facts | _row(run, outcome, "grpo", trained.checkpoint)
+    trained = grpo(run.sft_checkpoint, run.exploring(run.recipe.grpo), out=run.folder / "grpo")
+    return _playing(trained.result) | _row(run, outcome, "grpo", trained.checkpoint)
 
 
 def _eto(run: WorldRun, outcome: Outcome) -> Facts:
     result = run.eto()
     if result.note:
         outcome.notes["eto"] = result.note
+    n_tokens = round(result.n_tokens * run.recipe.eto.dpo.epochs)
+    facts: Facts = _spent(result.n_episodes, result.n_updates, n_tokens)
     if len(result.iterations) < 2:
-        return {"n_updates": 0}
+        return facts
     best = result.best.number
     outcome.rows["eto"] = f"eto-{best}" if best else "sft"
     if not best:
         outcome.notes["eto"] = "no iteration was better than SFT on the dev tasks"
+    failing = len(run.demonstrations) - len(run.successes)
+    if failing and run.recipe.eto.pairs not in ("self", "success"):
+        share = 100 * failing / len(run.demonstrations)
+        told = f"{share:.0f} % of the demonstrations fail, which only the pairs of ETO tell"
+        outcome.notes["eto"] = "; ".join(filter(None, (outcome.notes.get("eto"), told)))
     pairs = [i.counts.get("pairs", 0) for i in result.iterations[1:]]
-    facts = {"pairs": pairs, "n_updates": result.n_updates, "n_tokens": result.n_tokens}
-    return facts | {"best": best} | _scores(run.run_folder(outcome.rows["eto"]))
+    facts |= {"pairs": pairs, "best": best}
+    return facts | _scores(run.run_folder(outcome.rows["eto"]))
 
 
-def _sft_more(run: WorldRun, outcome: Outcome) -> Facts:
+def _sft_more(
+    run: WorldRun,
+    outcome: Outcome,
+    name: str = "sft-more",
+    demonstrations: Sequence[Trajectory] | None = None,
+) -> Facts:
     """The control: as many further updates on expert trajectories as ETO makes on pairs."""
     n_updates = outcome.facts["ETO"]["n_updates"]
     if not n_updates:
-        outcome.notes["sft-more"] = "ETO made no update, so there is nothing to match"
-        return {"n_updates": 0}
+        outcome.notes[name] = "ETO made no update, so there is nothing to match"
+        return {}
+    demonstrations = run.demonstrations if demonstrations is None else demonstrations
     settings = run.recipe.eto
     batch_size = 2 * settings.dpo.batch_size
-    n_batches = math.ceil(
-        read_json(run.folder / "sft" / "result.json")["n_trajectories"] / batch_size
-    )
+    n_batches = math.ceil(len(demonstrations) / batch_size)
     sft_more = run.tuned(run.recipe.sft_more)
     sft_more = dataclasses.replace(
         sft_more,
@@ -404,31 +449,60 @@ def _sft_more(run: WorldRun, outcome: Outcome) -> Facts:
         batch_size=batch_size,
         micro_batch_size=math.gcd(batch_size, min(batch_size, sft_more.micro_batch_size)),
     )
-    out = run.folder / "sft-more"
-    trained = sft(run.sft_checkpoint, run.demonstrations, sft_more, out=out)
-    result = trained.result
-    n_seen = round(result["n_steps"] / n_batches * result["n_tokens"])
-    n_pair_tokens = round(outcome.facts["ETO"]["n_tokens"] * settings.dpo.epochs)
-    outcome.notes["sft-more"] = (
-        f"{result['n_steps']} further updates on experts' trajectories ({n_seen:,} tokens) for "
-        f"ETO's {n_updates} on pairs ({n_pair_tokens:,} tokens)"
+    trained = sft(run.sft_checkpoint, demonstrations, sft_more, out=run.folder / name)
+    facts = _learning(trained.result)
+    outcome.notes[name] = (
+        f"{facts['n_updates']} further updates on experts' trajectories ({facts['n_tokens']:,} "
+        f"tokens) for ETO's {n_updates} on pairs ({outcome.facts['ETO']['n_tokens']:,} tokens)"
     )
-    checkpoint, facts = trained.checkpoint, _learning(result)
-    if settings.keep_best:
-        scores = [_dev_score(run, name) for name in (run.sft_checkpoint, checkpoint)]
-        facts |= {"dev_sft": scores[0], "dev": scores[1]}
-        checkpoint = checkpoint if scores[1] > scores[0] else run.sft_checkpoint
-    return facts | _row(run, outcome, "sft-more", checkpoint)
+    return facts | _selected_row(run, outcome, name, trained.checkpoint)
+
+
+def _sft_more_on_successes(run: WorldRun, outcome: Outcome) -> Facts:
+    """A control: SFT-more that is told, as ETO is, which demonstrations succeed."""
+    successes = run.successes
+    facts = _sft_more(run, outcome, "sft-more-successes", successes)
+    notes = outcome.notes
+    notes["sft-more-successes"] += f"; {_shares(run, successes)}"
+    return facts
+
+
+def _chosen_nll(run: WorldRun, outcome: Outcome) -> Facts:
+    """A control: imitation of the chosen side of ETO's own pairs, in the same updates."""
+    name, model = "chosen-nll", run.sft_checkpoint
+    settings, n_tokens, n_updates = run.eto_settings(), 0, 0
+    for folder in sorted((run.folder / "eto").glob("iteration-*/pairs"), key=_iteration_of):
+        number = _iteration_of(folder)
+        alone = dataclasses.replace(
+            dpo_settings(settings, number), preference_weight=0.0, nll_weight=1.0
+        )
+        pairs = list(read_pairs(folder / "pairs.jsonl"))
+        trained = dpo(model, pairs, alone, out=run.folder / name / f"iteration-{number}")
+        model = trained.checkpoint
+        n_updates += trained.result["n_updates"]
+        n_tokens += round(trained.result["n_tokens"] * alone.epochs)
+    if not n_updates:
+        outcome.notes[name] = "ETO made no pairs"
+        return {}
+    facts = _spent(outcome.facts["ETO"]["n_episodes"], n_updates, n_tokens)
+    return facts | _selected_row(run, outcome, name, model)
+
+
+def _iteration_of(folder: Path) -> int:
+    return int(folder.parent.name.partition("-")[2])
 
 
 _METHODS: Final[Mapping[str, Callable[[WorldRun, Outcome], Facts]]] = {
     "base": _base,
     "sft": _sft,
     "sft-more": _sft_more,
+    "sft-more-successes": _sft_more_on_successes,
     "best-of-n": _best_of_n,
     "rft": _rft,
+    "rft-successes": _rft_on_successes,
     "ppo": _ppo,
     "grpo": _grpo,
+    "chosen-nll": _chosen_nll,
     "eto": _eto,
 }
 """The function that runs each method; `Recipe.steps` orders them by their dependencies."""
@@ -479,15 +553,45 @@ def _scores(folder: Path) -> Facts:
     return {split: result.reward.mean for split, result in splits.items()}
 
 
-def _learning(result: Mapping[str, Any]) -> Facts:
-    names = ("n_trajectories", "n_tokens", "n_steps", "first_loss", "last_loss")
-    return {name: result[name] for name in names}
+def _spent(n_episodes: int, n_updates: int, n_tokens: int) -> Facts:
+    """What a training took; see `eto_agents.reproduce.tables.Budget`."""
+    return {"n_episodes": n_episodes, "n_updates": n_updates, "n_tokens": n_tokens}
 
 
-def _dev_score(run: WorldRun, checkpoint: Path) -> float:
+def _learning(result: Mapping[str, Any], n_episodes: int = 0) -> Facts:
+    """Facts of a fine-tuning on trajectories."""
+    names = ("n_trajectories", "first_loss", "last_loss")
+    spent = _spent(n_episodes, result["n_steps"], round(result["n_epochs"] * result["n_tokens"]))
+    return {name: result[name] for name in names} | spent
+
+
+def _playing(result: Mapping[str, Any]) -> Facts:
+    """Facts of a training on the policy's own episodes."""
+    names = ("n_episodes", "n_optimizer_steps", "n_trained_tokens")
+    return _spent(*(result[name] for name in names))
+
+
+def _shares(run: WorldRun, successes: Sequence[Trajectory]) -> str:
+    n_all = len(run.demonstrations)
+    return f"{len(successes):,} of {n_all:,} demonstrations succeed, and only these are imitated"
+
+
+def _selected_row(run: WorldRun, outcome: Outcome, name: str, checkpoint: Path) -> Facts:
+    """Evaluate a control of ETO, which is selected on the dev tasks if ETO is."""
+    facts: Facts = {}
+    if run.recipe.eto.keep_best:
+        facts = {
+            "dev_sft": _dev_score(run, run.sft_checkpoint, "dev-sft"),
+            "dev": _dev_score(run, checkpoint, f"dev-{name}"),
+        }
+        checkpoint = checkpoint if facts["dev"] > facts["dev_sft"] else run.sft_checkpoint
+    return facts | _row(run, outcome, name, checkpoint)
+
+
+def _dev_score(run: WorldRun, checkpoint: Path, name: str) -> float:
     """Mean score of greedy episodes on the dev tasks."""
-    folder = run.folder / "sft-more" / f"dev-{checkpoint.parent.name}"
     tasks, settings = run.dev_tasks(), run.eto_settings()
+    folder = run.folder / "controls" / name
     return mean_score(explore(checkpoint, tasks, settings, folder, temperature=0.0))
 
 

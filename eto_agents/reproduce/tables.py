@@ -1,10 +1,11 @@
 """The paper's table over all worlds and seeds, and the difference between ETO and its control.
 
 A cell is the mean final reward x 100 over the tasks of a split, where each task's reward is first
-averaged over the training seeds; its interval resamples tasks. ETO minus SFT-more is tested task by
-task (`eto_agents.evaluation.statistics`), and its average gives all columns equal weight. These
-intervals take the trained models as given. The variation between training seeds shows in the
-differences of the single seeds, with a t interval over them if there are three or more.
+averaged over the training seeds; its interval is over tasks. ETO minus SFT-more is tested task by
+task (`eto_agents.evaluation.statistics`), with p-values corrected for the comparisons of the table
+(Holm), and its average gives all columns equal weight. These intervals and tests take the trained
+models as given. With three training seeds or more, a t interval over the differences of the single
+seeds comes first: it is the one that says whether another training would show the same.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from eto_agents.evaluation.comparison import ENV_IDS
 from eto_agents.evaluation.published import COLUMNS, PublishedRow, load_published
 from eto_agents.evaluation.runs import read_run
-from eto_agents.evaluation.statistics import Estimate, Paired, clustered_mean, paired
+from eto_agents.evaluation.statistics import (
+    Estimate,
+    Paired,
+    bounded_mean,
+    holm,
+    paired,
+    paired_average,
+)
 from eto_agents.markdown import Markdown, escape_markdown, markdown_table
-from eto_agents.report.sections import NO_INTERVAL, NO_INTERVAL_NOTE
+from eto_agents.report.sections import probability
 from eto_agents.worlds.base import title_of
 
 if TYPE_CHECKING:
@@ -53,11 +61,13 @@ class Difference(NamedTuple):
         title: the column's title, or "average".
         result: the paired test over tasks.
         by_seed: mean difference by seed, of the seeds that both rows have.
+        p_holm: the test's p-value, corrected for all comparisons of the table.
     """
 
     title: str
     result: Paired
     by_seed: dict[int, float]
+    p_holm: float = math.nan
 
     @property
     def over_seeds(self) -> Estimate | None:
@@ -73,6 +83,21 @@ class Difference(NamedTuple):
         return Estimate(mean, mean - half_width, mean + half_width)
 
 
+class Budget(NamedTuple):
+    """What the training of a row took with one seed, in all worlds together.
+
+    Attributes:
+        episodes: training episodes that were played to learn from them.
+        updates: optimiser steps.
+        tokens: tokens of the sequences that were learned from, those of the environment included;
+            each counts once for every pass over it.
+    """
+
+    episodes: int
+    updates: int
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Table:
     """Scores by row and column.
@@ -81,16 +106,18 @@ class Table:
         columns: the columns in order.
         rows: scores by label, column and seed.
         notes: sentences to print below the table.
+        budgets: by label, what the training took; see `Budget`. Empty for tables without it.
     """
 
     columns: list[Key]
     rows: dict[str, dict[Key, dict[int, Scores]]]
     notes: list[str]
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
 
     def cell(self, label: str, column: Key) -> Estimate | None:
         """Mean and interval in [0, 1]; None if nothing was played."""
         by_seed = self.rows[label].get(column)
-        return None if not by_seed else clustered_mean(_pooled(by_seed))
+        return None if not by_seed else bounded_mean(_pooled(by_seed))
 
     def average(self, label: str) -> float | None:
         """Mean of the columns with equal weight; None if one is missing."""
@@ -109,17 +136,27 @@ class Table:
             if seeds:
                 common[column] = seeds
         differences = []
+        pooled = []
         for column, seeds in common.items():
             a, b = ({s: scores[column][s] for s in seeds} for scores in (row, other_row))
             by_seed = {s: paired(a[s], b[s]).difference.mean for s in seeds}
-            result = paired(_pooled(a), _pooled(b))
-            differences.append(Difference(title(column), result, by_seed))
+            pooled.append((_pooled(a), _pooled(b)))
+            differences.append(Difference(title(column), paired(*pooled[-1]), by_seed))
         if len(differences) > 1:
-            differences.append(_average(differences, common, row, other_row))
-        return differences
+            shared = set.intersection(*(set(d.by_seed) for d in differences))
+            by_seed = {
+                s: statistics.fmean(d.by_seed[s] for d in differences) for s in sorted(shared)
+            }
+            differences.append(Difference("average", paired_average(pooled), by_seed))
+        adjusted = holm([difference.result.p for difference in differences])
+        return [d._replace(p_holm=p) for d, p in zip(differences, adjusted, strict=True)]
 
 
-def build_table(entries: Iterable[Entry], notes: Iterable[str] = ()) -> Table:
+def build_table(
+    entries: Iterable[Entry],
+    notes: Iterable[str] = (),
+    budgets: Mapping[str, Budget] | None = None,
+) -> Table:
     """Read the runs of all rows.
 
     Raises:
@@ -133,7 +170,7 @@ def build_table(entries: Iterable[Entry], notes: Iterable[str] = ()) -> Table:
             for split_run in read_run(folder).splits:
                 row.setdefault(split_run.column, {})[seed] = list(split_run.scores)
     columns = {column for row in rows.values() for column in row}
-    return Table(sorted(columns, key=_position), rows, list(notes))
+    return Table(sorted(columns, key=_position), rows, list(notes), budgets or {})
 
 
 def table_of(outcomes: Sequence[Outcome], labels: Mapping[str, str]) -> Table:
@@ -154,16 +191,44 @@ def table_of(outcomes: Sequence[Outcome], labels: Mapping[str, str]) -> Table:
                 run_name = f"{outcome.world} seed {outcome.seed}"
                 runs_by_note.setdefault(outcome.notes[method], []).append(run_name)
         notes += [f"{label} ({', '.join(names)}): {note}." for note, names in runs_by_note.items()]
-    return build_table(entries, notes)
+    budgets = {label: _budget(outcomes, label) for label in labels.values()}
+    return build_table(entries, notes, {k: v for k, v in budgets.items() if v is not None})
+
+
+def _budget(outcomes: Sequence[Outcome], label: str) -> Budget | None:
+    """The sum over the worlds, averaged over seeds; None if a run does not state it."""
+    facts = [outcome.facts.get(label, {}) for outcome in outcomes]
+    n_seeds = len({outcome.seed for outcome in outcomes})
+    sums = []
+    for name in BUDGET_FACTS:
+        values = [fact[name] for fact in facts if name in fact]
+        if not values or len(values) < len(facts):
+            return None
+        sums.append(round(sum(values) / n_seeds))
+    return Budget(*sums)
+
+
+BUDGET_FACTS: Final = ("n_episodes", "n_updates", "n_tokens")
+"""The facts of an outcome that make a `Budget`, in its order."""
+
+_BUDGET_NOTE: Final = (
+    "Episodes, updates and tokens of the training, per seed, all worlds together: episodes "
+    "played to learn from them (without those that select on the dev tasks), optimiser steps, and "
+    "tokens of the sequences learned from, once for every pass. All rows but SFT start from SFT, "
+    "whose own are not counted again."
+)
 
 
 def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
     """The table in Markdown, with published rows at its end if any are given."""
-    headings = ["", *(title(column) for column in table.columns), "average"]
+    spent = list(Budget._fields) if table.budgets else []
+    headings = ["", *(title(column) for column in table.columns), "average", *spent]
     rows = []
     for label in table.rows:
         cells = [show(table.cell(label, column)) for column in table.columns]
-        rows.append([label, *cells, _points(table.average(label))])
+        budget = table.budgets.get(label, [None] * len(spent))
+        numbers = ["–" if number is None else f"{number:,}" for number in budget]
+        rows.append([label, *cells, _points(table.average(label)), *numbers])
     names = {key: name for name, key in COLUMNS.items()}
     for row in published:
         values = [row.values.get(names.get(column, "")) for column in table.columns]
@@ -172,7 +237,7 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
         source = " ".join(filter(None, (row.source, row.table)))
         remarks = "; ".join(filter(None, (source, "as quoted" if row.is_quoted else "", row.note)))
         name = escape_markdown(f"{row.method}, {row.model} ({remarks})")
-        rows.append([Markdown(f"*{name}*"), *cells, average])
+        rows.append([Markdown(f"*{name}*"), *cells, average, *("–" for _ in spent)])
     text = markdown_table(headings, rows)
     if published:
         text += (
@@ -180,21 +245,28 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
             "five columns of the paper. Scores on a mini dataset are not comparable with them."
         )
     notes = [f"- {escape_markdown(note)}" for note in table.notes]
-    if NO_INTERVAL in text:
-        notes.append(f"- {NO_INTERVAL_NOTE}")
+    notes += [f"- {_BUDGET_NOTE}"] if spent else []
     return "\n\n".join([text, "\n".join(notes)] if notes else [text])
 
 
 def markdown_differences(differences: Sequence[Difference], first: str, second: str) -> str:
-    """One row minus another in Markdown: mean, interval and p over tasks, then over seeds."""
-    headings = ["", f"{first} − {second}", "p", "tasks", "by seed", "over seeds"]
+    """One row minus another in Markdown: over training seeds where there are several, over tasks.
+
+    The interval over tasks and the p-value, which is corrected by Holm's method for all comparisons
+    of the table, take the trained models as given.
+    """
+    has_seeds = any(difference.over_seeds is not None for difference in differences)
+    over_seeds = ["over training seeds", "by seed"]
+    headings = ["", f"{first} − {second}", "over tasks", "p (Holm)", "tasks"]
+    headings = headings if not has_seeds else [*headings[:2], *over_seeds, *headings[2:]]
     rows = []
     for difference in differences:
         result = difference.result
-        p = "–" if math.isnan(result.p) else f"{result.p:.3f}"
+        mean = f"{100 * result.difference.mean:+.1f}"
         by_seed = ", ".join(f"{100 * value:+.1f}" for value in difference.by_seed.values())
-        cells = [difference.title, show(result.difference, "+"), p, str(result.n_tasks), by_seed]
-        rows.append([*cells, show(difference.over_seeds, "+")])
+        seeds = [_interval(difference.over_seeds), by_seed] if has_seeds else []
+        tasks = [_interval(result.difference), probability(difference.p_holm)]
+        rows.append([difference.title, mean, *seeds, *tasks, str(result.n_tasks)])
     return markdown_table(headings, rows)
 
 
@@ -205,12 +277,14 @@ def to_json(table: Table, differences: Sequence[Difference]) -> dict[str, Any]:
             label: {title(c): table.cell(label, c) for c in table.columns} for label in table.rows
         },
         "average": {label: table.average(label) for label in table.rows},
+        "budgets": {label: budget._asdict() for label, budget in table.budgets.items()},
         "differences": [
             {
                 "column": d.title,
                 "mean": d.result.difference.mean,
                 "interval": d.result.difference[1:],
                 "p": d.result.p,
+                "p_holm": d.p_holm,
                 "n_tasks": d.result.n_tasks,
                 "by_seed": d.by_seed,
                 "over_seeds": d.over_seeds,
@@ -241,11 +315,17 @@ def show(estimate: Estimate | None, sign: str = "") -> str:
     """An estimate x 100, such as ``63.1 [60.0, 66.2]``."""
     if estimate is None or math.isnan(estimate.mean):
         return "–"
-    mean, low, high = (None if x is None else f"{100 * x:{sign}.1f}" for x in estimate)
-    if low is None or high is None:
-        return f"{mean}"
-    # The bootstrap of equal values has no width, which says nothing about the uncertainty.
-    return f"{mean} {NO_INTERVAL}" if estimate.low == estimate.high else f"{mean} [{low}, {high}]"
+    return f"{100 * estimate.mean:{sign}.1f} {_interval(estimate, sign)}".removesuffix(" –")
+
+
+def _interval(estimate: Estimate | None, sign: str = "+") -> str:
+    """An interval x 100, such as ``[+1.2, +6.0]``."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "–"
+    if estimate.low == estimate.high:
+        # The bootstrap of equal values has no width, which says nothing about the uncertainty.
+        return "–"
+    return f"[{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
 
 
 def _points(value: float | None) -> str:
@@ -254,27 +334,6 @@ def _points(value: float | None) -> str:
 
 def _pooled(by_seed: Mapping[int, Scores]) -> Scores:
     return [pair for scores in by_seed.values() for pair in scores]
-
-
-def _average(
-    differences: Sequence[Difference],
-    common: Mapping[Key, Sequence[int]],
-    row: Mapping[Key, Mapping[int, Scores]],
-    other_row: Mapping[Key, Mapping[int, Scores]],
-) -> Difference:
-    """The mean difference of all columns, each with the same weight whatever its size."""
-    n_all = sum(difference.result.n_tasks for difference in differences)
-    a: list[tuple[tuple[Key, str], float]] = []
-    b: list[tuple[tuple[Key, str], float]] = []
-    for (column, seeds), difference in zip(common.items(), differences, strict=True):
-        # With these weights the mean over all tasks is the mean of the columns' means.
-        weight = n_all / (len(differences) * difference.result.n_tasks)
-        for scores, target in ((row, a), (other_row, b)):
-            for seed in seeds:
-                target += [((column, task), weight * x) for task, x in scores[column][seed]]
-    shared = set.intersection(*(set(d.by_seed) for d in differences))
-    by_seed = {s: statistics.fmean(d.by_seed[s] for d in differences) for s in sorted(shared)}
-    return Difference("average", paired(a, b), by_seed)
 
 
 def _position(column: Key) -> tuple[int, str]:

@@ -50,6 +50,7 @@ class Iteration(NamedTuple):
         number: the iteration's number.
         model: the policy: a checkpoint's folder, or for iteration 0 possibly a name.
         explored: mean score of the exploration, in [0, 1]; None for iteration 0.
+        n_explored: number of episodes of the exploration.
         counts: the counts of `eto_agents.training.pairs.Pairs`; empty for iteration 0.
         dev: mean score on the development tasks, in [0, 1]; None if there are none.
         learning: the result of DPO; empty for iteration 0.
@@ -58,6 +59,7 @@ class Iteration(NamedTuple):
     number: int
     model: str
     explored: float | None
+    n_explored: int
     counts: dict[str, int]
     dev: float | None
     learning: dict[str, Any]
@@ -92,11 +94,12 @@ def eto(
         explored = _explore(model, drawn, settings, folder / "explore", number)
         pairs = _pair(model, experts, explored, drawn, settings, folder / "pairs", number)
         _log_unless_complete(folder / "dpo", f"iteration {number}: DPO on {len(pairs.pairs)} pairs")
-        trained = dpo(model, pairs.pairs, _dpo_settings(settings, number), out=folder / "dpo")
+        trained = dpo(model, pairs.pairs, dpo_settings(settings, number), out=folder / "dpo")
         model = trained.checkpoint
         done.append(
             _iteration(number, model, tasks, settings, out)._replace(
                 explored=mean_score(explored) if explored else None,
+                n_explored=len(explored),
                 counts=pairs.counts,
                 learning=trained.result,
             )
@@ -154,10 +157,10 @@ def _iteration(
     if tasks.dev:
         folder = out / f"iteration-{number}" / "dev"
         dev = mean_score(explore(model, tasks.dev, settings, folder, temperature=0.0))
-    return Iteration(number, str(model), explored=None, counts={}, dev=dev, learning={})
+    return Iteration(number, str(model), None, 0, {}, dev, {})
 
 
-def _dpo_settings(settings: ETO, number: int) -> Any:
+def dpo_settings(settings: ETO, number: int) -> Any:
     """DPO's settings in an iteration: some differ from the second one on."""
     later = {"beta": settings.later_beta, "learning_rate": settings.later_learning_rate}
     changes: dict[str, Any] = {"world": settings.world} | (later if number > 1 else {})

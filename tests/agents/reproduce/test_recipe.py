@@ -12,6 +12,7 @@ import pytest
 from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.recipe import (
     METHODS,
+    ON_REQUEST,
     Recipe,
     built_in_recipes,
     parse_recipe,
@@ -56,7 +57,7 @@ def test_built_in_recipes_can_be_read() -> None:
         recipe = read_recipe(name)
         assert recipe.name == name
         assert recipe.about
-        assert {*recipe.methods, "base", "grpo"} == set(METHODS)
+        assert {*recipe.methods, "base", *ON_REQUEST} == set(METHODS)
     full, cpu = read_recipe("cpu-full"), read_recipe("cpu")
     assert len(full.seeds) >= 3
     for name, world in full.worlds.items():  # the same, but for how much there is of it
@@ -93,6 +94,46 @@ def test_a_worlds_section_wins_over_the_shared_one_and_changes_over_both() -> No
     assert numbers(recipe_of({"house.sft.epochs": 9, "sft.epochs": 7})) == [(7, 0.1), (9, 0.5)]
     assert recipe_of({"seeds": [5]}).seeds == (5,)
     assert recipe_of({"shop.world.dataset": "small"}).worlds["shop"].world.dataset == "small"
+
+
+def test_methods_that_explore_share_a_budget() -> None:
+    text = (
+        FILE
+        + """
+[budget]
+n_episodes = 400
+[rft]
+n_samples = 2
+[eto]
+iterations = 2
+[ppo]
+n_episodes = 32
+[grpo]
+n_episodes = 64
+"""
+    )
+    world = recipe_of(text=text).worlds["shop"]
+    assert (world.rft.max_tasks, world.eto.max_tasks) == (200, 200)
+    assert (world.ppo.n_updates, world.grpo.n_updates) == (12, 6)
+    changed = recipe_of({"house.budget.n_episodes": 100}, text).worlds
+    assert (changed["shop"].eto.max_tasks, changed["house"].eto.max_tasks) == (200, 50)
+    with pytest.raises(SettingsError, match=r"\[shop.ppo\]: n_updates follows from \[budget\]"):
+        recipe_of({"ppo.n_updates": 3}, text)
+    with pytest.raises(SettingsError, match="n_episodes must be at least 1"):
+        recipe_of({"budget.n_episodes": 0}, text)
+
+
+def test_the_methods_of_the_cpu_recipes_play_the_same_number_of_episodes() -> None:
+    for name in ("cpu", "cpu-full"):
+        for world in read_recipe(name).worlds.values():
+            assert world.rft.max_tasks is not None
+            assert world.eto.max_tasks is not None
+            played = {
+                world.rft.max_tasks * world.rft.n_samples,
+                world.ppo.n_updates * world.ppo.n_episodes,
+                world.eto.max_tasks * world.eto.n_samples * world.eto.iterations,
+            }
+            assert played == {world.budget.n_episodes}
 
 
 def test_rft_and_sft_more_inherit_the_settings_of_sft() -> None:

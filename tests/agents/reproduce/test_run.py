@@ -189,7 +189,10 @@ def test_a_whole_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     outcome = Outcome.load(out / "webshop" / "seed-0")
     facts = outcome.facts
     assert list(outcome.rows) == list(read_recipe("smoke").narrowed(methods=[*METHODS]).steps[1:])
-    assert facts["SFT-more"]["n_steps"] == facts["ETO"]["n_updates"] > 0
+    assert facts["SFT-more"]["n_updates"] == facts["ETO"]["n_updates"] > 0
+    assert facts["NLL on ETO's chosen"]["n_updates"] == facts["ETO"]["n_updates"]
+    assert facts["RFT"]["n_episodes"] == 6  # the dev tasks are not explored
+    assert facts["ETO"]["n_episodes"] == 12  # two samples of each
     dev = {line["task_id"] for line in episodes(outcome.folder / "eto" / "iteration-0" / "dev")}
     learnt = {line["task_id"] for line in episodes(outcome.folder / "demonstrations")}
     assert (len(dev), len(learnt)) == (2, 6)
@@ -202,7 +205,8 @@ def test_a_whole_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     main([*command, "--quiet"])
     assert (outcome.folder / "runs" / "rft" / "results.json").is_file()
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(before) == 7  # base, SFT, SFT-more, RFT, PPO, GRPO, ETO
+    # base, SFT, SFT-more and RFT twice, PPO, GRPO, NLL, ETO
+    assert len(before) == 10
     assert table == json.loads((out / "table.json").read_text())
 
     changed = read_recipe("smoke", {"sft.epochs": 6})

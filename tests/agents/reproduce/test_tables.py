@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from pathlib import Path
@@ -9,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from eto_agents.evaluation.published import load_published
+from eto_agents.evaluation.statistics import holm
+from eto_agents.reproduce.outcome import Outcome
 from eto_agents.reproduce.tables import (
+    Budget,
     Entry,
     Table,
     build_table,
     markdown,
     markdown_differences,
     published_rows,
+    table_of,
 )
 from tests.agents.evaluation.made_runs import made_run, scores_of
 
@@ -70,7 +75,42 @@ def test_seeds_have_an_interval_of_their_own(tmp_path: Path) -> None:
     half = 4.302653 * statistics.stdev([0.1, 0.3, 0.2]) / math.sqrt(3)  # t of 2 degrees, 0.975
     assert over.mean - over.low == pytest.approx(half, rel=1e-5)
     assert found._replace(by_seed={0: 0.1, 1: 0.3}).over_seeds is None
-    assert "+20.0" in markdown_differences([found], "ETO", "SFT-more")
+    text = markdown_differences([found], "ETO", "SFT-more")
+    assert "+20.0" in text
+    headings = [heading.strip() for heading in text.splitlines()[0].split("|")[1:-1]]
+    assert headings[2:] == ["over training seeds", "by seed", "over tasks", "p (Holm)", "tasks"]
+    (row,) = [line for line in text.splitlines() if "WebShop" in line]
+    assert f"[{100 * over.low:+.1f}, " in row
+    one_seed = markdown_differences([found._replace(by_seed={0: 0.1})], "ETO", "SFT-more")
+    assert "over training seeds" not in one_seed
+
+
+def test_p_values_are_corrected_for_the_comparisons_of_the_table(tmp_path: Path) -> None:
+    scores = {"ETO": [[1.0] * 30], "SFT-more": [[0.0] * 30]}
+    entries = runs_of(tmp_path, scores, "ETO-WebShop-v0")
+    entries += runs_of(tmp_path, scores, "ETO-ALFWorld-v0")
+    found = build_table(entries).differences("ETO", "SFT-more")
+    assert [d.p_holm for d in found] == holm([d.result.p for d in found])
+    assert found[0].p_holm > found[0].result.p
+    text = markdown_differences(found, "ETO", "SFT-more")
+    assert text.count("< 0.001") == 3
+    assert "0.000" not in text
+
+
+def test_budgets_are_columns(tmp_path: Path) -> None:
+    spent = {"n_episodes": 100, "n_updates": 7, "n_tokens": 1_500}
+    outcomes = []
+    for world, seed in itertools.product(("webshop", "alfworld"), (0, 1)):
+        folder = tmp_path / world / str(seed)
+        made_run(folder / "runs" / "eto", {"seen": scores_of(0.5, 1.0)})
+        facts = {"ETO": spent, "RFT": {}}
+        outcomes.append(Outcome(world, seed, folder, {"eto": "eto"}, {}, facts))
+    table = table_of(outcomes, {"eto": "ETO", "rft": "RFT"})
+    assert table.budgets == {"ETO": Budget(200, 14, 3_000)}  # both worlds, per seed
+    text = markdown(table)
+    assert "| average | episodes | updates | tokens |" in text
+    assert "| 200 | 14 | 3,000 |" in text
+    assert text.count("–") >= 3  # RFT's
 
 
 def test_what_was_not_played_is_a_dash(tmp_path: Path) -> None:
