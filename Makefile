@@ -12,9 +12,12 @@ TORCH ?= torch==2.13.0
 
 PIP := $(BIN)/python -m pip
 comma := ,
+# pip says nothing while it downloads and unpacks, which may take minutes: a line shows that it lives.
 define install
 @echo "installing $(1) into $(VENV)"
-@$(PIP) install --quiet $(if $(LOCK),-c $(LOCK)) $(2) $(1) || { \
+@while sleep 20 >/dev/null 2>&1; do echo "installing $(1) …"; done & ticker=$$!; \
+	trap 'kill $$ticker' EXIT; \
+	$(PIP) install --quiet $(if $(LOCK),-c $(LOCK)) $(2) $(1) || { \
 	echo "The installation stopped at the error above. To repeat it, run: make $(MAKECMDGOALS)" >&2; \
 	exit 1; }
 endef

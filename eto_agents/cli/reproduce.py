@@ -32,12 +32,14 @@ def run(options: Annotated[Options, OmitArgPrefixes], dry_run: bool = False) -> 
     if dry_run:
         show(_plan(recipe, options))
         return
+    from eto_agents.console import Display
     from eto_agents.reproduce.all import conclude, run_all
 
     started_s = time.monotonic()
     with resumable(options.out):
         outcomes = run_all(recipe, options.out, quiet=options.quiet)
-        text = conclude(recipe, outcomes, options.out)
+        with Display(options.quiet):
+            text = conclude(recipe, outcomes, options.out)
     if not options.quiet:
         sys.stderr.write(f"in all: {time.monotonic() - started_s:.0f} s\n")
     show(text)
@@ -48,10 +50,13 @@ _READS = {
     "base": "a checkpoint, or the demonstrations",
     "sft": "base, demonstrations",
     "sft-more": "sft, demonstrations, the number of eto's updates",
+    "sft-more-successes": "sft, successful demonstrations, the number of eto's updates",
     "best-of-n": "sft",
     "rft": "sft, demonstrations",
+    "rft-successes": "sft, successful demonstrations",
     "ppo": "sft",
     "grpo": "sft",
+    "chosen-nll": "sft, the pairs of eto",
     "eto": "sft, demonstrations",
 }
 

@@ -35,10 +35,18 @@ def run_all(recipe: Recipe, out: Path, *, quiet: bool = False) -> list[Outcome]:
     require("trl", extra="train")
     jobs = [(world, seed) for world in recipe.worlds for seed in recipe.seeds]
     with Display(quiet) as display:
+        log(f"recipe {recipe.name}: {_listed(recipe)}; results in {out}")
         show = _EventDisplay(display)
         if min(recipe.n_processes, len(jobs)) > 1:
             return _run_in_parallel(recipe, jobs, out, show)
         return [_run_one(recipe, *job, out, show) for job in jobs]
+
+
+def _listed(recipe: Recipe) -> str:
+    """The worlds, seeds and methods of a recipe."""
+    seeds = "seed" if len(recipe.seeds) == 1 else "seeds"
+    seeds += f" {', '.join(map(str, recipe.seeds))}"
+    return f"{', '.join(recipe.worlds)}; {seeds}; {', '.join(recipe.steps[1:])}"
 
 
 def open_runs(options: Options) -> Iterator[WorldRun]:
@@ -89,6 +97,7 @@ def write_pages(outcomes: list[Outcome], labels: dict[str, str], out: Path) -> l
         named = [f"{label}={folder}" for folder, label in runs.items()]
         # The comparison of the table, if the run has it.
         reference = next(label for label in ("SFT-more", *runs.values()) if label in runs.values())
+        log(f"writing the report and the replay page of {name}")
         try:
             write_report(named, out / "report" / name, against=reference)
             written.append(f"report/{name}/report.html")
