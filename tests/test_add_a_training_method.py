@@ -67,7 +67,7 @@ def test_reproduce_shows_the_method_and_resumes(root: Path) -> None:
     arguments = ["reproduce", "--recipe", "smoke", "--methods", "sft", "reinforce"]
     arguments += ["--out", str(root / "out")]
     rows = [line for line in eto(root, *arguments).splitlines() if line.startswith("| REINFORCE")]
-    assert re.fullmatch(r"\| REINFORCE( \| \d+\.\d[^|]*)+ \|", rows[0])
+    assert re.fullmatch(r"\| REINFORCE( \| \d[\d.,]*[^|]*)+ \|", rows[0])
     metrics = (root / "out/webshop/seed-0/reinforce/metrics.jsonl").read_text().splitlines()
     assert len(metrics) == 2
     again = eto(root, *arguments)  # the second run is complete and trains nothing
