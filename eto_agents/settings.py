@@ -502,12 +502,15 @@ def key_values(texts: tuple[str, ...]) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: a text has no ``=``.
+        SettingsError: a key is given twice.
     """
     pairs: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UnknownNameError("argument", text, (), "Write KEY=VALUE.")
+        if key in pairs:
+            raise SettingsError(f"{key} is given more than once")
         try:
             pairs[key] = json.loads(value)
         except ValueError:

@@ -62,6 +62,8 @@ class Sampling:
             raise SettingsError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if isinstance(self.stop, str):
             raise TypeError(f"stop must be a sequence of texts, got the text {self.stop!r}")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise SettingsError(f"stop must contain texts that are not empty, got {self.stop}")
         object.__setattr__(self, "stop", tuple(self.stop))
 
     def record(self) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def find_stop(text: str, stop: Sequence[str]) -> int | None:
     A reasoning model may think of an observation; only one in the answer ends the reply.
     """
     answer = without_reasoning(text, replacement="\0")
-    starts = [start for start in (answer.find(words) for words in stop if words) if start >= 0]
+    starts = [start for start in (answer.find(words) for words in stop) if start >= 0]
     return min(starts, default=None)
 
 

@@ -145,9 +145,10 @@ def test_mistyped_arguments_are_reported_before_the_first_episode(
         "--out",
         str(tmp_path / "o"),
     ]
-    arguments += ["--policy", "react", "--policy-args", "model=openai:m", "base_url=http://x/v1"]
-    if argument.startswith("model"):
-        arguments.pop(-2)
+    name = argument.partition("=")[0]
+    others = {"model": "openai:m", "base_url": "http://x/v1"}
+    arguments += ["--policy", "react", "--policy-args"]
+    arguments += [f"{key}={value}" for key, value in others.items() if key != name]
     with pytest.raises(SystemExit) as stopped:
         main([*arguments, argument])
     printed = capsys.readouterr()
@@ -217,6 +218,8 @@ def test_key_values() -> None:
     assert values == {"a": 1, "b": [2], "c": "x=y", "d": "", "e": True}
     with pytest.raises(UnknownNameError, match="KEY=VALUE"):
         key_values(("a",))
+    with pytest.raises(SettingsError, match="a is given more than once"):
+        key_values(("a=1", "a=2"))
 
 
 def test_an_agent_that_hangs_loses_only_its_episode(tmp_path: Path) -> None:

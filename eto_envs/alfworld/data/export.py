@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from eto_envs.alfworld.data.datasets import open_dataset
 from eto_envs.alfworld.data.games import FOLDERS, GAME_FILE
+from eto_envs.alfworld.data.reading import WORDINGS
 from eto_envs.alfworld.data.writing import problem_text
 from eto_envs.alfworld.engine.game import GRAMMARS
 from eto_envs.alfworld.engine.problem import Problem
@@ -27,18 +28,6 @@ from eto_envs.tasks import Task
 TRAJECTORY_FILE: Final = "traj_data.json"
 """A file that the `alfworld` package expects next to a game file."""
 
-_WORDINGS = {
-    "2.1.1": {
-        "go": "You arrive at {lend.name}. #examineReceptacle.feedback#",
-        "put": "put {o} in/on {r}",
-        "done": "You put the {o.name} in/on the {r.name}.",
-    },
-    "2.1.2": {
-        "go": "You arrive at {r.name}. #examineReceptacle.feedback#",
-        "put": "move {o} to {r}",
-        "done": "You move the {o.name} to the {r.name}.",
-    },
-}
 _TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"(?:[^"\\]|\\.)*"')
 _HELP = re.compile(r"^action help \{.*?^\}\n?", re.DOTALL | re.MULTILINE)
 _NO_TEXTS = (
@@ -152,13 +141,13 @@ def in_wording(texts: Texts, grammar: str) -> Texts:
     start = texts.domain.find("(:action help")
     if start < 0 or n_found != 1:
         raise CorruptDataError(f"there is no help in these texts of release {release}")
-    for name, phrase in _WORDINGS[release].items():
-        wording = wording.replace(f'"{phrase}"', f'"{_WORDINGS[grammar][name]}"')
+    for name, phrase in WORDINGS[release].items():
+        wording = wording.replace(f'"{phrase}"', f'"{WORDINGS[grammar][name]}"')
     return Texts(texts.domain[:start] + _after_form(texts.domain[start:]), wording)
 
 
 def _release_of(text: str) -> str:
-    for release, phrases in _WORDINGS.items():
+    for release, phrases in WORDINGS.items():
         if all(f'"{phrase}"' in text for phrase in phrases.values()):
             return release
     raise CorruptDataError(f"the grammar is of none of the releases {', '.join(GRAMMARS)}")

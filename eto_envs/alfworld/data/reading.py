@@ -21,7 +21,20 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError
 
 _KEYS = ("pddl_domain", "grammar", "pddl_problem", "solvable")
 _TASK = re.compile(r'"task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*("(?:[^"\\]|\\.)*")')
-_PUT_FORMS = {"2.1.1": '"put {o} in/on {r}"', "2.1.2": '"move {o} to {r}"'}
+WORDINGS = {
+    "2.1.1": {
+        "go": "You arrive at {lend.name}. #examineReceptacle.feedback#",
+        "put": "put {o} in/on {r}",
+        "done": "You put the {o.name} in/on the {r.name}.",
+    },
+    "2.1.2": {
+        "go": "You arrive at {r.name}. #examineReceptacle.feedback#",
+        "put": "move {o} to {r}",
+        "done": "You move the {o.name} to the {r.name}.",
+    },
+}
+"""The phrases in which the grammars of the releases differ, apart from the help."""
+
 # SHA-256 of the whole grammar without its task, which is the same in all games of a release. The
 # last one is that of the package alfworld 0.4.2: the words of 2.1.2, with the help elsewhere.
 _GRAMMARS = {
@@ -106,16 +119,22 @@ def _read_grammar(path: Path, text: str) -> tuple[str, str]:
     match = _TASK.search(text)
     if match is None:
         raise CorruptDataError(f"{path}: key 'grammar' has no task")
-    releases = [release for release, form in _PUT_FORMS.items() if form in text]
+    releases = [release for release, words in WORDINGS.items() if f'"{words["put"]}"' in text]
     if not releases:
-        forms = " nor ".join(_PUT_FORMS.values())
+        forms = " nor ".join(f'"{words["put"]}"' for words in WORDINGS.values())
         raise CorruptDataError(f"{path}: key 'grammar' has neither {forms}")
+    others = [
+        phrase
+        for release, words in WORDINGS.items()
+        for phrase in words.values()
+        if release != releases[0] and f'"{phrase}"' in text
+    ]
     # A grammar that TextWorld can play says how a game begins. Other words than those that are
     # known could only be played wrongly.
     is_whole = '"intro"' in text
-    if len(releases) > 1 or (is_whole and _GRAMMARS.get(_digest(text, match)) != releases[0]):
+    if others or (is_whole and _GRAMMARS.get(_digest(text, match)) != releases[0]):
         raise CorruptDataError(
-            f"{path}: key 'grammar' is of none of the releases {', '.join(_PUT_FORMS)}, and its "
+            f"{path}: key 'grammar' is of none of the releases {', '.join(WORDINGS)}, and its "
             "words would not be those of its games; use the files of one of these releases"
         )
     return releases[0], json.loads(match.group(1))

@@ -21,6 +21,9 @@ from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameErro
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"max_tokens": 0},
+        {"temperature": float("inf")},
+        {"stop": ("\n", "")},
+        {"stop": (3,)},
     ],
 )
 def test_sampling_out_of_range(arguments: dict[str, Any]) -> None:

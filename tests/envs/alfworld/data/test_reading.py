@@ -127,6 +127,7 @@ def test_two_types_of_one_thing() -> None:
         '"task": [{"rhs": "x"}] "intro" "move {o} to {r}"',
         '"task": [{"rhs": "x"}] "intro" "put {o} in/on {r}"',
         '"task": [{"rhs": "x"}] "put {o} in/on {r}" "move {o} to {r}"',
+        '"task": [{"rhs": "x"}] "put {o} in/on {r}" "You move the {o.name} to the {r.name}."',
     ],
 )
 def test_a_grammar_of_another_release_is_refused(
