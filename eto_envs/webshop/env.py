@@ -67,9 +67,10 @@ class WebShopEnv(TextEnv):
 
     ## Info
     The common keys. `reveal` can add ``"admissible_actions"`` (``search[<keywords>]`` if the page
-    has a search bar, then everything that can be clicked), ``"expert_action"``, ``"expert_plan"``
-    (all remaining actions of the expert) and ``"hidden_state"`` (the current page, the target
-    product and, after the purchase, the terms of the reward).
+    has a search bar, then everything that can be clicked; ``<keywords>`` stands for any words, and
+    is not valid itself), ``"expert_action"``, ``"expert_plan"`` (all remaining actions of the
+    expert) and ``"hidden_state"`` (the current page, the target product and, after the purchase,
+    the terms of the reward).
 
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``. The official
