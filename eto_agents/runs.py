@@ -384,7 +384,9 @@ def once(
     hashes = {name: hash_input(value) for name, value in inputs.items()}
     with RunFolder(folder, settings, hashes, kind=kind) as run:
         if run.result is None and (run.is_writer or everywhere):
-            run.finish(make(run))
+            with naming(run.folder):
+                result = make(run)
+            run.finish(result)
         run.wait()
     return run
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,12 +28,31 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an `OSError` inside name this file: that of a write, such as a full disk, names none."""
+    """Let an error of the system inside be an `OSError` that names a file.
+
+    That of a write, as on a full disk, names none, and libraries in Rust and C++ have errors of
+    their own.
+    """
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
+        is_unfinished = f"{os.sep}.{path.name}." in str(error.filename)
+        if error.errno is not None and (error.filename is None or is_unfinished):
+            error.filename, error.filename2 = str(path), None
         raise
+    except Exception as error:
+        number = _errno_of(str(error))
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _errno_of(message: str) -> int | None:
+    """The system's error number in the message of another library; None if it has none."""
+    if in_rust := re.search(r"\(os error (\d+)\)", message):
+        return int(in_rust[1])
+    is_torch = "PytorchStreamWriter" in message or "inline_container" in message
+    return errno.EIO if is_torch else None  # torch does not say which
 
 
 def append_whole(file: io.FileIO, content: bytes) -> None:

@@ -58,7 +58,7 @@ GROUPS: Final[Mapping[str, Mapping[str, Callable[..., None]]]] = {
     "serve": serve.COMMANDS,
     "train": train.COMMANDS,
 }
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NOT_WRITABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 ABOUT: Final = """\
 Play, evaluate and train language-model agents in WebShop, ScienceWorld and ALFWorld.
@@ -191,7 +191,7 @@ def _describe(error: OSError) -> str:
     """What the system refused, where, and what to do about it, in one sentence."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.filename is None:
-        return f"the system reports an error: {reason}"
+        return reason
     path = os.fsdecode(error.filename)
     if Path(path).absolute().is_relative_to(cache_dir().absolute()):
         return f"cannot use {path}: {reason}; $ETO_DATA_DIR sets another folder for the data"

@@ -51,6 +51,8 @@ def folder(tmp_path: Path) -> Path:
 def start(*arguments: str, cwd: Path, code: str = CODE, **streams: object) -> subprocess.Popen[str]:
     env = {"PYTHONPATH": f"{ROOT}{os.pathsep}{cwd}", "PATH": os.environ["PATH"], "HOME": str(cwd)}
     env |= {"COLUMNS": "200", "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+    # On a full disk Python would write half of a module's bytecode and fail to read it later.
+    env |= {"PYTHONDONTWRITEBYTECODE": "1"}
     env |= streams.pop("env", {})  # type: ignore[arg-type]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
@@ -110,6 +112,32 @@ def test_a_full_disk_is_one_sentence(folder: Path) -> None:
     code, out, errors = run(*evaluation(), "--quiet", cwd=folder)  # with room it resumes
     assert code == 0, errors
     assert "1.000" in out
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_full_disk_in_training_can_be_resumed_from(folder: Path) -> None:
+    made = ["collect", "--env", "ETO-ALFWorld-v0", "--dataset", "mini", "--n-tasks", "4"]
+    assert run(*made, "--out", "experts", "--quiet", cwd=folder)[0] == 0
+    train = ["train", "sft", "--data", "experts", "--model", "tiny:nano", "--epochs", "1"]
+    train += ["--device", "cpu", "--save-every", "1", "--quiet", "--out", "sft"]
+
+    def limited(n_bytes: int) -> tuple[int, str, str]:
+        limit = (n_bytes, n_bytes)
+        return run(
+            *train,
+            cwd=folder,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        )
+
+    for n_bytes in (30_000, 900_000):  # too little for the weights, and for the optimiser's state
+        code, _, errors = limited(n_bytes)
+        assert (code, errors.count("\n")) == (1, 1), errors
+        assert errors.startswith("eto: cannot use sft")
+        assert not (folder / "sft" / "result.json").exists()
+    code, out, errors = run(*train, cwd=folder)
+    assert code == 0, errors
+    assert "written to sft" in out
 
 
 def test_a_full_disk_behind_stdout(folder: Path) -> None:
