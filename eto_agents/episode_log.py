@@ -1,30 +1,20 @@
 """Reading a run's episodes, finished or not, and refusing what is damaged.
 
-Every line is checked: that it is a trajectory, that its values can be computed with and shown, and
-that it belongs to the run that `run.json` describes. Reports, replay pages and training all read
+Every line is checked: that it is a trajectory (`Trajectory.from_json`), and that it belongs to the
+run that `run.json` describes. Reports, replay pages and training all read
 through `read_log`; nothing here writes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
 
 from eto_agents.runs import EPISODES, RunRecord, episodes_file, read_record
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import EpisodeKey, Step, Trajectory
+from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
-
-STEP_TEXTS: Final = ("action", "observation", "text", "thought")
-"""The fields of a `Step` that hold text."""
-
-_TEXTS: Final = (
-    *("env_id", "world", "dataset", "split", "tasks_sha256", "task_id", "kind", "goal", "policy"),
-    *("initial_observation", "error"),
-)
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ def read_log(
     try:
         has_unfinished_line = store.has_unfinished_line()
         for number, episode in enumerate(store.read(), start=1):
-            for problem in (*_problems(episode), *_differences(episode, claim)):
+            for problem in _differences(episode, claim):
                 raise CorruptDataError(f"{file}, line {number}: {problem}")
             latest[episode.key] = episode if with_messages else replace(episode, messages=[])
     except OSError as error:
@@ -124,26 +114,6 @@ def _claim(folder: Path, record: RunRecord | None) -> RunRecord | None:
     return record
 
 
-def _problems(episode: Trajectory) -> Iterator[str]:
-    """What is wrong with the values of an episode that has the right fields."""
-    yield from _wrong_texts(episode, _TEXTS)
-    numbers = {"wall_s": episode.wall_s, "seed": episode.seed, "sample": episode.sample}
-    yield from _wrong_numbers(numbers)
-    yield from _wrong_score(episode.score)
-    for number, step in enumerate(episode.steps, start=1):
-        yield from (f"step {number}: {problem}" for problem in _step_problems(step))
-
-
-def _step_problems(step: Step) -> Iterator[str]:
-    if not isinstance(step.reward_terms, dict) or not isinstance(step.usage, dict):
-        yield "reward_terms and usage must be JSON objects"
-        return
-    numbers = {name: getattr(step, name) for name in ("reward", "task_reward", "latency_s")}
-    yield from _wrong_texts(step, STEP_TEXTS)
-    yield from _wrong_numbers({**numbers, **step.reward_terms, **step.usage})
-    yield from _wrong_score(step.score)
-
-
 def _differences(episode: Trajectory, claim: RunRecord | None) -> Iterator[str]:
     """Why an episode does not belong to the run that ``run.json`` describes."""
     if claim is None:
@@ -160,21 +130,3 @@ def _differences(episode: Trajectory, claim: RunRecord | None) -> Iterator[str]:
                 f"its {name} is {actual!r:.80}, but run.json says {value!r:.80}: "
                 "two runs are mixed here"
             )
-
-
-def _wrong_texts(record: object, names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        value = getattr(record, name)
-        if not isinstance(value, str):
-            yield f"{name} is {value!r:.60}, not a string"
-
-
-def _wrong_numbers(numbers: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in numbers.items():
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            yield f"{name} is {value!r:.60}, not a finite number"
-
-
-def _wrong_score(score: Any) -> Iterator[str]:
-    if not isinstance(score, (int, float)) or isinstance(score, bool) or not 0.0 <= score <= 1.0:
-        yield f"score is {score!r:.60}, not a number in [0, 1]"

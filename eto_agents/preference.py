@@ -8,17 +8,15 @@ task, and each continuation is the rest of an episode. Pairs are built from epis
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from eto_agents.strict_json import json_text
 from eto_agents.trajectory import Message, check_schema
 from eto_envs.errors import CorruptDataError, DataNotFoundError
-from eto_envs.files import write_whole
+from eto_envs.files import parse_json, read_text, write_whole
 
 SCHEMA_VERSION = 2
 
@@ -61,17 +59,34 @@ class PreferencePair:
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        """Check the roles.
+        """Check the roles and the types.
 
         Raises:
-            ValueError: roles do not alternate, or a part begins or ends with the wrong role.
+            ValueError: roles do not alternate, a part begins or ends with the wrong role, or a
+                field has the wrong type.
         """
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if each.type == "str" and not isinstance(value, str):
+                raise ValueError(f"{each.name} is {value!r:.60}, not a text")
+            if each.type == "float | None" and type(value) not in (int, float, type(None)):
+                raise ValueError(f"{each.name} is {value!r:.60}, not a number")
         _check("prompt", self.prompt, "user")
         for name in ("chosen", "rejected"):
             messages: list[Message] = getattr(self, name)
             _check(name, messages, "assistant")
             if messages[0]["role"] != "assistant":
                 raise ValueError(f"{name} begins with a {messages[0]['role']} message")
+
+    @property
+    def fault(self) -> str:
+        """Why nothing can be learned from the pair; empty if it is a good one."""
+        if self.chosen == self.rejected:
+            return "both sides are the same"
+        scores = (self.chosen_score, self.rejected_score)
+        if None not in scores and scores[0] < scores[1]:  # type: ignore[operator]
+            return "the rejected side has the higher score"
+        return ""
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""
@@ -84,8 +99,8 @@ class PreferencePair:
         Raises:
             CorruptDataError: the line is not such a record, or has another schema version.
         """
+        record = parse_json(line, "a preference pair")
         try:
-            record: dict[str, Any] = json.loads(line)
             check_schema("the pair", record["schema"], SCHEMA_VERSION)
             return cls(**record)
         except (ValueError, KeyError, TypeError) as error:
@@ -97,16 +112,18 @@ def read_pairs(path: Path) -> Iterator[PreferencePair]:
 
     Raises:
         DataNotFoundError: there is no such file.
-        CorruptDataError: a line is not a pair; names the line.
+        CorruptDataError: a line is not a pair, or not one to learn from; names the line.
     """
     if not path.is_file():
         raise DataNotFoundError(f"no preference pairs at {path}")
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield PreferencePair.from_json(line)
-            except CorruptDataError as error:
-                raise CorruptDataError(f"{path}, line {number}: {error}") from error
+    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
+        try:
+            pair = PreferencePair.from_json(line)
+        except CorruptDataError as error:
+            raise CorruptDataError(f"{path}, line {number}: {error}") from error
+        if pair.fault:
+            raise CorruptDataError(f"{path}, line {number}: {pair.fault}")
+        yield pair
 
 
 def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> int:
@@ -119,8 +136,9 @@ def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> int:
 def _check(name: str, messages: list[Message], last: str) -> None:
     """Check that user and assistant alternate, that contents are text and the last role `last`."""
     roles = [message["role"] for message in messages]
-    if not all(isinstance(message["content"], str) for message in messages):
-        raise ValueError(f"{name} has a message whose content is not text")
+    texts = [message["content"] for message in messages]
+    if not all(isinstance(text, str) for text in (*roles, *texts)):
+        raise ValueError(f"{name} has a message whose role or content is not text")
     if unknown := [role for role in roles if role not in _ROLES]:
         raise ValueError(f"{name} has a message of role {unknown[0]!r}")
     turns = roles[1:] if roles[:1] == ["system"] else roles

@@ -28,10 +28,17 @@ from types import TracebackType
 from typing import Any, Final
 
 from eto_agents.processes import is_main_process, wait_until
-from eto_agents.settings import read_json, record_of
+from eto_agents.settings import record_of
 from eto_agents.strict_json import json_text, write_json
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
-from eto_envs.files import naming, sha256_of, write_whole
+from eto_envs.files import (
+    naming,
+    parse_json,
+    read_json_object,
+    read_text,
+    sha256_of,
+    write_whole,
+)
 
 SCHEMA_VERSION: Final = 3
 """Version of ``run.json``."""
@@ -82,7 +89,7 @@ def read_record(folder: Path) -> RunRecord | None:
         if (folder / "config.json").is_file() and (folder / "inputs.json").is_file():
             raise _incompatible(folder, "an early version")
         return None
-    record = read_json(path)
+    record = read_json_object(path)
     if record.get("schema") != SCHEMA_VERSION:
         raise _incompatible(
             folder, f"version {record['version']}" if "version" in record else "an early version"
@@ -152,7 +159,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The result of the completed stage; None if it is not complete."""
         path = self.folder / "result.json"
-        return read_json(path) if path.is_file() else None
+        return read_json_object(path) if path.is_file() else None
 
     def __enter__(self) -> RunFolder:
         """Claim the folder for these settings and inputs.
@@ -208,11 +215,12 @@ class RunFolder:
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return []
-        *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise CorruptDataError(f"{path} is damaged ({error})") from error
+        *lines, _incomplete = read_text(path).split("\n")
+        records = [parse_json(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record, dict) or not isinstance(record.get("step", 0), int):
+                raise CorruptDataError(f"{path}, line {number} is damaged: {record!r:.80}")
+        return records
 
     def rewind(self, step: int) -> None:
         """Remove the metrics logged after `step`; the steps after it are about to be repeated."""

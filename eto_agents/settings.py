@@ -1,4 +1,4 @@
-"""Settings of the training methods, and reading them from TOML and JSON files.
+"""Settings of the training methods, and the values that files and flags give them.
 
 Frozen dataclasses are the only source of flags, defaults and help texts; the command line derives
 its flags from them (tyro). `Optimisation` is shared by all methods, `FineTuning` by the methods
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import types
 import typing
@@ -24,13 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from eto_agents.strict_json import json_text
-from eto_envs.errors import (
-    CorruptDataError,
-    DataError,
-    DataNotFoundError,
-    EtoError,
-    UnknownNameError,
-)
+from eto_envs.errors import EtoError, UnknownNameError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LRSchedule = Literal["cosine", "linear", "constant_with_warmup", "warmup_stable_decay"]
@@ -50,11 +45,15 @@ class Settings:
     """Base of all settings. Each class checks its parents' ranges, then its own."""
 
     def __post_init__(self) -> None:
-        """Check the ranges.
+        """Check that all numbers are finite: no range below says so of infinity or NaN.
 
         Raises:
             SettingsError: a value is out of range, or settings contradict each other.
         """
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"{each.name} must be a finite number, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,25 +448,6 @@ def _check(
             raise SettingsError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
 
 
-def read_toml_file(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        CorruptDataError: the file is not valid TOML.
-    """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    if not path.is_file():
-        raise DataNotFoundError(f"no settings file at {path}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not valid TOML ({error})") from error
-
-
 def overlay(default: S, record: Mapping[str, Any], source: str = "settings") -> S:
     """Replace fields of `default` by the values of `record`.
 
@@ -478,7 +458,7 @@ def overlay(default: S, record: Mapping[str, Any], source: str = "settings") -> 
 
     Raises:
         UnknownNameError: a name is not a field.
-        SettingsError: a value does not have its field's type.
+        SettingsError: a value does not have its field's type, or is out of range.
     """
     types_by_name = typing.get_type_hints(type(default))
     values = {}
@@ -487,7 +467,10 @@ def overlay(default: S, record: Mapping[str, Any], source: str = "settings") -> 
         if name not in types_by_name:
             raise UnknownNameError(f"setting in {source}:", key, types_by_name)
         values[name] = _convert(value, types_by_name[name], f"{source}: {key}")
-    return dataclasses.replace(default, **values)  # type: ignore[type-var]
+    try:
+        return dataclasses.replace(default, **values)  # type: ignore[type-var]
+    except SettingsError as error:
+        raise SettingsError(f"{source}: {error}") from error
 
 
 def record_of(settings: Any) -> dict[str, Any]:
@@ -513,29 +496,9 @@ def key_values(texts: tuple[str, ...]) -> dict[str, Any]:
             raise SettingsError(f"{key} is given more than once")
         try:
             pairs[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             pairs[key] = value
     return pairs
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file with a JSON object, such as `eto_agents.strict_json.write_json` writes.
-
-    Raises:
-        CorruptDataError: the file is not a JSON object; names the line.
-        DataError: the file cannot be read.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise CorruptDataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise CorruptDataError(f"{path} is not UTF-8 text ({error.reason})") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    if not isinstance(record, dict):
-        raise CorruptDataError(f"{path} is not a JSON object")
-    return record
 
 
 def _convert(value: Any, expected: Any, where: str) -> Any:
@@ -556,7 +519,7 @@ def _convert(value: Any, expected: Any, where: str) -> Any:
     if expected is Path and isinstance(value, str):
         return Path(value)
     if expected is float and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not expected:
         raise SettingsError(f"{where} must be {expected.__name__}, got {value!r}")
     return value

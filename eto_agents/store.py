@@ -14,7 +14,7 @@ from types import TracebackType
 
 from eto_agents.trajectory import EpisodeKey, Trajectory
 from eto_envs.errors import CorruptDataError, DataError
-from eto_envs.files import append_whole, naming
+from eto_envs.files import append_whole, naming, refuse_pointer
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,11 @@ class TrajectoryStore:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
                     return
+                if number == 1:
+                    refuse_pointer(self.path, line)
                 where = f"{self.path}, line {number}"
                 try:
-                    yield Trajectory.from_json(line.decode())
+                    yield Trajectory.from_json(line.decode("utf-8-sig"))
                 except UnicodeDecodeError as error:
                     raise CorruptDataError(f"{where}: not UTF-8 text ({error.reason})") from error
                 except CorruptDataError as error:

@@ -8,13 +8,14 @@ trajectories are written by `eto_agents.store`.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from eto_agents.strict_json import json_text
 from eto_envs.errors import CorruptDataError
+from eto_envs.files import parse_json
 
 SCHEMA_VERSION = 3
 
@@ -68,6 +69,10 @@ class Step:
     log_probs: list[float] | None = None
     usage: Mapping[str, float] = field(default_factory=dict)
     latency_s: float = 0.0
+
+
+STEP_TEXTS: Final = ("action", "observation", "text", "thought")
+"""The fields of a `Step` that hold text."""
 
 
 class EpisodeKey(NamedTuple):
@@ -146,15 +151,83 @@ class Trajectory:
         Raises:
             CorruptDataError: the line is not such a record, or has another schema version.
         """
+        record = parse_json(line, "not a trajectory")
         try:
-            record: dict[str, Any] = json.loads(line)
             check_schema("the trajectory", record["schema"], SCHEMA_VERSION)
-            if record["status"] not in STATUSES:
-                raise CorruptDataError(f"unknown status {record['status']!r}")
             record["steps"] = [Step(**step) for step in record["steps"]]
-            return cls(**record)
+            trajectory = cls(**record)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptDataError(f"not a trajectory ({error!r}): {line[:80]!r}") from error
+        for problem in _problems(trajectory):
+            raise CorruptDataError(problem)
+        return trajectory
+
+
+_TEXTS: Final = (
+    *("env_id", "world", "dataset", "split", "tasks_sha256", "task_id", "kind", "goal", "policy"),
+    *("initial_observation", "error"),
+)
+
+
+_LARGEST: Final = sys.float_info.max  # whole numbers of JSON can be larger
+
+
+def _problems(episode: Trajectory) -> Iterator[str]:
+    """What is wrong with the values of an episode that has the right fields."""
+    yield from _wrong_texts(episode, _TEXTS)
+    if episode.status not in STATUSES:
+        yield f"unknown status {episode.status!r:.60}"
+    for name in ("seed", "sample"):
+        if type(getattr(episode, name)) is not int:
+            yield f"{name} is {getattr(episode, name)!r:.60}, not a whole number"
+    if type(episode.success) is not bool:
+        yield f"success is {episode.success!r:.60}, not true or false"
+    if not isinstance(episode.messages, list) or not all(map(_is_message, episode.messages)):
+        yield f"messages are {episode.messages!r:.60}, not texts with roles"
+    yield from _wrong_numbers({"wall_s": episode.wall_s})
+    yield from _wrong_score(episode.score)
+    for number, step in enumerate(episode.steps, start=1):
+        yield from (f"step {number}: {problem}" for problem in _step_problems(step))
+
+
+def _step_problems(step: Step) -> Iterator[str]:
+    if not isinstance(step.reward_terms, dict) or not isinstance(step.usage, dict):
+        yield "reward_terms and usage must be JSON objects"
+        return
+    numbers = {name: getattr(step, name) for name in ("reward", "task_reward", "latency_s")}
+    yield from _wrong_texts(step, STEP_TEXTS)
+    yield from _wrong_numbers({**numbers, **step.reward_terms, **step.usage})
+    yield from _wrong_score(step.score)
+    if type(step.is_valid) is not bool:
+        yield f"is_valid is {step.is_valid!r:.60}, not true or false"
+    for name, kinds in (("token_ids", {int}), ("log_probs", {int, float})):
+        values = getattr(step, name)
+        if values is not None and not (isinstance(values, list) and {*map(type, values)} <= kinds):
+            yield f"{name} are {values!r:.60}, not a list of numbers"
+
+
+def _is_message(message: object) -> bool:
+    return isinstance(message, dict) and all(
+        isinstance(message.get(name), str) for name in ("role", "content")
+    )
+
+
+def _wrong_texts(record: object, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        value = getattr(record, name)
+        if not isinstance(value, str):
+            yield f"{name} is {value!r:.60}, not a string"
+
+
+def _wrong_numbers(numbers: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in numbers.items():
+        if not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+            yield f"{name} is {value!r:.60}, not a finite number"
+
+
+def _wrong_score(score: Any) -> Iterator[str]:
+    if not isinstance(score, (int, float)) or isinstance(score, bool) or not 0.0 <= score <= 1.0:
+        yield f"score is {score!r:.60}, not a number in [0, 1]"
 
 
 def check_schema(what: str, schema: object, expected: int) -> None:

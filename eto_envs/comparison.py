@@ -7,13 +7,14 @@ Each world decides what is compared and how (`alfworld.audit`, `scienceworld.aud
 from __future__ import annotations
 
 import gzip
-import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.files import parse_json
 
 MAX_DIFFERENCES = 1000
 """The number of differences that are stored; all are counted."""
@@ -95,6 +96,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+MAX_LINE_CHARS = 1 << 28
+"""The most characters of a recorded episode."""
+
+
 def read_recordings(path: Path) -> Iterator[tuple[int, Any]]:
     """The line numbers and values of a JSON-lines file of recorded episodes, optionally gzipped.
 
@@ -108,10 +113,17 @@ def read_recordings(path: Path) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                yield number, json.loads(line)
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
-        raise not_a_recording(path, max(number, 1), error) from None
+            # Bounded, because a gzipped line could unpack to more than the memory.
+            for number, line in enumerate(
+                iter(lambda: lines.readline(MAX_LINE_CHARS), ""), start=1
+            ):
+                try:
+                    value = parse_json(line, "the line")
+                except CorruptDataError as error:
+                    raise not_a_recording(path, number, error) from error
+                yield number, value
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise not_a_recording(path, number + 1, error) from None
 
 
 def not_a_recording(path: Path, number: int, error: Exception) -> CorruptDataError:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from eto_envs.errors import DataNotFoundError, UnknownNameError
+from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 from eto_envs.fetch import Content, fetch, find_mismatch
+from eto_envs.files import parse_toml, read_text
 
 DATA_DIR_VARIABLE = "ETO_DATA_DIR"
 MIRROR_VARIABLE = "ETO_DATA_MIRROR"
@@ -104,7 +104,8 @@ def manifest(manifest_path: str | Path | None = None) -> Mapping[str, tuple[Data
     """
     if manifest_path is None:
         return _read_own_manifest()
-    return _parse_manifest(Path(manifest_path).read_text(encoding="utf-8"))
+    path = Path(manifest_path)
+    return _parse_manifest(read_text(path), path)
 
 
 def find(name: str, *, manifest_path: str | Path | None = None) -> Path | None:
@@ -283,25 +284,37 @@ def _place(name: str, files: list[DataFile]) -> str:
 def _read_own_manifest() -> Mapping[str, tuple[DataFile, ...]]:
     from importlib import resources
 
-    text = resources.files("eto_envs").joinpath("manifest.toml").read_text(encoding="utf-8")
-    return _parse_manifest(text)
+    file = resources.files("eto_envs").joinpath("manifest.toml")
+    return _parse_manifest(file.read_text(encoding="utf-8"), file)
 
 
-def _parse_manifest(text: str) -> Mapping[str, tuple[DataFile, ...]]:
+def _parse_manifest(text: str, place: object) -> Mapping[str, tuple[DataFile, ...]]:
     """Groups of files; the ``licence`` and ``source`` of a group apply to its files."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
     groups = {}
-    for group, table in tomllib.loads(text).items():
-        shared = {key: table[key] for key in ("licence", "source")}
-        groups[group] = tuple(_data_file(group, shared | entry) for entry in table["files"])
+    for group, table in parse_toml(text, place).items():
+        try:
+            shared = {key: table[key] for key in ("licence", "source")}
+            groups[group] = tuple(_data_file(group, shared | entry) for entry in table["files"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(
+                f"{place}: [{group}] is no group of files ({error!r})"
+            ) from error
     return MappingProxyType(groups)
 
 
 def _data_file(group: str, entry: Mapping[str, Any]) -> DataFile:
     values = {"mirror": entry["path"], "size_bytes": None, "sha256": None, **entry}
     values |= {"name": f"{group}/{entry['name']}", "urls": tuple(entry["urls"])}
-    return DataFile(group=group, **values)
+    file = DataFile(group=group, **values)
+    for name in ("path", "mirror"):
+        path = PurePosixPath(getattr(file, name))
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{name} {str(path)!r} leads out of the folder")
+    texts = (file.licence, file.source, file.description, file.sha256 or "", *file.urls)
+    if not all(isinstance(text, str) for text in texts) or not _is_size(file.size_bytes):
+        raise ValueError(f"a field of {file.name} has the wrong type")
+    return file
+
+
+def _is_size(value: object) -> bool:
+    return value is None or (type(value) is int and value >= 0)

@@ -14,20 +14,21 @@ import os
 import shutil
 import time
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eto_envs.errors import CorruptDataError, DataError
-from eto_envs.files import sha256_of
+from eto_envs.files import ZIP_ERRORS, sha256_of
 
 if TYPE_CHECKING:
     import requests
 
-CHUNK_BYTES = 1 << 16  # lost at most when a transfer breaks: requests drops an incomplete chunk
+CHUNK_BYTES = 1 << 16  # lost at most when a transfer breaks
 TIMEOUT_S = 30.0
+STALL_S = 60.0  # in which a chunk must arrive
+MAX_BYTES = 10_000_000_000  # of a file whose size is not known
 N_FRUITLESS = 4  # consecutive attempts that yield less than a chunk before a source is given up
 HTTP_OK, HTTP_PARTIAL, HTTP_BAD_RANGE, HTTP_BUSY, HTTP_SERVER_ERROR = 200, 206, 416, 429, 500
 
@@ -143,7 +144,7 @@ def _fetch_from(
 ) -> None:
     """Make `part` the right file, or remove it."""
     if isinstance(source, Path):
-        _copy(source, part, on_progress)
+        _copy(source, part, content, on_progress)
         resumed = False
     else:
         resumed = _transfer(source, part, content, on_progress, pause_s)
@@ -158,13 +159,12 @@ def _fetch_from(
         raise _WrongContentError(f"not the right file: {mismatch}")
 
 
-def _copy(source: Path, part: Path, on_progress: Callable[[int], object]) -> None:
+def _copy(source: Path, part: Path, content: Content, on_progress: Callable[[int], object]) -> None:
     if not source.is_file():
         raise _SourceError("there is no such file")
-    with source.open("rb") as original, part.open("wb") as copy:
-        for chunk in iter(lambda: original.read(CHUNK_BYTES), b""):
-            copy.write(chunk)
-            on_progress(copy.tell())
+    with source.open("rb") as original:
+        chunks = iter(lambda: original.read(CHUNK_BYTES), b"")
+        _write(chunks, part, 0, content, on_progress)
 
 
 def _transfer(
@@ -209,6 +209,7 @@ def _stream(
 ) -> None:
     """Send one request and write the response, from byte `start` if the server supports ranges."""
     import requests
+    import urllib3
 
     headers = {"Accept-Encoding": "identity"}  # ranges of a compressed body are not file offsets
     if start:
@@ -224,10 +225,36 @@ def _stream(
     with response:
         start = _agreed_start(response, part, start, content)
         try:
-            _write(response.iter_content(CHUNK_BYTES), part, start, on_progress)
-        except requests.RequestException as error:
+            _write(_chunks(response), part, start, content, on_progress)
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
             message = f"interrupted after {_size(part)} bytes: {_reason(error)}"
             raise _BrokenError(message) from error
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body in chunks of `CHUNK_BYTES`, except for the last.
+
+    Raises:
+        OSError: a chunk takes longer than `STALL_S`, even if bytes keep trickling in, which the
+            timeout of a single read does not notice; or the body ends too early.
+    """
+    length = response.headers.get("Content-Length", "")
+    n_left = int(length) if length.isdigit() else None
+    chunk, deadline = bytearray(), time.monotonic() + STALL_S
+    while received := response.raw.read1(CHUNK_BYTES, decode_content=False):
+        n_left = None if n_left is None else n_left - len(received)
+        chunk += received
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk[:CHUNK_BYTES])
+            del chunk[:CHUNK_BYTES]
+            deadline = time.monotonic() + STALL_S
+        elif time.monotonic() > deadline:
+            raise TimeoutError(f"less than {CHUNK_BYTES} bytes in {STALL_S:g} s")
+    if n_left:
+        raise ConnectionError(f"the connection ended {n_left} bytes early")
+    yield bytes(chunk)
 
 
 def _agreed_start(response: requests.Response, part: Path, start: int, content: Content) -> int:
@@ -255,14 +282,26 @@ def _agreed_start(response: requests.Response, part: Path, start: int, content: 
 
 
 def _write(
-    chunks: Iterable[bytes], part: Path, start: int, on_progress: Callable[[int], object]
+    chunks: Iterable[bytes],
+    part: Path,
+    start: int,
+    content: Content,
+    on_progress: Callable[[int], object],
 ) -> None:
+    """Write chunks to the part file, from byte `start` on, but no more than the file may have."""
+    n_bytes, limit = start, MAX_BYTES if content.size_bytes is None else content.size_bytes
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
         file.truncate()
         for chunk in chunks:
+            n_bytes += len(chunk)
+            if n_bytes > limit:
+                break
             file.write(chunk)
-            on_progress(file.tell())
+            on_progress(n_bytes)
+    if n_bytes > limit:
+        part.unlink()
+        raise _WrongContentError(f"it has more than {limit} bytes")
 
 
 def _check_space(part: Path, content: Content) -> None:
@@ -283,11 +322,11 @@ def _is_complete_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except ZIP_ERRORS:
         return False
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: Exception) -> str:
     """The innermost cause of a nested error."""
     inner = error.args[0] if error.args else error
     return str(getattr(inner, "reason", inner))

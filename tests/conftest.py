@@ -23,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--screenshots", metavar="FOLDER", help="folder for the documentation's screenshots"
     )
+    parser.addoption("--n-actions", type=int, help="random actions to play in each world")
+    parser.addoption("--n-mutants", type=int, help="damaged copies to read of each kind of file")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="seed of random actions and damage")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,11 +41,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         find_spec(name) is not None for name in ("selenium", "starlette", "uvicorn", "PIL")
     )
     for item in items:
-        if "data" in item.keywords and not SHARED.is_dir():
+        if item.get_closest_marker("data") and not SHARED.is_dir():
             item.add_marker(no_data)
-        if "java" in item.keywords and not has_java:
+        if item.get_closest_marker("java") and not has_java:
             item.add_marker(no_java)
-        if "browser" in item.keywords and not has_browser:
+        if item.get_closest_marker("browser") and not has_browser:
             item.add_marker(no_browser)
 
 

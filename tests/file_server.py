@@ -21,6 +21,8 @@ class ServedFile:
         ranges: whether it can send a part of the file.
         content_type: as in the header.
         delay_s: waits so long before it answers.
+        has_length: whether it says how long an answer is.
+        drip_bytes: if not 0, sends this many bytes at a time, with pauses of 10 ms.
     """
 
     content: bytes
@@ -29,6 +31,8 @@ class ServedFile:
     ranges: bool = True
     content_type: str = "application/octet-stream"
     delay_s: float = 0.0
+    has_length: bool = True
+    drip_bytes: int = 0
 
 
 class FileServer:
@@ -70,10 +74,16 @@ class _Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{n_bytes - 1}/{n_bytes}")
         self.send_header("Content-Type", file.content_type)
-        self.send_header("Content-Length", str(n_bytes - start))
+        if file.has_length:
+            self.send_header("Content-Length", str(n_bytes - start))
         self.end_headers()
         body = file.content[start:]
-        self.wfile.write(body[: file.breaks.pop(0)] if file.breaks else body)
+        body = body[: file.breaks.pop(0)] if file.breaks else body
+        size = file.drip_bytes or len(body) or 1
+        with contextlib.suppress(ConnectionError):  # the client may have had enough
+            for at in range(0, len(body), size):
+                self.wfile.write(body[at : at + size])
+                time.sleep(0.01 if file.drip_bytes else 0)
         self.close_connection = True  # after a short body the client sees the connection end
 
     def log_message(self, format: str, *args: object) -> None:

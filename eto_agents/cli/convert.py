@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -97,8 +98,13 @@ def import_file(
     if format not in OF_TRAJECTORIES:
         from eto_agents.preference import write_pairs
 
-        n_written = write_pairs(target, _pair_reader(format)(source))
-        show(f"{n_written} pairs written to {target}")
+        pairs = _pair_reader(format)(source)
+        left_out = Counter(pair.fault for pair in pairs if pair.fault)
+        if left_out.total() == len(pairs):
+            raise DataError(f"{source} has no pair to learn from: {_counted(left_out)}")
+        n_written = write_pairs(target, [pair for pair in pairs if not pair.fault])
+        more = f"; left out: {_counted(left_out)}" if left_out else ""
+        show(f"{n_written} pairs written to {target}{more}")
         return
     from eto_agents.formats.folder import write_folder
     from eto_agents.formats.sft import read_eto_sft, read_messages
@@ -111,6 +117,10 @@ def import_file(
     n_unknown = sum(chat.score is None for chat in chats)
     unscored = f" ({n_unknown} without a score, taken as {score_if_unknown:g})" if n_unknown else ""
     show(f"{len(chats)} episodes{unscored} written to {target}")
+
+
+def _counted(faults: Counter[str]) -> str:
+    return ", ".join(f"{n} of which {fault}" for fault, n in faults.items())
 
 
 def _read_trajectories(source: Path, min_score: float | None, splits: tuple[str, ...]) -> list[Any]:

@@ -14,8 +14,9 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from eto_agents.console import Display, show, table
 from eto_agents.processes import is_main_process
-from eto_agents.settings import DPO, ETO, GRPO, PPO, RFT, SFT, read_toml_file
+from eto_agents.settings import DPO, ETO, GRPO, PPO, RFT, SFT
 from eto_envs.errors import UnknownNameError, require
+from eto_envs.files import read_toml
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -310,7 +311,7 @@ def with_config(arguments: Sequence[str]) -> list[str]:
     path = Path(given[at + 1])
     del given[at : at + 2]
     flags: list[str] = []
-    for key, value in _flattened(read_toml_file(path)).items():
+    for key, value in _flattened(read_toml(path)).items():
         if not _is_given(key, given):
             flags += _flag(key, value)
     return [*given[:2], *flags, *given[2:]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,11 +16,7 @@ from typing import Any
 
 from eto_agents.worlds import all_worlds
 from eto_envs.errors import CorruptDataError, DataNotFoundError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from eto_envs.files import parse_toml
 
 COLUMNS = {
     name: (world.env_id, split) for world in all_worlds() for name, split in world.columns.items()
@@ -106,15 +101,15 @@ def parse_published(text: str, name: str) -> Published:
     Raises:
         CorruptDataError: the text is damaged.
     """
+    record = parse_toml(text, name)
     try:
-        record = tomllib.loads(text)
         sources = {key: str(value) for key, value in record["sources"].items()}
         protocols = {key: str(value) for key, value in record["protocols"].items()}
         rows = tuple(_row(row) for row in record["row"])
         for row in rows:
             if row.source not in sources or row.protocol not in protocols:
                 raise ValueError(f"{row.method}: unknown source or protocol")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(f"{name} is not a file of published results ({error!r})") from error
     return Published(rows, sources, protocols)
 

@@ -7,7 +7,6 @@ task or its step limit ended; missing episodes are counted and reported.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from eto_agents.evaluation.statistics import Estimate, bounded_mean
 from eto_agents.strict_json import write_json
 from eto_agents.trajectory import PLAYED, STATUSES, Trajectory, check_schema
 from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.files import read_json
 
 SCHEMA_VERSION = 2
 
@@ -147,8 +147,8 @@ class Results:
         path = path / "results.json" if path.is_dir() else path
         if not path.is_file():
             raise DataNotFoundError(f"no results at {path}: run `eto eval --out {path.parent}`")
+        record = read_json(path)
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
             check_schema(str(path), record["schema"], SCHEMA_VERSION)
             for name, split in record["splits"].items():
                 for key in ("reward", "success"):
@@ -156,10 +156,21 @@ class Results:
                     split[key] = Estimate(_number(mean), low, high)
                 for key in ("steps", "invalid_actions"):
                     split[key] = _number(split[key])
-                record["splits"][name] = SplitResult(**split)
+                record["splits"][name] = _checked(SplitResult(**split))
             return cls(**record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptDataError(f"{path} is not a results file ({error!r})") from error
+
+
+def _checked(split: SplitResult) -> SplitResult:
+    """The split, if its numbers are numbers; raises ValueError otherwise."""
+    numbers = (split.steps, split.invalid_actions, split.tokens, split.wall_s, split.reward.mean)
+    counts = (split.n_tasks, split.n_episodes, split.n_planned, *split.statuses.values())
+    ends = (*split.reward[1:], *split.success)
+    fits = {*map(type, (*numbers, *ends))} <= {int, float, type(None)}
+    if not fits or not {*map(type, counts)} <= {int} or type(split.samples) is not dict:
+        raise ValueError(f"a value of split {split.split!r} has the wrong type")
+    return split
 
 
 def _number(value: float | None) -> float:

@@ -5,15 +5,14 @@ Errors name the file and the entry or line, counted from 1.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from eto_agents.strict_json import json_text
 from eto_agents.trajectory import SCHEMA_VERSION, Message, check_schema
-from eto_envs.errors import CorruptDataError, DataNotFoundError
-from eto_envs.files import write_whole
+from eto_envs.errors import CorruptDataError
+from eto_envs.files import parse_json, read_text, write_whole
 
 SPEAKERS: Final[Mapping[str, str]] = {"system": "system", "user": "human", "assistant": "gpt"}
 """Roles and how the from/value form (FastChat, ETO, LLaMA-Factory's sharegpt) calls them."""
@@ -43,15 +42,9 @@ def read_entries(path: Path) -> Iterator[Entry]:
     Raises:
         DataNotFoundError: there is no such file.
         CorruptDataError: it is neither, or has no entries; names the entry or line.
+        DataError: it cannot be read.
     """
-    if not path.is_file():
-        raise DataNotFoundError(f"there is no file {path}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CorruptDataError(f"{path} is no text file ({error})") from error
-    if text.startswith("version https://git-lfs"):
-        raise CorruptDataError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
+    text = read_text(path)
     found = _of_list(path, text) if text.lstrip().startswith("[") else _of_lines(path, text)
     n_entries = 0
     for entry in found:
@@ -66,11 +59,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
 
 def _of_list(path: Path, text: str) -> Iterator[Entry]:
-    try:
-        records = json.loads(text)
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not a JSON list ({error})") from error
-    for number, record in enumerate(records, start=1):
+    for number, record in enumerate(parse_json(text, path), start=1):
         yield Entry(f"{path}, entry {number}", record)
 
 
@@ -78,10 +67,7 @@ def _of_lines(path: Path, text: str) -> Iterator[Entry]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
-            try:
-                yield Entry(place, json.loads(line))
-            except ValueError as error:
-                raise CorruptDataError(f"{place}: not JSON ({error}): {line[:80]!r}") from error
+            yield Entry(place, parse_json(line, place))
 
 
 def write_list(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
@@ -110,15 +96,53 @@ def messages_of(entry: Entry, key: str) -> list[Message]:
         CorruptDataError: there is none, or it is empty or of another form.
     """
     turns = entry.record.get(key)
-    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
+    if not isinstance(turns, list) or not turns:
         raise entry.bad(f"{key!r} is no list of messages")
     return [_message(entry, key, turn) for turn in turns]
+
+
+def system_of(entry: Entry, messages: Sequence[Message]) -> list[Message]:
+    """The message in the column ``system``, which precedes a chat; empty if there is none.
+
+    Raises:
+        CorruptDataError: it is not a text, or the chat begins with another system message.
+    """
+    text = entry.record.get("system")
+    if text is None or text == "":
+        return []
+    if not isinstance(text, str):
+        raise entry.bad(f"'system' is {text!r:.60}, not a text")
+    if messages[0]["role"] == "system":
+        raise entry.bad("there is a column 'system', and a system message in the chat")
+    return [{"role": "system", "content": text}]
+
+
+_NO_PLACE: Final = ("tools", "images", "videos", "audios", "kto_tag")
+
+
+def check_columns(entry: Entry) -> None:
+    """Check that an entry has nothing that its format knows and an episode has no place for.
+
+    Raises:
+        CorruptDataError: it has.
+    """
+    for name in _NO_PLACE:
+        if entry.record.get(name) not in _NOTHING:
+            value = entry.record[name]
+            raise entry.bad(f"{name!r} is {value!r:.60}: episodes of text have no place for it")
+
+
+_NOTHING: Final[tuple[object, ...]] = (None, "", [], {}, "[]", "{}")
 
 
 def _message(entry: Entry, key: str, turn: Any) -> Message:
     if not isinstance(turn, Mapping):
         raise entry.bad(f"{key!r} has {turn!r:.60}, which is no message")
-    speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+    known = ("from", "value") if "from" in turn else ("role", "content")
+    speaker, text = (turn.get(name) for name in known)
+    if any(value not in _NOTHING for name, value in turn.items() if name not in known):
+        unknown = sorted({*turn} - {*known})
+        raise entry.bad(f"{key!r} has a message with {unknown[0]!r}, which would be lost")
     role = _ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None or not isinstance(text, str):
         raise entry.bad(f"{key!r} has {dict(turn)!r:.60}, which is no message")

@@ -11,6 +11,7 @@ from eto_agents.formats.sft import N_ETO_PROMPT, world_of_chat
 from eto_agents.runs import episodes_folder
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Message, Trajectory
+from eto_agents.worlds.base import find_world, known_world
 from eto_envs.errors import CorruptDataError, DataError
 from eto_envs.files import sha256_of, write_whole
 
@@ -44,9 +45,17 @@ def write_folder(
     """
     if (folder / "episodes.jsonl").exists() or (folder / "run.json").exists():
         raise DataError(f"{folder} has episodes already; choose another folder")
+    if world is not None:
+        known_world(world)
     worlds = [world or world_of_chat(chat) for chat in chats]
     trajectories = []
     for number, (chat, theirs) in enumerate(zip(chats, worlds, strict=True), start=1):
+        stated = chat.facts.get("world", find_world(theirs).name)
+        if find_world(stated).name != find_world(theirs).name:
+            raise CorruptDataError(
+                f"{source}, entry {number}: its world is {stated!r}, but world={world!r} was "
+                "requested"
+            )
         try:
             trajectories.append(trajectory_of(chat, theirs, score_if_unknown=score_if_unknown))
         except (ValueError, TypeError) as error:
@@ -55,7 +64,8 @@ def write_folder(
         for trajectory in trajectories:
             store.append(trajectory)
     prompts = {json.dumps(chat.messages[: chat.n_prompt]) for chat in chats}
-    if len(prompts) == 1 and len(set(worlds)) == 1 and chats[0].n_prompt == N_ETO_PROMPT:
+    roles = [message["role"] for message in chats[0].messages[: chats[0].n_prompt]]
+    if len(prompts) == 1 and len(set(worlds)) == 1 and roles == ["user", "assistant"]:
         text = prompt_toml(worlds[0], chats[0].messages)
         write_whole(folder / "prompt.toml", text.encode())
     n_unknown = sum(chat.score is None for chat in chats)

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 from eto_agents.formats.files import (
     Entry,
+    check_columns,
     messages_of,
     number_of,
     read_entries,
+    system_of,
     turns_of,
     write_lines,
     write_list,
@@ -25,6 +27,7 @@ from eto_agents.formats.files import (
 from eto_agents.formats.sft import describe_dataset
 from eto_agents.preference import PreferencePair
 from eto_agents.trajectory import Message
+from eto_envs.files import parse_json
 
 _TEXTS: Final = (
     "env_id",
@@ -134,13 +137,14 @@ def read_llama_factory_ranking(path: Path) -> list[PreferencePair]:
 
 
 def _whole_pair(entry: Entry) -> PreferencePair:
+    check_columns(entry)
     conversation = messages_of(entry, "conversations")
     chosen, rejected = _answer(entry, "chosen"), _answer(entry, "rejected")
-    try:
-        rest = json.loads(entry.record.get("rest", "{}"))
-        n_prompt = int(rest.get("n_prompt", len(conversation)))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise entry.bad(f"'rest' is not what this library wrote ({error})") from error
+    text = entry.record.get("rest", "{}")
+    rest = parse_json(text, f"{entry.place}: 'rest'") if isinstance(text, str) else None
+    n_prompt = rest.get("n_prompt", len(conversation)) if isinstance(rest, dict) else None
+    if not isinstance(rest, dict) or type(n_prompt) is not int:
+        raise entry.bad(f"'rest' is not what this library wrote: {text!r:.60}")
     after = Entry(entry.place, rest)
     shared = conversation[n_prompt:]
     record = {
@@ -161,22 +165,30 @@ def _answer(entry: Entry, key: str) -> Message:
 
 
 def _pair(entry: Entry, id_key: str) -> PreferencePair:
+    check_columns(entry)
     texts: dict[str, Any] = {name: entry.record.get(name) or "" for name in _TEXTS}
     task_id = entry.record.get(id_key, "")
-    if not isinstance(task_id, (str, int)):
+    if type(task_id) not in (str, int):
         raise entry.bad(f"{id_key!r} is {task_id!r:.60}, not a text or a number")
     for name, text in texts.items():
         if not isinstance(text, str):
             raise entry.bad(f"{name!r} is {text!r:.60}, not a text")
+    prompt = messages_of(entry, "prompt")
     try:
         return PreferencePair(
-            prompt=messages_of(entry, "prompt"),
+            prompt=[*system_of(entry, prompt), *prompt],
             chosen=messages_of(entry, "chosen"),
             rejected=messages_of(entry, "rejected"),
-            chosen_score=number_of(entry, "chosen_score"),
-            rejected_score=number_of(entry, "rejected_score"),
+            chosen_score=_score(entry, "chosen"),
+            rejected_score=_score(entry, "rejected"),
             task_id=str(task_id),
             **texts,
         )
     except ValueError as error:
         raise entry.bad(error) from error
+
+
+def _score(entry: Entry, side: str) -> float | None:
+    """The score of a side, by our name or by TRL's."""
+    name = f"{side}_score"
+    return number_of(entry, name if name in entry.record else f"score_{side}")

@@ -10,25 +10,29 @@ first two turns the instruction and "OK", no worked example. The reward is in We
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from eto_agents.formats.chats import FACTS, Chat
 from eto_agents.formats.files import (
     Entry,
+    check_columns,
     messages_of,
     number_of,
     read_entries,
+    system_of,
     turns_of,
     write_lines,
     write_list,
 )
-from eto_agents.settings import read_json
 from eto_agents.strict_json import write_json
+from eto_agents.trajectory import Message
 from eto_agents.worlds import find_world
 from eto_agents.worlds.base import known_world
+from eto_envs.alfworld.data.games import FOLDERS
 from eto_envs.errors import UnknownNameError
+from eto_envs.files import read_json_object
 
 N_ETO_PROMPT: Final = 2  # instruction and "OK"
 
@@ -67,9 +71,14 @@ SCIENCEWORLD_NUMBERS: Final = (
 """ETO's numbers of task types (`eval_agent/data/sciworld/taskname2id.json`): a task of ours
 ``boil/3`` is ``0_3`` there."""
 
-_FOLDERS: Final = {"seen": "valid_seen", "unseen": "valid_unseen"}
-_SPLITS: Final = {folder: split for split, folder in _FOLDERS.items()}
-_GAME = re.compile(r"(?:.*/)?json_(2\.1\.[12])/([^/]+)/([^/]+/[^/]+?)(?:/game\.tw-pddl)?")
+_SPLITS: Final = {folder: split for split, folder in FOLDERS.items()}
+_WORLDS: Final = {"alfworld-2.1.1": "2.1.1", "alfworld-2.1.2": "2.1.2"}
+_RELEASES: Final = [f"json_{release}" for release in _WORLDS.values()]
+# Dataset, folder of the split, task and trial: of an official release anywhere, of another dataset
+# as written below.
+_GAME = re.compile(
+    r"(?:(?:.*/)?(?=json_)|data/)([^/]+)/([^/]+)/([^/]+/[^/]+?)(?:/game\.tw-pddl|/traj_data\.json)?"
+)
 
 
 def eto_id(task_id: str) -> str | int:
@@ -114,8 +123,8 @@ def _eto_record(chat: Chat) -> dict[str, Any]:
         record["world"] = chat.facts["world"]
     if record.get("world") == "alfworld":
         split, dataset = str(chat.facts.get("split")), str(chat.facts.get("dataset"))
-        folder = f"json_{dataset}" if dataset in ("2.1.1", "2.1.2") else dataset
-        record["game_file"] = f"data/{folder}/{_FOLDERS.get(split, split)}/{chat.task_id}"
+        folder = f"json_{dataset}" if f"json_{dataset}" in _RELEASES else dataset
+        record["game_file"] = f"data/{folder}/{FOLDERS.get(split, split)}/{chat.task_id}"
     return record
 
 
@@ -141,7 +150,7 @@ def describe_dataset(path: Path, columns: Mapping[str, str], **more: Any) -> Non
         CorruptDataError: there is such a file already and it is no JSON object.
     """
     info_path = path.with_name("dataset_info.json")
-    info = read_json(info_path) if info_path.exists() else {}
+    info = read_json_object(info_path) if info_path.exists() else {}
     entry = {"file_name": path.name, "formatting": "sharegpt", **more, "columns": dict(columns)}
     write_json(info_path, info | {path.stem: entry})
 
@@ -174,9 +183,13 @@ def read_eto_sft(
     chats: list[Chat] = []
     n_seen: dict[str, int] = {}
     for entry in read_entries(path):
+        check_columns(entry)
         messages = messages_of(entry, "conversations")
-        theirs = world or _world_of(entry, messages[min(N_ETO_PROMPT, len(messages) - 1)])
-        if len(messages) <= N_ETO_PROMPT + 1 or messages[-1]["role"] != "assistant":
+        messages = [*system_of(entry, messages), *messages]
+        stated = _world_of(entry, messages, world)
+        theirs = world or stated
+        n_prompt = _n_prompt(messages, theirs)
+        if len(messages) <= n_prompt + 1 or messages[-1]["role"] != "assistant":
             raise entry.bad("no task after the instruction, or the last message is not the agent's")
         task_id, facts = _task_of(entry, theirs)
         facts = {
@@ -187,8 +200,19 @@ def read_eto_sft(
         } | facts
         facts["seed"] = n_seen[task_id] = n_seen.get(task_id, -1) + 1
         score = number_of(entry, "reward")
-        chats.append(Chat(messages, N_ETO_PROMPT, task_id, score, facts | {"policy": path.stem}))
+        chats.append(Chat(messages, n_prompt, task_id, score, facts | {"policy": path.stem}))
     return chats
+
+
+def _n_prompt(messages: Sequence[Message], world: str) -> int:
+    """The number of messages before the task: a system message, instruction and acknowledgement.
+
+    Files of other programs may lack the last two: the first reply is then an action.
+    """
+    start = int(messages[0]["role"] == "system")
+    reply = messages[start + 1]["content"] if len(messages) > start + 1 else ""
+    acts = not find_world(world).format.parse(reply).error
+    return start if acts else start + N_ETO_PROMPT
 
 
 def world_of_chat(chat: Chat) -> str:
@@ -205,16 +229,25 @@ def world_of_chat(chat: Chat) -> str:
     return world
 
 
-def _world_of(entry: Entry, task: Mapping[str, Any]) -> str:
-    """The world that an entry states, else that of ETO's files which has such entries."""
+def _world_of(entry: Entry, messages: Sequence[Message], world: str | None) -> str:
+    """The world that an entry states, else that of ETO's files which has such entries.
+
+    Raises:
+        CorruptDataError: it states another than `world`.
+        UnknownNameError: it states none of ours, or none although `world` is None.
+    """
     stated, game_file = entry.record.get("world"), entry.record.get("game_file")
     if stated is not None:
-        known_world(str(stated), f"world of {entry.place}")
+        family = known_world(str(stated), f"world of {entry.place}").name
+        if world is not None and find_world(world).name != family:
+            raise entry.bad(f"'world' is {stated!r}, but world={world!r} was requested")
+    if world is not None:
+        return world
     if stated is not None and stated != "alfworld":
         return str(stated)
     if isinstance(game_file, str):
-        return "alfworld-2.1.2" if "2.1.2/" in game_file else "alfworld-2.1.1"
-    if "[SEP]" in task["content"]:
+        return "alfworld-2.1.2" if "2.1.2" in game_file else "alfworld-2.1.1"
+    if any("[SEP]" in message["content"] for message in messages[: N_ETO_PROMPT + 2]):
         return "webshop"
     if re.fullmatch(r"\d+_\d+", str(entry.record.get("id"))):
         return "scienceworld"
@@ -228,22 +261,30 @@ def _task_of(entry: Entry, world: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(identity, (str, int)) or isinstance(identity, bool):
         raise entry.bad(f"'id' is {identity!r}, not a text or a number")
     if world.startswith("alfworld"):
-        return _game_of(entry, str(identity))
+        return _game_of(entry, str(identity), world)
     task_id = our_id(identity, world)
     return task_id, {"kind": task_id.partition("/")[0]} if world == "scienceworld" else {}
 
 
-def _game_of(entry: Entry, identity: str) -> tuple[str, dict[str, Any]]:
-    game_file = entry.record.get("game_file", "")
+def _game_of(entry: Entry, identity: str, world: str) -> tuple[str, dict[str, Any]]:
+    game_file = entry.record.get("game_file")
+    if game_file is None:
+        if identity.count("/") != 1:
+            raise entry.bad("there is no 'game_file', and 'id' does not name a game")
+        return identity, {"kind": identity.partition("-")[0]}
     if not isinstance(game_file, str):
         raise entry.bad(f"'game_file' is {game_file!r:.60}, not a path")
-    task_id, facts = identity, {}
-    if found := _GAME.fullmatch(game_file):
-        dataset, folder, task_id = found.groups()
-        facts = {"dataset": dataset, "split": _SPLITS.get(folder, folder)}
-    elif (parts := game_file.split("/"))[0] == "data" and len(parts) == 5:  # as written above
-        facts = {"dataset": parts[1], "split": _SPLITS.get(parts[2], parts[2])}
-        task_id = "/".join(parts[3:])
+    found = _GAME.fullmatch(game_file.replace("\\", "/").rstrip("/"))
+    dataset, folder, task_id = found.groups() if found else ("", "", "")
+    dataset = dataset.removeprefix("json_") if dataset in _RELEASES else dataset
+    if folder not in _SPLITS or dataset.startswith("json_"):
+        raise entry.bad(
+            f"'game_file' is {game_file!r:.160}; expected data/json_2.1.1/SPLIT/TASK/TRIAL (or "
+            f"json_2.1.2, or another dataset's name), where SPLIT is {', '.join(_SPLITS)}"
+        )
+    if world in _WORLDS and dataset in _WORLDS.values() and dataset != _WORLDS[world]:
+        raise entry.bad(f"'game_file' is of release {dataset}, but world={world!r} was requested")
+    facts = {"dataset": dataset, "split": _SPLITS[folder]}
     return task_id, {**facts, "kind": task_id.partition("-")[0]}
 
 
@@ -278,14 +319,15 @@ def read_messages(path: Path) -> list[Chat]:
 
 
 def _chat_of(entry: Entry) -> Chat:
+    check_columns(entry)
     messages = messages_of(entry, "messages")
     n_prompt, task_id = entry.record.get("n_prompt"), entry.record.get("task_id")
-    if not isinstance(n_prompt, int) or not 0 <= n_prompt < len(messages):
+    if type(n_prompt) is not int or not 0 <= n_prompt < len(messages):
         raise entry.bad(f"'n_prompt' is {n_prompt!r}: it tells where the task begins")
     if not isinstance(task_id, str):
         raise entry.bad(f"'task_id' is {task_id!r}, not a text")
     facts: dict[str, Any] = {n: entry.record[n] for n in FACTS if n in entry.record}
     for name, value in facts.items():
-        if not isinstance(value, int if name in ("seed", "sample") else str):
+        if type(value) is not (int if name in ("seed", "sample") else str):
             raise entry.bad(f"{name!r} is {value!r:.60}")
     return Chat(messages, n_prompt, task_id, number_of(entry, "score"), facts)

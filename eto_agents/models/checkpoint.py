@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eto_agents.react.chat import encode, find_template, pieces, templates
-from eto_agents.settings import Playing, read_json
+from eto_agents.settings import Playing
 from eto_agents.strict_json import write_json
 from eto_agents.trajectory import Message
 from eto_envs.data import cache_dir
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
+from eto_envs.files import read_json_object, refuse_pointer
 
 if TYPE_CHECKING:
     from eto_agents.models.local import LocalModel
@@ -126,7 +126,8 @@ def load_checkpoint(
 
     Raises:
         DataNotFoundError: there is no such folder, file or name.
-        CorruptDataError: it is not a checkpoint, or its weights are pickles.
+        CorruptDataError: it is not a checkpoint, its weights are pickles or incomplete, or it needs
+            code of its own.
         UnknownNameError: no such data type or template, no template is known to fit, or the
             tokenizer lacks the template's tokens.
         MissingExtraError: a package for it is not installed.
@@ -300,10 +301,10 @@ def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | No
 
 
 def _base_of(adapter: Path) -> str:
-    base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
+    base = read_json_object(adapter / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
         raise CorruptDataError(f"{adapter} does not name its base model")
-    return str(base)
+    return base
 
 
 def _check_folder(path: Path) -> None:
@@ -312,7 +313,7 @@ def _check_folder(path: Path) -> None:
             f"{path} is not a checkpoint: it has no config.json (a run's is in its folder "
             "'checkpoint')"
         )
-    read_json(path / "config.json")
+    read_json_object(path / "config.json")
     if not list(path.glob("*.safetensors")):
         pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
         if pickles:
@@ -321,14 +322,41 @@ def _check_folder(path: Path) -> None:
                 "code: convert them to safetensors where you trust them"
             )
         raise CorruptDataError(f"{path} is not a checkpoint: it has no *.safetensors")
+    for weights in path.glob("*.safetensors"):
+        with weights.open("rb") as file:
+            refuse_pointer(weights, file.read(100))
+    _check_index(path / "model.safetensors.index.json")
+
+
+def _check_index(path: Path) -> None:
+    """Check that the index of weights in several files names only safetensors beside it.
+
+    Raises:
+        CorruptDataError: it names something else: transformers would open whatever it is.
+    """
+    if not path.is_file():
+        return
+    files = read_json_object(path).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise CorruptDataError(f"{path} has no 'weight_map'")
+    for tensor, name in files.items():
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+            raise CorruptDataError(f"{path}: {tensor!r} is in {name!r}, outside the folder")
+        if Path(name).suffix != ".safetensors":
+            raise CorruptDataError(
+                f"{path}: {tensor!r} is in {name!r}, which is not a safetensors file; reading "
+                "pickles can run any code"
+            )
+        if not (path.parent / name).is_file():
+            raise CorruptDataError(f"{path}: {tensor!r} is in {name!r}, which does not exist")
 
 
 def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) -> tuple[Any, Any]:
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    arguments: dict[str, Any] = {}
+    # By default, code that comes with a checkpoint runs if the standard input says "y".
+    arguments: dict[str, Any] = {"trust_remote_code": False}
     if gguf_file is not None:
         require("gguf", extra="smollm")
         arguments["gguf_file"] = gguf_file
@@ -343,17 +371,27 @@ def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) ->
     try:
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
-            model: Any = AutoModelForCausalLM.from_pretrained(source, **weights)
-    # What transformers and gguf raise for files that are broken or of another kind; IndexError is
-    # gguf's with older releases of NumPy, where a file ends too early.
-    except (OSError, ValueError, KeyError, IndexError, struct.error, SafetensorError) as error:
+            model: Any
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, **weights, output_loading_info=True
+            )
+    except torch.OutOfMemoryError:
+        raise
+    # Files that are broken or of another kind make transformers, tokenizers, safetensors and gguf
+    # raise whatever their code meets first; tokenizers raises plain `Exception`.
+    except Exception as error:
         kind = CorruptDataError if Path(source).is_dir() else DataNotFoundError
         raise kind(f"cannot read {source!r} as a causal language model: {error}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise CorruptDataError(
+            f"{source!r} lacks {len(missing)} of its model's weights, such as {missing[0]!r}"
+        )
     return tokenizer, model if device == "auto" else model.to(device)
 
 
 def _merge(model: Any, adapter: str) -> Any:
     require("peft", extra="train")
+    import torch
     from peft import PeftModel
 
     path = Path(adapter)
@@ -361,13 +399,23 @@ def _merge(model: Any, adapter: str) -> Any:
         raise CorruptDataError(f"{path} is not a LoRA adapter: no adapter_model.safetensors")
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (OSError, ValueError, RuntimeError) as error:  # what peft raises for a wrong adapter
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
         raise CorruptDataError(f"cannot read {adapter!r} as an adapter: {error}") from error
 
 
 def _read_own(folder: Path) -> Mapping[str, Any]:
     path = folder / _OWN_FILE
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    own = read_json_object(path)
+    for name, kind in {"template": str, "prompts": str, "with_example": bool}.items():
+        if not isinstance(own.get(name, kind()), kind):
+            raise CorruptDataError(f"{path}: {name!r} is {own[name]!r:.60}, not a {kind.__name__}")
+    if own.get("template", "plain") not in templates():
+        raise CorruptDataError(f"{path}: there is no chat template {own['template']!r:.60}")
+    return own
 
 
 def _check_tokens(tokenizer: Any, template: str) -> None:

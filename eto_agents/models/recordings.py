@@ -16,7 +16,7 @@ from typing import Any
 
 from eto_agents.strict_json import json_text
 from eto_envs.errors import CorruptDataError
-from eto_envs.files import append_whole
+from eto_envs.files import append_whole, parse_json, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -66,16 +66,15 @@ class Recordings:
             return self._replies[key]
 
     def _read(self) -> None:
-        content = self.path.read_bytes()
+        content = read_bytes(self.path)
         end = content.rfind(b"\n") + 1
         for number, line in enumerate(content[:end].splitlines(), start=1):
+            place = f"{self.path}, line {number}"
+            record = parse_json(line, place)
             try:
-                record = json.loads(line)
                 self._replies.setdefault(str(record["key"]), dict(record["reply"]))
             except (ValueError, KeyError, TypeError) as error:
-                raise CorruptDataError(
-                    f"{self.path}:{number} is not a recorded reply ({error!r})"
-                ) from error
+                raise CorruptDataError(f"{place}: not a recorded reply ({error!r})") from error
         if end < len(content):
             logger.warning("%s: cut off an unfinished line", self.path)
             with self.path.open("r+b") as file:

@@ -10,6 +10,7 @@ from pathlib import Path
 from eto_agents.models.base import Completion, Sampling
 from eto_agents.trajectory import Message
 from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.files import read_json
 
 Reply = str | Completion
 Script = Sequence[Reply] | Callable[[Sequence[Message]], Reply] | str | Path
@@ -70,10 +71,7 @@ class ScriptedModel:
 def _read(path: Path) -> list[str]:
     if not path.is_file():
         raise DataNotFoundError(f"no script at {path}")
-    try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not JSON ({error})") from error
+    texts = read_json(path)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise CorruptDataError(f"{path} is not a JSON list of texts")
     return texts

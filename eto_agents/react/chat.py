@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, NamedTuple, Protocol
 
-from eto_agents.react.prompts import read_toml
 from eto_agents.trajectory import Message
 from eto_envs.errors import UnknownNameError, require
+from eto_envs.files import parse_toml
 
 _MARK: Final = "\0"  # before and after what the agent writes; never in a message
 
@@ -161,7 +161,8 @@ def find_template(name: str) -> Template:
 @functools.cache
 def templates() -> Mapping[str, Template]:
     """All templates by name."""
-    table = read_toml(_folder().joinpath("templates.toml").read_text(encoding="utf-8"))
+    file = _folder().joinpath("templates.toml")
+    table = parse_toml(file.read_text(encoding="utf-8"), file)
     return {
         name: Template(name, tuple(row["special"]), tuple(row["markup"]), row["end"])
         for name, row in table.items()

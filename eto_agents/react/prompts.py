@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +23,7 @@ from eto_agents.trajectory import Message, Trajectory
 from eto_agents.worlds.base import WORLDS, World, find_world
 from eto_envs import data
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+from eto_envs.files import parse_toml, read_json, read_text
 from eto_envs.shaping import Info
 
 SOURCES: Final = ("own", "published", "brief")
@@ -97,7 +97,7 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
     """
     if source == "brief":
         file = resources.files("eto_agents.worlds") / "prompts" / "brief.toml"
-        lines = read_toml(file.read_text(encoding="utf-8"))
+        lines = parse_toml(file.read_text(encoding="utf-8"), file)
         return {v: Prompt(v, lines[v]) for world in _papers() for v in world.variants}
     if source == "own":
         return {v: find_prompt({}, v) for world in _papers() for v in world.variants}
@@ -110,7 +110,7 @@ def load_prompts(source: str | Path = "own") -> dict[str, Prompt]:
             f"there are no prompts at {str(path)!r}: give 'own', 'published', 'brief', or the path "
             "of a TOML file"
         )
-    prompt = parse_prompt(path.read_text(encoding="utf-8"), str(path))
+    prompt = parse_prompt(read_text(path), str(path))
     return {prompt.world: prompt}
 
 
@@ -149,31 +149,24 @@ def parse_prompt(text: str, name: str) -> Prompt:
     Raises:
         CorruptDataError: the text is not a prompt.
     """
+    record = parse_toml(text, name)
     try:
-        record = read_toml(text)
         return Prompt(
-            world=str(record["world"]),
-            instruction=str(record["instruction"]),
-            acknowledgement=str(record.get("acknowledgement", "OK")),
+            world=_text(record["world"]),
+            instruction=_text(record["instruction"]),
+            acknowledgement=_text(record.get("acknowledgement", "OK")),
             example=_example(record["world"], record.get("example")),
-            example_intro=str(record.get("example_intro", "")),
-            task_intro=str(record.get("task_intro", "")),
+            example_intro=_text(record.get("example_intro", "")),
+            task_intro=_text(record.get("task_intro", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(f"{name} is not a prompt ({error!r})") from error
 
 
-def read_toml(text: str) -> dict[str, Any]:
-    """Parse TOML.
-
-    Raises:
-        ValueError: the text is not valid TOML.
-    """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} is not a text")
+    return value
 
 
 def _example(world: str, record: Mapping[str, Any] | None) -> tuple[Message, ...]:
@@ -181,11 +174,11 @@ def _example(world: str, record: Mapping[str, Any] | None) -> tuple[Message, ...
     if record is None:
         return ()
     prefix = find_world(world).format.prefix
-    texts = [record["first"]]
+    texts = [_text(record["first"])]
     for step in record["steps"]:
-        texts.append(f"Thought: {step['thought']}\nAction: {step['action']}")
+        texts.append(f"Thought: {_text(step['thought'])}\nAction: {_text(step['action'])}")
         if "observation" in step:
-            texts.append(prefix + step["observation"])
+            texts.append(prefix + _text(step["observation"]))
     if len(texts) != 2 * len(record["steps"]):
         raise ValueError("every step except the last must have an observation")
     return _alternate(texts)
@@ -193,13 +186,13 @@ def _example(world: str, record: Mapping[str, Any] | None) -> tuple[Message, ...
 
 def _published(world: str, name: str) -> Prompt:
     """Read one of ETO's prompts from its two files."""
-    instruction = data.path(f"eto-prompts/{name}_inst.txt").read_text(encoding="utf-8")
+    instruction = read_text(data.path(f"eto-prompts/{name}_inst.txt"))
     path = data.path(f"eto-prompts/{name}_icl.json")
+    examples = read_json(path)
     try:
         # The files name roles in two ways, partly wrongly; like ETO, rely on the order of turns.
         texts = [
-            str(turn["content"] if "content" in turn else turn["value"])
-            for turn in json.loads(path.read_text(encoding="utf-8"))[0]
+            str(turn["content"] if "content" in turn else turn["value"]) for turn in examples[0]
         ]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CorruptDataError(f"{path} is not a worked example ({error!r})") from error

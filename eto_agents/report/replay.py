@@ -17,9 +17,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from eto_agents.episode_log import STEP_TEXTS, EpisodeLog, labelled, read_log
+from eto_agents.episode_log import EpisodeLog, labelled, read_log
 from eto_agents.evaluation import failures
-from eto_agents.trajectory import PLAYED, Step, Trajectory
+from eto_agents.trajectory import PLAYED, STEP_TEXTS, Step, Trajectory
 from eto_agents.worlds.webshop import OPTION_NAMES
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from eto_agents.settings import read_json
 from eto_agents.strict_json import write_json
-from eto_envs.errors import DataNotFoundError
+from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.files import read_json_object
 
 FILE: Final = "outcome.json"
 Facts = dict[str, Any]
@@ -54,7 +54,11 @@ class Outcome:
         """
         if not (folder / FILE).is_file():
             raise DataNotFoundError(f"{folder} has no {FILE}: run `eto reproduce` first")
-        record = read_json(folder / FILE)
+        record = read_json_object(folder / FILE)
+        kinds = {"world": str, "seed": int, "rows": dict, "notes": dict, "facts": dict}
+        for name, kind in kinds.items():
+            if not isinstance(record.get(name), kind):
+                raise CorruptDataError(f"{folder / FILE} is damaged: no usable {name!r}")
         rest = (record[name] for name in ("rows", "notes", "facts"))
         return cls(record["world"], record["seed"], folder, *rest)
 

@@ -28,11 +28,11 @@ from eto_agents.settings import (
     Dtype,
     SettingsError,
     overlay,
-    read_toml_file,
 )
 from eto_agents.worlds.base import world_of_env
 from eto_agents.worlds.narrator import Style
 from eto_envs.errors import DataNotFoundError, UnknownNameError
+from eto_envs.files import read_toml
 
 METHODS: Final[Mapping[str, str]] = {
     "base": "untuned",
@@ -287,7 +287,7 @@ def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
 
 def _read_with_parents(path: Path) -> dict[str, Any]:
     """Read a file, together with the values that it inherits (``like = …``)."""
-    record = read_toml_file(path)
+    record = read_toml(path)
     if "like" not in record:
         return record
     parent = _read_with_parents(_built_in(str(record.pop("like"))))

@@ -51,21 +51,21 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any) -> int:
         return 0
     try:
         with safe_open(path, framework="pt") as file:
-            update = int(file.metadata()["update"])
+            update = int((file.metadata() or {})["update"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         with torch.no_grad():
             for name, value in _saved(module):
                 value.copy_(tensors.pop(f"weights.{name}"))
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        moments: dict[int, dict[str, Any]] = {}
+        for name, value in tensors.items():
+            _, number, key = name.split(".", 2)
+            moments.setdefault(int(number), {})[key] = value
+        state = optimizer.state_dict()
+        optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptDataError(
             f"{path} is not a state of this model ({error}): delete it to start over"
         ) from error
-    moments: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        _, number, key = name.split(".", 2)
-        moments.setdefault(int(number), {})[key] = value
-    state = optimizer.state_dict()
-    optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
     return update
 
 

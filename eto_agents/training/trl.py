@@ -36,7 +36,7 @@ def newest_state(folder: Path) -> Path | None:
     """The folder of the latest complete state that a trainer saved; None if there is none."""
     states = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
     # trainer_state.json is written last: if it is complete, so are the other files.
-    complete = [s for s in states if (s / "trainer_state.json").read_text().endswith("}\n")]
+    complete = [s for s in states if (s / "trainer_state.json").read_bytes().endswith(b"}\n")]
     return max(complete, key=step_of, default=None)
 
 

@@ -10,7 +10,6 @@ texts is in `env`.
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from eto_envs.errors import (
     UnknownNameError,
     require,
 )
+from eto_envs.files import read_json_object
 
 _EXTRA = "alfworld"
 _PYTHON = sys.version_info[:2]
@@ -129,7 +129,7 @@ class StockEngine:
             raise UnknownNameError("ALFWorld game", task_id, self._paths)
         self._task_id = None  # in case loading fails
         _forget_propositions()
-        self._env.load(json.loads(self._paths[task_id].read_text(encoding="utf-8")))
+        self._env.load(read_json_object(self._paths[task_id]))
         entities = self._env._entity_infos
         for entity, name in names_of(entities).items():
             entities[entity].name = name

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+from eto_envs.errors import CorruptDataError, UnknownNameError
+from eto_envs.files import read_json
 from eto_envs.tasks import SPLITS, Task, TaskSet, TaskSets
 
 OFFICIAL = "1.2.3"
@@ -257,20 +257,16 @@ def _eto_splits(dataset: str, files: Sequence[tuple[str, Path]]) -> Splits:
 
 
 def _read_index(path: Path) -> Iterator[str]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataNotFoundError(
-            f"{path} is missing; `eto data download eto-splits` downloads ETO's index files"
-        ) from None
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not valid JSON: {error}") from error
+    hint = "`eto data download eto-splits` downloads ETO's index files."
+    rows = read_json(path, hint)
+    if not isinstance(rows, list):
+        raise CorruptDataError(f"{path} is not a JSON list. {hint}")
     for row in rows:
         try:
             name, variation = row
             name = current_name(name)
-            is_known = 0 <= variation < TASK_TYPES[name].n_variations
-        except (TypeError, ValueError, KeyError):
+            is_known = type(variation) is int and variation in range(TASK_TYPES[name].n_variations)
+        except (TypeError, ValueError, KeyError, AttributeError):
             is_known = False
         if not is_known:
             raise CorruptDataError(f"{path}: {row!r:.80} is not a task and a variation")

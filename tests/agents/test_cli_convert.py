@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from eto_agents.cli import main
 from eto_agents.collection import read_collection
+from eto_agents.formats.preference import write_eto_preference
 from eto_agents.preference import read_pairs, write_pairs
 from eto_agents.runs import RunRecord
+from eto_envs.errors import CorruptDataError
 from tests.agents.formats.test_preference import PAIRS
 
 
@@ -74,6 +78,27 @@ def test_pairs_survive_export_and_import(name: str, tmp_path: Path) -> None:
     eto("export", name, tmp_path, tmp_path / "x.json")
     eto("import", name, tmp_path / "x.json", tmp_path / "back.jsonl")
     assert list(read_pairs(tmp_path / "back.jsonl")) == PAIRS
+
+
+def test_pairs_without_a_lesson_are_counted_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, *_ = PAIRS
+    same = dataclasses.replace(good, rejected=good.chosen)
+    reversed_ = dataclasses.replace(good, chosen_score=0.25, rejected_score=0.5)
+    write_eto_preference(tmp_path / "x.json", [good, same, reversed_, same])
+    eto("import", "eto-preference", tmp_path / "x.json", tmp_path / "y.jsonl")
+    assert list(read_pairs(tmp_path / "y.jsonl")) == [good]
+    said = "1 pairs written to .*; left out: 2 of which both sides are the same, 1 of which the"
+    assert re.search(said, capsys.readouterr().out)
+    write_eto_preference(tmp_path / "x.json", [same])
+    with pytest.raises(SystemExit, match="1"):
+        eto("import", "eto-preference", tmp_path / "x.json", tmp_path / "z.jsonl")
+    assert "has no pair to learn from" in capsys.readouterr().err
+    for pair, message in ((same, "both sides are the same"), (reversed_, "has the higher score")):
+        write_pairs(tmp_path / "pairs.jsonl", [good, pair])
+        with pytest.raises(CorruptDataError, match=rf"pairs\.jsonl, line 2: .*{message}"):
+            list(read_pairs(tmp_path / "pairs.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from eto_agents.models.checkpoint import save_checkpoint
-from eto_agents.settings import read_json
+from eto_envs.files import read_json_object
 from tests.agents.training.worlds import BANDIT, WORLD, undecided
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -94,7 +94,7 @@ def test_two_processes_play_and_learn_like_one(
             processes=n,
         )
     # The same episodes, half of them in each process.
-    results = [read_json(tmp_path / f"of-{n}" / "result.json") for n in (1, 2)]
+    results = [read_json_object(tmp_path / f"of-{n}" / "result.json") for n in (1, 2)]
     for name in ("n_episodes", "first_score"):
         assert results[0][name] == pytest.approx(results[1][name], abs=1e-6)
     assert 0 < results[0]["first_score"] < 1

@@ -127,7 +127,7 @@ def test_repeated_steps_are_logged_once(tmp_path: Path) -> None:
 def test_errors_name_the_damaged_file(tmp_path: Path) -> None:
     with run_folder(tmp_path) as run:
         (tmp_path / "metrics.jsonl").write_text("{\n{}\n")
-        with pytest.raises(CorruptDataError, match=r"metrics.jsonl is damaged"):
+        with pytest.raises(CorruptDataError, match=r"metrics\.jsonl, line 1: not JSON"):
             run.metrics()
         (tmp_path / "result.json").write_text("[]")
         with pytest.raises(CorruptDataError, match="not a JSON object"):

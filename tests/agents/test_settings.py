@@ -22,12 +22,11 @@ from eto_agents.settings import (
     SettingsError,
     key_values,
     overlay,
-    read_json,
-    read_toml_file,
     record_of,
 )
 from eto_agents.strict_json import write_json
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+from eto_envs.files import read_json_object, read_toml
 
 METHODS = [SFT, RFT, DPO, PPO, GRPO, ETO]
 
@@ -46,10 +45,10 @@ class Example:
 def test_a_file_overrides_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text('out = "runs/x"\nrate = 1\nkind = "b"\nseeds = [1, 2]\nscore = 0.5\n')
-    settings = overlay(Example(Path("y"), epochs=7), read_toml_file(path), str(path))
+    settings = overlay(Example(Path("y"), epochs=7), read_toml(path), str(path))
     assert settings == Example(Path("runs/x"), 1.0, 7, "b", (1, 2), 0.5)
     write_json(tmp_path / "config.json", record_of(settings))
-    assert overlay(Example(Path()), read_json(tmp_path / "config.json")) == settings
+    assert overlay(Example(Path()), read_json_object(tmp_path / "config.json")) == settings
 
 
 @pytest.mark.parametrize(
@@ -73,12 +72,12 @@ def test_errors_name_the_setting(
 
 def test_missing_and_malformed_files(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError):
-        read_toml_file(tmp_path / "no.toml")
+        read_toml(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("= 1")
     with pytest.raises(CorruptDataError, match="not valid TOML"):
-        read_toml_file(tmp_path / "bad.toml")
+        read_toml(tmp_path / "bad.toml")
     with pytest.raises(CorruptDataError, match="not JSON"):
-        read_json(tmp_path / "bad.toml")
+        read_json_object(tmp_path / "bad.toml")
 
 
 def test_key_values_are_parsed_as_json_where_possible() -> None:
@@ -95,7 +94,7 @@ def test_the_defaults_of_a_method_are_in_range_and_survive_a_json_file(
 ) -> None:
     settings = method()
     write_json(tmp_path / "config.json", record_of(settings))
-    record = read_json(tmp_path / "config.json")
+    record = read_json_object(tmp_path / "config.json")
     nested = {"dpo": DPO(**record.pop("dpo"))} if "dpo" in record else {}
     given = {k: v for k, v in record.items() if v is not None}
     assert overlay(dataclasses.replace(settings, **nested), given) == settings
@@ -170,3 +169,14 @@ def test_environment_arguments_are_the_dataset_and_the_shaping() -> None:
         "dataset": "mini",
         "shaping": ("step_cost=0.01",),
     }
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "9" * 400])
+@pytest.mark.parametrize("name", ["epochs", "learning_rate", "weight_decay", "max_grad_norm"])
+def test_numbers_are_finite(name: str, value: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(f"{name} = {value}")
+    with pytest.raises(SettingsError, match=rf"s\.toml: .*{name}"):
+        overlay(SFT(), read_toml(path), str(path))
+    with pytest.raises(SettingsError, match=name):
+        SFT(**{name: float(value)})

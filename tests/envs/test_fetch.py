@@ -213,3 +213,54 @@ def test_find_mismatch_says_what_is_wrong(tmp_path: Path) -> None:
     assert find_mismatch(file, Content()) is None
     assert find_mismatch(file, Content(3)) == f"it has {len(BYTES)} bytes, expected 3"
     assert "SHA-256 is" in str(find_mismatch(file, Content(None, "0" * 64)))
+
+
+def test_a_transfer_stops_at_the_declared_size(server: FileServer, target: Path) -> None:
+    endless = server.add("file.bin", BYTES * 20)
+    endless.has_length = False
+    seen: list[int] = []
+    with pytest.raises(CorruptDataError, match=f"it has more than {len(BYTES)} bytes"):
+        fetch([f"{server.url}/file.bin"], target, RIGHT, on_progress=seen.append)
+    assert seen[-1] == len(BYTES)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_transfer_of_unknown_size_has_a_limit(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eto_envs.fetch.MAX_BYTES", 2 * CHUNK_BYTES)
+    server.add("file.bin", BYTES).has_length = False
+    with pytest.raises(CorruptDataError, match=f"it has more than {2 * CHUNK_BYTES} bytes"):
+        fetch([f"{server.url}/file.bin"], target, Content())
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_local_copy_stops_at_the_declared_size(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "file.bin").write_bytes(BYTES * 3)
+    seen: list[int] = []
+    with pytest.raises(CorruptDataError, match=f"it has more than {len(BYTES)} bytes"):
+        fetch([tmp_path / "file.bin"], target, RIGHT, on_progress=seen.append)
+    assert seen[-1] == len(BYTES)
+
+
+def test_a_transfer_that_only_trickles_is_given_up(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eto_envs.fetch.STALL_S", 0.05)
+    server.add("slow.bin", BYTES).drip_bytes = 1
+    server.add("file.bin", BYTES)
+    with pytest.raises(DataError, match=f"less than {CHUNK_BYTES} bytes in 0.05 s"):
+        fetch([f"{server.url}/slow.bin"], target, RIGHT, pause_s=0)
+    assert len(server.requests) == N_FRUITLESS
+    fetch([f"{server.url}/slow.bin", f"{server.url}/file.bin"], target, RIGHT, pause_s=0)
+    assert target.read_bytes() == BYTES
+
+
+def test_a_slow_but_steady_transfer_is_not_given_up(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eto_envs.fetch.STALL_S", 5.0)
+    server.add("file.bin", BYTES).drip_bytes = CHUNK_BYTES // 4
+    fetch([f"{server.url}/file.bin"], target, RIGHT)
+    assert target.read_bytes() == BYTES
+    assert len(server.requests) == 1

@@ -7,6 +7,7 @@ ALFWorld paper (train 3,553, seen 140, unseen 134 games) and the 200 games of ``
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -23,6 +24,7 @@ from eto_envs.alfworld.data.games import FOLDERS, GAME_FILE, find_games
 from eto_envs.alfworld.data.pack import PACK_VERSION, Pack, build_pack
 from eto_envs.alfworld.engine.game import GRAMMARS
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+from eto_envs.files import ZIP_ERRORS, refuse_pointer
 from eto_envs.tasks import Task, TaskSet, TaskSets, find_task_set
 
 MAX_STEPS: Final = 40
@@ -45,6 +47,9 @@ TASK_PREFIX: Final = "Your task is to: "
 
 MINI_PACK: Final = Path(__file__).parents[1] / "mini" / "games.pack.gz"
 """The generated games, as `mini.games` writes them."""
+
+MAX_UNPACKED_BYTES: Final = 4_000_000_000
+"""The most that the games of an archive may unpack to; those of a release take 0.35 GB."""
 
 _MINI_GRAMMARS = {"mini": "2.1.1", "mini-2.1.2": "2.1.2"}
 _SPLITS = (*FOLDERS, "train_clean", "all")
@@ -190,12 +195,24 @@ def build_official(source: Path, progress: Callable[[str, int], None] | None = N
 
 
 def _unpack(archive: Path, folder: Path, report: Callable[[str, int], None]) -> Path:
+    with archive.open("rb") as file:
+        refuse_pointer(archive, file.read(100))
     try:
         with zipfile.ZipFile(archive) as zipped:
-            for number, name in enumerate(n for n in zipped.namelist() if n.endswith(GAME_FILE)):
-                zipped.extract(name, folder)
-                report("unpack", number + 1)
-    except zipfile.BadZipFile as error:
+            games = [entry for entry in zipped.infolist() if entry.filename.endswith(GAME_FILE)]
+            # What an entry declares is the most that is read of it.
+            n_bytes = sum(entry.file_size for entry in games)
+            if n_bytes > MAX_UNPACKED_BYTES:
+                raise CorruptDataError(
+                    f"{archive}: its games unpack to {n_bytes:,} bytes, more than the "
+                    f"{MAX_UNPACKED_BYTES:,} that are allowed; {_GET}"
+                )
+            for number, entry in enumerate(games, start=1):
+                zipped.extract(entry, folder)
+                report("unpack", number)
+    except (*ZIP_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # it reads before its start
+            raise
         raise CorruptDataError(f"{archive}: {error}; {_GET}") from error
     return folder
 

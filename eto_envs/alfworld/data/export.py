@@ -21,8 +21,8 @@ from eto_envs.alfworld.data.reading import WORDINGS
 from eto_envs.alfworld.data.writing import problem_text
 from eto_envs.alfworld.engine.game import GRAMMARS
 from eto_envs.alfworld.engine.problem import Problem
-from eto_envs.errors import CorruptDataError, DataNotFoundError, MissingExtraError, UnknownNameError
-from eto_envs.files import write_whole
+from eto_envs.errors import CorruptDataError, MissingExtraError, UnknownNameError
+from eto_envs.files import read_json_object, read_text, write_whole
 from eto_envs.tasks import Task
 
 TRAJECTORY_FILE: Final = "traj_data.json"
@@ -105,14 +105,12 @@ def find_texts(template: Path | None = None) -> Texts:
         names = ("alfred.pddl", "alfred.twl2")
         if not all((folder / name).is_file() for name in names):
             raise MissingExtraError(f"{folder} lacks {' or '.join(names)}; {_NO_TEXTS}")
-        return Texts(*((folder / name).read_text(encoding="utf-8") for name in names))
-    try:
-        content = json.loads(template.read_text(encoding="utf-8"))
-        return Texts(content["pddl_domain"], content["grammar"])
-    except FileNotFoundError:
-        raise DataNotFoundError(f"there is no game file {template}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptDataError(f"{template}: not a game file ({error})") from None
+        return Texts(*(read_text(folder / name) for name in names))
+    content = read_json_object(template)
+    domain, grammar = content.get("pddl_domain"), content.get("grammar")
+    if not isinstance(domain, str) or not isinstance(grammar, str):
+        raise CorruptDataError(f"{template}: not a game file (no 'pddl_domain' or 'grammar')")
+    return Texts(domain, grammar)
 
 
 def _package_folder() -> Path:

@@ -21,12 +21,16 @@ from typing import Any, NamedTuple
 
 from eto_envs.alfworld.data.games import Found, find_games
 from eto_envs.alfworld.data.reading import UnsolvableGameError, read_game
+from eto_envs.alfworld.engine.game import GRAMMARS
 from eto_envs.alfworld.engine.problem import Problem
-from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
-from eto_envs.files import write_whole
+from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, UnknownNameError
+from eto_envs.files import parse_json, refuse_pointer, write_whole
 
 PACK_VERSION = 1
 """Incremented whenever the layout or `Problem` changes."""
+
+MAX_UNPACKED_BYTES = 1 << 28
+"""The most that a gzipped pack may unpack to; all official games take 11 MB."""
 
 _MAGIC = b"eto-gym ALFWorld pack %d\n" % PACK_VERSION
 _LENGTH = struct.Struct("<Q")
@@ -66,6 +70,9 @@ class Pack:
             raise CorruptDataError(f"{path}: the file is empty; {_REBUILD}") from None
         except (EOFError, gzip.BadGzipFile, zlib.error):
             raise CorruptDataError(f"{path}: truncated or altered; {_REBUILD}") from None
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
+        refuse_pointer(path, self._bytes[:100])
         index, offset = self._read_index()
         self.grammar = str(index["grammar"])
         self.sha256 = str(index["sha256"])
@@ -87,10 +94,12 @@ class Pack:
             message = f"{self.path}: not a pack of version {PACK_VERSION}; {_REBUILD}"
             raise CorruptDataError(message)
         (n_bytes,) = _LENGTH.unpack(self._bytes[len(_MAGIC) : start])
-        try:
-            return json.loads(self._bytes[start : start + n_bytes]), start + n_bytes
-        except ValueError:
-            raise CorruptDataError(f"{self.path}: truncated or altered; {_REBUILD}") from None
+        if n_bytes > len(self._bytes):
+            raise CorruptDataError(f"{self.path}: truncated or altered; {_REBUILD}")
+        index = parse_json(self._bytes[start : start + n_bytes], self.path, _REBUILD)
+        if not _is_index(index):
+            raise CorruptDataError(f"{self.path}: truncated or altered; {_REBUILD}")
+        return index, start + n_bytes
 
     def __contains__(self, task_id: object) -> bool:
         """Whether the pack has a game of this id."""
@@ -115,7 +124,12 @@ class Pack:
         content = self._bytes[record.offset : record.offset + record.n_bytes]
         if hashlib.sha256(content).hexdigest() != record.sha256:
             raise CorruptDataError(f"{self.path}: game {task_id!r} is altered; {_REBUILD}")
-        return Problem.from_json(content)
+        try:
+            return Problem.from_json(content)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise CorruptDataError(
+                f"{self.path}: {task_id!r} is not a game ({error!r}); {_REBUILD}"
+            ) from error
 
     def _record(self, task_id: str) -> _Record:
         try:
@@ -124,10 +138,35 @@ class Pack:
             raise UnknownNameError("ALFWorld game", task_id, self._records) from None
 
 
+def _is_index(index: Any) -> bool:
+    """Whether a value has the form of an index."""
+    if not isinstance(index, dict) or not isinstance(index.get("splits"), dict):
+        return False
+    splits = index["splits"].values()
+    if index.get("grammar") not in GRAMMARS or not all(isinstance(s, list) for s in splits):
+        return False
+    return all(
+        isinstance(game, list)
+        and [*map(type, game)] == [str, int, str]
+        and game[1] >= 0
+        and game[0].isprintable()
+        for games in splits
+        for game in games
+    )
+
+
 def _bytes_of(path: Path) -> mmap.mmap | bytes:
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return gzip.decompress(content) if content[:2] == _GZIP_MAGIC else content
+        if content[:2] != _GZIP_MAGIC:
+            return content
+        with gzip.open(file) as packed:
+            unpacked = packed.read(MAX_UNPACKED_BYTES + 1)
+    if len(unpacked) > MAX_UNPACKED_BYTES:
+        raise CorruptDataError(
+            f"{path}: unpacks to more than {MAX_UNPACKED_BYTES:,} bytes; {_REBUILD}"
+        )
+    return unpacked
 
 
 def build_pack(

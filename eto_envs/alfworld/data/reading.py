@@ -9,7 +9,6 @@ is the same in all games and is implemented by `engine.rules` and `engine.wordin
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eto_envs.alfworld.engine.problem import TRAITS, Goal, Problem
-from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.errors import CorruptDataError
+from eto_envs.files import parse_json, read_json_object
 
 _KEYS = ("pddl_domain", "grammar", "pddl_problem", "solvable")
 _TASK = re.compile(r'"task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -98,14 +98,7 @@ def read_game(path: Path) -> OfficialGame:
 
 
 def _read_content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataNotFoundError(f"there is no game file {path}") from None
-    except ValueError as error:  # includes UnicodeDecodeError
-        raise CorruptDataError(f"{path}: not a JSON file ({error})") from None
-    if not isinstance(content, dict):
-        raise CorruptDataError(f"{path}: not a JSON object but a {type(content).__name__}")
+    content = read_json_object(path)
     for key in _KEYS:
         kind = bool if key == "solvable" else str
         if not isinstance(content.get(key), kind):
@@ -137,7 +130,7 @@ def _read_grammar(path: Path, text: str) -> tuple[str, str]:
             f"{path}: key 'grammar' is of none of the releases {', '.join(WORDINGS)}, and its "
             "words would not be those of its games; use the files of one of these releases"
         )
-    return releases[0], json.loads(match.group(1))
+    return releases[0], parse_json(match.group(1), f"{path}: key 'grammar'")
 
 
 def _digest(grammar: str, task: re.Match[str]) -> str:

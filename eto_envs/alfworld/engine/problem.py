@@ -40,6 +40,10 @@ TRAITS = (
 """The keys of `Problem.traits`."""
 
 
+GOAL_KINDS = ("place", "two", "clean", "heat", "cool", "look")
+"""The values of `Goal.kind`."""
+
+
 class Goal(NamedTuple):
     """The condition for winning a game.
 
@@ -110,7 +114,8 @@ class Problem:
         """The problem that `to_json` wrote.
 
         Raises:
-            ValueError, TypeError: the text is not such a record.
+            ValueError, TypeError, LookupError, AttributeError, RecursionError: the text is not such
+                a record.
         """
         record: dict[str, Any] = json.loads(text)
         values: dict[str, Any] = {
@@ -119,4 +124,37 @@ class Problem:
         }
         values["goal"] = Goal(*record["goal"])
         values["insides"] = tuple((outer, inner) for outer, inner in record["insides"])
-        return cls(**values)
+        problem = cls(**values)
+        problem._check()
+        return problem
+
+    def _check(self) -> None:
+        """Check that all values have the right type and refer to something.
+
+        Raises:
+            TypeError, ValueError: a value does not.
+        """
+        names = (self.locations, self.receptacles, self.receptacle_types, self.objects)
+        texts = [
+            self.task,
+            *self.goal,
+            *self.object_types,
+            *(text for row in names for text in row),
+        ]
+        n_places, n_holders, n_objects = map(len, (self.locations, self.receptacles, self.objects))
+        rows = (self.receptacle_types, self.receptacle_locations, self.contents, self.accepts)
+        fits = {*map(len, rows)} == {n_holders} and len(self.objects_at) == n_places
+        fits = fits and len(self.object_types) == n_objects and {*self.traits} == {*TRAITS}
+        # Every number with the first number that is too large for it.
+        numbers = [(self.start, n_places), (self.held + 1, n_objects + 1)]
+        numbers += [(place + 1, n_places + 1) for place in self.receptacle_locations]
+        numbers += [(outer, n_objects) for outer, _ in self.insides]
+        numbers += [(holders, 1 << n_holders) for holders in (self.openable, self.opened)]
+        sets = (*self.contents, *self.accepts, *self.objects_at, *self.traits.values())
+        numbers += [(mask, 1 << n_objects) for mask in (*sets, *(i for _, i in self.insides))]
+        if {*map(type, texts)} != {str} or {type(number) for number, _ in numbers} != {int}:
+            raise TypeError("a value has the wrong type")
+        if not fits or not all(0 <= number < end for number, end in numbers):
+            raise ValueError("a value refers to nothing")
+        if self.goal.kind not in GOAL_KINDS:
+            raise ValueError(f"unknown kind of goal {self.goal.kind!r}")

@@ -8,7 +8,6 @@ bundles (`bundle`), prices and goals (`goals`).
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -16,7 +15,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from eto_envs.errors import CorruptDataError
+from eto_envs.files import read_json_object
 from eto_envs.webshop.data.jsonfiles import JsonLines, load_array
+from eto_envs.webshop.data.manifest import REBUILD
 from eto_envs.webshop.data.records import Product
 
 N_CACHED_PRODUCTS = 2048  # about 10 kB each when decoded
@@ -64,11 +66,31 @@ def product_record(product: Product) -> dict[str, Any]:
     return {field: getattr(product, field) for field in Product.__slots__}
 
 
-def _product(record: dict[str, Any]) -> Product:
-    for field in ("bullets", "price_range_usd", "attributes", "nouns"):
-        record[field] = tuple(record[field])
-    record["options"] = {name: tuple(values) for name, values in record["options"].items()}
+_TEXTS = ("asin", "name", "query", "category", "product_category", "description", "price_tag")
+_LISTS_OF_TEXTS = ("bullets", "attributes", "nouns")
+
+
+def _product(record: Any) -> Product:
+    """The product of a record; raises TypeError, ValueError or KeyError if it is none."""
+    texts = [*(record[name] for name in (*_TEXTS, "image")), *record["option_images"].values()]
+    for name in _LISTS_OF_TEXTS:
+        record[name] = _tuple(record[name])
+        texts += record[name]
+    record["options"] = {name: _tuple(values) for name, values in record["options"].items()}
+    for values in record["options"].values():
+        texts += values
+    record["price_range_usd"] = _tuple(record["price_range_usd"])
+    if not {*map(type, texts)} <= {str} or not {*map(type, record["price_range_usd"])} <= {float}:
+        raise TypeError("a field has the wrong type")
+    if not 1 <= len(record["price_range_usd"]) <= 2:
+        raise ValueError(f"{len(record['price_range_usd'])} prices")
     return Product(**record)
+
+
+def _tuple(value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.60} is not a list")
+    return tuple(value)
 
 
 class Catalogue:
@@ -84,13 +106,21 @@ class Catalogue:
     product: Callable[[str], Product]
 
     def __init__(self, folder: Path) -> None:
-        """Open the catalogue of the bundle in `folder`."""
-        self._lines = JsonLines(folder, "products")
-        self._table = load_array(folder / "asins.npy")
-        self._sorter = load_array(folder / "asins_order.npy")
+        """Open the catalogue of the bundle in `folder`.
+
+        Raises:
+            CorruptDataError: its files are damaged, or do not fit each other.
+        """
+        self._lines = JsonLines(folder, "products", REBUILD)
+        n = len(self._lines)
+        self._place = folder / "products.jsonl"
+        self._table = load_array(folder / "asins.npy", "S", n, hint=REBUILD)
+        order = folder / "asins_order.npy"
+        self._sorter = load_array(order, "<i8", n, below=n, hint=REBUILD)
         self._groups_file = folder / "groups.json"
         self._codes = {
-            kind: load_array(folder / f"{kind}.npy") for kind in ("categories", "queries")
+            kind: load_array(folder / f"{kind}.npy", "<i4", n, hint=REBUILD)
+            for kind in ("categories", "queries")
         }
         self.asins = Asins(self._table, range(len(self._table)))
         self.product = functools.lru_cache(N_CACHED_PRODUCTS)(self._read)
@@ -117,11 +147,23 @@ class Catalogue:
         raise KeyError(asin)
 
     def _read(self, asin: str) -> Product:
-        return _product(self._lines[self.row(asin)])
+        return self._at(self.row(asin))
+
+    def _at(self, row: int) -> Product:
+        record = self._lines[row]
+        try:
+            product = _product(record)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise CorruptDataError(
+                f"{self._place}, record {row} is not a product ({error!r}). {REBUILD}"
+            ) from error
+        if product.asin != self.asins[row]:
+            raise CorruptDataError(f"{self._place}, record {row} is another product. {REBUILD}")
+        return product
 
     def __iter__(self) -> Iterator[Product]:
         """All products in order, decoded one at a time and not cached."""
-        return (_product(record) for record in self._lines)
+        return map(self._at, range(len(self)))
 
     def asins_at(self, rows: Sequence[int] | NDArray[Any]) -> Asins:
         """The ids of some rows."""
@@ -141,7 +183,11 @@ class Catalogue:
 
     @functools.cached_property
     def _group_codes(self) -> dict[str, dict[str, int]]:
-        groups = json.loads(self._groups_file.read_bytes())
+        groups = read_json_object(self._groups_file, REBUILD)
+        for kind in self._codes:
+            names = groups.get(kind)
+            if not isinstance(names, list) or not {*map(type, names)} <= {str}:
+                raise CorruptDataError(f"{self._groups_file} has no list of {kind}. {REBUILD}")
         return {
-            kind: {name: code for code, name in enumerate(names)} for kind, names in groups.items()
+            kind: {name: code for code, name in enumerate(groups[kind])} for kind in self._codes
         }

@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eto_envs.errors import CorruptDataError
 from eto_envs.webshop.data.catalogue import Catalogue
 from eto_envs.webshop.data.jsonfiles import JsonLines, load_array
+from eto_envs.webshop.data.manifest import REBUILD
 from eto_envs.webshop.data.records import Goal, Product
 
 DEFAULT_PRICE_SEED = 20240302
@@ -74,6 +76,24 @@ def _cap_usd(price_usd: float, generator: random.Random) -> float:
 def price_text(cap_usd: float) -> str:
     """The price cap as worded in an instruction; empty if there is none."""
     return "" if cap_usd == NO_CAP_USD else f", and price lower than {cap_usd:.2f} dollars"
+
+
+def load_prices(path: Path, n: int, *, may_lack: bool = False) -> NDArray[np.float64]:
+    """An array of numbers that are not negative, such as prices in US dollars.
+
+    Args:
+        path: the file.
+        n: the number of values.
+        may_lack: whether a value may be NaN.
+
+    Raises:
+        CorruptDataError: the file is damaged.
+    """
+    prices = load_array(path, "<f8", n, hint=REBUILD)
+    fine = (prices >= 0) & (prices < np.inf)
+    if not (fine | np.isnan(prices) if may_lack else fine).all():
+        raise CorruptDataError(f"{path} contains a value that is no price. {REBUILD}")
+    return prices
 
 
 def shuffled_order(n_goals: int) -> NDArray[np.integer[Any]]:
@@ -138,20 +158,33 @@ def goal_weights(
 class Goals(Sequence[Goal]):
     """The goals of one kind in the original's shuffled order, made on demand."""
 
-    def __init__(self, folder: Path, kind: str, draws: PriceDraws | None) -> None:
+    def __init__(
+        self, folder: Path, kind: str, catalogue: Catalogue, draws: PriceDraws | None
+    ) -> None:
         """Open the goals of the bundle in `folder`.
 
         Args:
             folder: the bundle.
             kind: one of `KINDS`, which determines the files.
+            catalogue: the products of the bundle.
             draws: the prices of another seed; None for the price caps stored in the bundle.
+
+        Raises:
+            CorruptDataError: a file is damaged.
         """
-        self._records = JsonLines(folder, kind)
-        self._order = load_array(folder / f"{kind}_order.npy")
+        self._catalogue = catalogue
+        self._place = folder / f"{kind}.jsonl"
+        self._records = JsonLines(folder, kind, REBUILD)
+        n = len(self._records)
+        order = folder / f"{kind}_order.npy"
+        self._order = load_array(order, "<i4", hint=REBUILD)
+        load_array(order, "<i4", below=len(self._order), hint=REBUILD)
         if draws is None:
-            self._caps_usd = load_array(folder / f"{kind}_caps_usd.npy")
+            self._caps_usd = load_prices(folder / f"{kind}_caps_usd.npy", n)
         else:
-            self._caps_usd = draws.caps_usd(load_array(folder / f"{kind}_rows.npy"))
+            path = folder / f"{kind}_rows.npy"
+            rows = load_array(path, "<i4", n, below=len(catalogue), hint=REBUILD)
+            self._caps_usd = draws.caps_usd(rows)
 
     def __len__(self) -> int:
         """Number of goals."""
@@ -161,28 +194,42 @@ class Goals(Sequence[Goal]):
         """The goal at a non-negative index; slices are not supported."""
         if not 0 <= index < len(self):
             raise IndexError(f"there is no goal {index}; the number of goals is {len(self)}")
-        return self._make(int(index), int(self._order[index]))
+        try:
+            return self._make(int(index), int(self._order[index]))
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise CorruptDataError(
+                f"{self._place} is damaged: goal {index} cannot be made ({error!r}). {REBUILD}"
+            ) from error
 
     def _make(self, index: int, place: int) -> Goal:
+        """The goal; raises an error of Python's if its record is damaged."""
         raise NotImplementedError
+
+    def _texts(self, values: object) -> tuple[str, ...]:
+        if not isinstance(values, list) or not {*map(type, values)} <= {str}:
+            raise TypeError(f"{values!r:.60} is not a list of texts")
+        return tuple(values)
 
 
 class HumanGoals(Goals):
     """Goals written by people: one for each instruction."""
 
-    def __init__(self, folder: Path, draws: PriceDraws | None = None) -> None:
+    def __init__(self, folder: Path, catalogue: Catalogue, draws: PriceDraws | None = None) -> None:
         """Open the human goals of a bundle; see `Goals`."""
-        super().__init__(folder, "human", draws)
+        super().__init__(folder, "human", catalogue, draws)
+        n = len(self._records)
+        load_array(folder / "human_order.npy", "<i4", n, hint=REBUILD)
 
     def _make(self, index: int, place: int) -> Goal:
         asin, text, attributes, options = self._records[place]
         cap_usd = float(self._caps_usd[place])
+        self._catalogue.row(asin)  # the product must exist
         return Goal(
             index=index,
             asin=asin,
             instruction=text.strip(".") + price_text(cap_usd),
-            attributes=tuple(attributes),
-            options=tuple(options),
+            attributes=self._texts(attributes),
+            options=self._texts(options),
             price_upper_usd=cap_usd,
         )
 
@@ -196,16 +243,19 @@ class SyntheticGoals(Goals):
 
     def __init__(self, folder: Path, catalogue: Catalogue, draws: PriceDraws | None = None) -> None:
         """Open the synthetic goals of a bundle; see `Goals`."""
-        super().__init__(folder, "synthetic", draws)
-        self._catalogue = catalogue
-        self._starts = load_array(folder / "synthetic_starts.npy")
-        self._weights = load_array(folder / "synthetic_weights.npy")
+        super().__init__(folder, "synthetic", catalogue, draws)
+        n = len(self._records)
+        starts = folder / "synthetic_starts.npy"
+        self._starts = load_array(starts, "<i8", n, below=len(self) + 1, hint=REBUILD)
+        self._weights = load_prices(folder / "synthetic_weights.npy", n)
 
     def _make(self, index: int, place: int) -> Goal:
         # The last instruction that starts at or before the place. Others that start at the same
         # place come before it and have no goals.
         number = int(np.searchsorted(self._starts, np.int64(place), side="right")) - 1
         asin, text, attributes = self._records[number]
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r:.60} is not a text")
         product = self._catalogue.product(asin)
         options = combination(product, place - int(self._starts[number]))
         wanted = ", and ".join(f"{name}: {value}" for name, value in options.items())
@@ -214,7 +264,7 @@ class SyntheticGoals(Goals):
             index=index,
             asin=asin,
             instruction=f"{text}{' with ' + wanted if wanted else ''}{price_text(cap_usd)}",
-            attributes=tuple(attributes),
+            attributes=self._texts(attributes),
             options=options,
             price_upper_usd=cap_usd,
             weight=float(self._weights[number]),

@@ -9,7 +9,6 @@ table in the dataset folder, spaCy, and a heuristic that does not require a mode
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from eto_envs.errors import CorruptDataError, DataNotFoundError, MissingExtraError, require
+from eto_envs.files import read_json_object
 from eto_envs.webshop.data.official import NOUNS_FILE, string_tuple
 
 NounsFrom = Literal["auto", "file", "spacy", "heuristic"]
@@ -87,16 +87,8 @@ class TableNouns:
             CorruptDataError: it is not a JSON object.
         """
         self._path = path
-        try:
-            self._table: Mapping[str, Any] = json.loads(path.read_bytes())
-        except FileNotFoundError as error:
-            raise DataNotFoundError(
-                f"{path} is missing; it should map each product name to its list of nouns"
-            ) from error
-        except ValueError as error:
-            raise CorruptDataError(f"{path} is truncated or not JSON: {error}") from error
-        if not isinstance(self._table, dict):
-            raise CorruptDataError(f"{path} is not a JSON object that maps names to nouns")
+        hint = "It should map each product name to its list of nouns."
+        self._table: Mapping[str, Any] = read_json_object(path, hint)
 
     def nouns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """The nouns of each name.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,19 +17,27 @@ from typing import Literal
 
 import numpy as np
 
-from eto_envs.errors import DataNotFoundError, UnknownNameError
+from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
+from eto_envs.files import read_json_object
 from eto_envs.webshop.data import official
 from eto_envs.webshop.data.bundle import build_bundle
 from eto_envs.webshop.data.catalogue import Catalogue
-from eto_envs.webshop.data.goals import KINDS, Goals, HumanGoals, PriceDraws, SyntheticGoals
-from eto_envs.webshop.data.jsonfiles import load_array
-from eto_envs.webshop.data.manifest import FORMAT, is_bundle, read_manifest
+from eto_envs.webshop.data.goals import (
+    KINDS,
+    Goals,
+    HumanGoals,
+    PriceDraws,
+    SyntheticGoals,
+    load_prices,
+)
+from eto_envs.webshop.data.manifest import FORMAT, REBUILD, is_bundle, verify_bundle
 from eto_envs.webshop.data.records import Product
 
 GoalKind = Literal["human", "synthetic"]
 N_HITS = 50  # the original shows at most 50 results of a search
 SEEN_EVERY = 10  # without published splits, every tenth goal is reserved for testing
 MAX_AUTO_BUILD_BYTES = 200_000_000
+MAX_HASHED_BYTES = 32_000_000  # hashing a larger bundle would make opening it slow
 
 
 class Shop:
@@ -73,25 +80,32 @@ class Shop:
             raise UnknownNameError("kind of goals", goals, KINDS)
         from eto_envs.webshop.search.index import SearchIndex
 
-        manifest = read_manifest(folder)
+        manifest = verify_bundle(folder, MAX_HASHED_BYTES)
         stored_seed: int = manifest["price_seed"]
         self.dataset: str = manifest["dataset"]
         self.nouns_source: str = manifest["nouns"]
         self.price_seed = stored_seed if price_seed is None else price_seed
         self._catalogue = Catalogue(folder)
         self._index = SearchIndex.open(folder / "index")
+        n = len(self._catalogue)
+        if len(self._index) != n:
+            raise CorruptDataError(f"{folder / 'index'} is of another catalogue. {REBUILD}")
         draws = None
         if self.price_seed != stored_seed:
-            ends = load_array(folder / "low_usd.npy"), load_array(folder / "high_usd.npy")
-            draws = PriceDraws(self.price_seed, *ends)
-        self._prices_usd = draws.prices_usd if draws else load_array(folder / "prices_usd.npy")
+            low_usd = load_prices(folder / "low_usd.npy", n)
+            high_usd = load_prices(folder / "high_usd.npy", n, may_lack=True)
+            draws = PriceDraws(self.price_seed, low_usd, high_usd)
+        stored = folder / "prices_usd.npy"
+        self._prices_usd = draws.prices_usd if draws else load_prices(stored, n)
         self.asins: Sequence[str] = self._catalogue.asins
         self.goals: Goals = (
-            HumanGoals(folder, draws)
+            HumanGoals(folder, self._catalogue, draws)
             if goals == "human"
             else SyntheticGoals(folder, self._catalogue, draws)
         )
-        published = json.loads((folder / "splits.json").read_bytes()) if goals == "human" else {}
+        published = {}
+        if goals == "human":
+            published = _read_splits(folder / "splits.json", len(self.goals))
         self.splits = _splits(published, len(self.goals))
         self.product = self._catalogue.product
         self._lists = official.SPLIT_FILES if published else {}
@@ -150,6 +164,16 @@ class _Rest(Sequence[int]):
         # Each multiple of `SEEN_EVERY` is skipped: one before the first number (0), and another
         # after every `SEEN_EVERY - 1` numbers.
         return place + place // (SEEN_EVERY - 1) + 1
+
+
+def _read_splits(path: Path, n_goals: int) -> dict[str, list[int]]:
+    splits = read_json_object(path, REBUILD)
+    for split in (*splits, *(("train", "seen") if splits else ())):
+        indices = splits.get(split)
+        is_list = isinstance(indices, list) and {*map(type, indices)} <= {int}
+        if not is_list or not all(0 <= index < n_goals for index in indices or ()):
+            raise CorruptDataError(f"{path} is damaged: {split!r} is no list of goals. {REBUILD}")
+    return splits
 
 
 def _splits(published: Mapping[str, Sequence[int]], n_goals: int) -> Mapping[str, Sequence[int]]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eto_envs.errors import EtoError
+from eto_envs.errors import CorruptDataError, EtoError
 from eto_envs.webshop.search.postings import Array, Postings
 from eto_envs.webshop.search.words import Analyzer
 
@@ -194,7 +194,10 @@ class SearchIndex:
         inverses = self._postings.inverses[clause.first : clause.last]
         # As in Lucene, contributions are computed in float32 and summed in float64.
         parts = clause.weight - clause.weight / inverses
-        np.add.at(sums, documents.astype(np.intp), parts.astype(np.float64))
+        try:
+            np.add.at(sums, documents.astype(np.intp), parts.astype(np.float64))
+        except IndexError as error:  # only a small index is checked when it is opened
+            raise CorruptDataError(f"the search index is damaged: {error}") from error
         return documents
 
     def _look_up(self, clause: _Clause, candidates: Array) -> Array:

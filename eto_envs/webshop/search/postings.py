@@ -20,12 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eto_envs.errors import CorruptDataError, DataNotFoundError
+from eto_envs.errors import CorruptDataError
+from eto_envs.files import read_json_object
+from eto_envs.webshop.data.jsonfiles import load_array
 from eto_envs.webshop.search.vocabulary import Vocabulary
 
 FORMAT = 1
 K1 = np.float32(0.9)
 B = np.float32(0.4)
+MAX_CHECKED = 1 << 23  # postings up to which an index is read when it is opened, to check them
+_LARGEST = float(np.finfo(np.float32).max)
+_REBUILD = "Rebuild the index."
 TOKENS_PER_BLOCK = 2_000_000  # a token takes 16 bytes while its block is sorted
 
 Array = npt.NDArray[Any]
@@ -162,15 +167,23 @@ class Postings:
         return arrays
 
     def _check(self, folder: Path) -> None:
-        n_terms = len(self.vocabulary)
+        n_terms, n_documents = len(self.vocabulary), len(self.id_ranks)
         fits = (
             len(self.starts) == n_terms + 1
             and len(self.weights) == len(self.top_inverses) == n_terms
-            and len(self.documents) == len(self.inverses) == self.starts[-1]
-            and len(self.vocabulary.text) == self.vocabulary.starts[-1]
+            and len(self.documents) == len(self.inverses)
+            and _are_offsets(self.starts, len(self.documents))
+            and _are_offsets(self.vocabulary.starts, len(self.vocabulary.text))
+            and _are_within(self.id_ranks, 0, n_documents - 1)
+            and _are_within(self.weights, 0, _LARGEST)
+            and _are_within(self.top_inverses, 1, _LARGEST)
         )
+        # Reading all postings of a large index from the disk would take long.
+        if fits and len(self.documents) <= MAX_CHECKED:
+            fits = _are_within(self.documents, 0, n_documents - 1)
+            fits = fits and _are_within(self.inverses, 1, _LARGEST)
         if not fits:
-            raise CorruptDataError(f"the files in {folder} do not match; rebuild the index")
+            raise CorruptDataError(f"the files in {folder} do not match. {_REBUILD}")
 
 
 class _Block:
@@ -298,32 +311,27 @@ def _stored_length(length: int) -> int:
     return length if shift == 0 else 24 + (excess >> shift << shift)
 
 
+def _are_offsets(values: Array, last: int) -> bool:
+    """Whether values rise from 0 to `last`."""
+    return bool(
+        len(values) and values[0] == 0 and values[-1] == last and (np.diff(values) >= 0).all()
+    )
+
+
+def _are_within(values: Array, low: float, high: float) -> bool:
+    """Whether all values are in [low, high], which NaN is not."""
+    return not len(values) or bool(low <= values.min() and values.max() <= high)
+
+
 def _read_shapes(path: Path) -> Mapping[str, int]:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"no search index in {path.parent}: {path.name} missing") from error
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise CorruptDataError(f"{path} is not of format {FORMAT}; rebuild the index")
+    about = read_json_object(path, _REBUILD)
+    if about.get("format") != FORMAT:
+        raise CorruptDataError(f"{path} is not of format {FORMAT}. {_REBUILD}")
     shapes = about.get("shapes")
-    if not isinstance(shapes, dict):
-        raise CorruptDataError(f"{path} has no shapes; rebuild the index")
+    if not isinstance(shapes, dict) or not {*map(type, shapes.values())} <= {int}:
+        raise CorruptDataError(f"{path} has no shapes. {_REBUILD}")
     return shapes
 
 
 def _open_array(path: Path, shapes: Mapping[str, int]) -> Array:
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"no {path.name} in the search index {path.parent}") from error
-    except (ValueError, EOFError, OSError) as error:
-        raise CorruptDataError(f"{path} is truncated or not an array: {error}") from error
-    expected = np.dtype(_DTYPES[path.stem])
-    if values.dtype != expected or values.shape != (shapes.get(path.stem),):
-        raise CorruptDataError(
-            f"{path} contains {values.shape} of {values.dtype}, "
-            f"not ({shapes.get(path.stem)},) of {expected}; rebuild the index"
-        )
-    return np.asarray(values)
+    return load_array(path, _DTYPES[path.stem], shapes.get(path.stem, 0), hint=_REBUILD)

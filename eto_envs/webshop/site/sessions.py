@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from eto_envs.errors import CorruptDataError, EpisodeEndedError, EtoError
-from eto_envs.files import append_whole, write_whole
+from eto_envs.files import append_whole, parse_json, write_whole
 from eto_envs.tasks import Task, TaskSet
 from eto_envs.webshop.engine.engine import Session, WebShopEngine
 
@@ -382,8 +382,8 @@ class _Journal:
         actions: dict[str, list[tuple[str, float]]] = {}
         lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []
         for number, line in enumerate(lines, start=1):
+            record = parse_json(line, f"{self._path}, line {number}")
             try:
-                record = json.loads(line)
                 if "open" in record:
                     opening = {key: _typed(record["open"][key], _OPENING[key]) for key in _OPENING}
                     openings[opening["id"]] = opening

@@ -295,7 +295,7 @@ GOOD = PUBLISHED[0]
     [
         ("", "has no entries"),
         ("[]", "has no entries"),
-        ("[{]", "is not a JSON list"),
+        ("[{]", "not JSON"),
         (json.dumps(GOOD) + "\n{x", "line 2: not JSON"),
         ("[3]", "entry 1: not a JSON object"),
         (json.dumps([GOOD, {"id": 1}]), "entry 2: 'conversations' is no list of messages"),
@@ -320,7 +320,7 @@ def test_other_mistakes_are_named(tmp_path: Path, played: dict[str, list[Traject
     with pytest.raises(DataNotFoundError, match="there is no file"):
         read_messages(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(CorruptDataError, match="is no text file"):
+    with pytest.raises(CorruptDataError, match="is not UTF-8 text"):
         read_messages(path)
     good = chats(played["ETO-WebShop-v0"])[:1]
     write_messages(path, good)
@@ -335,7 +335,7 @@ def test_other_mistakes_are_named(tmp_path: Path, played: dict[str, list[Traject
     path.write_text(json.dumps({k: v for k, v in line.items() if k != "world"}))
     with pytest.raises(UnknownNameError, match="no world stated for task"):
         write_folder(tmp_path / "run", path, read_messages(path))
-    unclear = [{"id": "x", "conversations": PUBLISHED[0]["conversations"][3:]}]  # type: ignore[index]
+    unclear = [{"id": "x", "conversations": PUBLISHED[0]["conversations"][:2] * 2}]  # type: ignore[index,operator]
     path.write_text(json.dumps(unclear))
     with pytest.raises(UnknownNameError, match="Give world="):
         read_eto_sft(path)

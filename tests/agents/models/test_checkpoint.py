@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import io
 import json
 import shutil
 from pathlib import Path
@@ -350,6 +351,64 @@ def test_what_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(CorruptDataError, match="not JSON"):
         load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        (None, "has no 'weight_map'"),
+        ({}, "has no 'weight_map'"),
+        ({"w": "pytorch_model-00001.bin"}, "not a safetensors file"),
+        ({"w": "model.pkl"}, "not a safetensors file"),
+        ({"w": "../other/model.safetensors"}, "outside the folder"),
+        ({"w": "/etc/model.safetensors"}, "outside the folder"),
+        ({"w": "..\\model.safetensors"}, "outside the folder"),
+        ({"w": 3}, "outside the folder"),
+        ({"w": "model-00002-of-00002.safetensors"}, "does not exist"),
+    ],
+)
+def test_an_index_is_checked_before_anything_is_opened(
+    weight_map: object, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a file was opened")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", refuse)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CorruptDataError, match=message):
+        load_checkpoint(folder)
+
+
+def test_weights_that_are_missing_are_not_made_up(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    left_out = next(name for name in weights if "layers.0" in name)
+    rest = {name: value for name, value in weights.items() if name != left_out}
+    save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CorruptDataError, match=f"lacks 1 of its model's weights.*{left_out}"):
+        load_checkpoint(folder)
+
+
+def test_code_of_a_checkpoint_never_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    code = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    for file, key in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        whole = (folder / file).read_text()
+        own = code if key == "AutoConfig" else {key: ["own.Tokenizer", None]}
+        record = json.loads(whole) | {"auto_map": own, "model_type": "own"}
+        (folder / file).write_text(json.dumps(record | {"tokenizer_class": "OwnTokenizer"}))
+        monkeypatch.setattr("builtins.input", lambda *_: "y")
+        monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+        with pytest.raises(CorruptDataError, match="cannot read"):
+            load_checkpoint(folder)
+        (folder / file).write_text(whole)
+    assert not ran.exists()
 
 
 def test_a_gguf_file_that_ends_too_early_for_an_older_numpy(

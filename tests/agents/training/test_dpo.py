@@ -61,7 +61,7 @@ def checkpoint(start: Path) -> Checkpoint:
 
 def some_pairs(n: int = 8) -> list[Pair]:
     """Pairs of different length: one or two letters."""
-    kinds = [("bb", "a"), ("ab", "ba"), ("b", "aa"), ("bb", "ab")]
+    kinds = [("bb", "a"), ("ab", "ba"), ("aa", "b"), ("bb", "ab")]
     return [
         Pair(*(episode(letters, DOORS, f"t{i}") for letters in kinds[i % len(kinds)]))
         for i in range(n)

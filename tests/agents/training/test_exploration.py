@@ -10,11 +10,12 @@ import pytest
 
 from eto_agents.models.checkpoint import save_checkpoint
 from eto_agents.runs import RunMismatchError
-from eto_agents.settings import DPO, ETO, RFT, read_json
+from eto_agents.settings import DPO, ETO, RFT
 from eto_agents.training import exploration
 from eto_agents.training.exploration import explore, open_checkpoint
 from eto_agents.training.task_splits import tasks_of
 from eto_agents.trajectory import Trajectory
+from eto_envs.files import read_json_object
 from tests.agents.training.worlds import BANDIT, WORLD, undecided
 
 pytestmark = pytest.mark.torch
@@ -59,7 +60,7 @@ def test_a_complete_exploration_is_read_without_loading_the_model(
         (task.id, seed) for seed in (0, 1) for task in TASKS
     ]
     mean = sum(e.score for e in episodes) / 6
-    assert read_json(tmp_path / "result.json") == {
+    assert read_json_object(tmp_path / "result.json") == {
         "n_episodes": 6, "score": pytest.approx(mean),
     }  # fmt: skip
     assert loaded == [str(start)]

@@ -165,13 +165,17 @@ def test_the_official_pack_from_a_folder_or_a_zip(
 
 
 def test_other_games_do_not_become_the_official_pack(
-    write_games: Callable[..., Path], tmp_path: Path
+    write_games: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_games(tmp_path / "house")
     archive = Path(shutil.make_archive(str(tmp_path / "house"), "zip", folder))
     for source in (folder, archive):
         with pytest.raises(CorruptDataError, match="canonical"):
             build_official(source)
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "MAX_UNPACKED_BYTES", 10_000)
+        with pytest.raises(CorruptDataError, match=r"house\.zip: its games unpack to .* 10,000"):
+            build_official(archive)
     archive.write_bytes(archive.read_bytes()[:1000])
     with pytest.raises(CorruptDataError, match=r"house\.zip"):
         build_official(archive)

@@ -149,7 +149,7 @@ def test_what_is_not_there(tmp_path: Path, template: Path) -> None:
     with pytest.raises(DataNotFoundError):
         find_texts(tmp_path / "no.tw-pddl")
     template.write_text("[]", encoding="utf-8")
-    with pytest.raises(CorruptDataError, match="not a game file"):
+    with pytest.raises(CorruptDataError, match="not a JSON object"):
         find_texts(template)
     with pytest.raises(UnknownNameError, match="did you mean"):
         export_games([], tmp_path, "2.1.0")

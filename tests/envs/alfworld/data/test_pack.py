@@ -4,9 +4,12 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from eto_envs.alfworld.data import pack as pack_module
 from eto_envs.alfworld.data.datasets import OFFICIAL_SHA256
 from eto_envs.alfworld.data.games import find_games
 from eto_envs.alfworld.data.pack import Pack, build_pack, write_pack
@@ -68,7 +71,7 @@ def test_a_bad_game_stops_the_build_and_keeps_what_was_there(
     target.write_bytes(b"old")
     bad = find_games(folder)[3].path
     bad.write_text("{")
-    with pytest.raises(CorruptDataError, match="not a JSON file"):
+    with pytest.raises(CorruptDataError, match="not JSON"):
         build_pack(folder, target)
     assert target.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["house", "house.bin"]
@@ -155,3 +158,52 @@ def test_canonical_games(
 ) -> None:
     assert official_pack.sha256 == OFFICIAL_SHA256
     assert build_pack(official("2.1.2"), tmp_path / "2.1.2.bin").sha256 == OFFICIAL_SHA256
+
+
+def test_a_gzipped_pack_has_a_limit(
+    house_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = tmp_path / "house.pack.gz"
+    content = house_pack.read_bytes()
+    packed.write_bytes(gzip.compress(content))
+    monkeypatch.setattr(pack_module, "MAX_UNPACKED_BYTES", len(content))
+    assert Pack(packed).splits
+    monkeypatch.setattr(pack_module, "MAX_UNPACKED_BYTES", len(content) - 1)
+    with pytest.raises(CorruptDataError, match=r"house\.pack\.gz: unpacks to more than"):
+        Pack(packed)
+
+
+def _with_first_game(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Rewrite a pack with a changed game, whose hashes fit."""
+    pack = Pack(path)
+    games = {split: {i: pack.problem(i) for i in ids} for split, ids in pack.splits.items()}
+    split, ids = next(iter(pack.splits.items()))
+    record = json.loads(games[split][ids[0]].to_json())
+    change(record)
+    games[split][ids[0]] = SimpleNamespace(to_json=lambda: json.dumps(record).encode())  # type: ignore[assignment]
+    write_pack(path, games, "2.1.1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": 99},
+        {"held": 10**6},
+        {"objects": [1]},
+        {"contents": []},
+        {"opened": -1},
+        {"goal": ["eat", "apple", "desk"]},
+        {"goal": 3},
+        {"insides": [[0]]},
+        {"traits": {}},
+        {"unknown": 1},
+        {"task": None},
+    ],
+)
+def test_a_game_that_refers_to_nothing_is_damaged(change: dict[str, Any], house_pack: Path) -> None:
+    _with_first_game(house_pack, lambda record: record.update(change))
+    pack = Pack(house_pack)
+    ids = [task_id for ids in pack.splits.values() for task_id in ids]
+    with pytest.raises(CorruptDataError, match=r"house\.bin: .* is not a game"):
+        pack.problem(ids[0])
+    assert pack.problem(ids[1])

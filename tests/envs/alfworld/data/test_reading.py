@@ -101,7 +101,7 @@ def test_what_is_wrong_is_said(
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00"])
 def test_not_a_json_object(write: Callable[[Any], Path], text: str) -> None:
-    with pytest.raises(CorruptDataError, match="not a JSON"):
+    with pytest.raises(CorruptDataError, match=r"not (a )?JSON"):
         read_game(write(text))
 
 
@@ -111,7 +111,7 @@ def test_unsolvable_game(write: Callable[[Any], Path]) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="there is no game file"):
+    with pytest.raises(DataNotFoundError, match="there is no file"):
         read_game(tmp_path / "game.tw-pddl")
 
 

@@ -93,6 +93,6 @@ def test_no_json_lines(tmp_path: Path) -> None:
 
 def test_arrays_cannot_be_changed(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(3))
-    array = jsonfiles.load_array(tmp_path / "x.npy")
+    array = jsonfiles.load_array(tmp_path / "x.npy", "<i8", hint="")
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 5

@@ -5,13 +5,15 @@ import multiprocessing
 import os
 import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from eto_envs.errors import DataNotFoundError, UnknownNameError
+from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 from eto_envs.webshop.data import shop as shop_module
 from eto_envs.webshop.data.bundle import build_bundle
-from eto_envs.webshop.data.manifest import is_bundle
+from eto_envs.webshop.data.manifest import MANIFEST, file_stamp, is_bundle
 from eto_envs.webshop.data.shop import Shop, ensure_bundle, open_shop
 
 pytestmark = pytest.mark.filterwarnings("ignore:the nouns of product names:UserWarning")
@@ -149,3 +151,73 @@ def test_two_processes_share_one_build(source: Path, tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         found = pool.starmap(_ensure, [(source, tmp_path / "cache")] * 2, chunksize=1)
     assert found[0] == found[1]
+
+
+def test_an_altered_text_is_noticed_when_a_small_bundle_is_opened(bundle: Path) -> None:
+    path = bundle / "products.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"Red", b"Bad"))
+    with pytest.raises(CorruptDataError, match=r"products\.jsonl has been altered"):
+        Shop(bundle)
+
+
+def _restamp(bundle: Path) -> None:
+    """Write the hashes of a bundle's files into its manifest: what is wrong fits them."""
+    manifest = json.loads((bundle / MANIFEST).read_bytes())
+    manifest["files"] = {name: file_stamp(bundle / name) for name in manifest["files"]}
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("asins_order", np.arange(1, 13)),
+        ("asins_order", np.arange(-1, 11)),
+        ("asins_order", np.arange(12, dtype="<i4")),
+        ("asins_order", np.arange(11)),
+        ("asins", np.arange(12)),
+        ("asins", np.array([[b"B1"]])),
+        ("categories", np.zeros(11, "<i4")),
+        ("human_order", np.arange(1, 13, dtype="<i4")),
+        ("human_order", np.arange(3, dtype="<i4")),
+        ("human_caps_usd", np.full(12, np.nan)),
+        ("human_offsets", np.arange(13)),
+        ("products_offsets", np.array([0])),
+        ("prices_usd", np.full(12, -1.0)),
+        ("index/documents", np.full(12, 99, dtype="<i4")),
+        ("index/starts", np.arange(5)),
+        ("index/weights", np.array([np.nan] * 5, "<f4")),
+        ("index/id_ranks", np.zeros(3, "<i4")),
+    ],
+)
+def test_arrays_that_refer_to_nothing_are_noticed_when_a_bundle_is_opened(
+    name: str, values: Any, bundle: Path
+) -> None:
+    np.save(bundle / f"{name}.npy", values)
+    _restamp(bundle)
+    with pytest.raises(CorruptDataError, match=str(Path(name).parent if "/" in name else name)):
+        Shop(bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("products.jsonl", '"name":"Red Cotton', '"nome":"Red Cotton', "record 0 is not a product"),
+        ("products.jsonl", '"price_range_usd":[12.5]', '"price_range_usd":[""]  ', "not a product"),
+        ("products.jsonl", '"asin":"B000000000"', '"asin":"B00000000X"', "another product"),
+        ("products.jsonl", "{", "[", "record 0: not JSON"),
+        ("human.jsonl", '"B000000000"', '"B00000000X"', "goal .* cannot be made"),
+        ("human.jsonl", '["cotton"]', '["cotton"}', "human.jsonl, record 0"),
+    ],
+)
+def test_records_that_are_damaged_are_noticed_when_they_are_read(
+    name: str, old: str, new: str, message: str, bundle: Path
+) -> None:
+    path = bundle / name
+    text = path.read_text()
+    assert len(old) == len(new)
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    _restamp(bundle)
+    shop = Shop(bundle)
+    with pytest.raises(CorruptDataError, match=message):
+        [shop.product(goal.asin) for goal in shop.goals]
