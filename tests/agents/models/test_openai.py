@@ -564,7 +564,7 @@ def test_an_interrupted_recording_is_resumed(server: Server, tmp_path: Path) -> 
     assert whole.startswith(path.read_bytes())
     assert len(path.read_bytes().splitlines()) == 1
     path.write_bytes(b"{}\n" + whole)
-    with pytest.raises(CorruptDataError, match=r"m\.jsonl:1 is not a recorded reply"):
+    with pytest.raises(CorruptDataError, match=r"m\.jsonl, line 1: not a recorded reply"):
         Recordings(path)
 
 
