@@ -58,7 +58,8 @@ LAYERS = (
     ("eto_envs.core", "eto_envs.data"),
     ("eto_envs.shaping", "eto_envs.fetch"),
     ("eto_envs.tasks", "eto_envs.spaces", "eto_envs.comparison"),
-    ("eto_envs.errors", "eto_envs.files"),
+    ("eto_envs.files",),
+    ("eto_envs.errors",),
 )
 RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 
