@@ -272,7 +272,7 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         """Delete what a killed process left: this one holds the folder's lock, so it is dead."""
-        for path in self.folder.glob(".*"):
+        for path in [*self.folder.glob(".*"), *self.work.glob("**/.*")]:
             if _UNFINISHED.fullmatch(path.name):
                 _remove(path)
         if (self.folder / "result.json").is_file():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import inspect
+import logging
 import os
 import re
 import signal
@@ -97,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     warnings.showwarning = _show_warning  # one line for a person, not a line of source code
     prepare_streams()
+    if logging.lastResort is not None:  # what writes to stderr where nothing else is set up
+        logging.lastResort.setFormatter(_Formatter())
     try:
         with _signals_raise():
             import gymnasium as gym
@@ -214,6 +217,11 @@ def _close_stdout() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

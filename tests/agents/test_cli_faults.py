@@ -86,6 +86,13 @@ def test_names_and_paths_are_printed_literally(folder: Path) -> None:
     assert "written to br/z[/x]: report.html" in out
 
 
+def test_log_messages_and_warnings_are_printed_literally(folder: Path) -> None:
+    code = "import logging, warnings; from eto_agents.__main__ import main; main()\n"
+    code += "logging.getLogger('a').warning('x\\x1b[31my'); warnings.warn('v\\x1b[31mw')"
+    status, _, errors = run("data", "list", cwd=folder, code=code)
+    assert (status, errors) == (0, "x\ufffd[31my\neto: warning: v\ufffd[31mw\n")
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["eval", "--help"], ["data", "list"], ["evla"], evaluation()]
 )

@@ -269,7 +269,8 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / ".checkpoint.123" / "model.safetensors").write_bytes(b"half")
         (tmp_path / ".checkpoint.123.old").mkdir(exist_ok=True)
         (tmp_path / ".result.json.123").write_text("{")
-        (tmp_path / "work").mkdir(exist_ok=True)
+        (tmp_path / "work" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / "a" / ".state.pt.123").write_bytes(b"half")
 
     kept = {"run.json", "metrics.jsonl", ".lock", ".hidden", ".notes.txt"}
     with run_folder(tmp_path) as run:
@@ -279,6 +280,7 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     leave()
     with run_folder(tmp_path) as run:
         assert {file.name for file in tmp_path.iterdir()} == kept | {"work"}  # to resume from
+        assert list((tmp_path / "work" / "a").iterdir()) == []
         leave()
         run.finish({})
     leave()  # killed after the result was written, before `work` was deleted
