@@ -99,11 +99,11 @@ def bounded_mean(values: Values, *, confidence: float = 0.95, seed: int = 0) -> 
         seed: seeds the resampling.
 
     Returns:
-        The estimate; its mean is NaN if there are no values.
+        The estimate; its mean is NaN if there are no values, and it has no interval for one task.
     """
     means = task_means(values)
-    if not means:
-        return Estimate(float("nan"), None, None)
+    if len(means) < 2:  # of one task an interval would say nothing
+        return clustered_mean(means.items())
     n_off = min(sum(mean != bound for mean in means.values()) for bound in (0.0, 1.0))
     is_binary = set(means.values()) <= {0.0, 1.0}
     is_bounded = all(0 <= mean <= 1 for mean in means.values())
