@@ -23,7 +23,13 @@ from eto_agents.settings import Playing
 from eto_agents.strict_json import write_json
 from eto_agents.trajectory import Message
 from eto_envs.data import cache_dir
-from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError, require
+from eto_envs.errors import (
+    CorruptDataError,
+    DataNotFoundError,
+    EtoError,
+    UnknownNameError,
+    require,
+)
 from eto_envs.files import read_json_object, refuse_pointer
 
 if TYPE_CHECKING:
@@ -143,7 +149,7 @@ def load_checkpoint(
         if folder is not None:
             model = _merge(model, folder)
     chosen = template or own.get("template") or _guess_template(model.config, tokenizer, name)
-    _check_tokens(tokenizer, chosen)
+    _check_tokens(tokenizer, chosen, name)
     if chosen != own.get("template"):  # a model that was trained with it here is used with it
         _check_format(tokenizer, chosen, name, is_stated=template is not None)
     _begin_parts_with_space(tokenizer, chosen)
@@ -418,8 +424,14 @@ def _read_own(folder: Path) -> Mapping[str, Any]:
     return own
 
 
-def _check_tokens(tokenizer: Any, template: str) -> None:
-    encode([{"role": "user", "content": ""}], tokenizer, template)
+def _check_tokens(tokenizer: Any, template: str, name: str) -> None:
+    """Encode an empty chat: the template's tokens must exist, and the tokenizer must work."""
+    try:
+        encode([{"role": "user", "content": ""}], tokenizer, template)
+    except EtoError:
+        raise
+    except Exception as error:  # as in `_read`: whatever its code meets first
+        raise CorruptDataError(f"the tokenizer of {name!r} does not work: {error}") from error
 
 
 def _guess_template(config: Any, tokenizer: Any, name: str) -> str:

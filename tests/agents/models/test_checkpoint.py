@@ -381,6 +381,13 @@ def test_an_index_is_checked_before_anything_is_opened(
         load_checkpoint(folder)
 
 
+def test_a_tokenizer_that_does_not_work_is_named(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "x"}))
+    with pytest.raises(CorruptDataError, match=f"the tokenizer of .*{folder.name}.* does not work"):
+        load_checkpoint(folder)
+
+
 def test_weights_that_are_missing_are_not_made_up(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
