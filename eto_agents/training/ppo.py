@@ -337,9 +337,13 @@ _SUMMED: Final = ("episodes", "episodes_dropped", "tokens", "trained_tokens", "t
 
 
 def _optimizer(actor: ActorCritic, settings: PPO) -> Any:
-    return torch.optim.AdamW(
-        actor.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    # As in transformers' trainer, norms and biases are not decayed.
+    parameters = list(actor.model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate)
 
 
 def _unwrapped(accelerator: Accelerator, actor: nn.Module) -> ActorCritic:

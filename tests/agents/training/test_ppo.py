@@ -234,6 +234,18 @@ def test_an_end_token_of_another_kind_is_left_out(doors: Checkpoint) -> None:
     assert sum(sample.rewards) == pytest.approx(sum(usual.rewards))
 
 
+def test_norms_are_not_decayed(bandit: Checkpoint) -> None:
+    actor = ActorCritic(copied(bandit).model)
+    optimizer = ppo_module._optimizer(actor, dataclasses.replace(QUICK, weight_decay=0.5))
+    before = {name: p.detach().clone() for name, p in actor.named_parameters()}
+    for parameter in actor.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # only the decay moves anything
+    optimizer.step()
+    unmoved = {name for name, p in actor.named_parameters() if torch.equal(p, before[name])}
+    assert unmoved
+    assert all("norm" in name for name in unmoved)
+
+
 def test_minibatches_are_drawn_at_random(
     doors: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
