@@ -20,7 +20,7 @@ from common import SHOP, published
 
 from eto_agents import Results, evaluate
 from eto_agents.best_of_n import BestOfN
-from eto_agents.console import Display
+from eto_agents.console import Display, show
 from eto_agents.markdown import markdown_table
 from eto_agents.policy import load_policy
 
@@ -65,8 +65,8 @@ def main(args: Args) -> None:
             BestOfN(policy, args.n), args.env, args.splits, out=args.out, n_tasks=args.n_tasks,
             env_args={"dataset": args.dataset},
         )  # fmt: skip
-    print(table(results))
-    print(published("Best-of-10"))
+    show(table(results))
+    show(published("Best-of-10"))
 
 
 def table(results: Results) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from eto_agents.collect import collect
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.evaluation.published import load_published
-from eto_agents.reproduce.tables import show
+from eto_agents.reproduce.tables import estimate_text
 from eto_agents.settings import SFT
 from eto_agents.trajectory import Trajectory
 
@@ -66,7 +66,9 @@ def score(
     """Evaluate a policy, and format its mean rewards x 100, as in ``seen 63.1 [60.0, 66.2]``."""
     env_args = {} if dataset is None else {"dataset": dataset}
     results = evaluate(policy, env, splits, out=out, env_args=env_args, n_tasks=n_tasks)
-    return ", ".join(f"{name} {show(split.reward)}" for name, split in results.splits.items())
+    return ", ".join(
+        f"{name} {estimate_text(split.reward)}" for name, split in results.splits.items()
+    )
 
 
 def published(method: str, model: str = "Llama-2-7B-Chat") -> str:

@@ -21,7 +21,7 @@ import tyro
 from common import SMOKE_PLAY, published, score, smoke_start
 
 from eto_agents.collection import read_collection
-from eto_agents.console import Display
+from eto_agents.console import Display, show
 from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import DPO, ETO
 from eto_agents.training.eto import eto
@@ -67,8 +67,8 @@ def main(args: Args) -> None:
             row = score(agent, settings.env, args.splits, folder,
                         dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
             pairs = iteration.counts.get("pairs", 0)
-            print(f"iteration {iteration.number} ({pairs} pairs): {row}")
-    print(published("SFT"), published("ETO"), sep="\n")
+            show(f"iteration {iteration.number} ({pairs} pairs): {row}")
+    show(published("SFT"), published("ETO"))
 
 
 if __name__ == "__main__":

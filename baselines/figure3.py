@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from eto_agents.console import show
 from eto_agents.evaluation.runs import read_run
 from eto_agents.markdown import markdown_table
 from eto_agents.report.curves import score_by_step
@@ -36,14 +37,14 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     """
     options = replace(options.for_smoke_test() if smoke else options, methods=tuple(METHODS))
     for outcome in run_all(options.load(), options.out, quiet=options.quiet):
-        print(table(outcome))
+        show(table(outcome))
         runs = {label: run for m, label in METHODS.items() if (run := outcome.run(m)) is not None}
         folder = options.out / "figure3" / f"{outcome.world}-seed-{outcome.seed}"
         try:
             write_report([f"{label}={run}" for label, run in runs.items()], folder)
-            print(f"figures: {folder}/figures/reward-by-step.svg\n")
+            show(f"figures: {folder}/figures/reward-by-step.svg\n")
         except MissingExtraError as error:
-            print(f"no figure: {error}\n")
+            show(f"no figure: {error}\n")
 
 
 def table(outcome: Outcome) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from eto_agents.console import show
 from eto_agents.report.full_report import write_report
 from eto_agents.reproduce.all import open_runs
 from eto_agents.reproduce.options import Options
@@ -47,7 +48,7 @@ def main(
             label = f"iteration {number}" if number else "SFT"
             rows.setdefault(label, []).append((run.seed, run.run_folder(name)))
         draw(run, names, options)
-    print(markdown(build_table((Entry(*row) for row in rows.items()), notes)))
+    show(markdown(build_table((Entry(*row) for row in rows.items()), notes)))
 
 
 def iterate(run: WorldRun, iterations: int) -> tuple[list[str], str]:
@@ -64,9 +65,9 @@ def draw(run: WorldRun, names: list[str], options: Options) -> None:
     folder = options.out / "figure4" / f"{run.recipe.name}-seed-{run.seed}"
     try:
         write_report((), folder, iterations=[f"{n}={run.run_folder(n)}" for n in names])
-        print(f"figure: {folder}/figures/reward-by-iteration.svg")
+        show(f"figure: {folder}/figures/reward-by-iteration.svg")
     except MissingExtraError as error:
-        print(f"no figure: {error}")
+        show(f"no figure: {error}")
 
 
 if __name__ == "__main__":

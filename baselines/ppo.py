@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 from common import SMOKE_PLAY, published, score, smoke_start
 
-from eto_agents.console import Display
+from eto_agents.console import Display, show
 from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import PPO
 from eto_agents.training.ppo import ppo
@@ -54,15 +54,15 @@ def main(args: Args) -> None:
             policy, n_tasks = str(start.policy), 3
         trained = ppo(policy, settings, out=args.out / "ppo")
         result = trained.result
-        print(
+        show(
             f"{result['n_episodes']} episodes in {result['n_updates']} updates: "
             f"mean score {result['first_score']:.3f} to {result['last_score']:.3f}"
         )
         agent = load_checkpoint(trained.checkpoint).policy(settings)
         row = score(agent, settings.env, args.splits, args.out / "evaluation",
                     dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
-        print(f"PPO: {row}")
-    print(published("PPO"))
+        show(f"PPO: {row}")
+    show(published("PPO"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 from common import SHOP, published, score
 
-from eto_agents.console import Display
+from eto_agents.console import Display, show
 from eto_agents.policy import load_policy
 
 
@@ -56,10 +56,10 @@ def main(args: Args) -> None:
     with Display():
         row = score(policy, args.env, args.splits, args.out,
                     dataset=args.dataset, n_tasks=args.n_tasks)  # fmt: skip
-    print(f"{args.model}: {row}")
+    show(f"{args.model}: {row}")
     for model in ("GPT-4", "GPT-3.5-Turbo"):
-        print(published("ReAct prompting", model))
-    print(published("untuned"))
+        show(published("ReAct prompting", model))
+    show(published("untuned"))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import tyro
 from common import SMOKE_PLAY, SMOKE_SFT, TINY, published, score, smoke_start
 
 from eto_agents.collection import read_collection
-from eto_agents.console import Display
+from eto_agents.console import Display, show
 from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import RFT
 from eto_agents.training.rft import rft
@@ -65,13 +65,13 @@ def main(args: Args) -> None:
             experts = read_collection(args.experts).selected
         trained = rft(model, experts, settings, explorer=policy, out=args.out / "rft")
         result = trained.result
-        print(f"{result['n_successes']} of {result['n_explored']} episodes succeeded, "
+        show(f"{result['n_successes']} of {result['n_explored']} episodes succeeded, "
               f"{result['n_added']} were added to the expert's {result['n_expert']}")  # fmt: skip
         agent = load_checkpoint(trained.checkpoint).policy(settings)
         row = score(agent, settings.env, args.splits, args.out / "evaluation",
                     dataset=settings.dataset, n_tasks=n_tasks)  # fmt: skip
-        print(f"RFT: {row}")
-    print(published("RFT"))
+        show(f"RFT: {row}")
+    show(published("RFT"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import tyro
 from common import SHOP, SMOKE_SFT, TINY, published, score
 
 from eto_agents.collect import collect
-from eto_agents.console import Display
+from eto_agents.console import Display, show
 from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.settings import SFT, Playing
 from eto_agents.training.sft import sft
@@ -68,13 +68,13 @@ def main(args: Args) -> None:
         trained = sft(args.model, experts.selected, args.sft, out=args.out / "sft")
         result = trained.result
         losses = f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}"
-        print(f"{losses} in {result['n_steps']} steps")
+        show(f"{losses} in {result['n_steps']} steps")
         play = Playing(env=args.env, dataset=args.dataset, max_new_tokens=args.max_new_tokens)
         policy = load_checkpoint(trained.checkpoint).policy(play)
         row = score(policy, args.env, args.splits, args.out / "evaluation",
                     dataset=args.dataset, n_tasks=args.n_tasks)  # fmt: skip
-        print(f"SFT: {row}")
-    print(published("SFT"))
+        show(f"SFT: {row}")
+    show(published("SFT"))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from eto_agents.console import show
 from eto_agents.reproduce.all import run_all
 from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.recipe import METHODS
@@ -31,10 +32,10 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
     recipe = options.load()
     outcomes = run_all(recipe, options.out, quiet=options.quiet)
     table = table_of(outcomes, {method: METHODS[method] for method in recipe.methods})
-    print(markdown(table, [r for r in published_rows(PUBLISHED) if r.table == "Table 2"]))
+    show(markdown(table, [r for r in published_rows(PUBLISHED) if r.table == "Table 2"]))
     for other in ("SFT", "SFT-more"):
         if differences := table.differences("ETO", other):
-            print("\n" + markdown_differences(differences, "ETO", other))
+            show("\n" + markdown_differences(differences, "ETO", other))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from eto_agents.console import show
 from eto_agents.reproduce.all import run_all
 from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.tables import Entry, build_table, markdown, published_rows
@@ -51,7 +52,7 @@ def main(
             runs = [(o.seed, run) for o in outcomes if (run := o.run(method)) is not None]
             entries.append(Entry(f"{METHODS[method]}, {Path(model).name}", runs))
     rows = [row for model in PUBLISHED for row in published_rows(("SFT", "ETO"), model)]
-    print(markdown(build_table(entries), rows))
+    show(markdown(build_table(entries), rows))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
+from eto_agents.console import show
 from eto_agents.reproduce.all import open_runs
 from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.run import WorldRun
@@ -56,7 +57,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
             label, folder, note = train(run, name, variant)
             runs.setdefault(label, []).extend([] if folder is None else [(run.seed, folder)])
             notes += [f"{label}, {run.recipe.name} seed {run.seed}: {note}"] if note else []
-    print(
+    show(
         markdown(
             build_table((Entry(*row) for row in runs.items()), notes), published_rows(PUBLISHED)
         )

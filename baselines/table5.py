@@ -18,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from eto_agents.collect import collect
+from eto_agents.console import show
 from eto_agents.reproduce.all import open_runs
 from eto_agents.reproduce.options import Options
 from eto_agents.reproduce.run import WorldRun
@@ -56,7 +57,7 @@ def main(options: Annotated[Options, tyro.conf.OmitArgPrefixes], smoke: bool = F
             run.evaluate(name, checkpoint)
             row.append((run.seed, run.run_folder(name)))
     table = build_table((Entry(*row) for row in runs.items()), notes)
-    print(markdown(table, published_rows(PUBLISHED)))
+    show(markdown(table, published_rows(PUBLISHED)))
 
 
 def untuned(run: WorldRun) -> str:

@@ -17,11 +17,17 @@ _UNPRINTABLE = re.compile(
     "\u202a-\u202e\u2066-\u2069"  # directional marks
     "\ud800-\udfff\ufffe\uffff]"  # surrogates and noncharacters, which XML does not allow
 )
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
     """The text with U+FFFD in place of what is not to be shown; keeps tabs and newlines."""
     return _UNPRINTABLE.sub(REPLACEMENT, text.replace("\r\n", "\n"))
+
+
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD in place of halves of surrogate pairs, which UTF-8 cannot hold."""
+    return _SURROGATES.sub(REPLACEMENT, text)
 
 
 def one_line(text: str) -> str:

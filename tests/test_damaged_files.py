@@ -63,6 +63,7 @@ from eto_envs.webshop.data.datasets import find_bundle
 from eto_envs.webshop.data.manifest import MANIFEST, file_stamp
 from eto_envs.webshop.data.shop import open_shop
 from eto_envs.webshop.env import WebShopEnv
+from eto_envs.webshop.site.sessions import Visits
 from tests.agents.evaluation.made_runs import made_run, scores_of
 from tests.agents.training.episodes import episode
 from tests.damage import Damage
@@ -119,6 +120,25 @@ def write_bundle(folder: Path) -> None:
     write_shop(folder / "source")
     build_bundle(folder / "source", folder / "bundle")
     shutil.rmtree(folder / "source")
+
+
+def visits_of(folder: Path) -> Visits:
+    env = WebShopEnv("all", dataset=str(folder / "bundle"))
+    return Visits(env._engine, env.tasks, journal=folder / "journal.jsonl")
+
+
+def write_journal(folder: Path) -> None:
+    write_bundle(folder)
+    visits = visits_of(folder)
+    for task_id in visits.tasks.ids[:2]:
+        visit = visits.open(task_id)
+        for turn, action in enumerate(("search[red shirt]", "click[b000000001]")):
+            visit = visits.act(visit.id, turn, action)
+    visits.close()
+
+
+def read_journal(folder: Path) -> None:
+    visits_of(folder).close()
 
 
 def play_bundle(folder: Path) -> None:
@@ -395,6 +415,7 @@ KINDS: dict[str, Kind] = {
     "webshop transcript": Kind(
         write_webshop_transcript, lambda f: compare(f / "t.jsonl.gz", dataset="mini"), "*.gz"
     ),
+    "webshop journal": Kind(write_journal, read_journal, "journal.jsonl"),
     "alfworld pack": Kind(
         lambda f: write_pack_of(f, "games.pack"), lambda f: play_pack(f / "games.pack"), "*.pack"
     ),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eto_agents.formats.chats import Chat, trajectory_of
 from eto_agents.formats.sft import N_ETO_PROMPT, world_of_chat
+from eto_agents.plain_text import without_surrogates
 from eto_agents.runs import episodes_folder
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Message, Trajectory
@@ -87,9 +88,9 @@ def write_folder(
 
 def prompt_toml(world: str, head: Sequence[Message]) -> str:
     """The text of a prompt file from instruction and acknowledgement."""
+    texts = [without_surrogates(message["content"]) for message in head[:N_ETO_PROMPT]]
     instruction, acknowledgement = (
-        json.dumps(message["content"], ensure_ascii=False).replace("\x7f", "\\u007f")
-        for message in head[:N_ETO_PROMPT]
+        json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f") for text in texts
     )
     return (
         f"world = {json.dumps(world)}\ninstruction = {instruction}\n"

@@ -225,7 +225,7 @@ def markdown(table: Table, published: Sequence[PublishedRow] = ()) -> str:
     headings = ["", *(title(column) for column in table.columns), "average", *spent]
     rows = []
     for label in table.rows:
-        cells = [show(table.cell(label, column)) for column in table.columns]
+        cells = [estimate_text(table.cell(label, column)) for column in table.columns]
         budget = table.budgets.get(label, [None] * len(spent))
         numbers = ["–" if number is None else f"{number:,}" for number in budget]
         rows.append([label, *cells, _points(table.average(label)), *numbers])
@@ -311,7 +311,7 @@ def title(column: Key) -> str:
     return f"{title_of(column[0])} {column[1]}"
 
 
-def show(estimate: Estimate | None, sign: str = "") -> str:
+def estimate_text(estimate: Estimate | None, sign: str = "") -> str:
     """An estimate x 100, such as ``63.1 [60.0, 66.2]``."""
     if estimate is None or math.isnan(estimate.mean):
         return "–"

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from eto_agents.formats.folder import write_folder
+from eto_agents.formats.folder import prompt_toml, write_folder
 from eto_agents.formats.preference import (
     read_eto_preference,
     read_llama_factory_ranking,
     read_trl,
 )
 from eto_agents.formats.sft import read_eto_sft, read_messages
+from eto_agents.react.prompts import parse_prompt
 from eto_envs.errors import CorruptDataError, EtoError
 
 TASK = {"from": "human", "value": "WebShop [SEP] Instruction: [SEP] i need a lamp [SEP] x"}
@@ -191,3 +192,9 @@ def test_every_reader_takes_a_byte_order_mark_and_names_what_is_wrong(
     path.mkdir()
     with pytest.raises(EtoError, match=r"cannot read .*x\.json: Is a directory"):
         read(path)
+
+
+def test_a_prompt_with_half_a_surrogate_pair_is_written_as_readable_toml() -> None:
+    head = [{"role": "user", "content": "Buy \ud800\x7f."}, {"role": "assistant", "content": "OK"}]
+    prompt = parse_prompt(prompt_toml("webshop", head), "prompt.toml")  # type: ignore[arg-type]
+    assert prompt.instruction == "Buy \N{REPLACEMENT CHARACTER}\x7f."
