@@ -130,8 +130,8 @@ def visits_of(folder: Path) -> Visits:
 def write_journal(folder: Path) -> None:
     write_bundle(folder)
     visits = visits_of(folder)
-    for task_id in visits.tasks.ids[:2]:
-        visit = visits.open(task_id)
+    for wanted in visits.tasks.ids[:2]:
+        visit = visits.open(wanted)
         for turn, action in enumerate(("search[red shirt]", "click[b000000001]")):
             visit = visits.act(visit.id, turn, action)
     visits.close()
