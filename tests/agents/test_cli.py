@@ -32,7 +32,7 @@ def test_eval_prints_a_table_and_writes_the_run(tmp_path: Path) -> None:
     command += ("--splits", "seen", "--out", str(tmp_path / "run"), "--seeds", "0", "1")
     done = eto(*command)
     assert done.returncode == 0, done.stderr
-    assert "1.000 [1.000, 1.000]" in done.stdout
+    assert "1.000 [0.566, 1.000]" in done.stdout
     assert "seen: 10/10 episodes  reward 1.000" in done.stderr
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
         "run.json",

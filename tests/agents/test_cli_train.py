@@ -108,7 +108,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
         (["grpo", "--model", "x", "--n-samples", "1"], 2, "n_samples 1, which is at least 2"),
         (["rft", "--data", "nothing"], 2, "Missing from eto train rft: --explorer"),
         (["rft", "--explorer", "x"], 1, "no training data: give --data a folder written by"),
-        (["sft", "--config", "no.toml"], 1, "no settings file at no.toml"),
+        (["sft", "--config", "no.toml"], 1, "there is no file no.toml"),
         (["dpo", "--pairs", "no", "--model", "x", "--out", "y"], 1, "no preference pairs at no"),
     ],
 )
@@ -215,9 +215,9 @@ def test_help_names_every_setting(
 
 
 def test_the_table_has_a_row_per_iteration() -> None:
-    start = Iteration(0, "sft", None, {}, 0.5, {})
+    start = Iteration(0, "sft", None, 0, {}, 0.5, {})
     counts = {"win": 1, "tie": 2, "lose": 3, "pairs": 4}
-    first = Iteration(1, "dpo", 0.55, counts, 0.625, {})
+    first = Iteration(1, "dpo", 0.55, 6, counts, 0.625, {})
     table = iteration_table([start, first], [{"seen": 0.6}, {}], best=1)
     columns = {str(column.header): list(map(str, column.cells)) for column in table.columns}
     assert columns["iteration"] == ["0", "1 *"]
