@@ -62,7 +62,7 @@ def _row(result: Results, split: SplitResult) -> tuple[str, ...]:
 def notes(results: Sequence[Results]) -> list[str]:
     """What a reader has to know to interpret the table."""
     out = [
-        "Reward is the final score in [0, 1], averaged over tasks, with a bootstrap interval over "
+        "Reward is the final score in [0, 1], averaged over tasks, with an interval over "
         "tasks. Success is the share of episodes with a score of 1."
     ]
     if any(result.dataset == "mini" for result in results):

@@ -45,7 +45,7 @@ def test_eval_prints_a_table_and_writes_the_run(tmp_path: Path) -> None:
     again = eto(*command, "--quiet")
     assert again.returncode == 0
     assert again.stderr == ""
-    assert "1.000 [1.000, 1.000]" in again.stdout
+    assert "1.000 [0.566, 1.000]" in again.stdout
 
 
 @pytest.mark.parametrize(
