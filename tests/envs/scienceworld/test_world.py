@@ -145,6 +145,7 @@ def test_a_killed_process_fails_one_world_and_the_others_go_on(java: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a hundred starts of Java
 def test_a_hundred_kills(java: str) -> None:
     world, witness = World(java), World(java)
     witness.load(BOIL)
