@@ -144,9 +144,11 @@ class Host:
         self._selector = self._listen()
         self.is_alive = True
         try:
-            mode = self._read(1, _START_TIMEOUT_S)
+            self._fill(1, _START_TIMEOUT_S)
+            mode = bytes(self._buffer[:1])
             if mode not in (b"F", b"P"):
-                raise self._other_output(mode)
+                raise self._other_output()
+            del self._buffer[:1]
             self.is_fast = mode == b"F"
         except (OSError, EOFError) as error:
             raise BackendError(f"{java} did not start: {self._end(error)}") from error
@@ -197,22 +199,25 @@ class Host:
             while pending.answer is None and pending.error is None:
                 try:
                     self._flush()
-                    head = self._read(4, self.timeout_s)
-                    (size,) = struct.unpack(">i", head)
+                    self._fill(4, self.timeout_s)
+                    (size,) = struct.unpack(">i", self._buffer[:4])
                     if not 0 < size <= _MAX_ANSWER_BYTES:
-                        raise self._other_output(head)
-                    self._waiting[0].answer = self._read(size, self.timeout_s)
-                    self._waiting.popleft()
+                        raise self._other_output()
+                    # Nothing is taken out of the buffer before the whole response is in it: after
+                    # an interruption (Ctrl-C in a notebook) the next call would read the rest of
+                    # this one as its own.
+                    self._fill(4 + size, self.timeout_s)
+                    answer = bytes(self._buffer[4 : 4 + size])
+                    del self._buffer[: 4 + size]
+                    self._waiting.popleft().answer = answer
                 except (OSError, ValueError) as error:  # ValueError: closed by us
                     self._fail_pending(error if isinstance(error, TimeoutError) else EOFError())
                 except EOFError as error:
                     self._fail_pending(error)
 
     def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, bytearray()
-        view = memoryview(unsent)
-        while view:
-            view = view[os.write(self._stdin, view) :]
+        while self._unsent:
+            del self._unsent[: os.write(self._stdin, self._unsent)]
 
     def close(self) -> None:
         """Terminate the process; pending requests get errors."""
@@ -266,12 +271,13 @@ class Host:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _other_output(self, read: bytes) -> EOFError:
+    def _other_output(self) -> EOFError:
         """The error for something on standard output that is not the protocol."""
-        output = (read + bytes(self._buffer))[:200].decode("utf-8", "replace").strip()
+        output = bytes(self._buffer[:200]).decode("utf-8", "replace").strip()
         return EOFError(f"wrote something else to its standard output: {output!r}")
 
-    def _read(self, size: int, timeout_s: float) -> bytes:
+    def _fill(self, size: int, timeout_s: float) -> None:
+        """Read until the buffer has at least `size` bytes."""
         while len(self._buffer) < size:
             if self._selector is not None and not self._selector.select(timeout_s):
                 raise TimeoutError
@@ -279,9 +285,6 @@ class Host:
             if not chunk:
                 raise EOFError
             self._buffer += chunk
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
 
 
 _hosts: dict[tuple[str, float, int, bool], Host] = {}

@@ -119,6 +119,27 @@ def test_only_the_request_it_died_on_fails_for_good(start: Callable[..., Host]) 
 
 
 @pytest.mark.java
+def test_an_interruption_leaves_no_half_of_a_response(
+    start: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = start()
+    expected = host.call(0, "n", b"", "counting")
+    read, n_reads = os.read, 0
+
+    def interrupted(file: int, size: int) -> bytes:
+        nonlocal n_reads
+        n_reads += 1
+        if n_reads == 2:
+            raise KeyboardInterrupt
+        return read(file, 6 if n_reads == 1 else size)  # at first the length and two bytes
+
+    monkeypatch.setattr(os, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        host.call(0, "n", b"", "the first")
+    assert host.call(0, "n", b"", "the second") == expected
+
+
+@pytest.mark.java
 def test_a_hanging_call_times_out(start: Callable[..., Host]) -> None:
     host = start(timeout_s=0.5)
     halt(host.pid)
