@@ -79,7 +79,7 @@ def clustered_mean(values: Values, *, confidence: float = 0.95, seed: int = 0) -
     mean = float(np.mean(means))
     if len(means) < 2:
         return Estimate(mean, None, None)
-    low, high = _percentile_interval(means, confidence, seed)
+    low, high = _percentile_interval([means], confidence, seed)
     return Estimate(mean, low, high)
 
 
@@ -184,27 +184,13 @@ def _one_way_round(differences: list[float]) -> tuple[list[float], bool]:
 
 def _stratified_mean(strata: Sequence[Sequence[float]], seed: int) -> Estimate:
     """Mean of the strata's means, with a percentile bootstrap that resamples within each."""
-    from scipy.stats import bootstrap
-
     if not strata:
         return Estimate(float("nan"), None, None)
     mean = math.fsum(math.fsum(stratum) / len(stratum) for stratum in strata) / len(strata)
     if min(map(len, strata)) < 2:
         return Estimate(mean, None, None)
 
-    def average(*resampled: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
-        return np.asarray(np.mean([stratum.mean(axis=axis) for stratum in resampled], axis=0))
-
-    result = bootstrap(
-        tuple(np.array(stratum) for stratum in strata),
-        average,
-        n_resamples=N_RESAMPLES,
-        batch=1_000,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = result.confidence_interval
-    return Estimate(mean, float(low), float(high))
+    return Estimate(mean, *_percentile_interval(strata, 0.95, seed))
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:
@@ -269,13 +255,17 @@ def _negative(estimate: Estimate) -> Estimate:
 
 
 def _percentile_interval(
-    values: npt.NDArray[np.float64], confidence: float, seed: int
+    strata: Sequence[npt.ArrayLike], confidence: float, seed: int
 ) -> tuple[float, float]:
+    """The bootstrap interval of the mean of the strata's means, each resampled by itself."""
     from scipy.stats import bootstrap
 
+    def average(*resampled: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
+        return np.asarray(np.mean([stratum.mean(axis=axis) for stratum in resampled], axis=0))
+
     result = bootstrap(
-        (values,),
-        np.mean,
+        tuple(np.asarray(stratum) for stratum in strata),
+        average,
         n_resamples=N_RESAMPLES,
         batch=1_000,
         confidence_level=confidence,

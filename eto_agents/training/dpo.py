@@ -58,6 +58,7 @@ from eto_agents.training.trl import (
     Trained,
     begin_above_zero,
     common_arguments,
+    largest_divisor,
     lora_config,
     merged,
     newest_state,
@@ -441,7 +442,7 @@ def _micro_batch(settings: DPO, longest: int, n: int) -> int:
             f"batch_size {settings.batch_size} must be a multiple of the number of processes ({n})"
         )
     n_fitting = max(1, settings.micro_batch_tokens // (2 * longest))
-    return max(d for d in range(1, share + 1) if share % d == 0 and d <= n_fitting)
+    return largest_divisor(share, n_fitting)
 
 
 def _result(run: RunFolder, data: PreferenceRows, settings: DPO) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from eto_agents.settings import GRPO, SettingsError
 from eto_agents.training.cpu_head import restore_head
 from eto_agents.training.episodes import can_be_learned_from, sample_of
 from eto_agents.training.task_splits import playing_tasks
-from eto_agents.training.trl import Trained, newest_state, step_of
+from eto_agents.training.trl import Trained, largest_divisor, newest_state, step_of
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
             f"n_episodes {settings.n_episodes} must be a multiple of the number of processes "
             f"({n_processes()})"
         )
-    at_once = range(1, min(share, settings.micro_batch_size) + 1)
-    micro = max(n for n in at_once if share % n == 0)
+    micro = largest_divisor(share, settings.micro_batch_size)
     return GRPOConfig(
         output_dir=str(work),
         max_steps=settings.n_updates * settings.epochs,  # optimiser steps

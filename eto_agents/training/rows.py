@@ -89,11 +89,14 @@ def encode_trajectory(
             f"the episode of task {trajectory.task_id!r} has no steps to train on: leave it out"
         )
     messages, first_trained = chat_of(trajectory, checkpoint, world=world)
-    steps = range(len(trajectory.steps))
+    ends = end_ids(checkpoint.model, checkpoint.tokenizer, checkpoint.template)
     sampled = {
         first_trained + 2 * n: ids
-        for n in steps
-        if (ids := _sampled_ids(trajectory, n, checkpoint)) is not None
+        for n, step in enumerate(trajectory.steps)
+        if step.token_ids
+        and step.text
+        and (ids := ids_in_context(step.token_ids, step.text, checkpoint.tokenizer, ends))
+        is not None
     }
     return encode(
         messages,
@@ -189,15 +192,6 @@ def build_rows(
 @functools.lru_cache(maxsize=8)
 def _prompts(source: str) -> Mapping[str, Prompt]:
     return load_prompts(source)
-
-
-def _sampled_ids(trajectory: Trajectory, n: int, checkpoint: Checkpoint) -> Sequence[int] | None:
-    """The token ids of a step's text as sampled; None unless the tokenizer decodes them to it."""
-    step = trajectory.steps[n]
-    if not step.token_ids or not step.text:
-        return None
-    ends = end_ids(checkpoint.model, checkpoint.tokenizer, checkpoint.template)
-    return ids_in_context(step.token_ids, step.text, checkpoint.tokenizer, ends)
 
 
 def by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

@@ -92,6 +92,11 @@ def _checkpointing(is_enabled: bool, config: Any) -> dict[str, Any]:
     return {"gradient_checkpointing": is_enabled}
 
 
+def largest_divisor(n: int, at_most: int) -> int:
+    """The largest divisor of `n` up to a limit: into how large equal parts a batch can be cut."""
+    return max(d for d in range(1, min(n, at_most) + 1) if n % d == 0)
+
+
 def begin_above_zero(scheduler: Any, n_warmup: int) -> Any:
     """Shift a schedule's linear warm-up, so that its first step has a learning rate above 0.
 
