@@ -218,16 +218,20 @@ def describe(java: str, task: str, variation: int) -> str:
     return answer[4:].decode("utf-8")
 
 
-def gold_actions(java: str, setup: Setup) -> list[str]:
-    """The simulator's own solution of a task; takes up to a few seconds.
+def gold_actions(java: str, setup: Setup, host: Host | None = None) -> list[str]:
+    """The simulator's own solution of a task; takes up to ten seconds.
 
-    It is generated in a separate process: this takes ten times the memory of all worlds.
+    Args:
+        java: the Java executable.
+        setup: the task.
+        host: the process that generates it; by default a shared one that does nothing else, since
+            this takes ten times the memory of all worlds.
 
     Raises:
         BackendError: the simulator failed, or has no such task.
     """
     arguments = _text(setup.task) + struct.pack(">i", setup.variation) + _text(setup.simplification)
-    host = shared_host(java, heap_mb=SOLVER_HEAP_MB)
+    host = host or shared_host(java, heap_mb=SOLVER_HEAP_MB)
     answer = host.call(-1, "g", arguments, f"solving {setup}")
     return answer[4:].decode("utf-8").split("\n")
 

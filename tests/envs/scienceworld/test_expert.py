@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from eto_envs.scienceworld import expert
+from eto_envs.scienceworld.bridge import SOLVER_HEAP_MB, Host
 from eto_envs.scienceworld.env import ScienceWorldEnv
 from eto_envs.scienceworld.expert import Attempt, plan
 from eto_envs.scienceworld.tasks import TASK_TYPES, simplifications_of
-from eto_envs.scienceworld.world import Setup
+from eto_envs.scienceworld.world import Setup, gold_actions
 
 QUICK = ("find-plant", "lifespan-longest-lived-then-shortest-lived", "use-thermometer")
 
@@ -47,6 +48,17 @@ def test_it_solves_every_kind_within_etos_limit(java: str, task: str) -> None:
         assert (attempt.score, attempt.solved) == (1.0, True)
         assert len(attempt.actions) <= kind.max_steps
         assert plan(java, setup) == attempt.actions
+
+
+@pytest.mark.java
+def test_solutions_do_not_depend_on_what_was_solved_before(java: str) -> None:
+    # It needs a route through all rooms, which the simulator draws at random.
+    setup = Setup("test-conductivity", 577, "easy")
+    host = Host(java, heap_mb=SOLVER_HEAP_MB)
+    try:
+        assert gold_actions(java, setup, host) == gold_actions(java, setup, host)
+    finally:
+        host.close()
 
 
 @pytest.mark.java

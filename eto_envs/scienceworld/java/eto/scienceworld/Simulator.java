@@ -12,6 +12,7 @@ import scala.Tuple2;
 import scala.Tuple3;
 import scala.util.Random$;
 import scienceworld.environments.EnvironmentMaker$;
+import scienceworld.goldagent.PathFinder$;
 import scienceworld.objects.agent.Agent;
 import scienceworld.objects.location.Universe;
 import scienceworld.runtime.AgentInterface;
@@ -182,6 +183,9 @@ final class Simulator {
   List<String> goldActions(String task, int variation, String simplifications) {
     leave();
     activeSimplifications = null; // the generator sets its own
+    // Search routes are drawn at random and cached for all tasks: with those of an earlier task,
+    // neither the route nor any later draw would be the same.
+    PathFinder$.MODULE$.precomputedExhaustivePaths().clear();
     PythonInterface generator = new PythonInterface();
     String error = generator.load(task, variation, simplifications, true);
     if (!error.isEmpty()) {
