@@ -370,6 +370,58 @@ def write_adapter(folder: Path) -> None:
     save_checkpoint(dataclasses.replace(base, model=lora), folder / "adapter")
 
 
+def write_gguf(folder: Path) -> None:
+    """A Llama of one layer, as llama.cpp's converter names its parts."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    width, n_heads, inner = 16, 2, 32
+    writer.add_block_count(1)
+    writer.add_context_length(128)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(n_heads)
+    writer.add_head_count_kv(n_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // n_heads)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    controls = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*controls, *letters, "ab"]
+    kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(words) - 3)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(words)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    shapes = {
+        "token_embd": (len(words), width),
+        "output_norm": (width,),
+        "output": (len(words), width),
+        "blk.0.attn_norm": (width,),
+        "blk.0.ffn_norm": (width,),
+        **{f"blk.0.attn_{part}": (width, width) for part in ("q", "k", "v", "output")},
+        "blk.0.ffn_gate": (inner, width),
+        "blk.0.ffn_up": (inner, width),
+        "blk.0.ffn_down": (width, inner),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_gguf(folder: Path) -> None:
+    from eto_agents.models.checkpoint import load_checkpoint
+
+    load_checkpoint(str(folder / "model.gguf"), device="cpu", template="smollm2")
+
+
 def read_model(folder: Path, name: str = "model") -> None:
     from eto_agents.models.checkpoint import load_checkpoint
 
@@ -404,6 +456,42 @@ def read_state(folder: Path) -> None:
     load_state(folder, module, optimizer)
     module(torch.ones(1, 2)).sum().backward()
     optimizer.step()
+
+
+def trainer_of(folder: Path) -> Any:
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    from eto_agents.models.tiny import make_tiny
+
+    made = make_tiny(["Action: go to desk 1", "You see a mug 1."], size="nano", vocab_size=300)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=2,
+        save_steps=1,
+        per_device_train_batch_size=1,
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    ids = made.tokenizer("go to desk 1")["input_ids"]
+    rows = [{"input_ids": ids, "labels": ids}] * 2
+    trainer = Trainer(made.model, arguments, train_dataset=rows)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def write_trainer_state(folder: Path) -> None:
+    trainer_of(folder).train()
+    shutil.rmtree(folder / "checkpoint-2")
+    (folder / "checkpoint-1/training_args.bin").unlink()  # is never read
+
+
+def resume(folder: Path) -> None:
+    from eto_agents.training.trl import newest_state, train_from
+
+    trainer = trainer_of(folder)
+    train_from(trainer, newest_state(folder))
+    assert trainer.state.global_step >= 2
 
 
 KINDS: dict[str, Kind] = {
@@ -481,6 +569,8 @@ for name, write_them, suffix in (
 OF_TORCH: dict[str, Kind] = {
     "checkpoint": Kind(write_model, read_model, "model/*", 6),
     "adapter": Kind(write_adapter, read_adapter, "adapter/*", 6),
+    "gguf": Kind(write_gguf, read_gguf, "*.gguf"),
+    "state of a trainer": Kind(write_trainer_state, resume, "checkpoint-1/*", 10),
     "state of PPO": Kind(write_state, read_state, "*.safetensors"),
 }
 KINDS |= OF_TORCH

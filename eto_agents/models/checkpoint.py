@@ -387,7 +387,8 @@ def _read(source: str, dtype: str, device: str | None, gguf_file: str | None) ->
     # raise whatever their code meets first; tokenizers raises plain `Exception`.
     except Exception as error:
         kind = CorruptDataError if Path(source).is_dir() else DataNotFoundError
-        raise kind(f"cannot read {source!r} as a causal language model: {error}") from error
+        what = source if gguf_file is None else str(Path(source, gguf_file))
+        raise kind(f"cannot read {what!r} as a causal language model: {error}") from error
     if missing := sorted(report["missing_keys"]):
         raise CorruptDataError(
             f"{source!r} lacks {len(missing)} of its model's weights, such as {missing[0]!r}"

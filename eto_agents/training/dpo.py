@@ -63,6 +63,7 @@ from eto_agents.training.trl import (
     merged,
     newest_state,
     step_of,
+    train_from,
 )
 from eto_envs.errors import EtoError
 
@@ -212,7 +213,7 @@ def train_dpo(
         logger.info("resuming from %s", last.name)
     if on_start is not None:
         on_start(step_of(last))
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    train_from(trainer, last)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     restore_head(trained)
     weights = gathered_weights(trainer)

@@ -38,7 +38,7 @@ from eto_agents.settings import GRPO, SettingsError
 from eto_agents.training.cpu_head import restore_head
 from eto_agents.training.episodes import can_be_learned_from, sample_of
 from eto_agents.training.task_splits import playing_tasks
-from eto_agents.training.trl import Trained, largest_divisor, newest_state, step_of
+from eto_agents.training.trl import Trained, largest_divisor, newest_state, step_of, train_from
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _fit(
         trainer.add_callback(_RunLog(run, settings))
         state = newest_state(run.work)
         run.rewind(step_of(state) // settings.epochs)
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        train_from(trainer, state)
     if not run.is_writer:
         return {}
     restore_head(checkpoint.model)

@@ -43,6 +43,7 @@ from eto_agents.training.trl import (
     lora_config,
     newest_state,
     step_of,
+    train_from,
 )
 from eto_envs.errors import DataError
 
@@ -104,7 +105,7 @@ def fit(
         logger.info("resuming from %s", state.name)
     run.rewind(step_of(state))
     with without_bars():
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        train_from(trainer, state)
     _save(trainer, checkpoint, run)
     return _result(trainer, rows, run) | {"wall_s": round(time.monotonic() - start_s, 1)}
 

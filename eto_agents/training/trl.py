@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
+from transformers import TrainerCallback
+
+from eto_envs.errors import CorruptDataError, EtoError
 
 if TYPE_CHECKING:
     from eto_agents.runs import RunFolder
@@ -38,6 +41,43 @@ def newest_state(folder: Path) -> Path | None:
     # trainer_state.json is written last: if it is complete, so are the other files.
     complete = [s for s in states if (s / "trainer_state.json").read_bytes().endswith(b"}\n")]
     return max(complete, key=step_of, default=None)
+
+
+def train_from(trainer: Any, state: Path | None) -> None:
+    """Train to the end, from a saved state if there is one.
+
+    Args:
+        trainer: a `transformers.Trainer`.
+        state: as `newest_state` returns it.
+
+    Raises:
+        CorruptDataError: no step succeeds after loading the state.
+    """
+    if state is None:
+        trainer.train()
+        return
+    began = _Began()
+    trainer.add_callback(began)
+    try:
+        trainer.train(resume_from_checkpoint=str(state))
+    except (EtoError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the libraries raise at damaged files
+        if began.is_true:
+            raise
+        raise CorruptDataError(
+            f"cannot resume from {state} ({error}): delete that folder to resume from an earlier "
+            "state, or from the start"
+        ) from error
+
+
+class _Began(TrainerCallback):  # type: ignore[misc]
+    """Remembers whether a step has ended."""
+
+    is_true = False
+
+    def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
+        self.is_true = True
 
 
 def step_of(state: Path | None) -> int:
