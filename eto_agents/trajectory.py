@@ -29,11 +29,42 @@ PLAYED: Final = ("completed", "truncated")
 """The statuses of episodes that the task or its step limit ended: their scores count."""
 
 
-class Message(TypedDict):
-    """One chat message; `role` is ``"system"``, ``"user"`` or ``"assistant"``."""
+class FunctionCall(TypedDict):
+    """A function that a model calls; `arguments` is JSON as the model wrote it, perhaps wrong."""
 
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A call in an assistant's message, in OpenAI's form; `type` is ``"function"``."""
+
+    id: str
+    type: str
+    function: FunctionCall
+
+
+class Tool(TypedDict):
+    """A function that a model may call, as a JSON schema in OpenAI's form."""
+
+    type: str
+    function: dict[str, Any]
+
+
+class _Message(TypedDict):
     role: str
     content: str
+
+
+class Message(_Message, total=False):
+    """One chat message in OpenAI's form.
+
+    `role` is ``"system"``, ``"user"``, ``"assistant"`` or ``"tool"``. An assistant's message may
+    have `tool_calls`; a tool's has the `tool_call_id` of the call that it answers.
+    """
+
+    tool_calls: list[ToolCall]
+    tool_call_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +238,21 @@ def _step_problems(step: Step) -> Iterator[str]:
 
 
 def _is_message(message: object) -> bool:
-    return isinstance(message, dict) and all(
-        isinstance(message.get(name), str) for name in ("role", "content")
+    return (
+        isinstance(message, dict)
+        and all(isinstance(message.get(name), str) for name in ("role", "content"))
+        and isinstance(message.get("tool_call_id", ""), str)
+        and isinstance(calls := message.get("tool_calls", []), list)
+        and all(map(_is_tool_call, calls))
+    )
+
+
+def _is_tool_call(call: object) -> bool:
+    return (
+        isinstance(call, dict)
+        and isinstance(call.get("id"), str)
+        and isinstance(function := call.get("function"), dict)
+        and all(isinstance(function.get(name), str) for name in ("name", "arguments"))
     )
 
 

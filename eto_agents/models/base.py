@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from eto_agents.arguments import checked_arguments
 from eto_agents.react.parse import without_reasoning
 from eto_agents.settings import SettingsError
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Tool, ToolCall
 from eto_envs.errors import UnknownNameError
 
 MODELS: Mapping[str, str] = {
@@ -80,10 +80,11 @@ class Completion:
         token_ids: its tokens as they were sampled, if known.
         log_probs: natural-log probabilities of the tokens, if known.
         usage: ``prompt_tokens``, ``completion_tokens``, ``cost_usd`` and the like.
-        finish_reason: ``"stop"``, ``"length"``, or what the server says.
+        finish_reason: ``"stop"``, ``"length"``, ``"tool_calls"``, or what the server says.
         error: why there is no completion; empty if there is one.
         token_ends: for each token, how many UTF-8 bytes of `text` it and all tokens before it
             take, if known. Without it, a text that has to be cut loses its tokens.
+        tool_calls: the tools that the model calls; `text` is what it wrote besides.
     """
 
     text: str = ""
@@ -93,6 +94,7 @@ class Completion:
     finish_reason: str = "stop"
     error: str = ""
     token_ends: list[int] | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
 
 @runtime_checkable
@@ -114,8 +116,10 @@ class ChatModel(Protocol):
     ) -> list[Completion]:
         """Continue each conversation.
 
+        A model that can call tools has the keyword parameter `tools: Sequence[Tool] = ()`, too.
+
         Args:
-            conversations: chats that end with the user's message.
+            conversations: chats that end with a message of the user's, or of a tool's.
             sampling: how replies are sampled.
             seeds: one for each conversation, so that its reply does not depend on the others;
                 without effect at temperature 0.
@@ -127,6 +131,8 @@ def complete(
     conversations: Sequence[Sequence[Message]],
     sampling: Sampling,
     seeds: Sequence[int] | None = None,
+    *,
+    tools: Sequence[Tool] = (),
 ) -> list[Completion]:
     """Continue conversations with any model; every reply ends where a stop text begins.
 
@@ -135,8 +141,13 @@ def complete(
         conversations: as in `ChatModel.generate`.
         sampling: likewise.
         seeds: likewise.
+        tools: what the model may call.
+
+    Raises:
+        TypeError: there are tools, and the model cannot call any.
     """
-    completions = model.generate(conversations, sampling, seeds)
+    with_tools: dict[str, Any] = {"tools": tools} if tools else {}
+    completions = model.generate(conversations, sampling, seeds, **with_tools)
     return [cut_at_stop(completion, sampling.stop) for completion in completions]
 
 
