@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from eto_agents.live_episode import Job
 from eto_agents.policy import Policy
-from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
 

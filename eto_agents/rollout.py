@@ -9,59 +9,34 @@ agent that fails as `agent_error`; neither ever counts as a score.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
+from eto_agents.live_episode import Job, LiveEpisode, checked_decision, messages_of
 from eto_agents.policy import (
     Decision,
     Policy,
     as_names,
     as_policy,
-    conversation_of,
     describe,
     failure,
     reveal_of,
-    shortened,
     with_time_limit,
 )
-from eto_agents.trajectory import Message, Status, Step, Trajectory
+from eto_agents.trajectory import Status, Trajectory
 from eto_envs.core import TextEnv
-from eto_envs.errors import ActionTypeError, BackendError
-from eto_envs.shaping import Info
+from eto_envs.errors import BackendError
 from eto_envs.tasks import Task
 from eto_envs.vector import TextVectorEnv
 
 logger = logging.getLogger(__name__)
-
-
-class Job(NamedTuple):
-    """One episode to play: a task, the run's seed, and the number of the sample."""
-
-    task: Task
-    seed: int
-    sample: int = 0
-
-
-MAX_ACTION_BYTES = 2**16
-"""Maximum size of an action in UTF-8 bytes; a longer one ends the episode as `agent_error`."""
-
-MAX_TEXT_BYTES = 2**22
-"""The same for the agent's full reply and its thought."""
-
-
-def episode_seed(seed: int, task_id: str, sample: int = 0) -> int:
-    """Derive an episode's seed (63 bits) from the run's seed, the task's id and the sample."""
-    text = f"{seed}/{task_id}" + (f"\0{sample}" if sample else "")
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def make_batch(
@@ -81,19 +56,6 @@ def make_batch(
     if not isinstance(env, TextVectorEnv):
         raise TypeError(f"the vector entry point of {env_id} is not a TextVectorEnv")
     return env
-
-
-@dataclass(slots=True)
-class _Episode:
-    """A live episode."""
-
-    job: Job
-    n_tries: int
-    observation: str
-    info: Info
-    initial_observation: str
-    started_s: float
-    steps: list[Step] = field(default_factory=list)
 
 
 class Rollouts:
@@ -128,7 +90,8 @@ class Rollouts:
         self._env_id = env.spec.id if env.spec is not None else type(env.envs[0]).__name__
         self._waiting = deque((job, 0) for job in jobs)
         self._env_retries = env_retries
-        self._live: dict[int, _Episode] = {}
+        self._live: dict[int, LiveEpisode] = {}
+        self._n_tries: dict[int, int] = {}  # of the live episodes, by slot
         self._finished: deque[Trajectory] = deque()
 
     def __iter__(self) -> Iterator[Trajectory]:
@@ -159,23 +122,24 @@ class Rollouts:
             if slot in self._live or not self._waiting:
                 continue
             job, n_tries = self._waiting.popleft()
-            seed = episode_seed(job.seed, job.task.id, job.sample)
-            started_s = time.perf_counter()
+            episode = LiveEpisode(self._sub(slot), job, env_id=self._env_id, policy=self._name)
             try:
-                observation, info = self._sub(slot).reset(seed=seed, options={"task": job.task.id})
+                episode.begin()
             except Exception as error:  # noqa: BLE001 (an environment's failure is a status)
-                self._env_failed(_Episode(job, n_tries, "", {}, "", started_s), error)
+                self._env_failed(episode, n_tries, error)
                 continue
-            self._live[slot] = _Episode(job, n_tries, observation, info, observation, started_s)
+            self._live[slot], self._n_tries[slot] = episode, n_tries
             begun.append(slot)
         if begun:
             jobs = [self._live[slot].job for slot in begun]
-            seeds = [episode_seed(job.seed, job.task.id, job.sample) for job in jobs]
+            tasks, seeds = [job.task for job in jobs], [job.episode_seed for job in jobs]
             try:
-                self._policy.reset(begun, [job.task for job in jobs], seeds)
+                self._policy.reset(begun, tasks, seeds)
             except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
                 message = failure(error)
-                self._finished.extend(self._end(slot, "agent_error", message) for slot in begun)
+                for slot in begun:
+                    self._live[slot].fail(message)
+                    self._finished.append(self._end(slot))
 
     def _decide(self) -> dict[int, Decision]:
         slots = sorted(self._live)
@@ -205,111 +169,32 @@ class Rollouts:
                     send(decision.action)
 
     def _advance(self, slot: int, decision: Decision) -> None:
-        if decision.error:
-            self._finished.append(self._end(slot, "agent_error", decision.error))
-            return
-        episode = self._live[slot]
         try:
-            observation, reward, terminated, truncated, info = self._sub(slot).step(decision.action)
-            _check_numbers(reward, info)
-        except ActionTypeError as error:
-            self._finished.append(self._end(slot, "agent_error", describe(error)))
-            return
+            goes_on = self._live[slot].advance(decision)
         except Exception as error:  # noqa: BLE001 (an environment's failure is a status)
-            self._env_failed(self._live.pop(slot), error)
+            self._env_failed(self._live.pop(slot), self._n_tries[slot], error)
             return
-        step = Step(
-            action=decision.action,
-            observation=observation,
-            reward=reward,
-            task_reward=info["task_reward"],
-            reward_terms=info["reward_terms"],
-            score=info["score"],
-            is_valid=info["is_valid_action"],
-            text=decision.text,
-            thought=decision.thought,
-            token_ids=decision.token_ids,
-            log_probs=decision.log_probs,
-            usage=decision.usage,
-            latency_s=decision.latency_s,
-        )
-        episode.steps.append(step)
-        episode.observation, episode.info = observation, info
-        if terminated or truncated:
-            self._finished.append(self._end(slot, "completed" if terminated else "truncated"))
+        if not goes_on:
+            self._finished.append(self._end(slot))
 
-    def _env_failed(self, episode: _Episode, error: Exception) -> None:
+    def _env_failed(self, episode: LiveEpisode, n_tries: int, error: Exception) -> None:
         """Restart the episode, or end it as `env_error` after too many attempts."""
-        message = describe(error)
-        if episode.n_tries < self._env_retries:
-            logger.warning("task %s: %s; retrying", episode.job.task.id, message)
-            self._waiting.appendleft((episode.job, episode.n_tries + 1))
+        if n_tries < self._env_retries:
+            logger.warning("task %s: %s; retrying", episode.job.task.id, describe(error))
+            self._waiting.appendleft((episode.job, n_tries + 1))
         else:
-            self._finished.append(self._record(episode, "env_error", failure(error), []))
+            self._finished.append(episode.end([], "env_error", failure(error)))
 
-    def _end(self, slot: int, status: Status, error: str = "") -> Trajectory:
-        messages = _messages(self._policy, slot)
-        return self._record(self._live.pop(slot), status, error, messages)
-
-    def _record(
-        self, episode: _Episode, status: Status, error: str, messages: list[Message]
-    ) -> Trajectory:
-        env = self._sub(0)
-        tasks = env.tasks
-        task = episode.job.task
-        return Trajectory(
-            env_id=self._env_id,
-            world=env.world,
-            dataset=tasks.dataset,
-            split=tasks.split,
-            tasks_sha256=tasks.sha256,
-            task_id=task.id,
-            kind=task.kind,
-            goal=task.goal,
-            seed=episode.job.seed,
-            policy=self._name,
-            initial_observation=episode.initial_observation,
-            messages=messages,
-            steps=episode.steps,
-            status=status,
-            score=float(episode.info.get("score", 0.0)),
-            success=bool(episode.info.get("success", False)),
-            error=error,
-            wall_s=time.perf_counter() - episode.started_s,
-            sample=episode.job.sample,
-        )
+    def _end(self, slot: int, status: Status | None = None) -> Trajectory:
+        return self._live.pop(slot).end(messages_of(self._policy, slot), status)
 
     def _sub(self, slot: int) -> TextEnv:
         # Stepped one by one and not by env.step(): a failure ends one episode and not the batch.
         return self._env.envs[slot]
 
 
-def _check_numbers(reward: float, info: Info) -> None:
-    """Refuse numbers that no mean and no file can hold.
-
-    Raises:
-        BackendError: a reward or the score is not finite.
-    """
-    numbers = {"reward": reward, "task_reward": info["task_reward"], "score": info["score"]}
-    for name, value in (numbers | info["reward_terms"]).items():
-        if not math.isfinite(value):
-            raise BackendError(f"the environment returned {value} as its {name}")
-
-
-def _messages(policy: Policy, slot: int) -> list[Message]:
-    """The policy's conversation in a slot; empty, with a warning, if it is malformed."""
-    try:
-        return [
-            {"role": str(message["role"]), "content": str(message["content"])}
-            for message in conversation_of(policy, slot)
-        ]
-    except Exception as error:  # noqa: BLE001 (third-party code: lose the record, not the run)
-        logger.warning("the policy's conversation cannot be recorded: %s", describe(error))
-        return []
-
-
 def _checked(decisions: Any, n_slots: int) -> list[Decision]:
-    """Check what a policy's `act` returned, and normalise each decision (`_clean`).
+    """Check what a policy's `act` returned, and normalise each decision.
 
     Raises:
         TypeError: `decisions` is not a list of `n_slots` decisions.
@@ -318,46 +203,7 @@ def _checked(decisions: Any, n_slots: int) -> list[Decision]:
         raise TypeError(f"act returned {type(decisions).__name__}, not a list of decisions")
     if len(decisions) != n_slots:
         raise TypeError(f"act returned {len(decisions)} decisions for {n_slots} episodes")
-    return [_clean(decision) for decision in decisions]
-
-
-def _clean(decision: Any) -> Decision:
-    """Normalise a decision; one that cannot be executed or stored becomes an agent error."""
-    if not isinstance(decision, Decision):
-        return Decision("", error=f"act returned a {type(decision).__name__}, not a Decision")
-    if decision.error:
-        return Decision("", usage=decision.usage, error=str(decision.error))
-    for name, bound in (
-        ("action", MAX_ACTION_BYTES),
-        ("text", MAX_TEXT_BYTES),
-        ("thought", MAX_TEXT_BYTES),
-    ):
-        value = getattr(decision, name)
-        if not isinstance(value, str):
-            kind = type(value).__name__
-            return Decision("", error=f"the agent's {name} is {kind}, not str: {shortened(value)}")
-        n_bytes = len(value.encode("utf-8", "surrogatepass"))
-        if n_bytes > bound:
-            error = (
-                f"the agent's {name} has {n_bytes:,} bytes, more than {bound:,}: {shortened(value)}"
-            )
-            return Decision("", error=error)
-    ids, log_probs = decision.token_ids, decision.log_probs
-    try:
-        usage = {str(key): float(value) for key, value in decision.usage.items()}
-        if not all(math.isfinite(value) for value in usage.values()):
-            raise ValueError(f"its usage is not finite: {usage}")
-        if log_probs is not None and not all(map(math.isfinite, log_probs)):
-            raise ValueError("its log-probabilities are not finite")
-        return replace(
-            decision,
-            token_ids=None if ids is None else [int(i) for i in ids],
-            log_probs=None if log_probs is None else [float(x) for x in log_probs],
-            usage=usage,
-            latency_s=float(decision.latency_s),
-        )
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        return Decision("", error=f"the decision cannot be stored: {describe(error)}")
+    return [checked_decision(decision) for decision in decisions]
 
 
 def run_episode(

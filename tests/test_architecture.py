@@ -34,6 +34,7 @@ LAYERS = (
     ("eto_agents.react",),
     ("eto_agents.worlds",),
     ("eto_agents.react.parse",),
+    ("eto_agents.live_episode",),
     ("eto_agents.policy", "eto_agents.episode_log"),
     ("eto_agents.store", "eto_agents.runs"),
     ("eto_agents.preference", "eto_agents.arguments"),

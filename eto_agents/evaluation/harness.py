@@ -29,8 +29,9 @@ from eto_agents.evaluation.results import (
 )
 from eto_agents.evaluation.samples import best_of_each, by_task_and_seed, summarise_samples
 from eto_agents.evaluation.tables import results_page
+from eto_agents.live_episode import Job
 from eto_agents.policy import Policy, as_policy
-from eto_agents.rollout import Job, jobs_of
+from eto_agents.rollout import jobs_of
 from eto_agents.runs import episodes_folder
 from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory

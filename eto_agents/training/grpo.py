@@ -25,6 +25,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from eto_agents.console import report
+from eto_agents.live_episode import Job
 from eto_agents.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -32,7 +33,7 @@ from eto_agents.models.checkpoint import (
     without_bars,
 )
 from eto_agents.processes import n_processes
-from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import GRPO, SettingsError
 from eto_agents.training.cpu_head import restore_head

@@ -34,9 +34,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from eto_agents.console import report
+from eto_agents.live_episode import Job
 from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.models.control_tokens import control_ids, without_tokens
-from eto_agents.rollout import Job, Rollouts, make_batch
+from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import PPO
 from eto_agents.training import losses

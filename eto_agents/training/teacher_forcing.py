@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eto_agents.live_episode import episode_seed
 from eto_agents.models.base import ChatModel, Sampling, complete
 from eto_agents.react.prompts import prompt_key_of
-from eto_agents.rollout import episode_seed
 from eto_agents.store import TrajectoryStore
 from eto_agents.training.pairs import with_steps
 from eto_agents.training.rows import chat_of

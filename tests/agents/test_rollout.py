@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eto_agents.live_episode import episode_seed
 from eto_agents.policy import as_policy
-from eto_agents.rollout import Rollouts, episode_seed, jobs_of, make_batch, run_episode
+from eto_agents.rollout import Rollouts, jobs_of, make_batch, run_episode
 from eto_agents.trajectory import Trajectory
 from eto_envs.core import Advance
 from eto_envs.errors import BackendError
