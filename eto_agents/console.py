@@ -198,6 +198,40 @@ class _Row:
         return f"{self.latest.line()}  {self.eta(now_s)}".rstrip()
 
 
+class Rows:
+    """The latest report under each name, with an estimate of the time that is left.
+
+    Args:
+        now: clock in seconds, replaced in tests.
+    """
+
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
+        """Begin without any."""
+        self._now = now or time.monotonic
+        self._rows: dict[str, _Row] = {}
+
+    def update(self, latest: Report) -> _Row:
+        """Take a report; one of fewer units than the last begins a new row."""
+        row = self._rows.get(latest.name)
+        if row is None or latest.n_done < row.latest.n_done:
+            now_s = self._now()
+            row = self._rows[latest.name] = _Row(latest, latest.n_done, now_s, now_s)
+        row.latest = latest
+        return row
+
+    def line(self, latest: Report) -> str:
+        """Take a report, and describe it with the estimate."""
+        return self.update(latest).line(self._now())
+
+    def get(self, name: str) -> _Row | None:
+        """The row of a name."""
+        return self._rows.get(name)
+
+    def unfinished(self) -> list[_Row]:
+        """The rows of what is not done."""
+        return [row for row in self._rows.values() if not row.latest.is_done]
+
+
 class Display:
     """Shows the reports that are made while it is open; a context manager.
 
@@ -217,7 +251,7 @@ class Display:
         self._quiet = quiet
         self._console = console
         self._now = now
-        self._rows: dict[str, _Row] = {}
+        self._rows = Rows(now)
         self._lock = threading.RLock()  # `_keep_beating` runs in a thread of its own
         self._closed = threading.Event()
         self._bars: Bars | None = None
@@ -257,9 +291,7 @@ class Display:
             now_s = self._now()
             row = self._rows.get(latest.name)
             has_just_ended = latest.is_done and not (row is not None and row.latest.is_done)
-            if row is None or latest.n_done < row.latest.n_done:  # a new row, or a restarted one
-                row = self._rows[latest.name] = _Row(latest, latest.n_done, now_s, now_s)
-            row.latest = latest
+            row = self._rows.update(latest)
             if self._bars is not None:
                 self._show_bar(self._bars, row, now_s)
             elif has_just_ended:
@@ -272,8 +304,8 @@ class Display:
         """Write a line for every unfinished row that had none for `LINE_EVERY_S` seconds."""
         with self._lock:
             now_s = self._now()
-            for row in self._rows.values():
-                if not row.latest.is_done and now_s - row.shown_s >= LINE_EVERY_S:
+            for row in self._rows.unfinished():
+                if now_s - row.shown_s >= LINE_EVERY_S:
                     row.shown_s = now_s
                     self._write(row.line(now_s))
 

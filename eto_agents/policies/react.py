@@ -1,9 +1,9 @@
 """`ReActPolicy`: a chat model that thinks and acts, by the same rules in every world.
 
 The conversation is ETO's: instruction, worked example, task, and then the agent's replies and the
-observations in turn. A reply without an action costs a step: the environment gets the empty
-command, which no world accepts, so the step is recorded and counts as an invalid action, and the
-agent reads ETO's error message.
+observations in turn; with ``protocol="tool"``, replies are tool calls. A reply without an action
+costs a step: the environment gets the empty command, which no world accepts, so the step is
+recorded and counts as an invalid action, and the agent reads ETO's error message.
 
 Differs from the reference: (1) The step's observation in the trajectory is the environment's
 response to the empty command, not the error message; `eto_agents.react.context.transcript` returns
@@ -26,6 +26,7 @@ from eto_agents.models.base import ChatModel, Completion, Sampling, complete, lo
 from eto_agents.policy import Decision
 from eto_agents.react.context import ContextOverflowError, Conversation, estimate_tokens
 from eto_agents.react.prompts import find_prompt, load_prompts, prompt_key
+from eto_agents.react.protocols import ProtocolName, find_protocol
 from eto_agents.settings import SettingsError
 from eto_agents.trajectory import Message
 from eto_envs.shaping import Info
@@ -43,6 +44,8 @@ class ReActPolicy:
 
     Args:
         model: a model or its name, such as ``"openai:gpt-4o-mini"`` (`models.load_model`).
+        protocol: ``"thought"``: the model writes "Thought: … Action: …", as in ETO; ``"tool"``: it
+            calls the tool `act` (`eto_agents.react.protocols`).
         prompts: ``"own"``, ``"published"`` (ETO's, from the data cache), ``"brief"``, or the path
             of a TOML file; by default those that the model was trained with, else ``"own"``.
         world: the world whose prompt is used; by default the environment's.
@@ -53,7 +56,7 @@ class ReActPolicy:
         temperature: sampling temperature; 0 selects the most likely token.
         top_p: probability mass of the most likely tokens to sample from, in (0, 1].
         max_tokens: maximum number of tokens of a reply.
-        stop: texts at which a reply ends; by default ETO's.
+        stop: texts at which a reply ends; by default ETO's, with the protocol ``"tool"`` none.
         strip_reasoning: do not look for the action in a reasoning model's ``<think>…</think>``;
             false parses the whole reply, as ETO's harness does.
         **model_arguments: keyword arguments for the model, if it is given by name.
@@ -63,6 +66,7 @@ class ReActPolicy:
         self,
         model: ChatModel | str = "",
         *,
+        protocol: ProtocolName = "thought",
         prompts: str | None = None,
         world: str | None = None,
         with_example: bool | None = None,
@@ -77,9 +81,10 @@ class ReActPolicy:
         """Load the model and the prompts.
 
         Raises:
-            UnknownNameError: there is no such model or world.
+            UnknownNameError: there is no such model, world or protocol.
             DataNotFoundError: the prompts are missing.
-            SettingsError: an argument has the wrong type or is out of range.
+            SettingsError: an argument has the wrong type or is out of range, or the prompts do not
+                go with the protocol.
             TypeError: there are arguments for a model that is not given by name, or that it does
                 not take.
         """
@@ -95,13 +100,18 @@ class ReActPolicy:
             prompts = str(getattr(model, "prompts", "own"))
         if with_example is None:
             with_example = bool(getattr(model, "with_example", True))
+        if stop is None and protocol == "tool":
+            stop = ()
         stops = {} if stop is None else {"stop": tuple([stop] if isinstance(stop, str) else stop)}
         self.model = model
         self.sampling = Sampling(temperature, top_p, max_tokens, **stops)
         self.name = f"react ({model.name})"
         self._prompts = load_prompts(prompts)
-        if world is not None:
-            find_prompt(self._prompts, world)
+        for prompt in (
+            self._prompts.values() if world is None else [find_prompt(self._prompts, world)]
+        ):
+            find_protocol(protocol, prompt)
+        self._protocol = protocol
         self._world = world
         self._with_example = with_example
         self._strip_reasoning = strip_reasoning
@@ -128,8 +138,9 @@ class ReActPolicy:
             "with_example": with_example,
             "max_context_tokens": max_context_tokens,
         }
-        if not strip_reasoning:
-            self.provenance["strip_reasoning"] = False
+        # As before there was a choice, so that earlier runs can be resumed.
+        self.provenance |= {} if strip_reasoning else {"strip_reasoning": False}
+        self.provenance |= {} if protocol == "thought" else {"protocol": protocol}
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """Begin a new conversation in each of `slots`."""
@@ -166,6 +177,7 @@ class ReActPolicy:
             self._conversations[slot] = Conversation(
                 prompt,
                 observation,
+                protocol=self._protocol,
                 with_example=self._with_example,
                 strip_reasoning=self._strip_reasoning,
             )
@@ -179,7 +191,8 @@ class ReActPolicy:
         # A seed for every turn of every episode, so that samples do not depend on the batch.
         turns = [(self._seeds[slot], self._conversations[slot].n_turns) for slot in chats]
         seeds = [(seed + n_turns) % 2**63 for seed, n_turns in turns]
-        return complete(self.model, list(chats.values()), self.sampling, seeds)
+        tools = self._conversations[next(iter(chats))].tools
+        return complete(self.model, list(chats.values()), self.sampling, seeds, tools=tools)
 
 
 _OWN_ARGUMENTS = [*inspect.signature(ReActPolicy).parameters][:-1]  # not **model_arguments
@@ -189,7 +202,10 @@ def _decide(conversation: Conversation, completion: Completion) -> Decision:
     """Turn a completion into a decision; a failed completion ends the episode."""
     if completion.error:
         return Decision("", usage=completion.usage, error=completion.error)
-    parsed = conversation.add_reply(completion.text)
+    reply: Message = {"role": "assistant", "content": completion.text}
+    if completion.tool_calls:
+        reply["tool_calls"] = completion.tool_calls
+    parsed = conversation.add_reply(reply)
     usage = {**completion.usage, "dropped_turns": float(conversation.n_dropped)}
     if parsed.error:
         usage["format_errors"] = 1.0

@@ -1,10 +1,10 @@
 """The conversation of one episode, and the part of it that fits a model's context.
 
-If a conversation is too long, turns (a reply of the agent and the message that follows it) are
-dropped, the oldest first; when only the last turn is left, the worked example is dropped. The
-instruction, the task and the last turn are never dropped. What was dropped stays dropped, so that
-between two drops the model's input only grows at its end. The number of dropped turns is in every
-decision's usage. ETO's harness ends the episode instead.
+If a conversation is too long, turns (a reply of the agent and what follows it) are dropped, the
+oldest first; when only the last turn is left, the worked example is dropped. The instruction, the
+task and the last turn are never dropped. What was dropped stays dropped, so that between two drops
+the model's input only grows at its end. The number of dropped turns is in every decision's usage.
+ETO's harness ends the episode instead.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from eto_agents.react.parse import Parsed
 from eto_agents.react.prompts import Prompt
+from eto_agents.react.protocols import find_protocol
 from eto_agents.trajectory import Message, Step
 from eto_envs.errors import EtoError
 
@@ -29,13 +30,18 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
 
     English has at least four bytes per token, so the estimate is on the safe side.
     """
-    return sum(8 + -(-len(message["content"].encode()) // 3) for message in messages)
+    texts = [message["content"] for message in messages]
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            texts += call["function"].values()  # type: ignore[arg-type]
+    return sum(8 + -(-len(text.encode("utf-8", "surrogatepass")) // 3) for text in texts)
 
 
 class Conversation:
     """The conversation between an agent and an environment in one episode.
 
     Attributes:
+        tools: the tools that the agent may call.
         n_dropped: number of turns that were dropped from the model's context.
         has_example: whether the worked example is still in the model's context.
     """
@@ -45,15 +51,21 @@ class Conversation:
         prompt: Prompt,
         observation: str,
         *,
+        protocol: str = "thought",
         with_example: bool = True,
         strip_reasoning: bool = True,
     ) -> None:
-        """Begin with the prompt and the task; see `Format.parse` for `strip_reasoning`."""
-        self._prompt = prompt
-        self._strip_reasoning = strip_reasoning
+        """Begin with the prompt and the task; see `find_protocol` for the other arguments.
+
+        Raises:
+            UnknownNameError: there is no such protocol.
+            SettingsError: the prompt does not go with it.
+        """
+        self._protocol = find_protocol(protocol, prompt, strip_reasoning=strip_reasoning)
+        self.tools = self._protocol.tools
         self._observation = observation
-        self._turns: list[tuple[Message, Message]] = []
-        self._reply: tuple[str, Parsed] | None = None  # without a following observation so far
+        self._turns: list[list[Message]] = []
+        self._reply: tuple[Message, Parsed] | None = None  # without a following observation so far
         self.n_dropped = 0
         self._started_with_example = self.has_example = with_example and bool(prompt.example)
 
@@ -62,43 +74,43 @@ class Conversation:
         """Number of complete turns, including dropped ones."""
         return len(self._turns)
 
-    def add_reply(self, text: str) -> Parsed:
+    def add_reply(self, reply: str | Message) -> Parsed:
         """Add the agent's reply, and parse its action."""
-        parsed = self._prompt.format.parse(text, strip_reasoning=self._strip_reasoning)
-        self._reply = text, parsed
-        return parsed
+        message = as_message(reply)
+        self._reply = message, self._protocol.parse(message)
+        return self._reply[1]
 
-    def add_observation(self, observation: str) -> None:
+    def add_observation(self, observation: str) -> list[Message]:
         """Add the next observation; after a reply without an action, an error message instead.
+
+        Returns:
+            The messages that follow the reply.
 
         Raises:
             RuntimeError: there is no reply that this observation could follow.
         """
         if self._reply is None:
             raise RuntimeError("add_observation() must follow add_reply()")
-        text, parsed = self._reply
-        message = self._prompt.format.message(observation, parsed)
-        self._turns.append(
-            ({"role": "assistant", "content": text}, {"role": "user", "content": message})
-        )
+        reply, parsed = self._reply
+        answers = self._protocol.answers(observation, reply, parsed)
+        self._turns.append([reply, *answers])
         self._reply = None
+        return answers
 
     def messages(self) -> list[Message]:
         """The model's next input, without what was dropped."""
-        chat = self._prompt.head(with_example=self.has_example)
-        chat.append(self._prompt.task(self._observation, with_example=self.has_example))
-        for turn in self._turns[self.n_dropped :]:
-            chat.extend(turn)
-        return chat
+        return self._chat(self._turns[self.n_dropped :], with_example=self.has_example)
 
     def whole(self) -> list[Message]:
         """The whole conversation, including dropped turns and the agent's last reply."""
-        chat = self._prompt.head(with_example=self._started_with_example)
-        chat.append(self._prompt.task(self._observation, with_example=self._started_with_example))
-        for turn in self._turns:
+        chat = self._chat(self._turns, with_example=self._started_with_example)
+        return chat if self._reply is None else [*chat, self._reply[0]]
+
+    def _chat(self, turns: Sequence[Sequence[Message]], *, with_example: bool) -> list[Message]:
+        chat = self._protocol.head(with_example=with_example)
+        chat.append(self._protocol.task(self._observation, with_example=with_example))
+        for turn in turns:
             chat.extend(turn)
-        if self._reply is not None:
-            chat.append({"role": "assistant", "content": self._reply[0]})
         return chat
 
     def fit(self, max_tokens: int, count: Counter = estimate_tokens) -> list[Message]:
@@ -125,6 +137,13 @@ class Conversation:
                     f"there is room for {max_tokens} only: use a model with a longer context"
                 )
         return chat
+
+
+def as_message(reply: str | Message) -> Message:
+    """A reply as the assistant's message."""
+    if isinstance(reply, str):
+        return {"role": "assistant", "content": reply}
+    return {**reply, "role": "assistant"}
 
 
 def transcript(

@@ -5,7 +5,8 @@ A prompt is an instruction and, optionally, one worked example. The library's ow
 examples. The brief ones (``brief.toml``) are one line per world, for models too small to read more.
 ETO's published prompts are read from the data cache (group ``eto-prompts``). As in ETO
 (`prompt_with_icl` with ``icl_format="conversation"``), a prompt is a chat: the instruction, an
-acknowledgement, and the turns of the example; the task follows.
+acknowledgement, and the turns of the example; the task follows. How the same prompt looks to an
+agent that calls a tool is in `eto_agents.react.protocols`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Prompt:
 
     Attributes:
         world: the world's name, which determines the format of replies and observations.
-        instruction: the first message.
+        instruction: the first message: the world, its commands, and what counts.
+        reply_format: the end of the first message: how to write a thought and an action as text.
         acknowledgement: the model's answer to the instruction.
         example: the messages of the worked example; the first one is the user's.
         example_intro: a line before the example, in its first message.
@@ -45,6 +47,7 @@ class Prompt:
 
     world: str
     instruction: str
+    reply_format: str = ""
     acknowledgement: str = "OK"
     example: tuple[Message, ...] = ()
     example_intro: str = ""
@@ -64,8 +67,9 @@ class Prompt:
 
     def head(self, *, with_example: bool) -> list[Message]:
         """The messages before the task."""
+        request = "\n\n".join(filter(None, (self.instruction, self.reply_format)))
         messages: list[Message] = [
-            {"role": "user", "content": self.instruction},
+            {"role": "user", "content": request},
             {"role": "assistant", "content": self.acknowledgement},
         ]
         if with_example and self.example:
@@ -154,6 +158,7 @@ def parse_prompt(text: str, name: str) -> Prompt:
         return Prompt(
             world=_text(record["world"]),
             instruction=_text(record["instruction"]),
+            reply_format=_text(record.get("reply_format", "")),
             acknowledgement=_text(record.get("acknowledgement", "OK")),
             example=_example(record["world"], record.get("example")),
             example_intro=_text(record.get("example_intro", "")),

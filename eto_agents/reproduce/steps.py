@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from eto_agents.console import Report
+from eto_agents.console import Report, Rows
 from eto_agents.reproduce.outcome import FILE, Facts, Outcome
 
 
@@ -108,12 +108,14 @@ class Steps:
         self._left = Estimate(measured_s, ["expert", *methods])
         self._n_planned, self._n_done = len(methods) + 1, 0
         self._label = ""
+        self._rows = Rows()
         self._last_s = 0.0
 
     @contextlib.contextmanager
     def step(self, method: str, label: str) -> Iterator[Facts]:
         """Run a step in the body of the `with`; facts written into the dict are shown and kept."""
         self._label = label
+        self._rows = Rows()
         self._left.begin(method)
         self._report("")
         started_s = time.monotonic()
@@ -129,9 +131,10 @@ class Steps:
     def relay(self, report: Report) -> None:
         """Forward a method's report, at most one a second."""
         now_s = time.monotonic()
+        text = report.text or self._rows.line(report)
         if report.text or now_s - self._last_s >= 1.0:
             self._last_s = now_s
-            self._report(report.text or report.line())
+            self._report(text)
 
     def _report(self, text: str, wall_s: float | None = None) -> None:
         where = (self._title, self._label, self._n_done, self._n_planned)

@@ -61,7 +61,8 @@ def _replies(prompt: Prompt) -> list[Parsed]:
 
 def test_without_the_example_nothing_mentions_it() -> None:
     prompt = load_prompts()["webshop"]
-    assert [m["content"] for m in prompt.head(with_example=False)] == [prompt.instruction, "OK"]
+    first = f"{prompt.instruction}\n\n{prompt.reply_format}"
+    assert [m["content"] for m in prompt.head(with_example=False)] == [first, "OK"]
     assert prompt.task("x", with_example=False) == {"role": "user", "content": "x"}
 
 
