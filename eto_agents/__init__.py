@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eto_agents.chat_episode import ChatEpisode
     from eto_agents.evaluation.harness import evaluate
     from eto_agents.evaluation.results import Results
     from eto_agents.policy import Decision, Policy, as_policy, load_policy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from eto_agents.trajectory import Step, Trajectory
 
 _WHERE = {
+    "ChatEpisode": "chat_episode",
     "Decision": "policy",
     "Policy": "policy",
     "Results": "evaluation.results",
@@ -31,6 +33,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "ChatEpisode",
     "Decision",
     "Policy",
     "Results",

@@ -12,12 +12,11 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from eto_agents.policy import Decision, Policy, conversation_of, describe, shortened
-from eto_agents.trajectory import Message, Status, Step, ToolCall, Trajectory
+from eto_agents.trajectory import Message, Status, Step, Trajectory, as_message
 from eto_envs.core import TextEnv
 from eto_envs.errors import ActionTypeError, BackendError
 from eto_envs.shaping import Info
@@ -60,6 +59,7 @@ class LiveEpisode:
         info: the environment's info that belongs to it.
         status: how the episode ended; None while it goes on.
         error: for the status `agent_error`, what went wrong.
+        steps: the steps so far.
     """
 
     def __init__(self, env: TextEnv, job: Job, *, env_id: str, policy: str) -> None:
@@ -76,11 +76,11 @@ class LiveEpisode:
         self.info: Info = {}
         self.status: Status | None = None
         self.error = ""
+        self.steps: list[Step] = []
         self._env = env
         self._env_id = env_id
         self._policy = policy
         self._initial_observation = ""
-        self._steps: list[Step] = []
         self._started_s = time.perf_counter()
 
     def begin(self) -> None:
@@ -127,7 +127,7 @@ class LiveEpisode:
             usage=decision.usage,
             latency_s=decision.latency_s,
         )
-        self._steps.append(step)
+        self.steps.append(step)
         self.observation, self.info = observation, info
         if terminated or truncated:
             self.status = "completed" if terminated else "truncated"
@@ -169,7 +169,7 @@ class LiveEpisode:
             policy=self._policy,
             initial_observation=self._initial_observation,
             messages=messages,
-            steps=self._steps,
+            steps=self.steps,
             status=status,
             score=float(self.info.get("score", 0.0)),
             success=bool(self.info.get("success", False)),
@@ -233,30 +233,7 @@ def checked_decision(decision: Any) -> Decision:
 def messages_of(policy: Policy, slot: int) -> list[Message]:
     """The policy's conversation in a slot; empty, with a warning, if it is malformed."""
     try:
-        return [_message(message) for message in conversation_of(policy, slot)]
+        return [as_message(message) for message in conversation_of(policy, slot)]
     except Exception as error:  # noqa: BLE001 (third-party code: lose the record, not the run)
         logger.warning("the policy's conversation cannot be recorded: %s", describe(error))
         return []
-
-
-def _message(message: Mapping[str, Any]) -> Message:
-    """A message with the fields that are recorded, and no others."""
-    content = message["content"]  # OpenAI's form has None where there are only tool calls
-    recorded: Message = {
-        "role": str(message["role"]),
-        "content": "" if content is None else str(content),
-    }
-    if message.get("tool_calls"):
-        recorded["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
-    if "tool_call_id" in message:
-        recorded["tool_call_id"] = str(message["tool_call_id"])
-    return recorded
-
-
-def _tool_call(call: Mapping[str, Any]) -> ToolCall:
-    function = call["function"]
-    return {
-        "id": str(call["id"]),
-        "type": "function",
-        "function": {"name": str(function["name"]), "arguments": str(function["arguments"])},
-    }

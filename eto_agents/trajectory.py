@@ -67,6 +67,52 @@ class Message(_Message, total=False):
     tool_call_id: str
 
 
+def as_message(message: Mapping[str, Any]) -> Message:
+    """A message of OpenAI's form, or of Hugging Face's, with the fields that are recorded.
+
+    Args:
+        message: `content` may be None or a list of parts, of which the texts are taken; the
+            arguments of tool calls may be objects, and calls may lack an id.
+
+    Raises:
+        TypeError: it is not a message.
+    """
+    try:
+        recorded: Message = {
+            "role": str(message["role"]),
+            "content": _content(message.get("content")),
+        }
+        if calls := message.get("tool_calls"):
+            recorded["tool_calls"] = [_tool_call(call, n) for n, call in enumerate(calls, start=1)]
+        if message.get("tool_call_id") is not None:
+            recorded["tool_call_id"] = str(message["tool_call_id"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise TypeError(f"not a message ({error!r}): {message!r:.200}") from error
+    return recorded
+
+
+def _content(content: Any) -> str:
+    if content is None:  # where there are only tool calls
+        return ""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    if not isinstance(content, str):
+        raise TypeError(f"the content is of type {type(content).__name__}")
+    return content
+
+
+def _tool_call(call: Mapping[str, Any], number: int) -> ToolCall:
+    function = call.get("function", call)
+    arguments = function["arguments"]
+    if not isinstance(arguments, str):
+        arguments = json_text(arguments)
+    return {
+        "id": str(call.get("id") or f"call-{number}"),
+        "type": "function",
+        "function": {"name": str(function["name"]), "arguments": arguments},
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One action and its outcome.

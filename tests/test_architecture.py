@@ -29,6 +29,7 @@ LAYERS = (
     ("eto_agents.models.tiny",),  # a new checkpoint
     ("eto_agents.models.checkpoint",),  # a checkpoint makes its agent
     ("eto_agents.policies",),
+    ("eto_agents.chat_episode",),
     ("eto_agents.models",),
     ("eto_agents.formats", "eto_agents.collection"),
     ("eto_agents.react",),

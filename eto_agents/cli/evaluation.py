@@ -13,6 +13,7 @@ from tyro.conf import arg
 
 from eto_agents.arguments import checked_arguments
 from eto_agents.plain_text import printable
+from eto_agents.react.protocols import ProtocolName
 from eto_agents.settings import key_values
 from eto_envs.errors import EtoError, UnknownNameError
 
@@ -32,6 +33,8 @@ class AgentFlags:
         model: Chat model of the agent: hf:PATH for a local model or a name on the Hugging Face hub,
             openai:NAME for a model behind an OpenAI-compatible server.
         prompts: Prompts of the agent: own, published, brief, or a TOML file.
+        protocol: How a chat model acts: thought for "Thought: … Action: …" as in ETO, which is the
+            default, or tool for calls of the tool act.
         best_of: Play every task this many times and count the best episode (Best-of-N).
         policy_args: Further arguments for the agent; values are JSON or plain text.
         action_timeout: Seconds an agent may take to decide before its episode ends as an error. By
@@ -41,6 +44,7 @@ class AgentFlags:
     policy: str | None = None
     model: str | None = None
     prompts: str | None = None
+    protocol: ProtocolName | None = None
     best_of: int | None = None
     policy_args: KeyValues = ()
     action_timeout: float | None = None
@@ -81,7 +85,9 @@ class AgentFlags:
 
     def _arguments(self) -> dict[str, Any]:
         arguments = key_values(self.policy_args)
-        for name, value in given(model=self.model, prompts=self.prompts).items():
+        for name, value in given(
+            model=self.model, prompts=self.prompts, protocol=self.protocol
+        ).items():
             if arguments.setdefault(name, value) != value:
                 raise UnknownNameError(
                     name, value, (), f"--policy-args already says {name}={arguments[name]}."

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eto_agents.arguments import UnknownArgumentError
+from eto_agents.chat_episode import decision_of
 from eto_agents.models.base import ChatModel, Completion, Sampling, complete, load_model
 from eto_agents.policy import Decision
 from eto_agents.react.context import ContextOverflowError, Conversation, estimate_tokens
@@ -160,7 +161,7 @@ class ReActPolicy:
             except ContextOverflowError as error:
                 decisions[slot] = Decision("", error=str(error))
         for slot, completion in zip(chats, self._generate(chats), strict=True):
-            decisions[slot] = _decide(self._conversations[slot], completion)
+            decisions[slot] = decision_of(self._conversations[slot], completion)
         return [decisions[slot] for slot in slots]
 
     def conversation(self, slot: int) -> list[Message]:
@@ -196,26 +197,3 @@ class ReActPolicy:
 
 
 _OWN_ARGUMENTS = [*inspect.signature(ReActPolicy).parameters][:-1]  # not **model_arguments
-
-
-def _decide(conversation: Conversation, completion: Completion) -> Decision:
-    """Turn a completion into a decision; a failed completion ends the episode."""
-    if completion.error:
-        return Decision("", usage=completion.usage, error=completion.error)
-    reply: Message = {"role": "assistant", "content": completion.text}
-    if completion.tool_calls:
-        reply["tool_calls"] = completion.tool_calls
-    parsed = conversation.add_reply(reply)
-    usage = {**completion.usage, "dropped_turns": float(conversation.n_dropped)}
-    if parsed.error:
-        usage["format_errors"] = 1.0
-    if completion.finish_reason == "length":
-        usage["cut_off"] = 1.0
-    return Decision(
-        parsed.action,
-        text=completion.text,
-        thought=parsed.thought,
-        token_ids=completion.token_ids,
-        log_probs=completion.log_probs,
-        usage=usage,
-    )

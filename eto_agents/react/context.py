@@ -75,9 +75,10 @@ class Conversation:
         return len(self._turns)
 
     def add_reply(self, reply: str | Message) -> Parsed:
-        """Add the agent's reply, and parse its action."""
-        message = as_message(reply)
-        self._reply = message, self._protocol.parse(message)
+        """Add the agent's reply, a text or an assistant's message, and parse its action."""
+        if isinstance(reply, str):
+            reply = {"role": "assistant", "content": reply}
+        self._reply = reply, self._protocol.parse(reply)
         return self._reply[1]
 
     def add_observation(self, observation: str) -> list[Message]:
@@ -137,13 +138,6 @@ class Conversation:
                     f"there is room for {max_tokens} only: use a model with a longer context"
                 )
         return chat
-
-
-def as_message(reply: str | Message) -> Message:
-    """A reply as the assistant's message."""
-    if isinstance(reply, str):
-        return {"role": "assistant", "content": reply}
-    return {**reply, "role": "assistant"}
 
 
 def transcript(

@@ -303,7 +303,7 @@ def test_dropped_turns_of_long_conversations_are_reported() -> None:
     assert dropped == sorted(dropped)
     for request in model.requests:
         assert goal_of(request) == episode.goal
-        assert request[0]["content"] == PROMPT.instruction
+        assert request[0] == HEAD[0]
     assert len(own_turns(model.requests[-1])) == 9 - dropped[-1]
     tight = ReActPolicy(model, max_context_tokens=300, max_tokens=100)
     error = run_episode(tight, WEBSHOP, 0, split="seen", **MINI)
