@@ -18,6 +18,7 @@ from eto_agents.react.parse import NO_ACTION, Parsed, without_reasoning
 from eto_agents.react.prompts import Prompt
 from eto_agents.react.tools import ACT
 from eto_agents.settings import SettingsError
+from eto_agents.strict_json import json_text
 from eto_agents.trajectory import Message, Tool, ToolCall
 from eto_envs.errors import UnknownNameError
 
@@ -164,7 +165,7 @@ class _Tool:
 
 def call_of(action: str, call_id: str) -> ToolCall:
     """The call with which an agent takes an action."""
-    arguments = json.dumps({"action": action}, ensure_ascii=False)
+    arguments = json_text({"action": action})
     function = {"name": str(ACT["function"]["name"]), "arguments": arguments}
     return {"id": call_id, "type": "function", "function": function}  # type: ignore[typeddict-item]
 
