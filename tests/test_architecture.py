@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("baselines", "eto_agents.__main__"),
     ("eto_agents.cli",),
+    ("eto_agents.bridges",),
     ("eto_agents",),  # the package's own __init__, which re-exports
     ("eto_agents.reproduce",),
     ("eto_agents.collect", "eto_agents.report"),
