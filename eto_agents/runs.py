@@ -98,7 +98,12 @@ def read_record(folder: Path) -> RunRecord | None:
     for name, value in fields.items():
         if not isinstance(value, str if name == "kind" else dict):
             raise CorruptDataError(f"{path} is damaged: {name!r} is missing or has the wrong type")
-    return RunRecord(**fields)  # type: ignore[arg-type]
+    found = RunRecord(**fields)  # type: ignore[arg-type]
+    if found.kind == EPISODES:
+        for name, kind in (("policy", str), ("env_args", dict), ("policy_provenance", dict)):
+            if not isinstance(found.settings.get(name, kind()), kind):
+                raise CorruptDataError(f"{path} is damaged: the setting {name!r} has a wrong type")
+    return found
 
 
 def _incompatible(folder: Path, version: str) -> DataError:

@@ -157,7 +157,12 @@ class Results:
                 for key in ("steps", "invalid_actions"):
                     split[key] = _number(split[key])
                 record["splits"][name] = _checked(SplitResult(**split))
-            return cls(**record)
+            results = cls(**record)
+            known = ("policy", "env_args", "versions")
+            parts = [results.provenance.get(name, {}) for name in known]
+            if not all(isinstance(part, dict) for part in (results.provenance, *parts)):
+                raise ValueError("its provenance has the wrong type")
+            return results
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptDataError(f"{path} is not a results file ({error!r})") from error
 
