@@ -32,7 +32,14 @@ def trains(page: Path) -> bool:
     return "eto_agents.training" in examples(page)
 
 
+def has_environment_of_its_own(page: Path) -> bool:
+    """Whether a test in tests/bridges runs the examples, as the package is not installed here."""
+    return page.parent.name == "bridges" and page.stem != "trl"
+
+
 def marks(page: Path) -> list[pytest.MarkDecorator]:
+    if page.parent.name == "bridges":
+        return [pytest.mark.torch]
     if trains(page):
         return [pytest.mark.torch, pytest.mark.slow]
     return [pytest.mark.browser] if "Browser-v0" in examples(page) else []
@@ -40,7 +47,11 @@ def marks(page: Path) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=marks(page)) for page in PAGES if examples(page)],
+    [
+        pytest.param(page, marks=marks(page))
+        for page in PAGES
+        if examples(page) and not has_environment_of_its_own(page)
+    ],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_examples_run(page: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from eto_agents.models.checkpoint import (
 from eto_agents.processes import n_processes
 from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
-from eto_agents.settings import GRPO, SettingsError
+from eto_agents.settings import GRPO, Playing, SettingsError
 from eto_agents.training.cpu_head import restore_head
 from eto_agents.training.episodes import can_be_learned_from, sample_of
 from eto_agents.training.task_splits import playing_tasks
@@ -85,35 +85,15 @@ def _fit(
 ) -> dict[str, Any]:
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
-    by_id = {task.id: task for task in tasks}
-
-    def rollout(task_ids: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
-        # Seeds depend on the update's number only, so that a resumed run plays the same episodes.
-        update = trainer.state.global_step // settings.epochs
-        first = (settings.seed * 1_000_003 + update) * settings.n_episodes
-        first += trainer.accelerator.process_index * len(task_ids)
-        policy = checkpoint.policy(settings, temperature=1.0)
-        jobs = [Job(by_id[task_id], first + i) for i, task_id in enumerate(task_ids)]
-        env_args = settings.env_args | {"split": settings.split}
-        env = make_batch(settings.env, policy, settings.n_envs, env_args)
-        try:
-            played = {episode.seed: episode for episode in Rollouts(policy, env, jobs)}
-        finally:
-            env.close()
-        episodes = [played[job.seed] for job in jobs]
-        scores = zip(episodes, _scores(episodes), strict=True)
-        rows = [_row(e, checkpoint, settings.world) | {"score": score} for e, score in scores]
-        return {name: [row[name] for row in rows] for name in rows[0]}
-
     with without_bars():
         with _loadable(checkpoint.model):
             trainer = GRPOTrainer(
                 model=checkpoint.model,
-                reward_funcs=_score,
+                reward_funcs=score,
                 args=_config(settings, run.work, checkpoint.model.device.type == "cpu"),
-                train_dataset=Dataset.from_dict({"prompt": list(by_id)}),
+                train_dataset=Dataset.from_dict({"prompt": [task.id for task in tasks]}),
                 processing_class=checkpoint.tokenizer,
-                rollout_func=rollout,
+                rollout_func=rollout_func(checkpoint, settings, tasks, seed=settings.seed),
             )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_RunLog(run, settings))
@@ -137,8 +117,47 @@ def _fit(
     }
 
 
-def _score(score: list[float], **_: Any) -> list[float]:
-    """The reward function for TRL: the final scores, which `_row` passes along."""
+def rollout_func(
+    checkpoint: Checkpoint, playing: Playing, tasks: Iterable[Task], *, seed: int = 0
+) -> Callable[[Sequence[str], Any], dict[str, list[Any]]]:
+    """Make the function with which a `GRPOTrainer` of TRL plays its episodes.
+
+    Args:
+        checkpoint: the policy, whose model and tokenizer are the trainer's.
+        playing: how it plays.
+        tasks: the tasks, whose ids are the trainer's prompts.
+        seed: seed of the episodes.
+
+    Returns:
+        A function of the prompts, one for each episode, and the trainer. Its result has the field
+        `score`, too, for the reward function `score`.
+    """
+    by_id = {task.id: task for task in tasks}
+
+    def rollout(task_ids: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
+        # Seeds depend on the update's number only, so that a resumed run plays the same episodes.
+        update = trainer.state.global_step // trainer.num_iterations
+        accelerator, n = trainer.accelerator, len(task_ids)
+        first = (seed * 1_000_003 + update) * n * accelerator.num_processes
+        first += n * accelerator.process_index
+        policy = checkpoint.policy(playing, temperature=trainer.temperature)
+        jobs = [Job(by_id[task_id], first + i) for i, task_id in enumerate(task_ids)]
+        env_args = playing.env_args | {"split": playing.split}
+        env = make_batch(playing.env, policy, playing.n_envs, env_args)
+        try:
+            played = {episode.seed: episode for episode in Rollouts(policy, env, jobs)}
+        finally:
+            env.close()
+        episodes = [played[job.seed] for job in jobs]
+        scores = zip(episodes, _scores(episodes), strict=True)
+        rows = [_row(e, checkpoint, playing.world) | {"score": score} for e, score in scores]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    return rollout
+
+
+def score(score: list[float], **_: Any) -> list[float]:
+    """The reward function for TRL: the final scores, which `rollout_func` passes along."""
     return score
 
 
