@@ -5,6 +5,7 @@ An evaluation, a collection, an exploration and every training stage each have s
     run.json       kind, settings, SHA-256 of the inputs, and the version that wrote it
     episodes.jsonl the episodes, if any are played        (`eto_agents.store`)
     metrics.jsonl  one line for each logging step of training
+    trackers.json  what experiment trackers have received of it  (`eto_agents.tracking`)
     checkpoint/    the trained model
     work/          what an interrupted stage needs to resume; deleted when it is complete
     result.json    written last: the stage is complete (an evaluation writes results.json)
@@ -15,13 +16,14 @@ refused, so that no result ever mixes two runs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +32,7 @@ from typing import Any, Final
 from eto_agents.processes import is_main_process, wait_until
 from eto_agents.settings import record_of
 from eto_agents.strict_json import json_text, write_json
+from eto_agents.tracking import Trackers
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 from eto_envs.files import (
     naming,
@@ -144,6 +147,7 @@ class RunFolder:
         self.folder = Path(folder)
         self.record = RunRecord(kind, record_of(settings), dict(inputs))
         self.is_writer = is_main_process()
+        self._trackers = Trackers((), self.folder, {})
 
     @property
     def checkpoint(self) -> Path:
@@ -204,12 +208,25 @@ class RunFolder:
         if not self.is_writer:
             wait_until(lambda: self.result is not None)
 
+    @contextlib.contextmanager
+    def reporting(self, names: Sequence[str]) -> Iterator[Trackers]:
+        """Send what is logged inside the context to experiment trackers, too.
+
+        Raises:
+            UnknownNameError: there is no such tracker.
+            MissingExtraError: its package is not installed.
+        """
+        settings = {"kind": self.record.kind, **self.record.settings}
+        with Trackers(names, self.folder, settings) as self._trackers:
+            yield self._trackers
+
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl``."""
+        """Append a line to ``metrics.jsonl``, and send it to the trackers."""
         if self.is_writer:
             path = self.folder / "metrics.jsonl"
             with naming(path), path.open("a", encoding="utf-8") as lines:
                 lines.write(json_text(metrics) + "\n")
+            self._trackers.log(metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read all lines of ``metrics.jsonl``; an incomplete last line is skipped.
@@ -228,11 +245,17 @@ class RunFolder:
         return records
 
     def rewind(self, step: int) -> None:
-        """Remove the metrics logged after `step`; the steps after it are about to be repeated."""
+        """Remove the metrics logged after `step`; the steps after it are about to be repeated.
+
+        Trackers receive those of the remaining ones that they do not have, such as a tracker that
+        the run was started without.
+        """
         remaining = [line for line in self.metrics() if line.get("step", 0) <= step]
         text = "".join(json_text(line) + "\n" for line in remaining)
         if self.is_writer:
             write_whole(self.folder / "metrics.jsonl", text.encode())
+            for line in remaining:
+                self._trackers.log(line)
 
     def state(self, **facts: Any) -> None:
         """Add facts to ``run.json``; they are not compared when the run is resumed."""
@@ -397,7 +420,7 @@ def once(
     hashes = {name: hash_input(value) for name, value in inputs.items()}
     with RunFolder(folder, settings, hashes, kind=kind) as run:
         if run.result is None and (run.is_writer or everywhere):
-            with naming(run.folder):
+            with naming(run.folder), run.reporting(run.record.settings.get("report_to", ())):
                 result = make(run)
             run.finish(result)
         run.wait()

@@ -19,7 +19,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -32,6 +32,7 @@ LRSchedule = Literal["cosine", "linear", "constant_with_warmup", "warmup_stable_
 TooLong = Literal["drop", "error"]
 Cut = Literal["rejected", "agent", "none"]
 PairKind = Literal["trajectory", "step", "mixture", "self", "success"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 S = TypeVar("S")
 
@@ -70,6 +71,7 @@ class Optimisation(Settings):
         dtype: Data type of the weights; auto is the type in which they are stored.
         device: Device to train on, such as cpu or cuda:1; a GPU by default if there is one.
         seed: Seed of the data order, of sampling and of newly initialised weights.
+        report_to: Experiment trackers that receive the metrics.
     """
 
     epochs: float = 3.0
@@ -80,17 +82,20 @@ class Optimisation(Settings):
     dtype: Dtype = "auto"
     device: str | None = None
     seed: int = 0
+    report_to: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
             SettingsError: a value is out of range.
+            UnknownNameError: there is no such tracker.
         """
         super().__post_init__()
         _check(
             self, positive=("epochs", "learning_rate"), not_negative=("weight_decay", "save_every")
         )
+        check_trackers(self.report_to)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +191,6 @@ class SFT(FineTuning):
         world: World whose prompt the agent gets; by default the world of the trajectories.
         vocab_size: Vocabulary size of a new tiny model's tokenizer, not counting item codes.
         log_every: Optimiser steps between two lines of metrics.
-        report_to: Experiment trackers that transformers supports, such as tensorboard or wandb.
     """
 
     micro_batch_size: int = 8
@@ -201,7 +205,6 @@ class SFT(FineTuning):
     world: str | None = None
     vocab_size: int = 2000
     log_every: int = 10
-    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the batch sizes fit each other."""
@@ -394,6 +397,8 @@ class ETO(Playing):
         later_learning_rate: DPO's learning rate from the second iteration on; ETO's script uses
             half of the first.
         seed: Seed of sampling and of the data order.
+        report_to: Experiment trackers that receive the scores of the iterations and the metrics of
+            every DPO stage.
     """
 
     iterations: int = 2
@@ -409,11 +414,13 @@ class ETO(Playing):
     later_beta: float | None = None
     later_learning_rate: float | None = None
     seed: int = 0
+    report_to: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the settings fit each other."""
         super().__post_init__()
         _check(self, positive=("n_samples",), not_negative=("iterations", "temperature"))
+        check_trackers(self.report_to)
         if self.keep_best and not self.dev_tasks:
             raise SettingsError(
                 "keep_best needs dev_tasks: the best iteration is selected on a development set, "
@@ -429,6 +436,17 @@ class ETO(Playing):
                 f"n_samples={self.n_samples} needs a temperature above 0: at 0 all episodes of a "
                 "task are the same"
             )
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that all names are experiment trackers.
+
+    Raises:
+        UnknownNameError: there is no such tracker.
+    """
+    for name in names:
+        if name not in (known := typing.get_args(Tracker)):
+            raise UnknownNameError("tracker", name, known)
 
 
 def _check(
@@ -478,6 +496,15 @@ def record_of(settings: Any) -> dict[str, Any]:
     values = dict(settings) if isinstance(settings, Mapping) else dataclasses.asdict(settings)
     record: dict[str, Any] = json.loads(json_text(values, default=str))
     return record
+
+
+def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten mappings into dotted keys: ``beta`` below ``dpo`` becomes ``dpo.beta``."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def key_values(texts: tuple[str, ...]) -> dict[str, Any]:

@@ -53,6 +53,13 @@ class TrajectoryStore:
                 except CorruptDataError as error:
                     raise CorruptDataError(f"{where}: {error}") from error
 
+    def n_records(self) -> int:
+        """Number of complete lines: episodes that were played again count each time."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as lines:
+            return sum(line.endswith(b"\n") for line in lines)
+
     def has_unfinished_line(self) -> bool:
         """Whether the file ends in the middle of a line."""
         with self.path.open("rb") as file:

@@ -39,7 +39,7 @@ LAYERS = (
     ("eto_agents.live_episode",),
     ("eto_agents.policy", "eto_agents.episode_log"),
     ("eto_agents.store", "eto_agents.runs"),
-    ("eto_agents.preference", "eto_agents.arguments"),
+    ("eto_agents.preference", "eto_agents.arguments", "eto_agents.tracking"),
     ("eto_agents.console",),
     (
         "eto_agents.markdown",

@@ -14,7 +14,7 @@ from tyro.conf import arg
 from eto_agents.arguments import checked_arguments
 from eto_agents.plain_text import printable
 from eto_agents.react.protocols import ProtocolName
-from eto_agents.settings import key_values
+from eto_agents.settings import Tracker, key_values
 from eto_envs.errors import EtoError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
     env_args: KeyValues = (),
     agent_errors: Literal["exclude", "zero"] = "exclude",
     retry_agent_errors: bool = False,
+    report_to: tuple[Tracker, ...] = (),
     quiet: bool = False,
 ) -> None:
     """Evaluate an agent on whole task sets. Rerun the command to resume.
@@ -132,6 +133,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
         env_args: Further arguments for the environment; values are JSON or plain text.
         agent_errors: Exclude episodes in which the agent failed from the means, or count them as 0.
         retry_agent_errors: On resuming, play the episodes again in which the agent failed.
+        report_to: Experiment trackers that receive the scores so far and the results.
         quiet: Show no progress, only the table.
     """
     from eto_agents.console import Display, show
@@ -154,6 +156,7 @@ def run(  # noqa: PLR0913 (the flags of the command)
             agent_errors=agent_errors,
             retry_agent_errors=retry_agent_errors,
             action_timeout_s=agent.action_timeout,
+            report_to=report_to,
         )
     show(terminal_table(results), f"written to {folder}")
 

@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from eto_agents.console import Display, show, table
 from eto_agents.processes import is_main_process
-from eto_agents.settings import DPO, ETO, GRPO, PPO, RFT, SFT
+from eto_agents.settings import DPO, ETO, GRPO, PPO, RFT, SFT, flattened
 from eto_envs.errors import UnknownNameError, require
 from eto_envs.files import read_toml
 
@@ -269,6 +269,7 @@ def _evaluate(
         n_envs=settings.n_envs,
         n_tasks=n_tasks,
         env_args=settings.env_args,
+        report_to=settings.report_to,
     )
     return {split: part.reward.mean for split, part in results.splits.items()}
 
@@ -311,7 +312,7 @@ def with_config(arguments: Sequence[str]) -> list[str]:
     path = Path(given[at + 1])
     del given[at : at + 2]
     flags: list[str] = []
-    for key, value in _flattened(read_toml(path)).items():
+    for key, value in flattened(read_toml(path)).items():
         if not _is_given(key, given):
             flags += _flag(key, value)
     return [*given[:2], *flags, *given[2:]]
@@ -319,15 +320,6 @@ def with_config(arguments: Sequence[str]) -> list[str]:
 
 _TAKE_TRUE_OR_FALSE: Final = ("with_example",)
 """Settings with the values true, false and none; their flags are followed by a value."""
-
-
-def _flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten tables into dotted keys: ``beta`` below ``[dpo]`` becomes ``dpo.beta``."""
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        name = f"{prefix}{key}"
-        flat |= _flattened(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _names(key: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ import gymnasium as gym
 from eto_agents.console import Episodes, Progress
 from eto_agents.episodes import FINAL, play_into, split_jobs
 from eto_agents.evaluation import provenance
+from eto_agents.evaluation.reporting import Reporter
 from eto_agents.evaluation.results import (
     AgentErrors,
     Results,
@@ -56,6 +57,7 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
     action_timeout_s: float | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    report_to: Sequence[str] = (),
 ) -> Results:
     """Play every task of the splits and average the final scores.
 
@@ -79,13 +81,16 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
         facts: further facts for ``run.json``, such as a collection's minimum score.
         progress: called whenever an episode ends; by default the open
             `eto_agents.console.Display`, if any, shows the progress.
+        report_to: experiment trackers that receive the results, and while the episodes are played
+            their mean score so far (`eto_agents.tracking`).
 
     Returns:
         The results, which are also written to `out`.
 
     Raises:
-        UnknownNameError: a split, policy or argument does not exist.
+        UnknownNameError: a split, policy, tracker or argument does not exist.
         DataError: `out` holds another run.
+        MissingExtraError: the package of a tracker is not installed.
     """
     if isinstance(splits, str):
         raise TypeError(f"splits must be a sequence of names, got the string {splits!r}")
@@ -103,6 +108,7 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
             action_timeout_s=action_timeout_s,
             facts=dict(facts or {}),
             report_progress=progress or Episodes(),
+            report_to=report_to,
         )
         return run.play(splits, seeds, n_tasks)
 
@@ -121,6 +127,7 @@ class _Run:
     action_timeout_s: float | None
     facts: dict[str, Any]
     report_progress: Callable[[Progress], None]
+    report_to: Sequence[str]
 
     def __post_init__(self) -> None:
         self.policy_name = str(getattr(self.policy, "name", type(self.policy).__name__))
@@ -139,7 +146,11 @@ class _Run:
             policy_provenance=getattr(self.policy, "provenance", {}),
             task_sets={split: tasks.sha256 for split, tasks in task_sets.items()},
         )
-        with folder as run, TrajectoryStore(run.episodes) as store:
+        with (
+            folder as run,
+            TrajectoryStore(run.episodes) as store,
+            run.reporting(self.report_to) as trackers,
+        ):
             jobs = {
                 split: jobs_of(_first(n_tasks, tasks), seeds, self.n_samples)
                 for split, tasks in task_sets.items()
@@ -148,8 +159,10 @@ class _Run:
             planned = {split: len(own) for split, own in jobs.items()}
             run.state(n_planned=run.record.facts.get("n_planned", {}) | planned, **self.facts)
             done = store.latest()
+            n_records = store.n_records() if self.report_to else 0
+            reporter = Reporter(trackers, n_records, self.agent_errors)
             results = {
-                split: self._play_split(tasks, jobs[split], store, done)
+                split: self._play_split(tasks, jobs[split], store, done, reporter)
                 for split, tasks in task_sets.items()
             }
             outcome = Results(
@@ -176,6 +189,7 @@ class _Run:
             )
             outcome.save(self.out / "results.json")
             write_whole(self.out / "report.md", results_page([outcome]).encode())
+            reporter.on_results(results)
         return outcome
 
     def _task_set(self, split: str) -> TaskSet:
@@ -192,6 +206,7 @@ class _Run:
         jobs: list[Job],
         store: TrajectoryStore,
         done: Mapping[EpisodeKey, Trajectory],
+        reporter: Reporter,
     ) -> SplitResult:
         finished, remaining = split_jobs(tasks.split, jobs, done, self.final)
         start = Progress(tasks.split, len(finished), len(jobs), None, list(finished.values()))
@@ -200,6 +215,7 @@ class _Run:
         def on_end(trajectory: Trajectory) -> None:
             finished[trajectory.key] = trajectory
             self.report_progress(Progress(tasks.split, len(finished), len(jobs), trajectory))
+            reporter.on_episode(tasks.split, finished.values(), len(jobs))
 
         play_into(
             store,

@@ -398,7 +398,7 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
             # are 0: which of two is higher is decided by rounding.
             self._metrics["train"].pop("rewards/accuracies", None)
         super().log(logs, start_time)
-        if self._on_metrics is not None:
+        if self._on_metrics is not None and "loss" in logs:  # else it is a summary of the run
             numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
             self._on_metrics(self.state.global_step, numbers)
 
@@ -424,7 +424,7 @@ def _config(
         "precompute_ref_log_probs": True,
         "logging_steps": 1,
         "save_total_limit": 1,
-        "report_to": [],
+        "report_to": "none",  # `RunFolder.log` reports
     }
     return DPOConfig(**arguments | losses | dict(trainer_args))
 

@@ -28,8 +28,9 @@ from eto_agents.models.base import Sampling
 from eto_agents.preference import write_pairs
 from eto_agents.processes import is_main_process
 from eto_agents.runs import RunFolder, once
-from eto_agents.settings import ETO
+from eto_agents.settings import ETO, record_of
 from eto_agents.strict_json import write_json
+from eto_agents.tracking import Trackers, require_trackers
 from eto_agents.training.dpo import dpo
 from eto_agents.training.exploration import explore, open_checkpoint
 from eto_agents.training.pairs import Pairs, self_pairs, step_pairs, trajectory_pairs
@@ -85,8 +86,10 @@ def eto(
         RunMismatchError: a step's folder holds a run with different settings or inputs.
         DivergedError: the loss is not finite; the batch was saved.
     """
+    require_trackers(settings.report_to)  # now, and not after the first exploration
     tasks, experts = _tasks_and_experts(settings, experts)
     done = [_iteration(0, model, tasks, settings, out)]
+    _report(done[0], settings, out)
     yield done[0]
     for number in range(1, settings.iterations + 1):
         folder = out / f"iteration-{number}"
@@ -106,6 +109,7 @@ def eto(
         )
         if is_main_process():
             write_json(out / "iterations.json", {"iterations": [i._asdict() for i in done]})
+        _report(done[-1], settings, out)
         yield done[-1]
 
 
@@ -160,10 +164,19 @@ def _iteration(
     return Iteration(number, str(model), None, 0, {}, dev, {})
 
 
+def _report(iteration: Iteration, settings: ETO, out: Path) -> None:
+    """Send an iteration's figures to the experiment trackers."""
+    figures = {"explored": iteration.explored, "dev": iteration.dev, **iteration.counts}
+    learning = {f"dpo/{name}": value for name, value in iteration.learning.items()}
+    with Trackers(settings.report_to, out, {"kind": "eto", **record_of(settings)}) as trackers:
+        trackers.log({"step": iteration.number, **figures, **learning})
+
+
 def dpo_settings(settings: ETO, number: int) -> Any:
     """DPO's settings in an iteration: some differ from the second one on."""
     later = {"beta": settings.later_beta, "learning_rate": settings.later_learning_rate}
     changes: dict[str, Any] = {"world": settings.world} | (later if number > 1 else {})
+    changes["report_to"] = settings.report_to or None
     given = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(settings.dpo, **given)
 

@@ -231,7 +231,7 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
         save_strategy="steps" if settings.save_every else "no",
         save_steps=settings.save_every * settings.epochs or 1,
         save_total_limit=1,
-        report_to=[],
+        report_to="none",  # `RunFolder.log` reports
         disable_tqdm=True,
         seed=settings.seed,
     )

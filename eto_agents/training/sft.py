@@ -446,7 +446,7 @@ def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) ->
         save_total_limit=2,
         logging_steps=settings.log_every,
         logging_first_step=True,
-        report_to=list(settings.report_to) or "none",
+        report_to="none",  # `RunFolder.log` reports
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
     )

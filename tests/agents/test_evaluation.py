@@ -15,6 +15,7 @@ from eto_agents.evaluation import tables
 from eto_agents.evaluation.results import summarise
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError, UnknownNameError
 from tests.agents.test_trajectory import episode
+from tests.agents.trackers import install
 from tests.toy import CORRIDOR
 
 
@@ -209,3 +210,52 @@ def test_results_of_nothing_are_strict_json(n_samples: int, tmp_path: Path) -> N
     assert loaded.reward[1:] == (None, None)
     page = tables.results_page([Results.load(tmp_path)])
     assert "| 0 | – | – | – | – | 10 (10 agent_error) |" in page
+
+
+def test_trackers_receive_scores_so_far_and_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve of a resumed evaluation goes on, and a repetition adds nothing to it."""
+    wandb = install(monkeypatch, "wandb")
+
+    def interrupt(progress: Any) -> None:
+        if progress.split == "seen" and progress.n_done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "expert", n_envs=1, progress=interrupt, report_to=("wandb",))
+    for _ in range(2):
+        results = run(tmp_path, "expert", n_envs=1, report_to=("wandb",))
+    ((run_id, seen),) = wandb.runs.items()
+    steps = [step for step, _ in seen["lines"]]
+    # Ten episodes of train, and ten of seen, in the fourth of which the run was interrupted; the
+    # results take the place of a last point.
+    assert steps == [*range(1, 10), 11, 12, 13, *range(15, 20), 20]
+    assert seen["lines"][8][1] == {"train/episodes": 9, "train/reward": 1.0}
+    last = seen["lines"][-1][1]
+    split = results.splits["seen"]
+    assert (last["seen/reward"], last["seen/success"]) == (1.0, 1.0)
+    assert (last["seen/reward_low"], last["seen/reward_high"]) == split.reward[1:]
+    assert (last["seen/episodes"], last["train/episodes"], last["train/missing"]) == (10, 10, 0)
+    assert seen["config"]["env_id"] == CORRIDOR
+    assert seen["config"]["kind"] == "episodes"
+    # Episodes that are played again count again, so that their results come later.
+    evaluate("expert", CORRIDOR, ("train",), out=tmp_path, seeds=(2,), report_to=("wandb",))
+    assert seen["lines"][-1][0] == 25
+    assert list(wandb.runs) == [run_id]
+
+
+def test_a_long_evaluation_sends_a_hundred_points_a_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = install(monkeypatch, "wandb")
+    seeds = range(60)  # 300 episodes
+    evaluate("expert", CORRIDOR, ("seen",), out=tmp_path, seeds=seeds, report_to=("wandb",))
+    (seen,) = wandb.runs.values()
+    assert [step for step, _ in seen["lines"]] == list(range(3, 301, 3))
+
+
+def test_an_unknown_tracker_is_an_error_before_anything_is_played(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="no tracker 'wandbb'"):
+        run(tmp_path, report_to=("wandbb",))
+    assert not (tmp_path / "episodes.jsonl").exists() or not lines(tmp_path)

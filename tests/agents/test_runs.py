@@ -31,7 +31,7 @@ from tests.agents.training.episodes import episode
 @dataclass(frozen=True)
 class Settings:
     epochs: int = 3
-    report_to: str = "none"
+    report_to: tuple[str, ...] = ()
 
 
 def run_folder(
@@ -49,7 +49,7 @@ def test_a_run_is_complete_when_its_result_is_written(tmp_path: Path) -> None:
         assert not run.work.exists()
     names = {"run.json", "metrics.jsonl", "result.json"}
     assert names <= {file.name for file in tmp_path.iterdir()}
-    with run_folder(tmp_path, Settings(report_to="all"), {"data": "a"}) as again:
+    with run_folder(tmp_path, Settings(report_to=("wandb",)), {"data": "a"}) as again:
         assert again.result == {"n_steps": 1}
 
 
@@ -194,7 +194,7 @@ def test_an_interrupted_stage_is_not_complete(tmp_path: Path) -> None:
         once(tmp_path, fail, kind="sft", settings=Settings())
     assert (tmp_path / "work").is_dir()
     done = once(tmp_path, lambda run: {"resumed": run.work.is_dir()}, kind="sft", settings={
-        "epochs": 3, "report_to": "none",
+        "epochs": 3, "report_to": [],
     })  # fmt: skip
     assert done.result == {"resumed": True}
 

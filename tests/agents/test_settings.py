@@ -95,9 +95,12 @@ def test_the_defaults_of_a_method_are_in_range_and_survive_a_json_file(
     settings = method()
     write_json(tmp_path / "config.json", record_of(settings))
     record = read_json_object(tmp_path / "config.json")
-    nested = {"dpo": DPO(**record.pop("dpo"))} if "dpo" in record else {}
-    given = {k: v for k, v in record.items() if v is not None}
-    assert overlay(dataclasses.replace(settings, **nested), given) == settings
+
+    def read(default: Any, values: dict[str, Any]) -> Any:
+        return overlay(default, {k: v for k, v in values.items() if v is not None})
+
+    nested = {"dpo": read(DPO(), record.pop("dpo"))} if "dpo" in record else {}
+    assert read(dataclasses.replace(settings, **nested), record) == settings
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def train(
     trained, _ = train_dpo(
         checkpoint, data, settings, folder, on_metrics=lambda _, metrics: log.append(metrics)
     )
-    return trained, [metrics for metrics in log if "loss" in metrics]
+    return trained, log
 
 
 def test_rows_train_on_the_agents_tokens_only(checkpoint: Checkpoint) -> None:
