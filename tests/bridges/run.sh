@@ -21,6 +21,9 @@ for name in "${names[@]}"; do
         "$python" -m venv "$venv"
         "$venv/bin/pip" install --quiet -r "$requirements" -e . pytest pytest-timeout hypothesis
         cp "$requirements" "$venv/installed.txt"
+    elif [ pyproject.toml -nt "$venv/installed.txt" ]; then  # the entry points may have changed
+        "$venv/bin/pip" install --quiet --no-deps -e .
+        touch "$venv/installed.txt"
     fi
     "$venv/bin/python" -m pytest -q -p no:cacheprovider "tests/bridges/test_$name.py"
 done
