@@ -8,12 +8,14 @@ left out as well.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eto_agents.collection import Collection, check_min_score, read_collection
 from eto_agents.console import Progress
+from eto_agents.distributed import Cluster
 from eto_agents.evaluation.harness import evaluate
 from eto_agents.policies.narrated import NarratedPolicy
 from eto_agents.worlds.narrator import Style
@@ -39,7 +41,7 @@ def collect(  # noqa: PLR0913 (each is a separate choice of the user)
     """Play every task of the splits, and select the episodes that score enough to train on.
 
     Args:
-        policy: anything `as_policy` takes.
+        policy: anything `evaluate` takes.
         env_id: the Gymnasium id.
         splits: the splits to play.
         out: the folder; repeating the call resumes an interrupted collection.
@@ -64,8 +66,9 @@ def collect(  # noqa: PLR0913 (each is a separate choice of the user)
         DataError: `out` holds another run.
     """
     check_min_score(min_score)
+    narrate = functools.partial(NarratedPolicy, style=thoughts)
     evaluate(
-        NarratedPolicy(policy, style=thoughts),
+        policy.wrapped(narrate) if isinstance(policy, Cluster) else narrate(policy),
         env_id,
         splits,
         seeds=seeds,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from typing_extensions import Self
 
-    from eto_agents.trajectory import Trajectory
+    from eto_agents.trajectory import EpisodeSummary, Trajectory
 
 LINE_EVERY_S = 20.0
 """Seconds between two lines where there is no terminal, even if nothing new was reported."""
@@ -359,14 +359,15 @@ class Progress(NamedTuple):
         split: the split being played.
         n_done: episodes that have ended, including those of earlier runs.
         n_planned: total number of episodes.
-        trajectory: the episode that just ended; None at the start.
+        trajectory: the episode that just ended, or its summary if it was played on another machine;
+            None at the start.
         earlier: at the start, the episodes of earlier runs that count; later empty.
     """
 
     split: str
     n_done: int
     n_planned: int
-    trajectory: Trajectory | None
+    trajectory: Trajectory | EpisodeSummary | None
     earlier: Sequence[Trajectory] = ()
 
 
@@ -384,7 +385,7 @@ class _Tally:
     n_new: int = 0
     n_tokens: float = 0.0
 
-    def add(self, episode: Trajectory, *, is_new: bool) -> None:
+    def add(self, episode: Trajectory | EpisodeSummary, *, is_new: bool) -> None:
         self.statuses[episode.status] += 1
         if episode.status in PLAYED:
             scores = self.scores.setdefault(episode.task_id, [])
@@ -395,7 +396,7 @@ class _Tally:
             self.total_of_squares += mean**2 - before**2
         if is_new:
             self.n_new += 1
-            self.n_tokens += sum(s.usage.get("completion_tokens", 0.0) for s in episode.steps)
+            self.n_tokens += episode.n_completion_tokens
 
     def reward(self) -> str:
         """Mean over tasks, with 1.96 standard errors if there are at least two tasks.

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from eto_agents.distributed import Cluster, Work
 from eto_agents.live_episode import Job
 from eto_agents.policy import Policy
-from eto_agents.rollout import Rollouts, make_batch
+from eto_agents.rollout import Rollouts, make_batch, open_task_set
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeKey, EpisodeSummary, Trajectory
 
 FINAL: Final = (*PLAYED, "agent_error")
 """Statuses of episodes that are not played again when a run resumes."""
@@ -49,37 +50,52 @@ def split_jobs(
 
 def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
     store: TrajectoryStore,
-    policy: Policy,
+    policy: Policy | Cluster,
     env_id: str,
     jobs: Sequence[Job],
     *,
     split: str,
     n_envs: int,
     env_args: Mapping[str, Any],
-    on_end: Callable[[Trajectory], None],
+    on_end: Callable[[Trajectory | EpisodeSummary], None],
     action_timeout_s: float | None = None,
-) -> None:
+) -> dict[EpisodeKey, Trajectory]:
     """Play jobs, many at once; each episode is on file before `on_end` is called with it.
 
     Args:
         store: an open store; after Ctrl-C the live episodes are stored as `cancelled`.
-        policy: the agent.
+        policy: the agent, or the cluster that plays.
         env_id: the Gymnasium id.
         jobs: the episodes to play; if there are none, no environment is made.
         split: the split that the tasks belong to.
-        n_envs: maximum number of episodes played at once.
+        n_envs: maximum number of episodes played at once, by each actor of a cluster.
         env_args: further keyword arguments for the environment.
         on_end: called with every episode that has ended.
         action_timeout_s: seconds an agent may take to decide before its episode ends as
             `agent_error`; None sets no limit.
+
+    Returns:
+        The episodes by key.
     """
     if not jobs:
-        return
+        return {}
+    if isinstance(policy, Cluster):
+        tasks = open_task_set(env_id, split, env_args)
+        arguments = {**env_args, "split": split}
+        work = Work(env_id, arguments, tasks.sha256, n_envs, action_timeout_s)
+        for summary, line in policy.play(work, jobs):
+            store.append_line(line)
+            on_end(summary)
+        # Parsed at the end: while they play, the actors need all of this process's time.
+        played = {EpisodeKey(split, job.task.id, job.seed, job.sample) for job in jobs}
+        return {key: episode for key, episode in store.latest().items() if key in played}
+    ended: dict[EpisodeKey, Trajectory] = {}
     env = make_batch(env_id, policy, min(n_envs, len(jobs)), {**env_args, "split": split})
     rollouts = Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s)
     try:
         for trajectory in rollouts:
             store.append(trajectory)
+            ended[trajectory.key] = trajectory
             on_end(trajectory)
     except KeyboardInterrupt:
         for trajectory in rollouts.cancel():
@@ -87,3 +103,4 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
         raise
     finally:
         env.close()
+    return ended

@@ -33,7 +33,7 @@ from eto_agents.policy import (
 from eto_agents.trajectory import Status, Trajectory
 from eto_envs.core import TextEnv
 from eto_envs.errors import BackendError
-from eto_envs.tasks import Task
+from eto_envs.tasks import Task, TaskSet
 from eto_envs.vector import TextVectorEnv
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,21 @@ def make_batch(
     if not isinstance(env, TextVectorEnv):
         raise TypeError(f"the vector entry point of {env_id} is not a TextVectorEnv")
     return env
+
+
+def open_task_set(env_id: str, split: str, env_args: Mapping[str, Any] | None = None) -> TaskSet:
+    """The task set that an environment draws from.
+
+    Raises:
+        UnknownNameError: there is no such split.
+        EtoError: as raised by the environment's constructor.
+    """
+    env = gym.make(env_id, split=split, **dict(env_args or {}))
+    try:
+        tasks: TaskSet = env.unwrapped.tasks  # type: ignore[attr-defined]
+    finally:
+        env.close()
+    return tasks
 
 
 class Rollouts:

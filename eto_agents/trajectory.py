@@ -161,6 +161,20 @@ class EpisodeKey(NamedTuple):
     sample: int = 0
 
 
+class EpisodeSummary(NamedTuple):
+    """What the progress of a run shows of an episode; attributes as of `Trajectory`."""
+
+    key: EpisodeKey
+    status: Status
+    score: float
+    n_completion_tokens: float
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self.key.task_id
+
+
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """One episode.
@@ -216,6 +230,16 @@ class Trajectory:
     def key(self) -> EpisodeKey:
         """The key that identifies the episode within a run."""
         return EpisodeKey(self.split, self.task_id, self.seed, self.sample)
+
+    @property
+    def n_completion_tokens(self) -> float:
+        """Number of tokens that the agent wrote, as far as it is known."""
+        return sum(step.usage.get("completion_tokens", 0.0) for step in self.steps)
+
+    @property
+    def summary(self) -> EpisodeSummary:
+        """What the progress of a run shows."""
+        return EpisodeSummary(self.key, self.status, self.score, self.n_completion_tokens)
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""

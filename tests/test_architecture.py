@@ -26,6 +26,7 @@ LAYERS = (
     ("eto_agents.collect", "eto_agents.report"),
     ("eto_agents.training", "eto_agents.evaluation"),
     ("eto_agents.best_of_n", "eto_agents.episodes"),
+    ("eto_agents.distributed",),
     ("eto_agents.rollout",),
     ("eto_agents.models.tiny",),  # a new checkpoint
     ("eto_agents.models.checkpoint",),  # a checkpoint makes its agent

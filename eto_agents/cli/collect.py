@@ -72,9 +72,9 @@ def run(  # noqa: PLR0913 (the flags of the command)
     folder = out or Path("runs") / f"collected-{env}-{agent.folder_name()}"
     style = thought_style or ("full" if thoughts else "none")
     arguments = env_arguments(env, env_args, dataset=dataset, max_steps=max_steps)
-    with resumable(folder), Display(quiet):
+    with resumable(folder), Display(quiet), agent.player() as player:
         collection = collect(
-            agent.load(),
+            player,
             env,
             splits,
             out=folder,

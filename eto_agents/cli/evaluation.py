@@ -18,6 +18,7 @@ from eto_agents.settings import Tracker, key_values
 from eto_envs.errors import EtoError, UnknownNameError
 
 if TYPE_CHECKING:
+    from eto_agents.distributed import Cluster
     from eto_agents.policy import Policy
 
 KeyValues = Annotated[tuple[str, ...], arg(metavar="KEY=VALUE …")]
@@ -39,6 +40,10 @@ class AgentFlags:
         policy_args: Further arguments for the agent; values are JSON or plain text.
         action_timeout: Seconds an agent may take to decide before its episode ends as an error. By
             default there is no limit.
+        ray: Play on a Ray cluster: local for one on this machine, or an address such as auto or
+            ray://head:10001. Episodes are the same as without.
+        ray_actors: Number of Ray actors, each with an agent and --n-envs episodes at once. By
+            default one per core of the cluster; for a local model one per GPU, if it has any.
     """
 
     policy: str | None = None
@@ -48,6 +53,23 @@ class AgentFlags:
     best_of: int | None = None
     policy_args: KeyValues = ()
     action_timeout: float | None = None
+    ray: str | None = None
+    ray_actors: int | None = None
+
+    @contextlib.contextmanager
+    def player(self) -> Iterator[Policy | Cluster]:
+        """The policy, or the cluster on which it plays; raises the errors of `load`."""
+        if self.ray is None:
+            if self.ray_actors is not None:
+                raise EtoError("--ray-actors needs --ray: local, or the address of a cluster")
+            yield self.load()
+            return
+        from eto_agents.distributed import Cluster
+
+        on_gpus = (self.model or "").startswith("hf:")
+        at_least_one(ray_actors=self.ray_actors)
+        with Cluster(self.load, self.ray, n_actors=self.ray_actors, on_gpus=on_gpus) as cluster:
+            yield cluster
 
     def load(self) -> Policy:
         """Load the policy.
@@ -143,9 +165,9 @@ def run(  # noqa: PLR0913 (the flags of the command)
     at_least_one(n_envs=n_envs, n_tasks=n_tasks)
     arguments = env_arguments(env, env_args, dataset=dataset, max_steps=max_steps)
     folder = out or Path("runs") / f"{env}-{agent.folder_name()}"
-    with resumable(folder), Display(quiet):
+    with resumable(folder), Display(quiet), agent.player() as player:
         results = evaluate(
-            agent.load(),
+            player,
             env,
             splits,
             seeds=seeds,

@@ -15,9 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
 from eto_agents.console import Episodes, Progress
+from eto_agents.distributed import Cluster, about
 from eto_agents.episodes import FINAL, play_into, split_jobs
 from eto_agents.evaluation import provenance
 from eto_agents.evaluation.reporting import Reporter
@@ -32,10 +31,10 @@ from eto_agents.evaluation.samples import best_of_each, by_task_and_seed, summar
 from eto_agents.evaluation.tables import results_page
 from eto_agents.live_episode import Job
 from eto_agents.policy import Policy, as_policy
-from eto_agents.rollout import jobs_of
+from eto_agents.rollout import jobs_of, open_task_set
 from eto_agents.runs import episodes_folder
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeKey, EpisodeSummary, Trajectory
 from eto_envs.errors import UnknownNameError
 from eto_envs.files import write_whole
 from eto_envs.tasks import Task, TaskSet
@@ -62,14 +61,15 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
     """Play every task of the splits and average the final scores.
 
     Args:
-        policy: a policy, a one-episode agent, a class of either, or a name. With a
+        policy: a policy, a one-episode agent, a class of either, a name, or a
+            `eto_agents.distributed.Cluster` on which an agent plays. With a
             `eto_agents.best_of_n.BestOfN` every sample is played and logged, and the best counts.
         env_id: the Gymnasium id.
         splits: the task sets to play.
         seeds: every task is played once under each seed.
         out: the run's folder; with None nothing is saved.
-        n_envs: the number of episodes played at once. It does not change the results, unless the
-            agent's episodes influence each other.
+        n_envs: the number of episodes played at once, by each actor of a cluster. It does not
+            change the results, unless the agent's episodes influence each other.
         batch_size: another name of `n_envs`, for callers outside this project.
         n_tasks: play only the first `n_tasks` tasks of each split; the results state it.
         env_args: keyword arguments for the environment.
@@ -98,7 +98,7 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
         raise UnknownNameError("agent_errors", agent_errors, ("exclude", "zero"))
     with contextlib.ExitStack() as stack:
         run = _Run(
-            policy=as_policy(policy),
+            policy=policy if isinstance(policy, Cluster) else as_policy(policy),
             env_id=env_id,
             out=Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out),
             env_args=dict(env_args or {}),
@@ -117,7 +117,7 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
 class _Run:
     """One evaluation in one folder."""
 
-    policy: Policy
+    policy: Policy | Cluster
     env_id: str
     out: Path
     env_args: dict[str, Any]
@@ -130,20 +130,19 @@ class _Run:
     report_to: Sequence[str]
 
     def __post_init__(self) -> None:
-        self.policy_name = str(getattr(self.policy, "name", type(self.policy).__name__))
-        self.n_samples = int(getattr(self.policy, "n_samples", 1))
-        self.n_envs = min(self.n_envs, getattr(self.policy, "n_envs", self.n_envs))
+        self.about = about(self.policy)
+        self.n_envs = min(self.n_envs, self.about.n_envs or self.n_envs)
 
     def play(self, splits: Sequence[str], seeds: Sequence[int], n_tasks: int | None) -> Results:
         # Open all task sets first: a misspelt name has to fail before hours of work, not after.
-        task_sets = {split: self._task_set(split) for split in splits}
+        task_sets = {split: open_task_set(self.env_id, split, self.env_args) for split in splits}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         folder = episodes_folder(
             self.out,
             env_id=self.env_id,
             env_args=self.env_args,
-            policy=self.policy_name,
-            policy_provenance=getattr(self.policy, "provenance", {}),
+            policy=self.about.name,
+            policy_provenance=self.about.provenance,
             task_sets={split: tasks.sha256 for split, tasks in task_sets.items()},
         )
         with (
@@ -152,7 +151,7 @@ class _Run:
             run.reporting(self.report_to) as trackers,
         ):
             jobs = {
-                split: jobs_of(_first(n_tasks, tasks), seeds, self.n_samples)
+                split: jobs_of(_first(n_tasks, tasks), seeds, self.about.n_samples)
                 for split, tasks in task_sets.items()
             }
             # The plan is not part of the claim: seeds and tasks may be added to a run.
@@ -168,11 +167,11 @@ class _Run:
             outcome = Results(
                 env_id=self.env_id,
                 dataset=next(iter(task_sets.values())).dataset,
-                policy=self.policy_name,
+                policy=self.about.name,
                 splits=results,
                 provenance={
                     "env_args": self.env_args,
-                    "policy": dict(getattr(self.policy, "provenance", {})),
+                    "policy": self.about.provenance,
                     "seeds": list(seeds),
                     "n_tasks": n_tasks,
                     "fingerprints": {
@@ -192,14 +191,6 @@ class _Run:
             reporter.on_results(results)
         return outcome
 
-    def _task_set(self, split: str) -> TaskSet:
-        env = gym.make(self.env_id, split=split, **self.env_args)
-        try:
-            tasks: TaskSet = env.unwrapped.tasks  # type: ignore[attr-defined]
-        finally:
-            env.close()
-        return tasks
-
     def _play_split(
         self,
         tasks: TaskSet,
@@ -212,12 +203,14 @@ class _Run:
         start = Progress(tasks.split, len(finished), len(jobs), None, list(finished.values()))
         self.report_progress(start)
 
-        def on_end(trajectory: Trajectory) -> None:
-            finished[trajectory.key] = trajectory
-            self.report_progress(Progress(tasks.split, len(finished), len(jobs), trajectory))
-            reporter.on_episode(tasks.split, finished.values(), len(jobs))
+        ended: dict[EpisodeKey, Trajectory | EpisodeSummary] = dict(finished)
 
-        play_into(
+        def on_end(episode: Trajectory | EpisodeSummary) -> None:
+            ended[episode.key] = episode
+            self.report_progress(Progress(tasks.split, len(ended), len(jobs), episode))
+            reporter.on_episode(tasks.split, ended.values(), len(jobs))
+
+        finished |= play_into(
             store,
             self.policy,
             self.env_id,
@@ -238,16 +231,16 @@ class _Run:
             tasks.split,
             tasks.sha256,
             best_of_each(groups),
-            n_planned=n_planned // self.n_samples,
+            n_planned=n_planned // self.about.n_samples,
             agent_errors=self.agent_errors,
         )
-        if self.n_samples == 1:
+        if self.about.n_samples == 1:
             return result
         return replace(
             result,
             tokens=n_tokens(episodes),
             wall_s=sum(episode.wall_s for episode in episodes),
-            samples=summarise_samples(groups, self.n_samples, agent_errors=self.agent_errors),
+            samples=summarise_samples(groups, self.about.n_samples, agent_errors=self.agent_errors),
         )
 
 

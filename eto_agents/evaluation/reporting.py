@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from eto_agents.evaluation.results import AgentErrors, SplitResult, counted_scores
-from eto_agents.evaluation.samples import best_of_each, by_task_and_seed
+from eto_agents.evaluation.results import AgentErrors, SplitResult
 from eto_agents.evaluation.statistics import task_means
 from eto_agents.tracking import Trackers
-from eto_agents.trajectory import Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeSummary, Trajectory
 
 N_POINTS: Final = 100
 """Number of points of a split's curve: one for each episode would be a line of a large file."""
@@ -34,7 +33,7 @@ class Reporter:
         self._n_records = n_records
         self._agent_errors = agent_errors
 
-    def on_episode(self, split: str, ended: Collection[Trajectory], n_planned: int) -> None:
+    def on_episode(self, split: str, ended: Collection[Trajectory | EpisodeSummary], n_planned: int) -> None:
         """Report an episode of a split that has just been stored.
 
         Args:
@@ -46,9 +45,14 @@ class Reporter:
         is_due = len(ended) % -(-n_planned // N_POINTS) == 0
         if not is_due or len(ended) >= n_planned:  # the last one's figures are among the results
             return
-        episodes = best_of_each(by_task_and_seed(ended))
-        scores = counted_scores(episodes, self._agent_errors)
-        means = task_means((episode.task_id, score) for episode, score in scores)
+        best: dict[tuple[str, int], float] = {}  # by task and seed
+        for episode in ended:
+            key = episode.key.task_id, episode.key.seed
+            if episode.status in PLAYED:
+                best[key] = max(episode.score, best.get(key, 0.0))
+            elif episode.status == "agent_error" and self._agent_errors == "zero":
+                best.setdefault(key, 0.0)
+        means = task_means((task_id, score) for (task_id, _), score in best.items())
         reward = statistics.fmean(means.values()) if means else None
         self._log({split: {"episodes": len(ended), "reward": reward}})
 

@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium as gym
-
 from eto_agents.console import Episodes, Progress
+from eto_agents.distributed import Cluster
 from eto_agents.episodes import play_into, split_jobs
 from eto_agents.policy import Policy
 from eto_agents.processes import is_main_process
-from eto_agents.rollout import jobs_of
+from eto_agents.rollout import jobs_of, open_task_set
 from eto_agents.settings import Playing
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import PLAYED, EpisodeKey, Trajectory
+from eto_agents.trajectory import PLAYED, EpisodeKey, EpisodeSummary, Trajectory
 from eto_envs.tasks import Task
 
 
@@ -84,11 +83,7 @@ def tasks_of(env_id: str, split: str, env_args: Mapping[str, Any] | None = None)
     Raises:
         UnknownNameError: there is no such split.
     """
-    env = gym.make(env_id, split=split, **dict(env_args or {}))
-    try:
-        return list(env.unwrapped.tasks)  # type: ignore[attr-defined]
-    finally:
-        env.close()
+    return list(open_task_set(env_id, split, env_args))
 
 
 def playing_tasks(settings: Playing) -> SplitTasks:
@@ -103,7 +98,7 @@ def playing_tasks(settings: Playing) -> SplitTasks:
 
 
 def play(
-    make_policy: Callable[[], Policy],
+    make_policy: Callable[[], Policy | Cluster],
     env_id: str,
     tasks: Sequence[Task],
     file: Path,
@@ -136,13 +131,15 @@ def play(
     if waiting and is_main_process():
         show(Progress(split, len(finished), len(keys), None, list(finished.values())))
 
-    def on_end(trajectory: Trajectory) -> None:
-        finished[trajectory.key] = trajectory
-        show(Progress(split, len(finished), len(keys), trajectory))
+    ended: set[EpisodeKey] = set(finished)
+
+    def on_end(episode: Trajectory | EpisodeSummary) -> None:
+        ended.add(episode.key)
+        show(Progress(split, len(ended), len(keys), episode))
 
     if waiting and is_main_process():
         with TrajectoryStore(file) as store:
-            play_into(
+            finished |= play_into(
                 store,
                 make_policy(),
                 env_id,
