@@ -26,7 +26,7 @@ from eto_agents.live_episode import Job
 from eto_agents.policy import Policy, as_policy
 from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.settings import SettingsError
-from eto_agents.trajectory import EpisodeSummary
+from eto_agents.trajectory import EpisodeKey, EpisodeSummary
 from eto_envs.errors import BackendError, DataError, EtoError, require
 
 if TYPE_CHECKING:
@@ -78,8 +78,17 @@ class About(NamedTuple):
 JobKey = tuple[str, int, int]
 """The task's id, the run's seed and the number of the sample."""
 
-Line = tuple[EpisodeSummary, bytes]
-"""A finished episode, and its line for the file."""
+
+class Block(NamedTuple):
+    """Some finished episodes.
+
+    Attributes:
+        summaries: an entry for each.
+        lines: their lines for the file, in the same order.
+    """
+
+    summaries: list[EpisodeSummary]
+    lines: bytes
 
 
 class Cluster:
@@ -150,8 +159,8 @@ class Cluster:
             on_gpus=self._on_gpus,
         )
 
-    def play(self, work: Work, jobs: Sequence[Job]) -> Iterator[Line]:
-        """Play jobs, and yield their episodes as they end.
+    def play(self, work: Work, jobs: Sequence[Job]) -> Iterator[Block]:
+        """Play jobs, and yield their episodes soon after they have ended.
 
         Args:
             work: the environment.
@@ -176,7 +185,7 @@ class Cluster:
             for lines in ready:
                 actor, left = running[lines]
                 try:
-                    batch: list[Line] = self._result(next(lines))
+                    rows, content = self._result(next(lines))
                 except StopIteration:
                     del running[lines]
                     idle.append(actor)
@@ -193,9 +202,9 @@ class Cluster:
                     waiting.appendleft(sorted(left))
                     continue
                 n_deaths = 0
-                for summary, _ in batch:
-                    left.discard(summary.key[1:])
-                yield from batch
+                block = Block([_summary(row) for row in rows], content)
+                left.difference_update(summary.key[1:] for summary in block.summaries)
+                yield block
 
     def close(self) -> None:
         """End the actors, and a local cluster with them."""
@@ -273,7 +282,7 @@ class _Player:
     def about(self) -> About:
         return about(self._policy)
 
-    def play(self, work: Work, keys: list[JobKey]) -> Iterator[list[Line]]:
+    def play(self, work: Work, keys: list[JobKey]) -> Iterator[tuple[list[_Row], bytes]]:
         n_envs = min(work.n_envs, len(keys))
         env = make_batch(work.env_id, self._policy, n_envs, work.env_args)
         try:
@@ -284,17 +293,19 @@ class _Player:
                     f"machine that writes ({work.tasks_sha256[:12]}): give both the same data"
                 )
             jobs = [Job(tasks.find(task_id), seed, sample) for task_id, seed, sample in keys]
-            batch: list[Line] = []
+            rows: list[_Row] = []
+            lines: list[str] = []
             sent_s = time.monotonic()
             for episode in Rollouts(
                 self._policy, env, jobs, action_timeout_s=work.action_timeout_s
             ):
-                batch.append((episode.summary, episode.to_json().encode() + b"\n"))
+                rows.append((*episode.key, *episode.summary[1:]))
+                lines.append(episode.to_json() + "\n")
                 if time.monotonic() - sent_s >= _SEND_EVERY_S:
-                    yield batch
-                    batch, sent_s = [], time.monotonic()
-            if batch:
-                yield batch
+                    yield rows, "".join(lines).encode()
+                    rows, lines, sent_s = [], [], time.monotonic()
+            if rows:
+                yield rows, "".join(lines).encode()
         finally:
             env.close()
 
@@ -313,6 +324,15 @@ def about(policy: Policy | Cluster) -> About:
 
 def _wrapped(wrap: Callable[[Any], Any], make_policy: Callable[[], Any]) -> Any:
     return wrap(make_policy())
+
+
+_Row = tuple[str, str, int, int, Any, float, float]
+"""An `EpisodeSummary` of plain values, which take a fifth of the time to send."""
+
+
+def _summary(row: _Row) -> EpisodeSummary:
+    split, task_id, seed, sample, *rest = row
+    return EpisodeSummary(EpisodeKey(split, task_id, seed, sample), *rest)
 
 
 def _key(job: Job) -> JobKey:

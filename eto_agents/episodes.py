@@ -83,9 +83,10 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
         tasks = open_task_set(env_id, split, env_args)
         arguments = {**env_args, "split": split}
         work = Work(env_id, arguments, tasks.sha256, n_envs, action_timeout_s)
-        for summary, line in policy.play(work, jobs):
-            store.append_line(line)
-            on_end(summary)
+        for block in policy.play(work, jobs):
+            store.append_lines(block.lines)
+            for summary in block.summaries:
+                on_end(summary)
         # Parsed at the end: while they play, the actors need all of this process's time.
         played = {EpisodeKey(split, job.task.id, job.seed, job.sample) for job in jobs}
         return {key: episode for key, episode in store.latest().items() if key in played}

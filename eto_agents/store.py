@@ -108,11 +108,11 @@ class TrajectoryStore:
 
     def append(self, trajectory: Trajectory) -> None:
         """Write one trajectory; it is on file when this returns, and not at all if this fails."""
-        self.append_line((trajectory.to_json() + "\n").encode())
+        self.append_lines((trajectory.to_json() + "\n").encode())
 
-    def append_line(self, line: bytes) -> None:
-        """Write a line that `Trajectory.to_json` has made, with its newline, as `append` does."""
-        append_whole(self._file, line)
+    def append_lines(self, lines: bytes) -> None:
+        """Write lines made by `Trajectory.to_json`, each with its newline, as `append` does."""
+        append_whole(self._file, lines)
 
     def _remove_incomplete_line(self) -> None:
         if not self.path.exists():
