@@ -49,7 +49,7 @@ SCHEMA_VERSION: Final = 3
 _UNFINISHED: Final = re.compile(r"\..+\.\d+(\.old)?")
 """Names of files and folders that are being written; the number is that of the process."""
 
-_RUN_ONLY: Final = frozenset({"report_to", "device"})
+_RUN_ONLY: Final = frozenset({"report_to", "device", "ray", "ray_actors"})
 """Settings that do not affect the result; they may change when a run is resumed."""
 
 

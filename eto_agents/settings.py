@@ -220,7 +220,28 @@ class SFT(FineTuning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RFT(Playing, SFT):
+class Exploring(Playing):
+    """How an agent plays to collect episodes of its own.
+
+    Attributes:
+        ray: Play on a Ray cluster: local for one on this machine, or an address such as auto; all
+            machines must see the model's folder. Episodes are the same as without.
+        ray_actors: Number of Ray actors, each with the model and n-envs episodes at once. By
+            default one per GPU of the cluster, or per core if it has none.
+    """
+
+    ray: str | None = None
+    ray_actors: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.ray_actors is not None:
+            _check(self, positive=("ray_actors",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RFT(Exploring, SFT):
     """Rejection-sampling fine-tuning: the settings of SFT, and how episodes are sampled.
 
     Attributes:
@@ -373,7 +394,7 @@ class GRPO(_OnPolicy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ETO(Playing):
+class ETO(Exploring):
     """Exploration-based trajectory optimisation: how the agent explores, pairs and learns.
 
     Attributes:

@@ -33,7 +33,9 @@ class Reporter:
         self._n_records = n_records
         self._agent_errors = agent_errors
 
-    def on_episode(self, split: str, ended: Collection[Trajectory | EpisodeSummary], n_planned: int) -> None:
+    def on_episode(
+        self, split: str, ended: Collection[Trajectory | EpisodeSummary], n_planned: int
+    ) -> None:
         """Report an episode of a split that has just been stored.
 
         Args:

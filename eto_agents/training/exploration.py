@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eto_agents.distributed import Cluster
 from eto_agents.models.checkpoint import Checkpoint, load_checkpoint
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import ETO, RFT
 from eto_agents.training.task_splits import mean_score, play
 
 if TYPE_CHECKING:
+    from eto_agents.policy import Policy
     from eto_agents.trajectory import Trajectory
     from eto_envs.tasks import Task
 
@@ -56,9 +58,15 @@ def explore(
         "max_new_tokens": settings.max_new_tokens,
     }
 
+    def agent() -> Policy | Cluster:
+        make = functools.partial(_agent, str(model), settings, temperature)
+        if settings.ray is None:
+            return make()
+        return Cluster(make, settings.ray, n_actors=settings.ray_actors, on_gpus=True)
+
     play_all = functools.partial(
         play,
-        lambda: open_checkpoint(model, settings).policy(settings, temperature=temperature),
+        agent,
         settings.env,
         tasks,
         folder / "episodes.jsonl",
@@ -75,6 +83,10 @@ def explore(
     ids = [task.id for task in tasks]
     once(folder, make, kind="exploration", settings=identity, model=str(model), tasks=ids)
     return play_all()  # all episodes are on file now, so this only reads them
+
+
+def _agent(model: str, settings: ETO | RFT, temperature: float) -> Policy:
+    return open_checkpoint(model, settings).policy(settings, temperature=temperature)
 
 
 def open_checkpoint(model: str | Path, settings: ETO | RFT) -> Checkpoint:

@@ -6,6 +6,7 @@ held out of train; the splits ``seen`` and ``unseen`` are for a single evaluatio
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,8 @@ def play(
     """Play tasks, many at once; repeating an interrupted call resumes.
 
     Args:
-        make_policy: makes the agent; called only if there is something to play.
+        make_policy: makes the agent, or the cluster on which it plays; called only if there is
+            something to play.
         env_id: the Gymnasium id.
         tasks: tasks of `split`.
         file: file in which episodes are stored as they end. Of several processes only the main one
@@ -138,10 +140,14 @@ def play(
         show(Progress(split, len(ended), len(keys), episode))
 
     if waiting and is_main_process():
-        with TrajectoryStore(file) as store:
+        with contextlib.ExitStack() as stack:
+            store = stack.enter_context(TrajectoryStore(file))
+            policy = make_policy()
+            if isinstance(policy, Cluster):
+                stack.enter_context(policy)
             finished |= play_into(
                 store,
-                make_policy(),
+                policy,
                 env_id,
                 waiting,
                 split=split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -154,3 +155,29 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["eval", *common[:-4], "--ray-actors", "2", "--policy", "expert"])
     assert "--ray-actors needs --ray" in capsys.readouterr().err
+
+
+@pytest.mark.torch
+def test_exploration(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from eto_agents.models.checkpoint import save_checkpoint
+    from eto_agents.settings import DPO, ETO
+    from eto_agents.training.exploration import explore
+    from eto_agents.training.task_splits import tasks_of
+    from tests.agents.training.worlds import BANDIT, WORLD, undecided
+
+    save_checkpoint(undecided(tmp_path), tmp_path / "model")
+    settings = ETO(
+        env=BANDIT, world=WORLD, temperature=1.0, max_new_tokens=6, n_envs=8, dpo=DPO(device="cpu")
+    )
+    tasks = tasks_of(BANDIT, "train")[:6]
+    explore(tmp_path / "model", tasks, settings, tmp_path / "plain")
+    on_ray = dataclasses.replace(settings, ray="local", ray_actors=2)
+    explore(tmp_path / "model", tasks, on_ray, tmp_path / "ray")
+    plain, played = (
+        {key: [step["action"] for step in episode["steps"]] for key, episode in found.items()}
+        for found in map(episodes_of, (tmp_path / "plain", tmp_path / "ray"))
+    )
+    assert played == plain
+    # An exploration that is complete, or was begun with Ray, is read without it.
+    assert len(explore(tmp_path / "model", tasks, settings, tmp_path / "ray")) == 6
