@@ -167,10 +167,11 @@ def test_exploration(tmp_path: Path) -> None:
     from tests.agents.training.worlds import BANDIT, WORLD, undecided
 
     save_checkpoint(undecided(tmp_path), tmp_path / "model")
+    env_id = f"tests.agents.training.worlds:{BANDIT}"  # so that actors can find it, too
     settings = ETO(
-        env=BANDIT, world=WORLD, temperature=1.0, max_new_tokens=6, n_envs=8, dpo=DPO(device="cpu")
+        env=env_id, world=WORLD, temperature=1.0, max_new_tokens=6, n_envs=8, dpo=DPO(device="cpu")
     )
-    tasks = tasks_of(BANDIT, "train")[:6]
+    tasks = tasks_of(env_id, "train")[:6]
     explore(tmp_path / "model", tasks, settings, tmp_path / "plain")
     on_ray = dataclasses.replace(settings, ray="local", ray_actors=2)
     explore(tmp_path / "model", tasks, on_ray, tmp_path / "ray")
