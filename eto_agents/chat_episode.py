@@ -63,6 +63,7 @@ class ChatEpisode:
         task: the task that is played.
         tools: the tools that the agent may call, as JSON schemas; none for the protocol
             ``"thought"``.
+        observation: the environment's last observation, without what the protocol adds to it.
         info: the environment's info at the last observation.
         over: whether the episode has ended.
     """
@@ -130,6 +131,11 @@ class ChatEpisode:
     def messages(self) -> list[Message]:
         """The conversation so far: prompt, task, and then replies and what followed them."""
         return self._conversation.whole()
+
+    @property
+    def observation(self) -> str:
+        """The environment's last observation, without what the protocol adds to it."""
+        return self._live.observation
 
     @property
     def info(self) -> Info:

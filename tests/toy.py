@@ -11,6 +11,7 @@ from eto_envs.tasks import SPLITS, Task, TaskSet, TaskSets
 from eto_envs.vector import TextVectorEnv
 
 CORRIDOR = "eto-test/Corridor-v0"
+BROKEN = "eto-test/Broken-v0"
 
 
 def _make_task(task_id: str) -> Task:
@@ -66,6 +67,13 @@ class CorridorEnv(TextEnv):
         self._position, self._furthest = state
 
 
+class BrokenEnv(CorridorEnv):
+    """A corridor that fails at the first step."""
+
+    def _advance(self, action: str) -> Advance:
+        raise OSError("the world ended")
+
+
 def corridor_vector_env(**kwargs: Any) -> TextVectorEnv:
     return TextVectorEnv(CorridorEnv, **kwargs)
 
@@ -75,3 +83,4 @@ gym.register(
     entry_point="tests.toy:CorridorEnv",
     vector_entry_point="tests.toy:corridor_vector_env",
 )
+gym.register(BROKEN, entry_point="tests.toy:BrokenEnv")

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import pytest
 
 import eto_envs  # noqa: F401 (registers the ids)
@@ -19,7 +18,7 @@ from eto_agents.react.protocols import OVER, call_of
 from eto_agents.settings import SettingsError
 from eto_envs.errors import BackendError, UnknownNameError
 from tests.agents import shopper
-from tests.toy import CORRIDOR, CorridorEnv
+from tests.toy import BROKEN, CORRIDOR
 
 WEBSHOP = "ETO-WebShop-v0"
 MINI: dict[str, Any] = {"split": "seen", "dataset": "mini"}
@@ -165,25 +164,14 @@ def test_an_agent_that_fails() -> None:
     assert episode.trajectory.error == "status 500"
 
 
-class Broken(CorridorEnv):
-    """Fails at the first step."""
-
-    def _advance(self, action: str) -> Any:
-        raise OSError("the world ended")
-
-
 def test_a_world_that_fails_has_no_score() -> None:
-    gym.register("eto-test/Broken-v0", entry_point=f"{__name__}:Broken")
-    try:
-        episode = ChatEpisode("eto-test/Broken-v0", 0, prompts="brief", world="webshop")
-        with pytest.raises(BackendError, match="the world ended"):
-            episode.reply("Action: go")
-        assert episode.over
-        assert episode.trajectory.status == "env_error"
-        assert "the world ended" in episode.trajectory.error
-        assert episode.reply("Action: go").messages[0]["content"] == OVER
-    finally:
-        del gym.registry["eto-test/Broken-v0"]
+    episode = ChatEpisode(BROKEN, 0, prompts="brief", world="webshop")
+    with pytest.raises(BackendError, match="the world ended"):
+        episode.reply("Action: go")
+    assert episode.over
+    assert episode.trajectory.status == "env_error"
+    assert "the world ended" in episode.trajectory.error
+    assert episode.reply("Action: go").messages[0]["content"] == OVER
 
 
 def test_a_completion_leaves_its_tokens_in_the_record() -> None:

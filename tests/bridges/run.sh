@@ -1,29 +1,51 @@
 #!/usr/bin/env bash
-# Tests the bridges, each in an environment of its own, because the packages exclude each other.
+# Tests the bridges in environments of their own, because their packages exclude each other.
 #
-# tests/bridges/NAME.txt has the pinned packages of an environment, and tests/bridges/test_NAME.py the
-# tests that run in it. Without arguments all run; `tests/bridges/run.sh inspect mcp` runs two.
-# The environments are kept in $BRIDGES_DIR (by default .bridges) and reused while NAME.txt is the same.
+# tests/bridges/NAME.txt lists the pinned packages of an environment, in which tests/bridges/test_NAME.py
+# runs, or the tests that its line `# tests: A B` names. With the line `# on top of .venv`, the packages
+# are laid over that environment (or $VENV), which has the extra train, without what they require.
+# Without arguments all environments are tested; `tests/bridges/run.sh inspect mcp` tests two.
+# They are kept in $BRIDGES_DIR (by default .bridges) and reused while NAME.txt is the same.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-folder=${BRIDGES_DIR:-.bridges}
-python=${PYTHON:-python3}
+mkdir -p "${BRIDGES_DIR:-.bridges}"
+folder=$(cd "${BRIDGES_DIR:-.bridges}" && pwd)
+# What other projects deprecate is reported; what it breaks fails.
+not_errors=(-W default::DeprecationWarning -W default::PendingDeprecationWarning
+    -W default::FutureWarning)
 names=("$@")
 if [ ${#names[@]} -eq 0 ]; then
     for file in tests/bridges/*.txt; do names+=("$(basename "$file" .txt)"); done
 fi
 for name in "${names[@]}"; do
     requirements=tests/bridges/$name.txt
-    venv=$folder/$name
-    if ! cmp -s "$requirements" "$venv/installed.txt"; then
-        echo "installing what the bridge $name needs"
-        rm -rf "$venv"
-        "$python" -m venv "$venv"
-        "$venv/bin/pip" install --quiet -r "$requirements" -e . pytest pytest-timeout hypothesis
-        cp "$requirements" "$venv/installed.txt"
-    elif [ pyproject.toml -nt "$venv/installed.txt" ]; then  # the entry points may have changed
-        "$venv/bin/pip" install --quiet --no-deps -e .
-        touch "$venv/installed.txt"
+    packages=$folder/$name
+    if grep -qx '# on top of .venv' "$requirements"; then
+        python=${VENV:-.venv}/bin/python
+        make=(test -x "$python")
+        install=(--no-deps --target "$packages")
+        update=(true)
+        path=$PWD:$packages
+    else
+        python=$packages/bin/python
+        make=("${PYTHON:-python3}" -m venv "$packages")
+        install=(-e . pytest pytest-timeout hypothesis)
+        update=("$python" -m pip install --quiet --no-deps -e .)
+        path=$PWD
     fi
-    "$venv/bin/python" -m pytest -q -p no:cacheprovider "tests/bridges/test_$name.py"
+    if ! cmp -s "$requirements" "$packages/installed.txt"; then
+        echo "installing what the tests of $name need"
+        rm -rf "$packages"
+        "${make[@]}" || { echo "no environment for $name: $python" >&2; exit 1; }
+        "$python" -m pip install --quiet "${install[@]}" -r "$requirements"
+        cp "$requirements" "$packages/installed.txt"
+    elif [ pyproject.toml -nt "$packages/installed.txt" ]; then  # the entry points may have changed
+        "${update[@]}"
+        touch "$packages/installed.txt"
+    fi
+    tests=$(sed -n 's/^# tests: //p' "$requirements")
+    for test in ${tests:-$name}; do
+        PYTHONPATH=$path "$python" -m pytest -q -p no:cacheprovider "${not_errors[@]}" \
+            "tests/bridges/test_$test.py"
+    done
 done
