@@ -18,6 +18,7 @@ from eto_agents.policy import (
     Decision,
     as_policy,
     conversation_of,
+    is_concurrent,
     load_policy,
     reveal_of,
     with_time_limit,
@@ -67,6 +68,7 @@ class BestOfN:
         inner = str(getattr(self.policy, "name", type(self.policy).__name__))
         self.name = f"best-of-{n} ({inner})"
         self.reveal = reveal_of(self.policy)
+        self.concurrent = is_concurrent(self.policy)
         self.provenance = {
             "best_of_n": n,
             "chosen_by": "final reward",

@@ -83,6 +83,11 @@ class LiveEpisode:
         self._initial_observation = ""
         self._started_s = time.perf_counter()
 
+    @property
+    def n_steps(self) -> int:
+        """Number of recorded steps."""
+        return len(self._steps)
+
     def begin(self) -> None:
         """Reset the environment to the task; whatever it raises is its failure."""
         self._started_s = time.perf_counter()
@@ -196,7 +201,12 @@ def checked_decision(decision: Any) -> Decision:
     if not isinstance(decision, Decision):
         return Decision("", error=f"act returned a {type(decision).__name__}, not a Decision")
     if decision.error:
-        return Decision("", usage=decision.usage, error=str(decision.error))
+        return Decision(
+            "",
+            usage=decision.usage,
+            error=str(decision.error),
+            is_permanent=bool(decision.is_permanent),
+        )
     for name, bound in (
         ("action", MAX_ACTION_BYTES),
         ("text", MAX_TEXT_BYTES),

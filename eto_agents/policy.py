@@ -12,6 +12,7 @@ import functools
 import importlib
 import inspect
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from eto_agents.arguments import checked_arguments
-from eto_agents.deadline import ActionTimeoutError, Worker
+from eto_agents.threads import ActionTimeoutError, Worker
 from eto_agents.trajectory import Message
 from eto_envs.errors import UnknownNameError
 from eto_envs.shaping import Info
@@ -55,6 +56,8 @@ class Decision:
         latency_s: seconds the decision took.
         error: if not empty, the agent failed and the episode ends as `agent_error`. The first line
             says what happened; a traceback may follow.
+        is_permanent: for an error, whether it has to be expected in every other episode as well,
+            such as a wrong API key: a run in which nothing else happens is stopped.
     """
 
     action: str
@@ -65,6 +68,7 @@ class Decision:
     usage: Mapping[str, float] = field(default_factory=dict)
     latency_s: float = 0.0
     error: str = ""
+    is_permanent: bool = False
 
 
 @runtime_checkable
@@ -73,7 +77,13 @@ class Policy(Protocol):
 
     Optional attributes: `name` (str, for results), `reveal` (what it needs in `info`, a name or
     several, such as ``("admissible_actions",)``), `provenance` (a JSON-able dict: model, sampling,
-    prompt hash) and `n_envs` (the most episodes it can serve at once).
+    prompt hash), `n_envs` (the most episodes it can serve at once) and `concurrent`.
+
+    By default all live episodes wait for each other: one call of `act` decides for all of them. If
+    `concurrent` is true, `reset` and `act` may be called from several threads at once, each call
+    with other slots. Each episode then goes on as soon as its own decision is there; its calls have
+    one slot, and all calls for a slot come from the same thread. Such a policy has to wait rather
+    than compute, for a server for instance, or it gains nothing.
     """
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
@@ -83,6 +93,11 @@ class Policy(Protocol):
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
         """Return one decision for each of `slots`."""
+
+
+def is_concurrent(agent: Any) -> bool:
+    """Whether an agent, or a model, may be called from several threads at once."""
+    return bool(getattr(agent, "concurrent", False))
 
 
 def reveal_of(agent: Any) -> tuple[str, ...]:
@@ -96,7 +111,11 @@ def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
 
 
 class OneEpisodePolicy:
-    """A batch policy that runs a one-episode agent in each slot."""
+    """A batch policy that runs a one-episode agent in each slot.
+
+    It is concurrent if the agent has a true attribute `concurrent`: one agent is never called from
+    two threads at once, but what several agents share has to bear it.
+    """
 
     def __init__(self, make_agent: Callable[[], Any], name: str) -> None:
         """Wrap the agents that `make_agent` returns: objects with `reset(task, seed)` and `act`."""
@@ -109,7 +128,8 @@ class OneEpisodePolicy:
         self.name = str(getattr(first, "name", name))
         self.reveal = reveal_of(first)
         self.provenance = dict(getattr(first, "provenance", {}))
-        self._spare: Any = first
+        self.concurrent = is_concurrent(first)
+        self._spares: list[Any] = [first]
 
     def limit_time(self, seconds: float | None) -> None:
         """Let an agent that takes longer than this for `reset` or `act` fail in its episode."""
@@ -121,10 +141,7 @@ class OneEpisodePolicy:
             self._failed.pop(slot, None)
             try:
                 if slot not in self._agents:
-                    spare, self._spare = self._spare, None
-                    self._agents[slot] = (
-                        self._call(slot, self._make_agent) if spare is None else spare
-                    )
+                    self._agents[slot] = self._new_agent(slot)
                 self._call(slot, self._agents[slot].reset, task, seed)
             except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
                 self._failed[slot] = failure(error)
@@ -150,8 +167,14 @@ class OneEpisodePolicy:
         kind = type(answer).__name__
         return Decision("", error=f"act returned {kind}, not str: {shortened(answer)}")
 
+    def _new_agent(self, slot: int) -> Any:
+        try:
+            return self._spares.pop()  # two threads cannot get the same one
+        except IndexError:
+            return self._call(slot, self._make_agent)
+
     def _call(self, slot: int, function: Callable[..., Any], *arguments: Any) -> Any:
-        # Agents are called one after another, so that none uses up another's time.
+        # Each agent has a worker, so that none uses up another's time.
         if self._limit_s is None:
             return function(*arguments)
         if slot not in self._workers:
@@ -164,14 +187,18 @@ class OneEpisodePolicy:
 
 
 class TimeLimitedPolicy:
-    """A batch policy whose calls raise `ActionTimeoutError` when they take too long."""
+    """A batch policy whose calls raise `ActionTimeoutError` when they take too long.
+
+    It is concurrent if the policy is: each thread that calls has a thread of its own for its calls.
+    """
 
     def __init__(self, policy: Policy, seconds: float) -> None:
         """Limit every call of `policy` to `seconds`, however many episodes it serves."""
         self._policy = policy
         self._seconds: float | None = seconds
-        self._worker = Worker()
+        self._of_thread = threading.local()
         self.name = str(getattr(policy, "name", type(policy).__name__))
+        self.concurrent = is_concurrent(policy)
 
     def limit_time(self, seconds: float | None) -> None:
         """Change the limit of every call; None removes it."""
@@ -179,18 +206,22 @@ class TimeLimitedPolicy:
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """Begin an episode in each of `slots`."""
-        self._worker.call(self._seconds, self._policy.reset, slots, tasks, seeds)
+        self._call(self._policy.reset, slots, tasks, seeds)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
     ) -> list[Decision]:
         """Return one decision for each of `slots`."""
-        answer = self._worker.call(self._seconds, self._policy.act, slots, observations, infos)
-        return cast(list[Decision], answer)
+        return cast(list[Decision], self._call(self._policy.act, slots, observations, infos))
 
     def conversation(self, slot: int) -> list[Message]:
         """The wrapped policy's conversation in a slot."""
         return conversation_of(self._policy, slot)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if not hasattr(self._of_thread, "worker"):
+            self._of_thread.worker = Worker()
+        return self._of_thread.worker.call(self._seconds, function, *arguments)
 
 
 def conversation_of(policy: Any, slot: int) -> list[Message]:

@@ -27,9 +27,11 @@ from eto_agents.policy import (
     as_policy,
     describe,
     failure,
+    is_concurrent,
     reveal_of,
     with_time_limit,
 )
+from eto_agents.threads import Threads
 from eto_agents.trajectory import Status, Trajectory
 from eto_envs.core import TextEnv
 from eto_envs.errors import BackendError
@@ -76,7 +78,12 @@ def open_task_set(env_id: str, split: str, env_args: Mapping[str, Any] | None = 
 class Rollouts:
     """Plays jobs and iterates over their episodes, in the order in which they end.
 
-    After an interruption `cancel` returns the episodes that have not been yielded yet.
+    A concurrent policy (see `eto_agents.policy.Policy`) decides for each live episode in a thread,
+    and each episode goes on as soon as its own decision is there; any other policy decides for all
+    live episodes at once. Environments are stepped and episodes recorded in the caller's thread.
+
+    After an interruption `cancel` returns the episodes that have not been yielded yet. It does not
+    wait for decisions that are under way.
     """
 
     def __init__(
@@ -100,6 +107,8 @@ class Rollouts:
                 `agent_error` (`eto_agents.policy.with_time_limit`); None sets no limit.
         """
         self._policy = with_time_limit(policy, action_timeout_s)
+        free = is_concurrent(self._policy)
+        self._decisions: _Free | _Together = (_Free if free else _Together)(self._policy)
         self._name = str(getattr(policy, "name", type(policy).__name__))
         self._env = env
         self._env_id = env.spec.id if env.spec is not None else type(env.envs[0]).__name__
@@ -111,28 +120,29 @@ class Rollouts:
 
     def __iter__(self) -> Iterator[Trajectory]:
         """Play until no job is left."""
-        while True:
-            while self._finished:
-                yield self._finished.popleft()
-            self._fill()
-            if not self._live:
-                if not self._waiting and not self._finished:
+        try:
+            while True:
+                while self._finished:
+                    yield self._finished.popleft()
+                self._fill()
+                if self._live:
+                    self._advance_all(self._decisions.wait(self._live))
+                elif not self._waiting and not self._finished:
                     return
-                continue
-            decisions = self._decide()
-            self._send_all(decisions)
-            for slot, decision in decisions.items():
-                self._advance(slot, decision)
+        finally:
+            self._decisions.close()
 
     def cancel(self) -> list[Trajectory]:
         """Episodes that have ended but were not yielded yet, and the live ones as `cancelled`."""
+        self._decisions.close()
         ended = list(self._finished)
         self._finished.clear()
         return ended + [self._end(slot, "cancelled") for slot in sorted(self._live)]
 
     def _fill(self) -> None:
         """Begin waiting jobs in free slots."""
-        begun: list[int] = []
+        if not self._waiting:
+            return
         for slot in range(self._env.num_envs):
             if slot in self._live or not self._waiting:
                 continue
@@ -142,46 +152,19 @@ class Rollouts:
                 episode.begin()
             except Exception as error:  # noqa: BLE001 (an environment's failure is a status)
                 self._env_failed(episode, n_tries, error)
-                continue
-            self._live[slot], self._n_tries[slot] = episode, n_tries
-            begun.append(slot)
-        if begun:
-            jobs = [self._live[slot].job for slot in begun]
-            tasks, seeds = [job.task for job in jobs], [job.episode_seed for job in jobs]
-            try:
-                self._policy.reset(begun, tasks, seeds)
-            except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
-                message = failure(error)
-                for slot in begun:
-                    self._live[slot].fail(message)
-                    self._finished.append(self._end(slot))
+            else:
+                self._live[slot], self._n_tries[slot] = episode, n_tries
 
-    def _decide(self) -> dict[int, Decision]:
-        slots = sorted(self._live)
-        episodes = [self._live[slot] for slot in slots]
-        started_s = time.perf_counter()
-        try:
-            decisions = self._policy.act(
-                slots, [e.observation for e in episodes], [e.info for e in episodes]
-            )
-            decisions = _checked(decisions, len(slots))
-        except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
-            message = failure(error)
-            logger.warning("the policy failed; its %d live episodes end as agent_error", len(slots))
-            decisions = [Decision("", error=message)] * len(slots)
-        latency_s = (time.perf_counter() - started_s) / len(slots)
-        return {
-            slot: decision if decision.latency_s else replace(decision, latency_s=latency_s)
-            for slot, decision in zip(slots, decisions, strict=True)
-        }
-
-    def _send_all(self, decisions: Mapping[int, Decision]) -> None:
-        """Start all actions at once in environments that can run them concurrently (`send`)."""
+    def _advance_all(self, decisions: Mapping[int, Decision]) -> None:
+        """Execute decisions, by slot."""
+        # Environments that can run concurrently start on their actions before the first is stepped.
         for slot, decision in decisions.items():
             send = getattr(self._sub(slot), "send", None)
-            if send is not None and not decision.error and isinstance(decision.action, str):
+            if send is not None and not decision.error:
                 with contextlib.suppress(BackendError):  # `step` retries and reports the failure
                     send(decision.action)
+        for slot, decision in decisions.items():
+            self._advance(slot, decision)
 
     def _advance(self, slot: int, decision: Decision) -> None:
         try:
@@ -206,6 +189,77 @@ class Rollouts:
     def _sub(self, slot: int) -> TextEnv:
         # Stepped one by one and not by env.step(): a failure ends one episode and not the batch.
         return self._env.envs[slot]
+
+
+class _Together:
+    """Decides for all live episodes in one call of the policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def wait(self, live: Mapping[int, LiveEpisode]) -> dict[int, Decision]:
+        """Decisions for all live episodes, by slot."""
+        return _decide(self._policy, dict(sorted(live.items())))
+
+    def close(self) -> None:
+        """There is nothing under way."""
+
+
+class _Free:
+    """Decides for each live episode in a thread of its slot."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._threads = Threads()
+        self._busy: set[int] = set()
+
+    def wait(self, live: Mapping[int, LiveEpisode]) -> dict[int, Decision]:
+        """Decisions for those live episodes for which there is one, and for one at least."""
+        for slot in sorted(live.keys() - self._busy):
+            self._threads.start(slot, _decide, self._policy, {slot: live[slot]})
+            self._busy.add(slot)
+        decisions: dict[int, Decision] = {}
+        for outcome in self._threads.wait():
+            if outcome.error is not None:  # Ctrl-C; what an agent raises is a decision
+                raise outcome.error
+            decisions |= outcome.value
+        self._busy -= decisions.keys()
+        return decisions
+
+    def close(self) -> None:
+        """Do not wait for decisions that are under way."""
+        self._threads.close()
+
+
+def _decide(policy: Policy, live: Mapping[int, LiveEpisode]) -> dict[int, Decision]:
+    """One decision for each episode, by slot; episodes without a step are begun first.
+
+    Raises:
+        KeyboardInterrupt: the user interrupted the policy; all else that it raises is a decision.
+    """
+    new = {slot: episode.job for slot, episode in live.items() if not episode.n_steps}
+    try:
+        if new:
+            seeds = [job.episode_seed for job in new.values()]
+            policy.reset(list(new), [job.task for job in new.values()], seeds)
+    except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
+        failed = Decision("", error=failure(error))
+        rest = {slot: episode for slot, episode in live.items() if slot not in new}
+        return dict.fromkeys(new, failed) | (_decide(policy, rest) if rest else {})
+    observations = [episode.observation for episode in live.values()]
+    started_s = time.perf_counter()
+    try:
+        decisions = policy.act(list(live), observations, [e.info for e in live.values()])
+        decisions = _checked(decisions, len(live))
+    except BaseException as error:  # noqa: BLE001 (third-party code: its failure is data)
+        failed = Decision("", error=failure(error))
+        logger.warning("the policy failed; its %d live episodes end as agent_error", len(live))
+        return dict.fromkeys(live, failed)
+    latency_s = (time.perf_counter() - started_s) / len(live)
+    return {
+        slot: decision if decision.latency_s else replace(decision, latency_s=latency_s)
+        for slot, decision in zip(live, decisions, strict=True)
+    }
 
 
 def _checked(decisions: Any, n_slots: int) -> list[Decision]:

@@ -46,7 +46,7 @@ LAYERS = (
         "eto_agents.markdown",
         "eto_agents.trajectory",
         "eto_agents.settings",
-        "eto_agents.deadline",
+        "eto_agents.threads",
         "eto_agents.processes",
     ),
     ("eto_agents.plain_text", "eto_agents.strict_json"),

@@ -102,8 +102,9 @@ class ChatModel(Protocol):
     """A model that continues conversations.
 
     Optional members: `count_tokens(messages) -> int`, `max_context_tokens` (int), `provenance` (a
-    dict of JSON values that the model's replies depend on), and `prompts` and `with_example` (what
-    it was trained with; see `eto_agents.policies.react`).
+    dict of JSON values that the model's replies depend on), `prompts` and `with_example` (what
+    it was trained with; see `eto_agents.policies.react`), and `concurrent` (whether `generate` may
+    be called from several threads at once, as a server's client can).
     """
 
     name: str

@@ -1,11 +1,12 @@
 """`OpenAIModel`: any server with OpenAI's chat completions API, such as vLLM or OpenAI's own.
 
-The requests of a batch are sent concurrently, within a limit on requests under way and one on
-requests per minute. Errors that may pass are retried with exponential backoff; all others are the
-completion's `error`, whether they are an HTTP status or are inside a reply with status 200. Nothing
-that a server sends is used unchecked, and the API key is in no message. With a file of recordings,
-replies are saved and reused, and a run can be repeated offline. Prices are not here, because they
-change: pass them. Conversations are in `eto_agents.react`.
+Any number of threads may use a model at once; the limits on requests under way and on requests per
+minute hold for all of them together. The requests of a batch are sent concurrently. Errors that may
+pass are retried with exponential backoff; all others are the completion's `error`, whether they are
+an HTTP status or are inside a reply with status 200. Nothing that a server sends is used unchecked,
+and the API key is in no message. With a file of recordings, replies are saved and reused, and a run
+can be repeated offline. Prices are not here, because they change: pass them. Conversations are in
+`eto_agents.react`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import logging
 import math
 import os
 import random
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -75,6 +79,7 @@ class OpenAIModel:
             at another port.
         max_context_tokens: the most tokens of a prompt and its reply, None if not known.
         totals: the usage of all completions so far, summed, with ``requests`` and ``errors``.
+        concurrent: true: `generate` may be called from several threads at once.
 
     Args:
         model: the model's name on the server.
@@ -85,7 +90,8 @@ class OpenAIModel:
         n_retries: how often a failed request is sent again.
         backoff_s: seconds before the first retry; they double each time, up to a minute, unless
             the server names a pause.
-        concurrency: the most requests under way at once.
+        concurrency: the most requests under way at once, from all threads together. Each is a
+            connection, and so an open file of the process (``ulimit -n``, often 1024).
         requests_per_minute: the most requests sent in a minute, retries included.
         usd_per_million_prompt_tokens: price, for ``cost_usd`` in the usage.
         usd_per_million_completion_tokens: price.
@@ -100,6 +106,8 @@ class OpenAIModel:
         extra_body: further fields of requests, such as vLLM's ``{"return_token_ids": True}``.
     """
 
+    concurrent: Final = True
+
     def __init__(  # noqa: PLR0913 (each is one thing that a user decides)
         self,
         model: str,
@@ -109,7 +117,7 @@ class OpenAIModel:
         timeout_s: float = 120.0,
         n_retries: int = 5,
         backoff_s: float = 1.0,
-        concurrency: int = 16,
+        concurrency: int = 1000,
         requests_per_minute: float | None = None,
         usd_per_million_prompt_tokens: float | None = None,
         usd_per_million_completion_tokens: float | None = None,
@@ -162,9 +170,9 @@ class OpenAIModel:
         self._jitter = random.Random(0)  # spreads retries over time; no result depends on it
         self._lock = threading.Lock()
         self._place, self._secrets = "", [""]
-        self._client: Any = None
+        self._clients: _Clients | None = None
         if not offline:
-            self._client = self._connect(base_url, api_key, timeout_s)
+            self._clients = self._connect(base_url, api_key, timeout_s)
         self._recordings = None if recordings is None else Recordings(recordings)
         self.provenance: dict[str, Any] = {"extra": self._extra, "omit": sorted(self._omit)}
 
@@ -174,8 +182,8 @@ class OpenAIModel:
             hint = """Several are written as a list: omit='["stop", "temperature"]'."""
             raise UnknownNameError("field to omit", name, fields, hint)
 
-    def _connect(self, base_url: str | None, api_key: str | None, timeout_s: float) -> Any:
-        """Make the client; nothing is sent."""
+    def _connect(self, base_url: str | None, api_key: str | None, timeout_s: float) -> _Clients:
+        """Make the clients; nothing is sent."""
         self._openai = require("openai", extra="openai")
         address = base_url or os.environ.get("OPENAI_BASE_URL") or ""
         key = api_key or os.environ.get("OPENAI_API_KEY") or ""
@@ -196,8 +204,11 @@ class OpenAIModel:
         client = self._openai.OpenAI(
             api_key=key or "none", base_url=address or None, timeout=timeout_s, max_retries=0
         )
+        self._reply_type = self._openai.types.chat.ChatCompletion
         self._place = urlsplit(str(client.base_url)).netloc.rpartition("@")[2]
-        return client
+        clients = _Clients(self._openai, client, self._concurrency)
+        weakref.finalize(self, clients.close).atexit = False
+        return clients
 
     def generate(
         self,
@@ -214,14 +225,10 @@ class OpenAIModel:
             self._body(conversation, sampling, None if seeds is None else seeds[i])
             for i, conversation in enumerate(conversations)
         ]
-        if not bodies:
-            return []
-        pool = ThreadPoolExecutor(min(self._concurrency, len(bodies)))
-        try:
-            completions = list(pool.map(self._complete, bodies))
-        finally:
-            # After an interruption, requests that were not yet sent never are.
-            pool.shutdown(wait=False, cancel_futures=True)
+        if len(bodies) > 1:
+            completions = self._complete_all(bodies)
+        else:
+            completions = [self._complete(body) for body in bodies]
         # Recordings have what the server said, which may go on after a stop.
         return [cut_at_stop(completion, sampling.stop) for completion in completions]
 
@@ -243,6 +250,15 @@ class OpenAIModel:
         body |= self._extra
         return {key: value for key, value in body.items() if key not in self._omit}
 
+    def _complete_all(self, bodies: list[dict[str, Any]]) -> list[Completion]:
+        """Complete requests concurrently."""
+        pool = ThreadPoolExecutor(min(self._concurrency, len(bodies)))
+        try:
+            return list(pool.map(self._complete, bodies))
+        finally:
+            # After an interruption, requests that were not yet sent never are.
+            pool.shutdown(wait=False, cancel_futures=True)
+
     def _complete(self, body: dict[str, Any]) -> Completion:
         """The recorded completion of a request, or the server's."""
         try:
@@ -262,21 +278,23 @@ class OpenAIModel:
             completion = Completion(**reply)
             usage = {**completion.usage, "replayed_requests": 1.0}
             return dataclasses.replace(completion, usage=usage)
-        if self._client is None:
+        if self._clients is None:
             return Completion(error=f"offline, and request {key[:12]} is not recorded")
-        completion = self._request(body)
+        completion = self._request(body, self._clients)
         if self._recordings is not None and not completion.error:
             recorded = self._recordings.put(key, dataclasses.asdict(completion))
             completion = Completion(**recorded)
         return completion
 
-    def _request(self, body: dict[str, Any]) -> Completion:
+    def _request(self, body: dict[str, Any], clients: _Clients) -> Completion:
         """Send a request until it succeeds or must not be retried."""
-        known = {name: value for name, value in body.items() if name not in self._extra}
         for attempt in itertools.count(1):
             self._pacer.wait()
             try:
-                reply = self._client.chat.completions.create(**known, extra_body=self._extra)
+                with clients.one() as client:
+                    # Not `chat.completions.create`, which converts every message of the chat: of
+                    # long chats that takes longer than all else, and only one thread at a time.
+                    reply = client.post("/chat/completions", cast_to=self._reply_type, body=body)
                 failure = _error_inside(reply)
             except (self._openai.OpenAIError, ValueError) as error:
                 failure = self._failure(error)
@@ -508,6 +526,51 @@ def _token_ends(text: str, tokens: Sequence[Any]) -> list[int] | None:
     if not b"".join(raw).startswith(text.encode("utf-8", "surrogatepass")):
         return None
     return list(itertools.accumulate(map(len, raw)))
+
+
+class _Clients:
+    """Clients of a server: one for each request under way, with one connection each.
+
+    A single client could serve them all. But for every request it looks through its connections, in
+    one thread at a time: with a thousand of them, that takes longer than everything else.
+    """
+
+    def __init__(self, openai: Any, client: Any, n: int) -> None:
+        """Take the package, a client to copy, and the most requests under way at once."""
+        self._openai = openai
+        self._made = [client]
+        self._idle = [client]
+        self._permits = threading.BoundedSemaphore(n)
+        # httpx or its successor, depending on openai's release. To load the certificates takes
+        # longer than to make a client, so all share them.
+        httpx = sys.modules[type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0]]
+        self._certificates = httpx.create_ssl_context()
+
+    @contextmanager
+    def one(self) -> Iterator[Any]:
+        """A client for one request, as soon as fewer than `n` are under way."""
+        while not self._permits.acquire(timeout=1.0):
+            pass  # without a timeout, a thread whose call was abandoned would stay in the queue
+        client = self._take()
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
+            self._permits.release()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._made:
+            client.close()
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()  # the last one used, whose connection is open
+        except IndexError:
+            http_client = self._openai.DefaultHttpxClient(verify=self._certificates)
+            client = self._made[0].with_options(http_client=http_client)
+            self._made.append(client)
+            return client
 
 
 class _Pacer:

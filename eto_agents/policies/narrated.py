@@ -61,7 +61,8 @@ class NarratedPolicy:
         self.reveal = reveal_of(self._policy)
         provenance = dict(getattr(self._policy, "provenance", {}))
         self.provenance: dict[str, Any] = provenance | {"thoughts": style}
-        for name in ("n_envs", "n_samples"):  # attributes that the evaluation harness looks for
+        # Attributes that the evaluation harness and the rollouts look for.
+        for name in ("n_envs", "n_samples", "concurrent"):
             if hasattr(self._policy, name):
                 setattr(self, name, getattr(self._policy, name))
         self._seeds: dict[int, int] = {}

@@ -24,7 +24,7 @@ from typing import Any
 from eto_agents.arguments import UnknownArgumentError
 from eto_agents.chat_episode import decision_of
 from eto_agents.models.base import ChatModel, Completion, Sampling, complete, load_model
-from eto_agents.policy import Decision
+from eto_agents.policy import Decision, is_concurrent
 from eto_agents.react.context import ContextOverflowError, Conversation, estimate_tokens
 from eto_agents.react.prompts import find_prompt, load_prompts, prompt_key
 from eto_agents.react.protocols import ProtocolName, find_protocol
@@ -35,13 +35,15 @@ from eto_envs.tasks import Task
 
 
 class ReActPolicy:
-    """A policy that prompts a chat model for "Thought: … Action: …", in all live episodes at once.
+    """A policy that prompts a chat model for "Thought: … Action: …", in many episodes at once.
 
     Attributes:
         name: ``"react (<the model's name>)"``.
         provenance: model, sampling, prompts with their hashes, and the context limit.
         model: the chat model.
         sampling: how replies are sampled.
+        concurrent: whether the model can be called from several threads at once; each episode then
+            goes on as soon as its own reply is there.
 
     Args:
         model: a model or its name, such as ``"openai:gpt-4o-mini"`` (`models.load_model`).
@@ -107,6 +109,7 @@ class ReActPolicy:
         self.model = model
         self.sampling = Sampling(temperature, top_p, max_tokens, **stops)
         self.name = f"react ({model.name})"
+        self.concurrent = is_concurrent(model)
         self._prompts = load_prompts(prompts)
         for prompt in (
             self._prompts.values() if world is None else [find_prompt(self._prompts, world)]
@@ -160,8 +163,10 @@ class ReActPolicy:
                 chats[slot] = self._continue(slot, observation, info)
             except ContextOverflowError as error:
                 decisions[slot] = Decision("", error=str(error))
+        # A call that outlives its run must not write into the conversations of the next one.
+        conversations = {slot: self._conversations[slot] for slot in chats}
         for slot, completion in zip(chats, self._generate(chats), strict=True):
-            decisions[slot] = decision_of(self._conversations[slot], completion)
+            decisions[slot] = decision_of(conversations[slot], completion)
         return [decisions[slot] for slot in slots]
 
     def conversation(self, slot: int) -> list[Message]:

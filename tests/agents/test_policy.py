@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from eto_agents.best_of_n import BestOfN
-from eto_agents.deadline import ActionTimeoutError, Worker
 from eto_agents.policy import (
     MAX_TRACEBACK_CHARS,
     Decision,
@@ -22,6 +21,7 @@ from eto_agents.policy import (
     with_time_limit,
 )
 from eto_agents.rollout import run_episode
+from eto_agents.threads import ActionTimeoutError
 from eto_envs.errors import UnknownNameError
 from eto_envs.tasks import Task
 
@@ -218,31 +218,6 @@ def test_an_entry_point_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert load_policy("counter", start=2).name == "Counter"  # type: ignore[attr-defined]
     with pytest.raises(UnknownNameError, match="did you mean 'counter'"):
         load_policy("countre")
-
-
-def test_a_worker() -> None:
-    worker = Worker()
-    assert worker.call(5, divmod, 7, 2) == (3, 1)
-    with pytest.raises(ZeroDivisionError):
-        worker.call(5, divmod, 7, 0)
-    release = threading.Event()
-    with pytest.raises(ActionTimeoutError, match=r"no answer within 0\.05 s") as caught:
-        worker.call(0.05, release.wait)
-    assert "wait" in caught.value.place
-    assert worker.call(5, max, 1, 2) == 2  # the old thread's late answer is discarded
-    release.set()
-    assert worker.call(5, max, 3, 2) == 3
-
-
-def test_threads_end_with_their_worker() -> None:
-    workers = [Worker() for _ in range(5)]
-    threads = [worker.call(60, threading.current_thread) for worker in workers]
-    assert len(set(threads)) == 5
-    assert all(thread.name == "eto-agent" and thread.is_alive() for thread in threads)
-    workers.clear()
-    for thread in threads:
-        thread.join(timeout=60)
-        assert not thread.is_alive()
 
 
 class Mute(Exception):

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ if importlib.util.find_spec("openai") is None:
     pytest.skip("openai is not installed", allow_module_level=True)
 
 Answer = tuple[int, Any, dict[str, str]]
+
+
+class _HTTPServer(ThreadingHTTPServer):
+    request_queue_size = 1024  # hundreds of clients connect at the same moment
 
 
 class Server:
@@ -46,7 +51,7 @@ class Server:
             def log_message(self, *args: Any) -> None:
                 """Be quiet."""
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = _HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
         self.thread.start()
@@ -147,6 +152,31 @@ def test_a_batch_preserves_order_and_respects_the_concurrency(server: Server) ->
     assert 2 <= server.most_at_once <= 4
     assert model.totals["requests"] == 12
     assert model.generate([], Sampling()) == []
+
+
+def test_the_concurrency_holds_for_all_threads_together(server: Server) -> None:
+    def answer(body: dict[str, Any], n: int) -> Answer:
+        time.sleep(0.02)
+        return reply(body["messages"][0]["content"].upper())
+
+    server.answer = answer
+    model = connect(server, concurrency=3)
+    with ThreadPoolExecutor(12) as pool:
+        completions = list(pool.map(lambda i: one(model, f"text {i}"), range(24)))
+    assert [completion.text for completion in completions] == [f"TEXT {i}" for i in range(24)]
+    assert 2 <= server.most_at_once <= 3
+    assert model.totals["requests"] == 24
+
+
+def test_connections_are_used_again(server: Server) -> None:
+    server.http.RequestHandlerClass.protocol_version = "HTTP/1.1"
+    connected: list[Any] = []
+    server.http.verify_request = lambda request, address: not connected.append(address)  # type: ignore[method-assign]
+    model = connect(server)
+    server.answer = lambda body, n: (503, {}, {}) if n == 2 else reply("x")
+    assert [one(model).text for _ in range(3)] == ["x"] * 3
+    assert len(server.bodies) == 4
+    assert len(connected) == 1
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
