@@ -233,7 +233,12 @@ def decision_of(
         latency_s: seconds that the agent took.
     """
     if completion.error:
-        return Decision("", usage=completion.usage, error=completion.error)
+        return Decision(
+            "",
+            usage=completion.usage,
+            error=completion.error,
+            is_permanent=completion.is_permanent,
+        )
     parsed = conversation.add_reply(_message(completion))
     usage = {**completion.usage, "dropped_turns": float(conversation.n_dropped)}
     if parsed.error:

@@ -83,11 +83,6 @@ class LiveEpisode:
         self._initial_observation = ""
         self._started_s = time.perf_counter()
 
-    @property
-    def n_steps(self) -> int:
-        """Number of recorded steps."""
-        return len(self._steps)
-
     def begin(self) -> None:
         """Reset the environment to the task; whatever it raises is its failure."""
         self._started_s = time.perf_counter()

@@ -56,8 +56,8 @@ class Decision:
         latency_s: seconds the decision took.
         error: if not empty, the agent failed and the episode ends as `agent_error`. The first line
             says what happened; a traceback may follow.
-        is_permanent: for an error, whether it has to be expected in every other episode as well,
-            such as a wrong API key: a run in which nothing else happens is stopped.
+        is_permanent: for an error, whether it has to be expected in all other episodes as well,
+            until somebody corrects the cause, such as a wrong API key.
     """
 
     action: str

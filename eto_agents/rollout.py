@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,11 +35,31 @@ from eto_agents.policy import (
 from eto_agents.threads import Threads
 from eto_agents.trajectory import Status, Trajectory
 from eto_envs.core import TextEnv
-from eto_envs.errors import BackendError
+from eto_envs.errors import BackendError, EtoError
 from eto_envs.tasks import Task, TaskSet
 from eto_envs.vector import TextVectorEnv
 
 logger = logging.getLogger(__name__)
+
+ENOUGH_FAILURES = 5
+"""With fewer environments than this, as many episodes have to fail before the run is stopped."""
+
+MAX_ERROR_CHARS = 1_000
+
+
+class AgentFailedError(EtoError):
+    """The agent fails in every episode, and will until somebody corrects the cause."""
+
+    def __init__(self, errors: Sequence[str]) -> None:
+        """Compose the message: the number of errors, the first one, and what to do."""
+        first = " ".join(errors[0].split())
+        if len(first) > MAX_ERROR_CHARS:
+            first = first[:MAX_ERROR_CHARS] + "…"
+        super().__init__(
+            f"the agent failed before its first action in {len(errors)} episodes in a row: "
+            f"{first}. Correct the cause, such as the API key, the model's name or the server's "
+            "address, and rerun the command to resume; these episodes will be played again"
+        )
 
 
 def make_batch(
@@ -94,6 +115,7 @@ class Rollouts:
         *,
         env_retries: int = 2,
         action_timeout_s: float | None = None,
+        fail_fast: bool = True,
     ) -> None:
         """Prepare to play.
 
@@ -105,6 +127,7 @@ class Rollouts:
             env_retries: how often an episode is restarted when the environment fails.
             action_timeout_s: seconds an agent may take to decide before its episode ends as
                 `agent_error` (`eto_agents.policy.with_time_limit`); None sets no limit.
+            fail_fast: whether to stop when the agent fails in every episode.
         """
         self._policy = with_time_limit(policy, action_timeout_s)
         free = is_concurrent(self._policy)
@@ -114,26 +137,43 @@ class Rollouts:
         self._env_id = env.spec.id if env.spec is not None else type(env.envs[0]).__name__
         self._waiting = deque((job, 0) for job in jobs)
         self._env_retries = env_retries
+        self._n_enough: float = math.inf
+        if fail_fast:
+            self._n_enough = min(len(self._waiting), max(env.num_envs, ENOUGH_FAILURES))
+        self._held_back: list[Trajectory] = []
         self._live: dict[int, LiveEpisode] = {}
         self._n_tries: dict[int, int] = {}  # of the live episodes, by slot
         self._finished: deque[Trajectory] = deque()
 
     def __iter__(self) -> Iterator[Trajectory]:
-        """Play until no job is left."""
+        """Play until no job is left.
+
+        Raises:
+            AgentFailedError: with `fail_fast`, the agent's first decision was a permanent error in
+                as many episodes in a row as there are environments (or in `ENOUGH_FAILURES`, if
+                those are more, or in all), and it made no decision in between. None of these
+                episodes is yielded.
+        """
         try:
             while True:
                 while self._finished:
                     yield self._finished.popleft()
+                self._check_agent()
                 self._fill()
                 if self._live:
                     self._advance_all(self._decisions.wait(self._live))
                 elif not self._waiting and not self._finished:
-                    return
+                    if not self._held_back:
+                        return
+                    self._release()
         finally:
             self._decisions.close()
 
     def cancel(self) -> list[Trajectory]:
-        """Episodes that have ended but were not yielded yet, and the live ones as `cancelled`."""
+        """Episodes that have ended but were not yielded yet, and the live ones as `cancelled`.
+
+        Without those that are held back, because the agent may have failed (`AgentFailedError`).
+        """
         self._decisions.close()
         ended = list(self._finished)
         self._finished.clear()
@@ -167,13 +207,26 @@ class Rollouts:
             self._advance(slot, decision)
 
     def _advance(self, slot: int, decision: Decision) -> None:
+        if not decision.error:
+            self._release()
         try:
             goes_on = self._live[slot].advance(decision)
         except Exception as error:  # noqa: BLE001 (an environment's failure is a status)
             self._env_failed(self._live.pop(slot), self._n_tries[slot], error)
             return
         if not goes_on:
-            self._finished.append(self._end(slot))
+            ended = self._held_back if decision.is_permanent else self._finished
+            ended.append(self._end(slot))
+
+    def _release(self) -> None:
+        """The agent works: the permanent errors so far concern single episodes."""
+        self._finished.extend(self._held_back)
+        self._held_back.clear()
+
+    def _check_agent(self) -> None:
+        errors = [episode.error for episode in self._held_back if not episode.steps]
+        if errors and len(errors) >= self._n_enough:
+            raise AgentFailedError(errors)
 
     def _env_failed(self, episode: LiveEpisode, n_tries: int, error: Exception) -> None:
         """Restart the episode, or end it as `env_error` after too many attempts."""
@@ -237,7 +290,7 @@ def _decide(policy: Policy, live: Mapping[int, LiveEpisode]) -> dict[int, Decisi
     Raises:
         KeyboardInterrupt: the user interrupted the policy; all else that it raises is a decision.
     """
-    new = {slot: episode.job for slot, episode in live.items() if not episode.n_steps}
+    new = {slot: episode.job for slot, episode in live.items() if not episode.steps}
     try:
         if new:
             seeds = [job.episode_seed for job in new.values()]
@@ -290,7 +343,8 @@ def run_episode(
     policy = as_policy(policy)
     env = make_batch(env_id, policy, 1, env_args)
     try:
-        return next(iter(Rollouts(policy, env, [Job(env.envs[0].tasks.find(task), seed)])))
+        job = Job(env.envs[0].tasks.find(task), seed)
+        return next(iter(Rollouts(policy, env, [job], fail_fast=False)))
     finally:
         env.close()
 

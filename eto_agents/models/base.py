@@ -85,6 +85,8 @@ class Completion:
         token_ends: for each token, how many UTF-8 bytes of `text` it and all tokens before it
             take, if known. Without it, a text that has to be cut loses its tokens.
         tool_calls: the tools that the model calls; `text` is what it wrote besides.
+        is_permanent: for an error, whether every other request has to be expected to fail as well,
+            until somebody corrects the key, the model's name or the server.
     """
 
     text: str = ""
@@ -95,6 +97,7 @@ class Completion:
     error: str = ""
     token_ends: list[int] | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
+    is_permanent: bool = False
 
 
 @runtime_checkable

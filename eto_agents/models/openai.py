@@ -50,6 +50,9 @@ _TRANSIENT_STATUSES: Final = (408, 409, 429)  # and all from 500 on
 _TRANSIENT_WORDS: Final = ("rate_limit", "overloaded", "server_error", "timeout", "unavailable")
 """Parts of the error codes in words that some servers use instead of a number."""
 
+_REFUSED_CHAT: Final = ("content_filter", "content_policy")
+"""Parts of the error codes with which servers refuse what a chat says."""
+
 _NO_REPLY: Final = ("content_filter", "tool_calls", "function_call")
 """Finish reasons with which an empty text is not a reply."""
 
@@ -63,11 +66,13 @@ class _Failure(NamedTuple):
         message: what happened.
         is_transient: whether it may succeed when it is sent again.
         pause_s: the pause before that, if the server names one.
+        is_of_chat: whether the server refused what this chat says, and may well take another.
     """
 
     message: str
     is_transient: bool
     pause_s: float | None = None
+    is_of_chat: bool = False
 
 
 class OpenAIModel:
@@ -279,7 +284,8 @@ class OpenAIModel:
             usage = {**completion.usage, "replayed_requests": 1.0}
             return dataclasses.replace(completion, usage=usage)
         if self._clients is None:
-            return Completion(error=f"offline, and request {key[:12]} is not recorded")
+            error = f"offline, and request {key[:12]} is not recorded"
+            return Completion(error=error, is_permanent=True)
         completion = self._request(body, self._clients)
         if self._recordings is not None and not completion.error:
             recorded = self._recordings.put(key, dataclasses.asdict(completion))
@@ -302,7 +308,10 @@ class OpenAIModel:
                 return self._read(reply, body)
             message = self._without_secrets(failure.message)
             if attempt > self._n_retries or not failure.is_transient:
-                return Completion(error=f"{message} ({self._place}, attempt {attempt})")
+                return Completion(
+                    error=f"{message} ({self._place}, attempt {attempt})",
+                    is_permanent=not failure.is_of_chat,
+                )
             pause_s = self._backoff(attempt) if failure.pause_s is None else failure.pause_s
             logger.warning("%.500s; retrying in %.1f s", message, pause_s)
             time.sleep(pause_s)
@@ -326,7 +335,8 @@ class OpenAIModel:
             return _Failure(message, isinstance(error, self._openai.APIConnectionError))
         headers = getattr(getattr(error, "response", None), "headers", {})
         pause_s = _pause_named(str(headers.get("retry-after", "")))
-        return _Failure(message, _is_transient(status), pause_s)
+        code = getattr(error, "code", None)
+        return _Failure(message, _is_transient(status), pause_s, _is_of_chat(code))
 
     def _backoff(self, attempt: int) -> float:
         """Exponential backoff with up to 50 % of jitter."""
@@ -340,7 +350,8 @@ class OpenAIModel:
             choice = next(iter(getattr(reply, "choices", None) or ()), None)
             message = getattr(choice, "message", None)
             if choice is None or message is None:
-                return Completion(error=f"the server's reply has no message: {reply!r:.200}")
+                error = f"the server's reply has no message: {reply!r:.200}"
+                return Completion(error=error, is_permanent=True)
             usage = self._usage(reply.usage)
             text, finish_reason = _text_of(message.content), str(choice.finish_reason)
             why = self._why_no_text(reply, text, finish_reason, body)
@@ -423,6 +434,10 @@ def _is_transient(status: int) -> bool:
     return status in _TRANSIENT_STATUSES or status >= 500
 
 
+def _is_of_chat(code: object) -> bool:
+    return any(words in str(code) for words in _REFUSED_CHAT)
+
+
 def _error_inside(reply: Any) -> _Failure | None:
     """The error in a reply with status 200: at its top, in its choice, or as its finish reason."""
     choice = next(iter(getattr(reply, "choices", None) or ()), None)
@@ -451,7 +466,8 @@ def _failure_of(error: Any) -> _Failure:
     rest = {key: value for key, value in error.items() if key != "message" and value is not None}
     details = json_text(rest, default=str)
     text = f"{message} {details}" if message and rest else str(message or details)
-    return _Failure(f"the server's reply is an error: {text}", is_transient)
+    text = f"the server's reply is an error: {text}"
+    return _Failure(text, is_transient, is_of_chat=_is_of_chat(words))
 
 
 def _pause_named(text: str) -> float | None:

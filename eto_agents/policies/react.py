@@ -162,7 +162,7 @@ class ReActPolicy:
             try:
                 chats[slot] = self._continue(slot, observation, info)
             except ContextOverflowError as error:
-                decisions[slot] = Decision("", error=str(error))
+                decisions[slot] = Decision("", error=str(error), is_permanent=True)
         # A call that outlives its run must not write into the conversations of the next one.
         conversations = {slot: self._conversations[slot] for slot in chats}
         for slot, completion in zip(chats, self._generate(chats), strict=True):

@@ -20,6 +20,7 @@ from eto_agents.policies.react import ReActPolicy
 from eto_agents.policy import Policy, as_policy
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import load_prompts
+from eto_agents.rollout import AgentFailedError
 from eto_agents.settings import SettingsError
 from eto_agents.trajectory import Message
 from eto_agents.worlds import find_world
@@ -231,14 +232,12 @@ def test_a_failed_request_ends_its_episode_as_agent_error() -> None:
     assert sum(split.n_episodes for split in results.splits.values()) == n_whole
 
 
-def test_an_unreachable_server_gives_no_score(tmp_path: Path) -> None:
+def test_an_unreachable_server_stops_the_run(tmp_path: Path) -> None:
     pytest.importorskip("openai")
     policy = load_policy("react", model="openai:m", base_url="http://127.0.0.1:9/v1", n_retries=0)
-    results = evaluate(policy, WEBSHOP, ("seen",), env_args=MINI, n_tasks=3, out=tmp_path)
-    assert results.splits["seen"].statuses == {"agent_error": 3}
-    assert results.splits["seen"].n_episodes == 0
-    [error] = {t.error for t in TrajectoryStore(tmp_path / "episodes.jsonl").read()}
-    assert "APIConnectionError" in error
+    with pytest.raises(AgentFailedError, match="APIConnectionError"):
+        evaluate(policy, WEBSHOP, ("seen",), env_args=MINI, n_tasks=3, out=tmp_path)
+    assert list(TrajectoryStore(tmp_path / "episodes.jsonl").read()) == []
 
 
 def test_a_recorded_run_is_repeated_without_the_server(

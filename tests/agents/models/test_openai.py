@@ -192,13 +192,26 @@ def test_permanent_errors_are_not_retried(server: Server, status: int) -> None:
     completion = one(connect(server))
     assert "context too long" in completion.error
     assert "attempt 1" in completion.error
+    assert completion.is_permanent
     assert len(server.bodies) == 1
+
+
+def test_a_refusal_of_what_a_chat_says_is_not_permanent(server: Server) -> None:
+    error = {"message": "The prompt was filtered", "code": "content_filter", "status": 400}
+    server.answer = lambda body, n: (400, {"error": error}, {})
+    completion = one(connect(server))
+    assert "The prompt was filtered" in completion.error
+    assert not completion.is_permanent
+    server.answer = lambda body, n: reply("", finish_reason="content_filter")
+    assert not one(connect(server)).is_permanent
 
 
 def test_retries_are_limited(server: Server) -> None:
     server.answer = lambda body, n: (503, {}, {})
     model = connect(server, n_retries=2)
-    assert "attempt 3" in one(model).error
+    completion = one(model)
+    assert "attempt 3" in completion.error
+    assert completion.is_permanent
     assert model.totals == {"requests": 1.0, "errors": 1.0}
 
 
@@ -234,7 +247,9 @@ def test_requests_are_spaced(server: Server, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unreachable_server() -> None:
     model = OpenAIModel("m", base_url="http://user:word@127.0.0.1:9/v1", backoff_s=0, n_retries=1)
-    error = one(model).error
+    completion = one(model)
+    assert completion.is_permanent
+    error = completion.error
     assert "APIConnectionError" in error
     assert "(127.0.0.1:9, attempt 2)" in error
     assert "word" not in error
@@ -563,6 +578,7 @@ def test_a_run_is_repeated_offline(server: Server, tmp_path: Path) -> None:
     assert replayed[0].usage == {**made[0].usage, "replayed_requests": 1.0}
     [missing] = again.generate([chat("c")], Sampling())
     assert "is not recorded" in missing.error
+    assert missing.is_permanent
     [other] = again.generate([chat("a")], Sampling(max_tokens=3))
     assert "is not recorded" in other.error
     assert connect(server, recordings=path).generate(chats, Sampling())[1].text == "b 2"
