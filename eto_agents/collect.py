@@ -64,6 +64,7 @@ def collect(  # noqa: PLR0913 (each is a separate choice of the user)
         UnknownNameError: an unknown split, policy, style or argument, or `min_score` is not in
             [0, 1].
         DataError: `out` holds another run.
+        AgentFailedError: as in `evaluate`.
     """
     check_min_score(min_score)
     narrate = functools.partial(NarratedPolicy, style=thoughts)

@@ -76,6 +76,9 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
 
     Returns:
         The episodes by key.
+
+    Raises:
+        AgentFailedError: the agent fails in every episode; these episodes are not stored.
     """
     if not jobs:
         return {}
@@ -92,7 +95,7 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
         return {key: episode for key, episode in store.latest().items() if key in played}
     ended: dict[EpisodeKey, Trajectory] = {}
     env = make_batch(env_id, policy, min(n_envs, len(jobs)), {**env_args, "split": split})
-    rollouts = Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s)
+    rollouts = Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s, is_whole_run=True)
     try:
         for trajectory in rollouts:
             store.append(trajectory)

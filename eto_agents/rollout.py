@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
@@ -41,10 +40,10 @@ from eto_envs.vector import TextVectorEnv
 
 logger = logging.getLogger(__name__)
 
-ENOUGH_FAILURES = 5
-"""With fewer environments than this, as many episodes have to fail before the run is stopped."""
+ENOUGH_FAILURES: Final = 5
+"""With fewer episodes at once, as many have to fail in a row before a run is stopped."""
 
-MAX_ERROR_CHARS = 1_000
+_MAX_ERROR_CHARS: Final = 1_000
 
 
 class AgentFailedError(EtoError):
@@ -53,8 +52,8 @@ class AgentFailedError(EtoError):
     def __init__(self, errors: Sequence[str]) -> None:
         """Compose the message: the number of errors, the first one, and what to do."""
         first = " ".join(errors[0].split())
-        if len(first) > MAX_ERROR_CHARS:
-            first = first[:MAX_ERROR_CHARS] + "…"
+        if len(first) > _MAX_ERROR_CHARS:
+            first = first[:_MAX_ERROR_CHARS] + "…"
         super().__init__(
             f"the agent failed before its first action in {len(errors)} episodes in a row: "
             f"{first}. Correct the cause, such as the API key, the model's name or the server's "
@@ -115,7 +114,7 @@ class Rollouts:
         *,
         env_retries: int = 2,
         action_timeout_s: float | None = None,
-        fail_fast: bool = True,
+        is_whole_run: bool = False,
     ) -> None:
         """Prepare to play.
 
@@ -127,7 +126,8 @@ class Rollouts:
             env_retries: how often an episode is restarted when the environment fails.
             action_timeout_s: seconds an agent may take to decide before its episode ends as
                 `agent_error` (`eto_agents.policy.with_time_limit`); None sets no limit.
-            fail_fast: whether to stop when the agent fails in every episode.
+            is_whole_run: whether `jobs` are all there is to play: then fewer failures than
+                `ENOUGH_FAILURES` stop the run if nothing else is left.
         """
         self._policy = with_time_limit(policy, action_timeout_s)
         free = is_concurrent(self._policy)
@@ -137,9 +137,9 @@ class Rollouts:
         self._env_id = env.spec.id if env.spec is not None else type(env.envs[0]).__name__
         self._waiting = deque((job, 0) for job in jobs)
         self._env_retries = env_retries
-        self._n_enough: float = math.inf
-        if fail_fast:
-            self._n_enough = min(len(self._waiting), max(env.num_envs, ENOUGH_FAILURES))
+        self._n_enough = max(env.num_envs, ENOUGH_FAILURES)
+        if is_whole_run:
+            self._n_enough = min(self._n_enough, len(self._waiting))
         self._held_back: list[Trajectory] = []
         self._live: dict[int, LiveEpisode] = {}
         self._n_tries: dict[int, int] = {}  # of the live episodes, by slot
@@ -149,10 +149,9 @@ class Rollouts:
         """Play until no job is left.
 
         Raises:
-            AgentFailedError: with `fail_fast`, the agent's first decision was a permanent error in
-                as many episodes in a row as there are environments (or in `ENOUGH_FAILURES`, if
-                those are more, or in all), and it made no decision in between. None of these
-                episodes is yielded.
+            AgentFailedError: the agent's first decision was a permanent error in as many episodes
+                in a row as there are environments, and in `ENOUGH_FAILURES` at least, and it made
+                no other decision in between. None of these episodes is yielded.
         """
         try:
             while True:
@@ -225,7 +224,7 @@ class Rollouts:
 
     def _check_agent(self) -> None:
         errors = [episode.error for episode in self._held_back if not episode.steps]
-        if errors and len(errors) >= self._n_enough:
+        if len(errors) >= self._n_enough > 0:
             raise AgentFailedError(errors)
 
     def _env_failed(self, episode: LiveEpisode, n_tries: int, error: Exception) -> None:
@@ -343,8 +342,7 @@ def run_episode(
     policy = as_policy(policy)
     env = make_batch(env_id, policy, 1, env_args)
     try:
-        job = Job(env.envs[0].tasks.find(task), seed)
-        return next(iter(Rollouts(policy, env, [job], fail_fast=False)))
+        return next(iter(Rollouts(policy, env, [Job(env.envs[0].tasks.find(task), seed)])))
     finally:
         env.close()
 

@@ -91,6 +91,8 @@ def evaluate(  # noqa: PLR0913 (each is a choice of the user's)
         UnknownNameError: a split, policy, tracker or argument does not exist.
         DataError: `out` holds another run.
         MissingExtraError: the package of a tracker is not installed.
+        AgentFailedError: the agent fails in every episode, as with a wrong API key; repeat the
+            call to resume.
     """
     if isinstance(splits, str):
         raise TypeError(f"splits must be a sequence of names, got the string {splits!r}")

@@ -125,6 +125,9 @@ def play(
 
     Returns:
         The episodes in the order of seeds and tasks.
+
+    Raises:
+        AgentFailedError: the agent fails in every episode; repeat the call to resume.
     """
     jobs = jobs_of(tasks, seeds)
     keys = [EpisodeKey(split, job.task.id, job.seed) for job in jobs]

@@ -60,7 +60,7 @@ def rollouts(
     policy = Model(decide, concurrent=concurrent)
     env = make_batch(CORRIDOR, policy, n_envs)
     jobs = jobs_of(env.envs[0].tasks[:n_tasks], range(4))
-    return Rollouts(policy, env, jobs, **options)
+    return Rollouts(policy, env, jobs, **({"is_whole_run": True} | options))
 
 
 both_ways = pytest.mark.parametrize("concurrent", [False, True])
@@ -80,9 +80,12 @@ def test_a_run_stops_if_nothing_but_permanent_errors_comes(
 
 
 @both_ways
-def test_as_many_failures_as_episodes_are_enough(concurrent: bool) -> None:
+def test_few_failures_are_enough_if_there_are_no_other_episodes(concurrent: bool) -> None:
+    four: dict[str, Any] = {"concurrent": concurrent, "n_tasks": 1}
     with pytest.raises(AgentFailedError, match="in 4 episodes in a row"):
-        list(rollouts(lambda task, turn, n: WRONG_KEY, concurrent=concurrent, n_tasks=1))
+        list(rollouts(lambda *_: WRONG_KEY, **four))
+    played = list(rollouts(lambda *_: WRONG_KEY, **four, is_whole_run=False))
+    assert [t.status for t in played] == ["agent_error"] * 4
     trajectory = run_episode(Model(lambda *_: WRONG_KEY, concurrent=concurrent), CORRIDOR, "room2")
     assert (trajectory.status, trajectory.error) == ("agent_error", "wrong key")
 
@@ -122,12 +125,6 @@ def test_a_run_stops_when_the_agent_stops_working(concurrent: bool) -> None:
         stored.extend(played)
     assert {t.status for t in stored} == {"completed"}
     assert 0 < len(stored) < 10
-
-
-@both_ways
-def test_failing_fast_is_a_choice(concurrent: bool) -> None:
-    played = list(rollouts(lambda *_: WRONG_KEY, concurrent=concurrent, fail_fast=False))
-    assert [t.status for t in played] == ["agent_error"] * 20
 
 
 @both_ways
