@@ -49,7 +49,9 @@ SCHEMA_VERSION: Final = 3
 _UNFINISHED: Final = re.compile(r"\..+\.\d+(\.old)?")
 """Names of files and folders that are being written; the number is that of the process."""
 
-_RUN_ONLY: Final = frozenset({"report_to", "device", "ray", "ray_actors"})
+_RUN_ONLY: Final = frozenset(
+    {"report_to", "device", "ray", "ray_actors", "explore_with", "explore_args"}
+)
 """Settings that do not affect the result; they may change when a run is resumed."""
 
 

@@ -87,6 +87,7 @@ class Completion:
         tool_calls: the tools that the model calls; `text` is what it wrote besides.
         is_permanent: for an error, whether every other request has to be expected to fail as well,
             until somebody corrects the key, the model's name or the server.
+        prompt_token_ids: the tokens that the model read, if a server tells.
     """
 
     text: str = ""
@@ -98,6 +99,7 @@ class Completion:
     token_ends: list[int] | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
     is_permanent: bool = False
+    prompt_token_ids: list[int] | None = None
 
 
 @runtime_checkable

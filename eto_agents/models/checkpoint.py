@@ -16,8 +16,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from eto_agents.models.control_tokens import control_ids, end_ids
 from eto_agents.react.chat import encode, find_template, pieces, templates
 from eto_agents.settings import Playing
 from eto_agents.strict_json import write_json
@@ -163,6 +165,61 @@ def load_checkpoint(
         chosen,
         prompts or str(own.get("prompts", "own")),
         bool(own.get("with_example", True)) if with_example is None else with_example,
+    )
+
+
+class ChatFormat(NamedTuple):
+    """How a checkpoint chats: all of it but the weights.
+
+    Attributes:
+        tokenizer: its tokenizer.
+        template: its chat template.
+        prompts: the prompts it was trained with.
+        with_example: whether it was trained with the worked example.
+        control_ids: tokens that no reply contains (`eto_agents.models.control_tokens`).
+        end_ids: tokens that end a turn.
+    """
+
+    tokenizer: Any
+    template: str
+    prompts: str
+    with_example: bool
+    control_ids: list[int]
+    end_ids: list[int]
+
+
+def read_chat_format(folder: str | Path) -> ChatFormat:
+    """Read what a checkpoint of `save_checkpoint` has besides its weights.
+
+    Raises:
+        DataNotFoundError: there is no such checkpoint.
+        CorruptDataError: its files are damaged.
+    """
+    require("transformers", extra="train")
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    folder = Path(folder)
+    own = _read_own(folder)
+    if "template" not in own:
+        raise DataNotFoundError(f"{folder} is no checkpoint of `eto train`: it has no {_OWN_FILE}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        has_generation = (folder / "generation_config.json").is_file()
+        generation = GenerationConfig.from_pretrained(folder) if has_generation else None
+    except Exception as error:  # as in `_read`: whatever their code meets first
+        raise CorruptDataError(f"cannot read {str(folder)!r} as a checkpoint: {error}") from error
+    template = str(own["template"])
+    _check_tokens(tokenizer, template, str(folder))
+    _begin_parts_with_space(tokenizer, template)
+    configs = SimpleNamespace(config=config, generation_config=generation)
+    return ChatFormat(
+        tokenizer,
+        template,
+        str(own.get("prompts", "own")),
+        bool(own.get("with_example", True)),
+        control_ids(configs, tokenizer, template),
+        end_ids(configs, tokenizer, template),
     )
 
 

@@ -37,7 +37,7 @@ from eto_agents.react.parse import without_reasoning
 from eto_agents.settings import SettingsError
 from eto_agents.strict_json import json_text
 from eto_agents.trajectory import Message
-from eto_envs.errors import UnknownNameError, require
+from eto_envs.errors import BackendError, UnknownNameError, require
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +215,26 @@ class OpenAIModel:
         weakref.finalize(self, clients.close).atexit = False
         return clients
 
+    def root(self) -> str | None:
+        """The folder or name from which the server loaded the model; None if it does not say.
+
+        Raises:
+            BackendError: the server does not answer, or does not have the model.
+        """
+        try:
+            models = list(self._client.models.list())
+        except self._openai.OpenAIError as error:
+            message = self._without_secrets(self._failure(error).message)
+            raise BackendError(f"{message} ({self._place})") from None
+        found = next((each for each in models if each.id == self._model), None)
+        if found is None:
+            names = ", ".join(repr(each.id) for each in models) or "none"
+            raise BackendError(
+                f"{self._place} has no model {self._model!r}; its models are {names}"
+            )
+        root = getattr(found, "root", None)
+        return root if isinstance(root, str) else None
+
     def generate(
         self,
         conversations: Sequence[Sequence[Message]],
@@ -362,12 +382,21 @@ class OpenAIModel:
             tokens = getattr(choice.logprobs, "content", None) if choice.logprobs else None
             log_probs = None if tokens is None else [_finite(token.logprob) for token in tokens]
             ids = _checked_ids(getattr(choice, "token_ids", None))
+            prompt_ids = _checked_ids(getattr(reply, "prompt_token_ids", None))
             if ids is not None and log_probs is not None and len(ids) != len(log_probs):
                 raise ValueError(f"{len(ids)} token ids with {len(log_probs)} log-probabilities")
             ends = None if tokens is None else _token_ends(text, tokens)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             return Completion(error=f"the server's reply is malformed ({error!r:.200})")
-        return Completion(text, ids, log_probs, usage, finish_reason, token_ends=ends)
+        return Completion(
+            text,
+            ids,
+            log_probs,
+            usage,
+            finish_reason,
+            token_ends=ends,
+            prompt_token_ids=prompt_ids,
+        )
 
     def _why_no_text(
         self, reply: Any, text: str | None, finish_reason: str, body: Mapping[str, Any]

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eto_agents.arguments import checked_arguments
 from eto_agents.distributed import Cluster
 from eto_agents.models.checkpoint import Checkpoint, load_checkpoint
+from eto_agents.models.openai import OpenAIModel
 from eto_agents.runs import RunFolder, once
-from eto_agents.settings import ETO, RFT
+from eto_agents.settings import ETO, RFT, key_values
 from eto_agents.training.task_splits import mean_score, play
 
 if TYPE_CHECKING:
@@ -86,7 +88,19 @@ def explore(
 
 
 def _agent(model: str, settings: ETO | RFT, temperature: float) -> Policy:
-    return open_checkpoint(model, settings).policy(settings, temperature=temperature)
+    if settings.explore_with is None:
+        return open_checkpoint(model, settings).policy(settings, temperature=temperature)
+    from eto_agents.models.served import ServedCheckpoint
+    from eto_agents.policies.react import ReActPolicy
+
+    given = key_values(settings.explore_args)
+    arguments = checked_arguments(OpenAIModel, given, f"model {settings.explore_with!r}", n_given=1)
+    return ReActPolicy(
+        ServedCheckpoint(model, settings.explore_with, **arguments),
+        world=settings.world,
+        temperature=temperature,
+        max_tokens=settings.max_new_tokens,
+    )
 
 
 def open_checkpoint(model: str | Path, settings: ETO | RFT) -> Checkpoint:

@@ -1,0 +1,137 @@
+"""A checkpoint behind a server: its replies are those that can be trained on, or errors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+
+from eto_agents.models.base import Sampling
+from eto_agents.models.checkpoint import load_checkpoint, read_chat_format, save_checkpoint
+from eto_agents.models.served import ServedCheckpoint
+from eto_agents.settings import DPO, ETO, SettingsError
+from eto_agents.training.episodes import sample_of
+from eto_agents.training.exploration import explore
+from eto_agents.training.task_splits import tasks_of
+from eto_agents.trajectory import Message, Trajectory
+from eto_envs.errors import BackendError, DataNotFoundError
+from tests.agents.fake_vllm import FakeVLLM
+from tests.agents.training.worlds import BANDIT, WORLD, undecided
+
+pytestmark = pytest.mark.torch
+
+SETTINGS = ETO(
+    env=BANDIT, world=WORLD, temperature=1.0, max_new_tokens=6, n_envs=8, dpo=DPO(device="cpu")
+)
+CHAT: list[Message] = [{"role": "user", "content": "a or b?"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that says a and b with equal probability."""
+    folder = tmp_path_factory.mktemp("served")
+    save_checkpoint(undecided(folder), folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[FakeVLLM]:
+    with FakeVLLM(folder) as server:
+        yield server
+
+
+def served(server: FakeVLLM, folder: Path, **arguments: Any) -> ServedCheckpoint:
+    return ServedCheckpoint(folder, "openai:agent", base_url=server.url, **arguments)
+
+
+def explored(folder: Path, out: Path, server: FakeVLLM | None) -> list[Trajectory]:
+    settings = SETTINGS
+    if server is not None:
+        settings = dataclasses.replace(
+            settings, explore_with="openai:agent", explore_args=(f"base_url={server.url}",)
+        )
+    return explore(folder, tasks_of(settings.env, "train", settings.env_args)[:4], settings, out)
+
+
+def test_exploring_on_a_server_gives_episodes_that_can_be_trained_on(
+    server: FakeVLLM, folder: Path, tmp_path: Path
+) -> None:
+    episodes = explored(folder, tmp_path / "served", server)
+    assert {episode.status for episode in episodes} <= {"completed", "truncated"}
+    checkpoint = load_checkpoint(folder, device="cpu")
+    for episode in episodes:
+        sample = sample_of(episode, checkpoint)
+        assert sum(sample.mask) == sum(len(step.token_ids or ()) for step in episode.steps) > 0
+    body = server.bodies[0]
+    assert body["return_token_ids"]
+    assert body["logprobs"]
+    controls = read_chat_format(folder).control_ids
+    assert body["logit_bias"] == {str(token): -100 for token in controls}
+    # What is complete is read without the server.
+    n_requests = len(server.bodies)
+    assert explored(folder, tmp_path / "served", None) == episodes
+    assert len(server.bodies) == n_requests
+
+
+def test_a_reply_that_is_read_as_other_tokens_than_it_was_sampled_as_has_none(
+    server: FakeVLLM, folder: Path
+) -> None:
+    model = served(server, folder)
+    [whole] = model.generate([CHAT], Sampling(max_tokens=6))
+    assert whole.token_ids is not None
+    letters = model._format.tokenizer.convert_tokens_to_ids(list("Action"))
+    answer = server.answer
+
+    def in_letters(body: dict[str, Any]) -> dict[str, Any]:
+        reply = answer(body)
+        [choice] = reply["choices"]
+        choice["message"]["content"], choice["token_ids"] = "Action", letters
+        choice["logprobs"]["content"] = [{"token": "", "logprob": -1.0, "bytes": None}] * 6
+        return reply
+
+    server.answer = in_letters  # type: ignore[method-assign]
+    [done] = model.generate([CHAT], Sampling(max_tokens=6))
+    assert (done.text, done.token_ids, done.log_probs, done.error) == ("Action", None, None, "")
+
+
+def test_another_template_is_an_error(server: FakeVLLM, folder: Path, tmp_path: Path) -> None:
+    server.extra_prompt_ids = [5]
+    episodes = explored(folder, tmp_path, server)
+    assert {episode.status for episode in episodes} == {"agent_error"}
+    assert "encodes chats in another way" in episodes[0].error
+
+
+def test_a_server_without_token_ids_is_an_error(
+    server: FakeVLLM, folder: Path, tmp_path: Path
+) -> None:
+    server.tells_ids = False
+    episodes = explored(folder, tmp_path, server)
+    assert {episode.status for episode in episodes} == {"agent_error"}
+    assert "return_token_ids" in episodes[0].error
+
+
+def test_another_model_is_refused(server: FakeVLLM, folder: Path, tmp_path: Path) -> None:
+    server.root = str(tmp_path)
+    with pytest.raises(BackendError, match=f"vllm serve {folder}"):
+        served(server, folder)
+    server.root = None
+    with pytest.raises(BackendError, match="does not say"):
+        served(server, folder)
+    with pytest.raises(BackendError, match=r"no model 'other'.*'agent'"):
+        ServedCheckpoint(folder, "openai:other", base_url=server.url)
+    with pytest.raises(SettingsError, match="openai:MODEL"):
+        ServedCheckpoint(folder, "hf:agent")
+    with pytest.raises(DataNotFoundError, match="no checkpoint"):
+        ServedCheckpoint(tmp_path, "openai:agent", base_url=server.url)
+
+
+def test_a_server_that_is_down(folder: Path) -> None:
+    with FakeVLLM(folder) as server:
+        pass
+    with pytest.raises(BackendError, match="Connection"):
+        ServedCheckpoint(folder, "openai:agent", base_url=server.url)
