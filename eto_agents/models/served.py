@@ -92,16 +92,16 @@ class ServedCheckpoint:
         if completion.error:
             return completion
         if completion.token_ids is None or completion.prompt_token_ids is None:
-            return Completion(
-                usage=completion.usage,
-                error="the server does not return token ids (return_token_ids), without which its "
-                "replies cannot be trained on: use vLLM",
+            return _refused(
+                completion,
+                "the server does not return token ids (return_token_ids), without which its replies "
+                "cannot be trained on: use vLLM",
             )
         if completion.prompt_token_ids != self._encode(chat):
-            return Completion(
-                usage=completion.usage,
-                error="the server encodes chats in another way than the training: serve the "
-                "checkpoint's own folder, and without --chat-template",
+            return _refused(
+                completion,
+                "the server encodes chats in another way than the training: serve the checkpoint's "
+                "own folder, and without --chat-template",
             )
         ids = list(completion.token_ids)
         if ids and ids[-1] in self._format.end_ids:
@@ -129,3 +129,8 @@ class ServedCheckpoint:
                 f"the server {found}, but {folder} is to play: start it with `vllm serve {folder}` "
                 "and repeat the command"
             )
+
+
+def _refused(completion: Completion, error: str) -> Completion:
+    """No other reply of this server will be better."""
+    return Completion(usage=completion.usage, error=error, is_permanent=True)

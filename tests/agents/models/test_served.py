@@ -14,6 +14,7 @@ pytest.importorskip("openai")
 from eto_agents.models.base import Sampling
 from eto_agents.models.checkpoint import load_checkpoint, read_chat_format, save_checkpoint
 from eto_agents.models.served import ServedCheckpoint
+from eto_agents.rollout import AgentFailedError
 from eto_agents.settings import DPO, ETO, SettingsError
 from eto_agents.training.episodes import sample_of
 from eto_agents.training.exploration import explore
@@ -101,18 +102,16 @@ def test_a_reply_that_is_read_as_other_tokens_than_it_was_sampled_as_has_none(
 
 def test_another_template_is_an_error(server: FakeVLLM, folder: Path, tmp_path: Path) -> None:
     server.extra_prompt_ids = [5]
-    episodes = explored(folder, tmp_path, server)
-    assert {episode.status for episode in episodes} == {"agent_error"}
-    assert "encodes chats in another way" in episodes[0].error
+    with pytest.raises(AgentFailedError, match="encodes chats in another way"):
+        explored(folder, tmp_path, server)
 
 
 def test_a_server_without_token_ids_is_an_error(
     server: FakeVLLM, folder: Path, tmp_path: Path
 ) -> None:
     server.tells_ids = False
-    episodes = explored(folder, tmp_path, server)
-    assert {episode.status for episode in episodes} == {"agent_error"}
-    assert "return_token_ids" in episodes[0].error
+    with pytest.raises(AgentFailedError, match="return_token_ids"):
+        explored(folder, tmp_path, server)
 
 
 def test_another_model_is_refused(server: FakeVLLM, folder: Path, tmp_path: Path) -> None:
