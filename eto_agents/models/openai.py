@@ -221,8 +221,11 @@ class OpenAIModel:
         Raises:
             BackendError: the server does not answer, or does not have the model.
         """
+        if self._clients is None:
+            return None  # offline
         try:
-            models = list(self._client.models.list())
+            with self._clients.one() as client:
+                models = list(client.models.list())
         except self._openai.OpenAIError as error:
             message = self._without_secrets(self._failure(error).message)
             raise BackendError(f"{message} ({self._place})") from None

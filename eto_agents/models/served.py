@@ -94,7 +94,7 @@ class ServedCheckpoint:
         if completion.token_ids is None or completion.prompt_token_ids is None:
             return _refused(
                 completion,
-                "the server does not return token ids (return_token_ids), without which its replies "
+                "the server does not return token ids (return_token_ids), so that its replies "
                 "cannot be trained on: use vLLM",
             )
         if completion.prompt_token_ids != self._encode(chat):
