@@ -28,7 +28,7 @@ LAYERS = (
     ("eto_agents.best_of_n", "eto_agents.episodes"),
     ("eto_agents.distributed",),
     ("eto_agents.rollout",),
-    ("eto_agents.models.tiny",),  # a new checkpoint
+    ("eto_agents.models.tiny", "eto_agents.models.served"),  # need a checkpoint
     ("eto_agents.models.checkpoint",),  # a checkpoint makes its agent
     ("eto_agents.policies",),
     ("eto_agents.chat_episode",),
