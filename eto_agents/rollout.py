@@ -32,7 +32,7 @@ from eto_agents.policy import (
     with_time_limit,
 )
 from eto_agents.threads import Threads
-from eto_agents.trajectory import Status, Trajectory
+from eto_agents.trajectory import Trajectory
 from eto_envs.core import TextEnv
 from eto_envs.errors import BackendError, EtoError
 from eto_envs.tasks import Task, TaskSet
@@ -48,17 +48,6 @@ _MAX_ERROR_CHARS: Final = 1_000
 
 class AgentFailedError(EtoError):
     """The agent fails in every episode, and will until somebody corrects the cause."""
-
-    def __init__(self, errors: Sequence[str]) -> None:
-        """Compose the message: the number of errors, the first one, and what to do."""
-        first = " ".join(errors[0].split())
-        if len(first) > _MAX_ERROR_CHARS:
-            first = first[:_MAX_ERROR_CHARS] + "…"
-        super().__init__(
-            f"the agent failed before its first action in {len(errors)} episodes in a row: "
-            f"{first}. Correct the cause, such as the API key, the model's name or the server's "
-            "address, and rerun the command to resume; these episodes will be played again"
-        )
 
 
 def make_batch(
@@ -137,6 +126,7 @@ class Rollouts:
         self._env_id = env.spec.id if env.spec is not None else type(env.envs[0]).__name__
         self._waiting = deque((job, 0) for job in jobs)
         self._env_retries = env_retries
+        # Permanent errors are held back until the agent makes a decision, or that many have come.
         self._n_enough = max(env.num_envs, ENOUGH_FAILURES)
         if is_whole_run:
             self._n_enough = min(self._n_enough, len(self._waiting))
@@ -171,12 +161,18 @@ class Rollouts:
     def cancel(self) -> list[Trajectory]:
         """Episodes that have ended but were not yielded yet, and the live ones as `cancelled`.
 
-        Without those that are held back, because the agent may have failed (`AgentFailedError`).
+        Episodes that are held back because the agent may have failed (`AgentFailedError`) are not
+        among them, so that they are played again.
         """
         self._decisions.close()
         ended = list(self._finished)
         self._finished.clear()
-        return ended + [self._end(slot, "cancelled") for slot in sorted(self._live)]
+        for slot, episode in sorted(self._live.items()):
+            # Before its first step, the slot may still have the conversation of another episode.
+            messages = messages_of(self._policy, slot) if episode.steps else []
+            ended.append(episode.end(messages, "cancelled"))
+        self._live.clear()
+        return ended
 
     def _fill(self) -> None:
         """Begin waiting jobs in free slots."""
@@ -224,8 +220,16 @@ class Rollouts:
 
     def _check_agent(self) -> None:
         errors = [episode.error for episode in self._held_back if not episode.steps]
-        if len(errors) >= self._n_enough > 0:
-            raise AgentFailedError(errors)
+        if len(errors) < max(self._n_enough, 1):
+            return
+        error = " ".join(errors[0].split())
+        if len(error) > _MAX_ERROR_CHARS:
+            error = error[:_MAX_ERROR_CHARS] + "…"
+        raise AgentFailedError(
+            f"the agent failed before its first action in {len(errors)} episodes in a row: "
+            f"{error}. Correct the cause, such as the API key, the model's name or the server's "
+            "address, and rerun the command to resume; these episodes will be played again"
+        )
 
     def _env_failed(self, episode: LiveEpisode, n_tries: int, error: Exception) -> None:
         """Restart the episode, or end it as `env_error` after too many attempts."""
@@ -235,8 +239,8 @@ class Rollouts:
         else:
             self._finished.append(episode.end([], "env_error", failure(error)))
 
-    def _end(self, slot: int, status: Status | None = None) -> Trajectory:
-        return self._live.pop(slot).end(messages_of(self._policy, slot), status)
+    def _end(self, slot: int) -> Trajectory:
+        return self._live.pop(slot).end(messages_of(self._policy, slot))
 
     def _sub(self, slot: int) -> TextEnv:
         # Stepped one by one and not by env.step(): a failure ends one episode and not the batch.

@@ -133,6 +133,22 @@ def test_what_goes_wrong_is_an_error_of_one_sentence(tmp_path: Path) -> None:
         Cluster(RandomPolicy, n_actors=0)
 
 
+class Refused(RandomPolicy):
+    """Gets no answer from its server."""
+
+    def act(self, slots: Sequence[int], observations: Any, infos: Any) -> list[Decision]:
+        return [Decision("", error="wrong key", is_permanent=True)] * len(slots)
+
+
+def test_a_run_in_which_nothing_succeeds_is_stopped_and_stores_nothing(tmp_path: Path) -> None:
+    with (
+        Cluster(Refused, n_actors=1) as players,
+        pytest.raises(EtoError, match="in 8 episodes in a row: wrong key"),
+    ):
+        run(players, tmp_path, n_envs=4)
+    assert (tmp_path / "episodes.jsonl").read_bytes() == b""
+
+
 def test_other_data_on_an_actor_is_refused(tmp_path: Path) -> None:
     from eto_agents.distributed import Work
     from eto_agents.rollout import jobs_of, open_task_set

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,9 +157,12 @@ def test_a_collection_and_an_exploration_stop_too(tmp_path: Path) -> None:
     assert all(t.success for t in play(lambda: well, CORRIDOR, tasks, file, split="train"))
 
 
-def test_long_errors_are_cut() -> None:
-    assert len(str(AgentFailedError(["x" * 20_000]))) < 1_500
-    assert "a b" in str(AgentFailedError(["a\nb"]))
+def test_the_message_is_short_and_on_one_line() -> None:
+    page = Decision("", error="a page\nof HTML" + "x" * 20_000, is_permanent=True)
+    with pytest.raises(AgentFailedError, match="a page of HTMLxxx") as caught:
+        list(rollouts(lambda *_: page, concurrent=False))
+    assert len(str(caught.value)) < 1_500
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @pytest.fixture
