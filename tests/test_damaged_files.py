@@ -35,6 +35,7 @@ from eto_agents.formats.preference import (
     write_trl,
 )
 from eto_agents.formats.sft import write_eto_sft, write_llama_factory_sft, write_messages
+from eto_agents.hub.push import prepare
 from eto_agents.models.recordings import Recordings
 from eto_agents.models.scripted import ScriptedModel
 from eto_agents.preference import PreferencePair, read_pairs, write_pairs
@@ -46,6 +47,7 @@ from eto_agents.reproduce.recipe import read_recipe
 from eto_agents.runs import RunFolder
 from eto_agents.settings import SFT, overlay
 from eto_agents.store import TrajectoryStore
+from eto_agents.tracking import Trackers
 from eto_envs import data
 from eto_envs.alfworld.data.datasets import build_official
 from eto_envs.alfworld.data.export import find_texts
@@ -252,6 +254,7 @@ def read_whole_run(folder: Path) -> None:
         lambda: read_collection(run),
         lambda: TrajectoryStore(run / "episodes.jsonl").latest(),
         lambda: Results.load(run),
+        lambda: prepare(run, "me/run", partial=True),
     ):
         try:
             read()
@@ -268,10 +271,13 @@ def write_stage(folder: Path) -> None:
         run.finish({"score": 0.5, "n_trajectories": 3})
     outcome = {"world": "webshop", "seed": 0, "rows": {"sft": "a"}, "notes": {}, "facts": {}}
     (folder / "stage/outcome.json").write_text(json.dumps(outcome))
+    sent = {"tensorboard": {"id": "tensorboard", "step": 3}}
+    (folder / "stage/trackers.json").write_text(json.dumps(sent))
 
 
 def read_stage(folder: Path) -> None:
     Outcome.load(folder / "stage")
+    Trackers(("tensorboard",), folder / "stage", {})
     with RunFolder(folder / "stage", SFT(), {"data": "0" * 64}, kind="sft") as run:
         assert isinstance(run.result, dict)
         run.rewind(2)

@@ -28,6 +28,7 @@ from eto_agents.cli import (
     data,
     evaluation,
     play,
+    push,
     replay,
     report,
     reproduce,
@@ -51,6 +52,7 @@ COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
     "collect": collect.run,
     "export": convert.export,
     "import": convert.import_file,
+    "push": push.push,
     "audit": audit.audit,
     "reproduce": reproduce.run,
 }

@@ -158,6 +158,8 @@ class Results:
                     split[key] = _number(split[key])
                 record["splits"][name] = _checked(SplitResult(**split))
             results = cls(**record)
+            if not {*map(type, (results.env_id, results.dataset, results.policy))} <= {str}:
+                raise ValueError("a name is not text")
             known = ("policy", "env_args", "versions")
             parts = [results.provenance.get(name, {}) for name in known]
             if not all(isinstance(part, dict) for part in (results.provenance, *parts)):

@@ -145,7 +145,7 @@ def load_checkpoint(
     require("transformers", extra="train")
     name = str(name)
     source, gguf_file, base_adapter = _locate(name, gguf_file)
-    own = _read_own(Path(adapter or base_adapter or source)) or _read_own(Path(source))
+    own = _find_own(adapter or base_adapter or source) or _find_own(source)
     tokenizer, model = _read(source, dtype, device, gguf_file)
     for folder in (base_adapter, adapter):
         if folder is not None:
@@ -467,6 +467,19 @@ def _merge(model: Any, adapter: str) -> Any:
         raise
     except Exception as error:
         raise CorruptDataError(f"cannot read {adapter!r} as an adapter: {error}") from error
+
+
+def _find_own(source: str) -> Mapping[str, Any]:
+    """Read what `_read_own` does, of a folder or of a name on the hub."""
+    if Path(source).exists():
+        return _read_own(Path(source))
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(source, _OWN_FILE, _raise_exceptions_for_missing_entries=False)
+    except OSError:  # `_read` meets it as well, and says what is wrong
+        return {}
+    return {} if path is None else _read_own(Path(path).parent)
 
 
 def _read_own(folder: Path) -> Mapping[str, Any]:

@@ -44,6 +44,7 @@ class ALFWorld(World):
     refusals = r"Nothing happens\."
     goal = r"Your task is to: (.*)"
     has_more_tasks = True
+    licence = "The texts are ALFWorld's, under the MIT licence."
 
     def variant(self, info: Info) -> str:
         """The variant with the wording of the episode's game."""

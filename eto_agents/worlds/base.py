@@ -74,6 +74,7 @@ class World:
         goal: a pattern whose first group is the instruction in the initial observation.
         failure_rules: label and rule of each kind of failure that is specific to this world.
         has_more_tasks: whether its mini dataset can be generated with more train tasks.
+        licence: the terms of its texts, in a sentence.
     """
 
     name: ClassVar[str] = ""
@@ -88,6 +89,7 @@ class World:
     goal: ClassVar[str] = "(.*)"
     failure_rules: ClassVar[Mapping[str, tuple[str, str]]] = {}
     has_more_tasks: ClassVar[bool] = False
+    licence: ClassVar[str] = ""
 
     def variant(self, info: Info) -> str:
         """The key of an episode's prompt."""

@@ -30,6 +30,7 @@ class ScienceWorld(World):
     columns: ClassVar = {"scienceworld_seen": "seen", "scienceworld_unseen": "unseen"}
     dataset = "eto"
     refusals = r"No known action matches that input\.|Ambiguous request"
+    licence = "The texts are ScienceWorld's, under the Apache 2.0 licence."
     goal = r"(?:Task Description:\s*)?(.*)"
 
     @property

@@ -39,6 +39,10 @@ class WebShop(World):
         "wrong_purchase": ("wrong purchase", "WebShop: something was bought, for a score below 1.")
     }
     has_more_tasks = True
+    licence = (
+        "The texts of pages and instructions are WebShop's, with product texts from amazon.com, "
+        "for research and academic use only."
+    )
 
     @property
     def flaws(self) -> type[Any]:

@@ -1,0 +1,1 @@
+"""Sharing runs and checkpoints on the Hugging Face hub."""
