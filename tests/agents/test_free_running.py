@@ -90,20 +90,22 @@ def test_wrappers_pass_on_whether_a_policy_is_concurrent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "timeout_s", "message"),
     [
-        ("reset", "OSError: no card"),
-        ("hanging reset", "ActionTimeoutError: no answer within 2 s"),
-        ("hang", "ActionTimeoutError: no answer within 2 s"),
-        ("exit", "SystemExit: 1"),
-        ("none", "NoneType, not a list"),
-        ("text", "act returned a str, not a Decision"),
+        ("reset", None, "OSError: no card"),
+        ("hanging reset", 0.3, "ActionTimeoutError: no answer within 0.3 s"),
+        ("hang", 0.3, "ActionTimeoutError: no answer within 0.3 s"),
+        ("exit", None, "SystemExit: 1"),
+        ("none", None, "NoneType, not a list"),
+        ("text", None, "act returned a str, not a Decision"),
     ],
 )
-def test_a_broken_concurrent_policy_ends_its_episodes(how: str, message: str) -> None:
+def test_a_broken_concurrent_policy_ends_its_episodes(
+    how: str, timeout_s: float | None, message: str
+) -> None:
     policy: Any = Broken(how)
     policy.concurrent = True
-    played = play(policy, 3, action_timeout_s=2.0)
+    played = play(policy, 3, action_timeout_s=timeout_s)
     assert {t.status for t in played} == {"agent_error"}
     assert len(played) == 10
     assert all(message in t.error.splitlines()[0] for t in played)
@@ -144,6 +146,26 @@ def test_an_interruption_does_not_wait() -> None:
     assert cancelled == {"room2": ("cancelled", 0), "room3": ("cancelled", 2)}
     assert not release.is_set()
     release.set()
+
+
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_an_episode_cancelled_before_its_first_step_has_no_messages(concurrent: bool) -> None:
+    class Stale(Broken):
+        """Still has the conversation of an earlier episode."""
+
+        def act(self, slots: Any, observations: Any, infos: Any) -> Any:
+            raise KeyboardInterrupt
+
+        def conversation(self, slot: int) -> Any:
+            return [{"role": "user", "content": "Something else."}]
+
+    policy: Any = Stale("")
+    policy.concurrent = concurrent
+    env = make_batch(CORRIDOR, policy, 2)
+    rollouts = Rollouts(policy, env, jobs_of(env.envs[0].tasks, (0,)))
+    with pytest.raises(KeyboardInterrupt):
+        list(rollouts)
+    assert [(t.status, t.messages) for t in rollouts.cancel()] == [("cancelled", [])] * 2
 
 
 def test_hundreds_of_episodes_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,11 @@ Answer = tuple[int, Any, dict[str, str]]
 
 class _HTTPServer(ThreadingHTTPServer):
     request_queue_size = 1024  # hundreds of clients connect at the same moment
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Be quiet about clients that have gone."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Server:
