@@ -124,19 +124,18 @@ class TextWorld:
             action: One command, in the form that the instruction describes.
 
         Returns:
-            The observation, which says so if the episode is over.
+            The observation. The last one, which the agent of `eto eval` does not read either, is
+            replaced by a sentence that says so.
 
         Raises:
             BackendError: the environment failed. TRL counts it in ``tools/failure_frequency``; the
                 episode is over, and has no reward.
         """
-        was_over = self.episode.over
         self._n_calls += 1
         call = call_of(action, f"call-{self._n_calls}")
         turn = self.episode.reply({"tool_calls": [call]})
-        text = turn.messages[0]["content"]
-        # TRL lets the model go on until it stops calling: it has to be told when that is.
-        return f"{text}\n{OVER}" if turn.over and not was_over else text
+        # The last observation may state the score. TRL lets the model go on until it stops calling.
+        return OVER if turn.over else turn.messages[0]["content"]
 
     def get_reward(self) -> float | None:
         """The episode's score in [0, 1], also if the model has stopped before the end.

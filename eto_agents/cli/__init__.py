@@ -78,7 +78,7 @@ For example:
     eto data list
     eto data download webshop-small""",
     "serve": """\
-Serve a world as web pages on which people can play.
+Serve a world: as web pages for people, or to the agents of other projects.
 
 For example:
     eto serve webshop --dataset mini --port 8000""",

@@ -1,7 +1,8 @@
-"""`eto serve`: people play in their browser, and their episodes are stored as trajectories."""
+"""`eto serve`: people, or agents of other projects, play; their episodes are stored."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import warnings
@@ -9,8 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from eto_agents.cli.evaluation import KeyValues, at_least_one, env_arguments
 from eto_agents.console import show
-from eto_envs.errors import UnknownNameError, require
+from eto_envs.errors import EtoError, UnknownNameError, require
 
 if TYPE_CHECKING:
     from eto_agents.trajectory import Trajectory
@@ -203,5 +205,80 @@ def _is_address(host: str) -> bool:
     return True
 
 
-COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"webshop": webshop}
+def mcp(  # noqa: PLR0913 (the flags of the command)
+    env: str,
+    dataset: str | None = None,
+    split: str = "seen",
+    n_tasks: int | None = None,
+    seeds: tuple[int, ...] = (0,),
+    http: int | None = None,
+    out: Path | None = None,
+    agent: str = "mcp",
+    prompts: str = "own",
+    max_steps: int | None = None,
+    env_args: KeyValues = (),
+    max_episodes: int = 256,
+    idle_minutes: float = 30.0,
+) -> None:
+    """Let the agents of any MCP client play the tasks of a split.
+
+    The client gets two tools, reset and act, and never a score; eto report reads the episodes.
+
+    Rerun the command to resume.
+
+    For example:
+        eto serve mcp --env ETO-WebShop-v0 --dataset mini --http 8000
+
+    Args:
+        env: Environment id, such as ETO-WebShop-v0.
+        dataset: Dataset of the environment: mini, an official name such as full, or a folder that
+            holds the official files. By default the official data if downloaded, else mini.
+        split: Split whose tasks are played.
+        n_tasks: Play only the first N tasks of the split. By default all.
+        seeds: Seeds; every task is played once for each.
+        http: Port on which to serve HTTP, for this machine only; 0 selects a free one. By default
+            the server uses standard input and output, and ends when its client does.
+        out: Folder of the run; by default runs/ENV-AGENT.
+        agent: Name of the agent in reports.
+        prompts: Prompts whose instruction the agent gets: own, brief, or a TOML file.
+        max_steps: Step limit of an episode; by default the protocol's.
+        env_args: Further arguments for the environment; values are JSON or plain text.
+        max_episodes: Maximum number of episodes played at once.
+        idle_minutes: Minutes without an action after which an episode is cancelled.
+    """
+    require("mcp", extra="mcp")
+    at_least_one(n_tasks=n_tasks, max_episodes=max_episodes)
+    if not idle_minutes > 0:
+        raise EtoError(f"--idle-minutes must be more than 0, got {idle_minutes}")
+    arguments = env_arguments(env, env_args, dataset=dataset, max_steps=max_steps)
+    from eto_agents.bridges.mcp import open_episodes, serve
+    from eto_envs.webshop.site.server import listen
+
+    folder = out or Path("runs") / f"{env}-{agent}"
+    with contextlib.ExitStack() as stack:
+        episodes = stack.enter_context(
+            open_episodes(
+                env,
+                out=folder,
+                split=split,
+                n_tasks=n_tasks,
+                seeds=seeds,
+                prompts=prompts,
+                agent=agent,
+                max_episodes=max_episodes,
+                **arguments,
+            )
+        )
+        listener = None
+        if http is not None:  # otherwise standard output belongs to the client
+            listener = stack.enter_context(contextlib.closing(listen("127.0.0.1", http)))
+            show(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp  (Ctrl-C stops)")
+            show(f"episodes are stored in {folder}")
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(env, episodes, idle_s=60 * idle_minutes, listener=listener)
+        if listener is not None:
+            show("stopped; rerun the command to resume")
+
+
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"webshop": webshop, "mcp": mcp}
 """The commands after ``eto serve``."""

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,14 @@ def test_audit_prints_shares_and_fails_if_anything_differs(tmp_path: Path) -> No
     assert "no file of recorded episodes" in done.stderr
     done = eto("audit", "ETO-WebShop-v0", "--against", "textworld")
     assert done.returncode == 2
+
+
+def test_a_bridge_without_its_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` replaces it
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", "mcp", "--env", "ETO-WebShop-v0", "--dataset", "mini"])
+    assert stopped.value.code == 1
+    assert "pip install 'eto-gym[mcp]'" in capsys.readouterr().err
