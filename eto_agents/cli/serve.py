@@ -1,4 +1,4 @@
-"""`eto serve`: people, or agents of other projects, play; their episodes are stored."""
+"""`eto serve`: people, or agents of other projects, play."""
 
 from __future__ import annotations
 
@@ -248,8 +248,7 @@ def mcp(  # noqa: PLR0913 (the flags of the command)
     """
     require("mcp", extra="mcp")
     at_least_one(n_tasks=n_tasks, max_episodes=max_episodes)
-    if not idle_minutes > 0:
-        raise EtoError(f"--idle-minutes must be more than 0, got {idle_minutes}")
+    _check_minutes(idle_minutes)
     arguments = env_arguments(env, env_args, dataset=dataset, max_steps=max_steps)
     from eto_agents.bridges.mcp import open_episodes, serve
     from eto_envs.webshop.site.server import listen
@@ -280,5 +279,64 @@ def mcp(  # noqa: PLR0913 (the flags of the command)
             show("stopped; rerun the command to resume")
 
 
-COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"webshop": webshop, "mcp": mcp}
+def openenv(
+    env: str,
+    dataset: str | None = None,
+    max_steps: int | None = None,
+    env_args: KeyValues = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_sessions: int = 64,
+    idle_minutes: float = 30.0,
+) -> None:
+    """Serve an environment to clients of OpenEnv, an episode to each WebSocket.
+
+    Clients select the split and the task. Nothing is stored.
+
+    For example:
+        eto serve openenv --env ETO-ALFWorld-v0 --dataset mini --port 8000
+
+    Args:
+        env: Environment id, such as ETO-WebShop-v0.
+        dataset: Dataset of the environment: mini, an official name such as full, or a folder that
+            holds the official files. By default the official data if downloaded, else mini.
+        max_steps: Step limit of an episode; by default the protocol's.
+        env_args: Further arguments for the environment; values are JSON or plain text.
+        host: Address to listen on; any other than this machine's own admits other machines.
+        port: Port to listen on; 0 selects a free one.
+        max_sessions: Maximum number of clients at once; others are refused.
+        idle_minutes: Minutes without a message after which a client's session ends.
+    """
+    require("openenv", extra="openenv")
+    at_least_one(max_sessions=max_sessions)
+    _check_minutes(idle_minutes)
+    arguments = env_arguments(env, env_args, dataset=dataset, max_steps=max_steps)
+    from eto_agents.bridges.openenv import create_server, serve
+    from eto_envs.webshop.site.server import listen
+
+    app = create_server(env, max_sessions=max_sessions, idle_minutes=idle_minutes, **arguments)
+    if not _is_loopback(host):
+        warnings.warn(
+            f"listening on {host}: anyone who can reach the port can play, without encryption",
+            UserWarning,
+            stacklevel=1,
+        )
+    with contextlib.closing(listen(host, port)) as listener:
+        name = f"[{host}]" if ":" in host else host
+        show(f"http://{name}:{listener.getsockname()[1]}  (Ctrl-C stops)")
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(app, listener)
+        show("stopped")
+
+
+def _check_minutes(idle_minutes: float) -> None:
+    if not idle_minutes > 0:
+        raise EtoError(f"--idle-minutes must be more than 0, got {idle_minutes}")
+
+
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
+    "webshop": webshop,
+    "mcp": mcp,
+    "openenv": openenv,
+}
 """The commands after ``eto serve``."""

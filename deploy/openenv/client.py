@@ -1,0 +1,5 @@
+"""The client, where OpenEnv looks for it."""
+
+from eto_agents.bridges.openenv import WorldEnvClient
+
+__all__ = ["WorldEnvClient"]
