@@ -48,7 +48,7 @@ def read_collection(path: str | Path, *, min_score: float | None = None) -> Coll
         UnknownNameError: `min_score` is not in [0, 1].
     """
     path = Path(path)
-    log = read_log(path, may_mix=True, with_messages=True)
+    log = read_log(path, may_mix=True, keep_messages=lambda _: True)
     if min_score is None:
         min_score = recorded_min_score(episodes_file(path).parent)
     check_min_score(min_score)

@@ -7,13 +7,13 @@ through `read_log`; nothing here writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eto_agents.runs import EPISODES, RunRecord, episodes_file, read_record
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import EpisodeKey, Trajectory
+from eto_agents.trajectory import EpisodeKey, Message, Trajectory
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 
 
@@ -51,7 +51,11 @@ class EpisodeLog:
 
 
 def read_log(
-    path: str | Path, label: str = "", *, may_mix: bool = False, with_messages: bool = False
+    path: str | Path,
+    label: str = "",
+    *,
+    may_mix: bool = False,
+    keep_messages: Callable[[Sequence[Message]], bool] = lambda _: False,
 ) -> EpisodeLog:
     """Read the episodes of a run's folder, or a file of episodes.
 
@@ -60,7 +64,7 @@ def read_log(
         label: what a report calls the agent; by default the policy's name.
         may_mix: whether to accept episodes of other agents, worlds or task sets than ``run.json``
             states, as an import from several sources has them.
-        with_messages: whether to keep the conversations, which take most of the memory.
+        keep_messages: which conversations to keep; they take most of the memory.
 
     Raises:
         DataNotFoundError: there is no such file, or no episode in it has ended.
@@ -82,7 +86,8 @@ def read_log(
         for number, episode in enumerate(store.read(), start=1):
             for problem in _differences(episode, claim):
                 raise CorruptDataError(f"{file}, line {number}: {problem}")
-            latest[episode.key] = episode if with_messages else replace(episode, messages=[])
+            is_kept = keep_messages(episode.messages)
+            latest[episode.key] = episode if is_kept else replace(episode, messages=[])
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
     if not latest:

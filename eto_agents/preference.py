@@ -10,17 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from eto_agents.strict_json import json_text
-from eto_agents.trajectory import Message, check_schema
+from eto_agents.trajectory import Message, check_schema, is_message, next_roles
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import parse_json, read_text, write_whole
 
 SCHEMA_VERSION = 2
-
-_ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class PreferencePair:
 
     Attributes:
         prompt: what both continuations share: the instruction, the example if any, the task, and
-            earlier turns of the episode; the last message is the user's.
+            earlier turns of the episode; the last message is the user's or a tool's.
         chosen: the better continuation; its first and last messages are the agent's.
         rejected: the worse continuation, in the same form.
         chosen_score: final score of the chosen episode in [0, 1]; None if unknown.
@@ -62,7 +59,7 @@ class PreferencePair:
         """Check the roles and the types.
 
         Raises:
-            ValueError: roles do not alternate, a part begins or ends with the wrong role, or a
+            ValueError: roles are out of order, a part begins or ends with the wrong role, or a
                 field has the wrong type.
         """
         for each in dataclasses.fields(self):
@@ -71,12 +68,16 @@ class PreferencePair:
                 raise ValueError(f"{each.name} is {value!r:.60}, not a text")
             if each.type == "float | None" and type(value) not in (int, float, type(None)):
                 raise ValueError(f"{each.name} is {value!r:.60}, not a number")
-        _check("prompt", self.prompt, "user")
+        _check_messages("prompt", self.prompt)
+        if not self.prompt or "assistant" not in next_roles(self.prompt):
+            raise ValueError("prompt does not end where the agent replies")
         for name in ("chosen", "rejected"):
             messages: list[Message] = getattr(self, name)
-            _check(name, messages, "assistant")
-            if messages[0]["role"] != "assistant":
-                raise ValueError(f"{name} begins with a {messages[0]['role']} message")
+            _check_messages(name, messages)
+            roles = [message["role"] for message in messages]
+            if [*roles[:1], *roles[-1:]] != ["assistant", "assistant"]:
+                raise ValueError(f"{name} does not begin and end with the agent's message: {roles}")
+            next_roles([*self.prompt, *messages])
 
     @property
     def fault(self) -> str:
@@ -133,16 +134,7 @@ def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> int:
     return len(lines)
 
 
-def _check(name: str, messages: list[Message], last: str) -> None:
-    """Check that user and assistant alternate, that contents are text and the last role `last`."""
-    roles = [message["role"] for message in messages]
-    texts = [message["content"] for message in messages]
-    if not all(isinstance(text, str) for text in (*roles, *texts)):
-        raise ValueError(f"{name} has a message whose role or content is not text")
-    if unknown := [role for role in roles if role not in _ROLES]:
-        raise ValueError(f"{name} has a message of role {unknown[0]!r}")
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or turns[-1] != last:
-        raise ValueError(f"{name} does not end with a message of role {last!r}")
-    if any(one == other for one, other in pairwise(turns)):
-        raise ValueError(f"user and assistant do not alternate in {name}")
+def _check_messages(name: str, messages: list[Message]) -> None:
+    for message in messages:
+        if not is_message(message):
+            raise ValueError(f"{name} has {message!r:.60}, which is no message")

@@ -8,8 +8,9 @@ trajectories are written by `eto_agents.store`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
@@ -111,6 +112,63 @@ def _tool_call(call: Mapping[str, Any], number: int) -> ToolCall:
         "type": "function",
         "function": {"name": str(function["name"]), "arguments": arguments},
     }
+
+
+def with_objects(message: Message) -> dict[str, Any]:
+    """A message in Hugging Face's form, in which the arguments of a call are an object.
+
+    Arguments that are no JSON stay a text.
+    """
+    record: dict[str, Any] = {**message}
+    if "tool_calls" in message:
+        record["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": _value(call)}}
+            for call in message["tool_calls"]
+        ]
+    return record
+
+
+def _value(call: ToolCall) -> Any:
+    text = call["function"]["arguments"]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def reply_indices(messages: Sequence[Message], n_steps: int) -> list[int]:
+    """Where in a conversation the agent's messages of an episode are: its last `n_steps`."""
+    said = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    return said[max(0, len(said) - n_steps) :]  # those of a worked example come before
+
+
+def next_roles(messages: Sequence[Message]) -> tuple[str, ...]:
+    """The roles that the message after a chat may have.
+
+    After at most one system message, user and assistant take turns, the user first. A message with
+    tool calls is followed by as many results, and then by the assistant or the user.
+
+    Raises:
+        ValueError: the messages are not in this order.
+    """
+    roles = [message["role"] for message in messages]
+    expected: tuple[str, ...] = ("user",)
+    n_waiting = 0  # tool calls without a result so far
+    for message in messages[int(roles[:1] == ["system"]) :]:
+        role, n_calls = message["role"], len(message.get("tool_calls", ()))
+        if role not in expected or (n_calls and role != "assistant"):
+            raise ValueError(
+                "the roles must be user and assistant in turn, after at most one system message, "
+                f"with a tool's result for each tool call, got {roles}"
+            )
+        n_waiting = n_calls or max(0, n_waiting - 1)
+        if n_waiting:
+            expected = ("tool",)
+        elif role == "tool":
+            expected = ("assistant", "user")
+        else:
+            expected = ("user",) if role == "assistant" else ("assistant",)
+    return expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +299,11 @@ class Trajectory:
         """What the progress of a run shows."""
         return EpisodeSummary(self.key, self.status, self.score, self.n_completion_tokens)
 
+    @property
+    def replies(self) -> list[Message]:
+        """The agent's message of each step; fewer if `messages` lack some."""
+        return [self.messages[i] for i in reply_indices(self.messages, len(self.steps))]
+
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""
         return json_text(dataclasses.asdict(self))
@@ -283,7 +346,7 @@ def _problems(episode: Trajectory) -> Iterator[str]:
             yield f"{name} is {getattr(episode, name)!r:.60}, not a whole number"
     if type(episode.success) is not bool:
         yield f"success is {episode.success!r:.60}, not true or false"
-    if not isinstance(episode.messages, list) or not all(map(_is_message, episode.messages)):
+    if not isinstance(episode.messages, list) or not all(map(is_message, episode.messages)):
         yield f"messages are {episode.messages!r:.60}, not texts with roles"
     yield from _wrong_numbers({"wall_s": episode.wall_s})
     yield from _wrong_score(episode.score)
@@ -307,7 +370,8 @@ def _step_problems(step: Step) -> Iterator[str]:
             yield f"{name} are {values!r:.60}, not a list of numbers"
 
 
-def _is_message(message: object) -> bool:
+def is_message(message: object) -> bool:
+    """Whether a value is a `Message`."""
     return (
         isinstance(message, dict)
         and all(isinstance(message.get(name), str) for name in ("role", "content"))

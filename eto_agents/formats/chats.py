@@ -15,7 +15,17 @@ from typing import Any, Final, cast
 from eto_agents.react.context import transcript
 from eto_agents.react.parse import NO_ACTION, Format
 from eto_agents.react.prompts import Prompt, find_prompt, prompt_key_of
-from eto_agents.trajectory import STATUSES, Message, Status, Step, Trajectory
+from eto_agents.react.protocols import find_protocol
+from eto_agents.react.tools import uses_tools
+from eto_agents.trajectory import (
+    STATUSES,
+    Message,
+    Status,
+    Step,
+    Trajectory,
+    next_roles,
+    reply_indices,
+)
 from eto_agents.worlds import find_world
 
 
@@ -65,16 +75,22 @@ def chat_of(trajectory: Trajectory, prompt: Prompt, *, with_example: bool = Fals
         with_example: whether it is shown the worked example.
 
     Raises:
-        ValueError: the episode has no steps.
+        ValueError: the episode has no steps, or calls tools in a conversation that lacks replies.
+        SettingsError: the episode calls tools, and the prompt asks for actions as text.
     """
     if not trajectory.steps:
         raise ValueError(f"the episode of task {trajectory.task_id!r} has no steps")
     messages = transcript(
-        prompt, trajectory.initial_observation, trajectory.steps, with_example=with_example
+        prompt,
+        trajectory.initial_observation,
+        trajectory.steps,
+        with_example=with_example,
+        replies=trajectory.replies if uses_tools(trajectory.messages) else None,
     )
+    replies = reply_indices(messages, len(trajectory.steps))
     return Chat(
-        messages[:-1],
-        len(prompt.head(with_example=with_example)),
+        messages[: replies[-1] + 1],
+        replies[0] - 1,  # the task comes before the first reply
         trajectory.task_id,
         trajectory.score,
         {name: getattr(trajectory, name) for name in FACTS},
@@ -110,8 +126,8 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
         ValueError: user and assistant do not take turns after the prompt, or a fact is impossible.
     """
     turns = chat.messages[chat.n_prompt :]
-    roles = [message["role"] for message in turns]
-    if len(turns) < 2 or roles != ["user", "assistant"] * (len(turns) // 2):
+    next_roles(turns)  # raises if they are out of order
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise ValueError("after the prompt, task and agent do not take turns to the agent's last")
     known_as = find_world(world)
     facts = dict(chat.facts)
@@ -139,7 +155,7 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
         task_id=chat.task_id,
         initial_observation=first,
         messages=chat.messages,
-        steps=_steps(turns[1:], world, score),
+        steps=_steps(turns, world, score),
         status=cast(Status, status),
         score=score,
         success=score >= 1.0,
@@ -147,25 +163,35 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
 
 
 def _steps(turns: list[Message], world: str, score: float) -> list[Step]:
-    known_as = find_world(world)
-    form, refusals = known_as.format, known_as.refusals
+    """The steps of an episode.
+
+    Args:
+        turns: the task, and then replies and what follows them.
+        world: whose format they have.
+        score: of the episode.
+    """
+    form, refusals = find_world(world).format, find_world(world).refusals
+    name = "tool" if uses_tools(turns) else "thought"
+    protocol = find_protocol(name, Prompt(world, instruction=""))
     steps = []
-    for i in range(0, len(turns), 2):
-        is_last = i + 1 >= len(turns)
-        text = turns[i]["content"]
-        said = form.parse(text)
-        reply = "" if is_last or said.error else _without_prefix(turns[i + 1]["content"], form)
-        is_refused = bool(refusals) and re.match(refusals, reply) is not None
+    for i, message in enumerate(turns):
+        if message["role"] != "assistant":
+            continue
+        is_last = i + 1 == len(turns)
+        said = protocol.parse(message)
+        answer = "" if is_last or said.error else turns[i + 1]["content"]
+        observation = answer if message.get("tool_calls") else _without_prefix(answer, form)
+        is_refused = bool(refusals) and re.match(refusals, observation) is not None
         steps.append(
             Step(
                 action=said.action,
-                observation=reply,
+                observation=observation,
                 reward=score if is_last else 0.0,
                 task_reward=score if is_last else 0.0,
                 reward_terms={},
                 score=score if is_last else 0.0,
                 is_valid=said.action != NO_ACTION and not is_refused,
-                text=text,
+                text=message["content"],
                 thought=said.thought,
             )
         )

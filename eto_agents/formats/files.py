@@ -1,23 +1,30 @@
-"""Files of entries: one JSON list, or one JSON object a line; and the two ways to write a chat.
+"""Files of entries: one JSON list, or one JSON object a line; and the ways to write a chat.
 
-Errors name the file and the entry or line, counted from 1.
+The from/value form (FastChat, ETO, LLaMA-Factory's sharegpt) has texts; in LLaMA-Factory a tool
+call is a turn of its own, and its result another. The role/content form of Hugging Face and TRL has
+all that a chat has. Errors name the file and the entry or line, counted from 1.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from eto_agents.react.tools import ACT, uses_tools
 from eto_agents.strict_json import json_text
-from eto_agents.trajectory import SCHEMA_VERSION, Message, check_schema
-from eto_envs.errors import CorruptDataError
+from eto_agents.trajectory import SCHEMA_VERSION, Message, as_message, check_schema, with_objects
+from eto_envs.errors import CorruptDataError, DataError
 from eto_envs.files import parse_json, read_text, write_whole
 
 SPEAKERS: Final[Mapping[str, str]] = {"system": "system", "user": "human", "assistant": "gpt"}
-"""Roles and how the from/value form (FastChat, ETO, LLaMA-Factory's sharegpt) calls them."""
+"""Roles and how the from/value form calls them."""
 
-_ROLES: Final = {speaker: role for role, speaker in SPEAKERS.items()} | {r: r for r in SPEAKERS}
+_ROLES: Final = {speaker: role for role, speaker in SPEAKERS.items()} | {
+    role: role for role in (*SPEAKERS, "tool")
+}
+_CALL, _RESULT = "function_call", "observation"  # LLaMA-Factory's speakers
 
 
 class Entry(NamedTuple):
@@ -84,13 +91,64 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     return len(lines)
 
 
-def turns_of(messages: Iterable[Message]) -> list[dict[str, str]]:
-    """A chat in the from/value form."""
+def turns_of(messages: Sequence[Message], others: str) -> list[dict[str, str]]:
+    """A chat in ETO's from/value form, which has no place for tool calls.
+
+    Args:
+        messages: the chat.
+        others: the names of formats that have one, for the error message.
+
+    Raises:
+        DataError: the chat has tool calls.
+    """
+    if uses_tools(messages):
+        raise DataError(f"this format has no place for tool calls: choose {others}")
     return [{"from": SPEAKERS[m["role"]], "value": m["content"]} for m in messages]
+
+
+def turns_with_calls(messages: Sequence[Message], others: str) -> list[dict[str, str]]:
+    """A chat in LLaMA-Factory's from/value form, in which a call is a turn without a text.
+
+    Args:
+        messages: as in `turns_of`.
+        others: as in `turns_of`.
+
+    Raises:
+        DataError: the chat has a text beside a call, several calls in a message, arguments that are
+            no JSON object, or a message of the user's after a result.
+    """
+    turns = []
+    for before, message in zip([None, *messages], messages, strict=False):
+        role, content = message["role"], message["content"]
+        functions = [call["function"] for call in with_objects(message).get("tool_calls", ())]
+        problems = {
+            "a text beside a tool call": functions and content.strip(),
+            "several tool calls in a message": len(functions) > 1,
+            "arguments that are no JSON object": not all(
+                isinstance(function["arguments"], dict) for function in functions
+            ),
+            "a user who goes on after a result": before is not None
+            and (before["role"], role) == ("tool", "user"),
+        }
+        for problem in [name for name, is_there in problems.items() if is_there]:
+            raise DataError(f"this format has no place for {problem}: choose {others}")
+        if functions:
+            turns.append({"from": _CALL, "value": json_text(functions[0])})
+        else:
+            speaker = _RESULT if role == "tool" else SPEAKERS[role]
+            turns.append({"from": speaker, "value": content})
+    return turns
+
+
+def tools_column(messages: Sequence[Message]) -> dict[str, Any]:
+    """The column with the tools of a chat, as TRL takes it; none for a chat without calls."""
+    return {"tools": [ACT]} if uses_tools(messages) else {}
 
 
 def messages_of(entry: Entry, key: str) -> list[Message]:
     """The chat under a key, in the from/value or the role/content form.
+
+    Calls and results may lack ids; see `number_calls`.
 
     Raises:
         CorruptDataError: there is none, or it is empty or of another form.
@@ -117,7 +175,7 @@ def system_of(entry: Entry, messages: Sequence[Message]) -> list[Message]:
     return [{"role": "system", "content": text}]
 
 
-_NO_PLACE: Final = ("tools", "images", "videos", "audios", "kto_tag")
+_NO_PLACE: Final = ("images", "videos", "audios", "kto_tag")
 
 
 def check_columns(entry: Entry) -> None:
@@ -130,23 +188,75 @@ def check_columns(entry: Entry) -> None:
         if entry.record.get(name) not in _NOTHING:
             value = entry.record[name]
             raise entry.bad(f"{name!r} is {value!r:.60}: episodes of text have no place for it")
+    tools = entry.record.get("tools")
+    if tools not in _NOTHING and _tool_names(tools) != [ACT["function"]["name"]]:
+        raise entry.bad(f"'tools' is {tools!r:.60}: the agents of these worlds have one, 'act'")
+
+
+def _tool_names(tools: Any) -> list[Any]:
+    """The names of the tools in a column, which may be a text; none if it is something else."""
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+        return [tool.get("function", tool)["name"] for tool in tools]
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return []
 
 
 _NOTHING: Final[tuple[object, ...]] = (None, "", [], {}, "[]", "{}")
 
 
 def _message(entry: Entry, key: str, turn: Any) -> Message:
+    """A turn of either form as a message; the ids of calls and results may be empty."""
     if not isinstance(turn, Mapping):
         raise entry.bad(f"{key!r} has {turn!r:.60}, which is no message")
-    known = ("from", "value") if "from" in turn else ("role", "content")
-    speaker, text = (turn.get(name) for name in known)
+    has_speaker = "from" in turn
+    known = ["from", "value"] if has_speaker else ["role", "content", "tool_calls", "tool_call_id"]
+    if turn.get("role") == "tool":
+        known.append("name")  # the tool's, as in OpenAI's form
     if any(value not in _NOTHING for name, value in turn.items() if name not in known):
         unknown = sorted({*turn} - {*known})
         raise entry.bad(f"{key!r} has a message with {unknown[0]!r}, which would be lost")
-    role = _ROLES.get(speaker) if isinstance(speaker, str) else None
-    if role is None or not isinstance(text, str):
-        raise entry.bad(f"{key!r} has {dict(turn)!r:.60}, which is no message")
-    return {"role": role, "content": text}
+    speaker, text = (turn.get(name) for name in known[:2])
+    try:
+        if has_speaker and speaker == _CALL:
+            return _calling(text)
+        if has_speaker and speaker == _RESULT:
+            speaker = "tool"
+        role = _ROLES[str(speaker)]
+        calls = [] if has_speaker else turn.get("tool_calls") or []
+        if not isinstance(text, str) and not (text is None and calls):
+            raise TypeError("no text")
+        message = as_message({**turn, "role": role, "content": text})
+        for call, theirs in zip(message.get("tool_calls", ()), calls, strict=True):
+            call["id"] = str(theirs.get("id") or "")
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise entry.bad(f"{key!r} has {dict(turn)!r:.60}, which is no message") from error
+    return message
+
+
+def _calling(text: Any) -> Message:
+    """The message of LLaMA-Factory's ``function_call``: a call as JSON, or a list of them."""
+    calls = json.loads(text)
+    calls = [calls] if isinstance(calls, dict) else calls
+    message = as_message({"role": "assistant", "content": "", "tool_calls": calls})
+    for call in message["tool_calls"]:
+        call["id"] = ""
+    return message
+
+
+def number_calls(messages: list[Message]) -> list[Message]:
+    """Give ids, in place, to the calls and results of a chat that have none, in their order."""
+    n_calls = 0
+    waiting: list[str] = []
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            n_calls += 1
+            call["id"] = call["id"] or f"call-{n_calls}"
+            waiting.append(call["id"])
+        if message["role"] == "tool":
+            first = waiting.pop(0) if waiting else ""
+            message.setdefault("tool_call_id", first)
+    return messages
 
 
 def number_of(entry: Entry, key: str) -> float | None:

@@ -4,6 +4,7 @@ ETO (``construct_preference.py``) and TRL take whole conversations as chosen and
 the from/value form and one JSON list, TRL as messages, here one pair a line. LLaMA-Factory compares
 two single answers to one conversation: the turn at which a pair's two episodes part. What follows
 it is kept in a column of text that LLaMA-Factory passes over, so that a pair can be read back.
+Tool calls are in the latter two formats only.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ from eto_agents.formats.files import (
     Entry,
     check_columns,
     messages_of,
+    number_calls,
     number_of,
     read_entries,
     system_of,
+    tools_column,
     turns_of,
+    turns_with_calls,
     write_lines,
     write_list,
 )
 from eto_agents.formats.sft import describe_dataset
 from eto_agents.preference import PreferencePair
-from eto_agents.trajectory import Message
+from eto_agents.strict_json import json_text
+from eto_agents.trajectory import Message, with_objects
 from eto_envs.files import parse_json
 
 _TEXTS: Final = (
@@ -44,15 +49,19 @@ def write_eto_preference(path: Path, pairs: Iterable[PreferencePair]) -> int:
     """Write ETO's file of ``{"id", "prompt", "chosen", "rejected"}``; the number of pairs.
 
     Scores and what else is known of a pair are further keys, which ETO's trainer does not read.
+
+    Raises:
+        DataError: a pair has tool calls.
     """
+    others = "trl or llama-factory-ranking"
     return write_list(
         path,
         (
             {
                 "id": pair.task_id,
-                "prompt": turns_of(pair.prompt),
-                "chosen": turns_of(pair.chosen),
-                "rejected": turns_of(pair.rejected),
+                "prompt": turns_of(pair.prompt, others),
+                "chosen": turns_of(pair.chosen, others),
+                "rejected": turns_of(pair.rejected, others),
                 **_facts(pair),
             }
             for pair in pairs
@@ -66,11 +75,12 @@ def write_trl(path: Path, pairs: Iterable[PreferencePair]) -> int:
         path,
         (
             {
-                "prompt": pair.prompt,
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
+                "prompt": [with_objects(message) for message in pair.prompt],
+                "chosen": [with_objects(message) for message in pair.chosen],
+                "rejected": [with_objects(message) for message in pair.rejected],
                 "task_id": pair.task_id,
                 **_facts(pair),
+                **_tools_column(pair),
             }
             for pair in pairs
         ),
@@ -83,10 +93,14 @@ def write_llama_factory_ranking(path: Path, pairs: Iterable[PreferencePair]) -> 
     Returns:
         The number of pairs written. Left out are pairs whose episodes never part by what the agent
         says: one is the beginning of the other, or the world answered differently.
+
+    Raises:
+        DataError: a pair has a text beside a call, or several calls in a message.
     """
     records = [record for pair in pairs if (record := _ranking(pair)) is not None]
     n_written = write_list(path, records)
-    describe_dataset(path, _COLUMNS, ranking=True)
+    columns = {"tools": "tools"} if any("tools" in record for record in records) else {}
+    describe_dataset(path, _COLUMNS | columns, ranking=True)
     return n_written
 
 
@@ -96,19 +110,32 @@ def _ranking(pair: PreferencePair) -> dict[str, Any] | None:
     if n_shared == len(both) or pair.chosen[n_shared]["role"] != "assistant":
         return None
     chosen, rejected = pair.chosen[n_shared:], pair.rejected[n_shared:]
+    parts = {
+        "conversations": [*pair.prompt, *pair.chosen[:n_shared]],
+        "chosen": chosen[:1],
+        "rejected": rejected[:1],
+        "after_chosen": chosen[1:],
+        "after_rejected": rejected[1:],
+    }
+    turns = {name: turns_with_calls(part, "trl") for name, part in parts.items()}
     rest = {
         "n_prompt": len(pair.prompt),
-        "chosen": turns_of(chosen[1:]),
-        "rejected": turns_of(rejected[1:]),
+        "chosen": turns["after_chosen"],
+        "rejected": turns["after_rejected"],
     }
     return {
-        "conversations": turns_of([*pair.prompt, *pair.chosen[:n_shared]]),
-        "chosen": turns_of(chosen[:1])[0],
-        "rejected": turns_of(rejected[:1])[0],
+        "conversations": turns["conversations"],
+        "chosen": turns["chosen"][0],
+        "rejected": turns["rejected"][0],
         "id": pair.task_id,
         **_facts(pair),
+        **{name: json_text(value) for name, value in _tools_column(pair).items()},
         "rest": json.dumps(rest),
     }
+
+
+def _tools_column(pair: PreferencePair) -> dict[str, Any]:
+    return tools_column([*pair.prompt, *pair.chosen, *pair.rejected])
 
 
 def _facts(pair: PreferencePair) -> dict[str, Any]:
@@ -173,12 +200,15 @@ def _pair(entry: Entry, id_key: str) -> PreferencePair:
     for name, text in texts.items():
         if not isinstance(text, str):
             raise entry.bad(f"{name!r} is {text!r:.60}, not a text")
-    prompt = messages_of(entry, "prompt")
+    prompt, chosen, rejected = (messages_of(entry, key) for key in ("prompt", "chosen", "rejected"))
+    prompt = [*system_of(entry, prompt), *prompt]
+    for side in (chosen, rejected):  # each goes on where the prompt ends
+        number_calls([*prompt, *side])
     try:
         return PreferencePair(
-            prompt=[*system_of(entry, prompt), *prompt],
-            chosen=messages_of(entry, "chosen"),
-            rejected=messages_of(entry, "rejected"),
+            prompt=prompt,
+            chosen=chosen,
+            rejected=rejected,
             chosen_score=_score(entry, "chosen"),
             rejected_score=_score(entry, "rejected"),
             task_id=str(task_id),

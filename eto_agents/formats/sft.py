@@ -4,7 +4,7 @@ ETO (`webshop_sft.json` and its like in the Hugging Face dataset agent-eto/eto-s
 list of ``{"id", "conversations", "reward", "game_file"}``, the chat in the from/value form, the
 first two turns the instruction and "OK", no worked example. The reward is in WebShop's file alone;
 ``game_file`` in ALFWorld's. ETO itself counts the other two worlds' experts as 1
-(``construct_preference.py`` at commit 1a4c84c).
+(``construct_preference.py`` at commit 1a4c84c). Tool calls are in the other two formats only.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from eto_agents.formats.files import (
     Entry,
     check_columns,
     messages_of,
+    number_calls,
     number_of,
     read_entries,
     system_of,
+    tools_column,
     turns_of,
+    turns_with_calls,
     write_lines,
     write_list,
 )
-from eto_agents.strict_json import write_json
-from eto_agents.trajectory import Message
+from eto_agents.react.tools import uses_tools
+from eto_agents.strict_json import json_text, write_json
+from eto_agents.trajectory import Message, with_objects
 from eto_agents.worlds import find_world
 from eto_agents.worlds.base import known_world
 from eto_envs.alfworld.data.games import FOLDERS
@@ -106,17 +110,18 @@ def eto_records(chats: Iterable[Chat]) -> list[dict[str, Any]]:
 
     Raises:
         ValueError: a chat has a worked example, which would be taken for the agent's own.
+        DataError: a chat has tool calls.
     """
-    return [_eto_record(chat) for chat in chats]
+    return [
+        _record(chat, turns_of(chat.messages, "messages or llama-factory-sft")) for chat in chats
+    ]
 
 
-def _eto_record(chat: Chat) -> dict[str, Any]:
-    if chat.n_prompt != N_ETO_PROMPT:
+def _record(chat: Chat, turns: list[dict[str, str]]) -> dict[str, Any]:
+    # With tools, a system message is the whole instruction.
+    if chat.n_prompt != (1 if uses_tools(chat.messages) else N_ETO_PROMPT):
         raise ValueError("this format has no room for a worked example: leave it out")
-    record: dict[str, Any] = {
-        "id": eto_id(chat.task_id),
-        "conversations": turns_of(chat.messages),
-    }
+    record: dict[str, Any] = {"id": eto_id(chat.task_id), "conversations": turns}
     if chat.score is not None:
         record["reward"] = chat.score
     if "world" in chat.facts:
@@ -129,17 +134,32 @@ def _eto_record(chat: Chat) -> dict[str, Any]:
 
 
 def write_eto_sft(path: Path, chats: Iterable[Chat]) -> int:
-    """Write a file such as ETO's ``webshop_sft.json``; the number of entries."""
+    """Write a file such as ETO's ``webshop_sft.json``; the number of entries.
+
+    Raises:
+        DataError: a chat has tool calls.
+    """
     return write_list(path, eto_records(chats))
 
 
 def write_llama_factory_sft(path: Path, chats: Iterable[Chat]) -> int:
     """Write LLaMA-Factory's sharegpt form, and name the file in ``dataset_info.json`` beside it.
 
-    The records are those of `write_eto_sft`; LLaMA-Factory passes over the further columns.
+    The records are those of `write_eto_sft`, tool calls included; LLaMA-Factory passes over the
+    further columns.
+
+    Raises:
+        DataError: a chat has a text beside a call, or several calls in a message.
     """
-    n_entries = write_list(path, eto_records(chats))
-    describe_dataset(path, {"messages": "conversations"})
+    chats = list(chats)
+    records = []
+    for chat in chats:
+        record = _record(chat, turns_with_calls(chat.messages, "messages"))
+        tools = tools_column(chat.messages)
+        records.append(record | {name: json_text(value) for name, value in tools.items()})
+    n_entries = write_list(path, records)
+    columns = {"tools": "tools"} if any("tools" in record for record in records) else {}
+    describe_dataset(path, {"messages": "conversations"} | columns)
     return n_entries
 
 
@@ -185,7 +205,7 @@ def read_eto_sft(
     for entry in read_entries(path):
         check_columns(entry)
         messages = messages_of(entry, "conversations")
-        messages = [*system_of(entry, messages), *messages]
+        messages = number_calls([*system_of(entry, messages), *messages])
         stated = _world_of(entry, messages, world)
         theirs = world or stated
         n_prompt = _n_prompt(messages, theirs)
@@ -211,7 +231,7 @@ def _n_prompt(messages: Sequence[Message], world: str) -> int:
     """
     start = int(messages[0]["role"] == "system")
     reply = messages[start + 1]["content"] if len(messages) > start + 1 else ""
-    acts = not find_world(world).format.parse(reply).error
+    acts = uses_tools(messages) or not find_world(world).format.parse(reply).error
     return start if acts else start + N_ETO_PROMPT
 
 
@@ -292,7 +312,7 @@ def write_messages(path: Path, chats: Iterable[Chat]) -> int:
     """Write Hugging Face's ``messages``, one chat a line; the number of lines.
 
     Beside ``messages`` a line has ``task_id``, ``score``, ``n_prompt`` (messages before the task)
-    and the facts, so that `read_messages` gives the same chats.
+    and the facts, so that `read_messages` gives the same chats; with tool calls also ``tools``.
     """
     return write_lines(path, (_messages_record(chat) for chat in chats))
 
@@ -300,11 +320,12 @@ def write_messages(path: Path, chats: Iterable[Chat]) -> int:
 def _messages_record(chat: Chat) -> dict[str, Any]:
     facts = {name: chat.facts[name] for name in FACTS if name in chat.facts}
     return {
-        "messages": chat.messages,
+        "messages": [with_objects(message) for message in chat.messages],
         "task_id": chat.task_id,
         "score": chat.score,
         "n_prompt": chat.n_prompt,
         **facts,
+        **tools_column(chat.messages),
     }
 
 
@@ -320,7 +341,7 @@ def read_messages(path: Path) -> list[Chat]:
 
 def _chat_of(entry: Entry) -> Chat:
     check_columns(entry)
-    messages = messages_of(entry, "messages")
+    messages = number_calls(messages_of(entry, "messages"))
     n_prompt, task_id = entry.record.get("n_prompt"), entry.record.get("task_id")
     if type(n_prompt) is not int or not 0 <= n_prompt < len(messages):
         raise entry.bad(f"'n_prompt' is {n_prompt!r}: it tells where the task begins")

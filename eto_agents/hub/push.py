@@ -204,7 +204,7 @@ def _dataset(
             f"{path} is not finished, with {n_ended} episodes so far: rerun its command, or push "
             "it as it is with --partial"
         )
-    log = read_log(path, with_messages=True)
+    log = read_log(path, keep_messages=lambda _: True)
     episodes = [without_paths_of(e) for e in log.episodes if e.status != "cancelled"]
     results = Results.load(path) if is_complete else _results_so_far(run, record)
     card = dataset_card(

@@ -109,7 +109,8 @@ class ChatModel(Protocol):
     Optional members: `count_tokens(messages) -> int`, `max_context_tokens` (int), `provenance` (a
     dict of JSON values that the model's replies depend on), `prompts` and `with_example` (what
     it was trained with; see `eto_agents.policies.react`), and `concurrent` (whether `generate` may
-    be called from several threads at once, as a server's client can).
+    be called from several threads at once, as a server's client can). Where a model can call tools,
+    `count_tokens` has the keyword parameter `tools`, as `generate` does.
     """
 
     name: str
@@ -151,6 +152,7 @@ def complete(
 
     Raises:
         TypeError: there are tools, and the model cannot call any.
+        UnknownNameError: there are tools, and the chat template of a local model has none.
     """
     with_tools: dict[str, Any] = {"tools": tools} if tools else {}
     completions = model.generate(conversations, sampling, seeds, **with_tools)
@@ -178,6 +180,7 @@ def cut_at_stop(completion: Completion, stop: Sequence[str]) -> Completion:
         log_probs=None if ends is None or log_probs is None else log_probs[:n_whole],
         token_ends=None if ends is None else ends[:n_whole],
         finish_reason="stop",
+        tool_calls=[],  # they follow the text
     )
 
 

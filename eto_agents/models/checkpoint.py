@@ -1,10 +1,11 @@
 """`Checkpoint`: a language model with its tokenizer, chat template and prompts, on disk or not.
 
-On disk it is a Hugging Face folder (``config.json``, weights in safetensors, the tokenizer) with an
-additional file ``eto.json``, which names the chat template and the prompts that the model was
-trained with. Folders without that file, names on the hub, GGUF files and LoRA adapters can be read,
-too. Pickled weights are refused, because reading a pickle runs code. `Checkpoint.policy` is the way
-from weights to an agent; it runs the model with `eto_agents.models.local`.
+On disk it is a Hugging Face folder (``config.json``, weights in safetensors, the tokenizer with its
+chat template) with an additional file ``eto.json``, which names the chat template and the prompts
+that the model was trained with. So other programs can read it, and ``vllm serve FOLDER`` needs no
+further argument. Folders without that file, names on the hub, GGUF files and LoRA adapters can be
+read, too. Pickled weights are refused, because reading a pickle runs code. `Checkpoint.policy` is
+the way from weights to an agent; it runs the model with `eto_agents.models.local`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from eto_agents.models.control_tokens import control_ids, end_ids
 from eto_agents.react.chat import encode, find_template, pieces, templates
+from eto_agents.react.tools import ACT, uses_tools
 from eto_agents.settings import Playing
 from eto_agents.strict_json import write_json
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import FunctionCall, Message, Tool, ToolCall, with_objects
 from eto_envs.data import cache_dir
 from eto_envs.errors import (
     CorruptDataError,
@@ -278,7 +280,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, replacing what is in the folder, which is never left half written.
 
-    Of a model with a LoRA adapter only the adapter is written, which names its base.
+    Of a model with a LoRA adapter only the adapter is written, which names its base. The tokenizer
+    gets the chat template, unless its own writes the same.
 
     Args:
         checkpoint: what to write.
@@ -286,6 +289,8 @@ def save_checkpoint(
         weights: tensors by name, for a model whose own are sharded over several processes.
     """
     folder = Path(folder)
+    if not _has_format(checkpoint.tokenizer, checkpoint.template):
+        checkpoint.tokenizer.chat_template = find_template(checkpoint.template).source
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -511,6 +516,7 @@ def _guess_template(config: Any, tokenizer: Any, name: str) -> str:
     own = str(tokenizer.chat_template or "")
     candidates = {
         "plain": "<|assistant|>" in tokens and "<|end|>" in tokens,
+        "llama-3.1": "<|eom_id|>" in tokens,
         "llama-3": "<|eot_id|>" in tokens,
         "qwen3": config.model_type == "qwen3",
         "qwen2.5": config.model_type == "qwen2",
@@ -530,7 +536,7 @@ def _check_format(tokenizer: Any, template: str, name: str, *, is_stated: bool) 
     """Compare a template with the tokenizer's own, if it has one, on a short chat.
 
     Differs from the tokenizers' own templates: spaces, in which their revisions differ from each
-    other, and the empty thought in earlier replies (see `qwen3.jinja`).
+    other, the date (`llama-3.1.jinja`), and the empty thought in earlier replies (`qwen3.jinja`).
 
     Raises:
         UnknownNameError: they differ, and nobody asked for this template.
@@ -545,7 +551,11 @@ def _check_format(tokenizer: Any, template: str, name: str, *, is_stated: bool) 
     ours = "".join(piece.text for piece in pieces(chat, template, for_reply=True))
     try:
         theirs = tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            chat,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+            date_string="26 Jul 2024",
         )
     except Exception as error:  # noqa: BLE001 (the template is a program of a third party)
         theirs = f"(it fails: {error})"
@@ -560,6 +570,49 @@ def _check_format(tokenizer: Any, template: str, name: str, *, is_stated: bool) 
         UserWarning,
         stacklevel=3,
     )
+
+
+def _has_format(tokenizer: Any, template: str) -> bool:
+    """Whether a tokenizer's own template writes exactly what ours does, also with tools."""
+    if not tokenizer.chat_template:
+        return False
+    has_tools = find_template(template).call_tags is not None
+    for chat, tools in _probes():
+        if (tools or uses_tools(chat)) and not has_tools:
+            continue
+        for_reply = chat[-1]["role"] != "assistant"
+        parts = pieces(chat, template, for_reply=for_reply, tools=tools)
+        try:
+            theirs = tokenizer.apply_chat_template(
+                [with_objects(message) for message in chat],
+                tools=tools or None,
+                tokenize=False,
+                add_generation_prompt=for_reply,
+            )
+        except Exception:  # noqa: BLE001 (the template is a program of a third party)
+            return False
+        if theirs != "".join(piece.text for piece in parts):
+            return False
+    return True
+
+
+def _probes() -> Iterator[tuple[list[Message], list[Tool]]]:
+    """Chats in which templates may differ, with tools."""
+    function: FunctionCall = {"name": "act", "arguments": '{"action": "a <b>"}'}
+    call: ToolCall = {"id": "call-1", "type": "function", "function": function}
+    said: list[Message] = [
+        {"role": "user", "content": "u1"},
+        {"role": "assistant", "content": "a1"},
+        {"role": "user", "content": "u2"},
+    ]
+    called: list[Message] = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": 'r1 "q"', "tool_call_id": "call-1"},
+        {"role": "assistant", "content": "a2"},
+    ]
+    for system in ([], [Message(role="system", content="s")]):
+        yield [*system, *said], []
+        yield [*system, *said, *called], [ACT]
 
 
 def _comparable(text: str) -> str:

@@ -1,9 +1,10 @@
 """Control tokens: those that structure a chat and are no part of a message.
 
-A reply may end with one, and contains no other. If a model could write "<|user|>" in the middle of
-a reply, it would forge messages; and the reply, whose text is read as plain text afterwards, would
-be learned from in another context than the one in which it was sampled. So playing and training
-exclude these tokens from the model's distribution alike, which keeps their log-probabilities equal.
+A reply may end with one, and contains no other, except for those around tool calls where the model
+has tools. If a model could write "<|user|>" in the middle of a reply, it would forge messages; and
+the reply, whose text is read as plain text afterwards, would be learned from in another context
+than the one in which it was sampled. So playing and training exclude these tokens from the model's
+distribution alike, which keeps their log-probabilities equal.
 """
 
 from __future__ import annotations
@@ -27,20 +28,34 @@ def end_ids(model: Any, tokenizer: Any, template: str) -> list[int]:
     return sorted(int(end) for end in ends if end is not None)
 
 
-def control_ids(model: Any, tokenizer: Any, template: str) -> list[int]:
+def control_ids(
+    model: Any, tokenizer: Any, template: str, *, with_tools: bool = False
+) -> list[int]:
     """Tokens that no reply contains: all special ones but those that end a turn; sorted.
 
-    These are the template's, and those that the tokenizer marks as special. Tokens for which the
-    model has no logits are left out.
+    These are the template's, its markup as far as the tokenizer has tokens for it, and those that
+    the tokenizer marks as special. Tokens for which the model has no logits are left out.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        template: its chat template.
+        with_tools: whether replies may contain the tokens around tool calls.
     """
+    form = find_template(template)
+    added = tokenizer.added_tokens_decoder
+    written = {*form.special, *form.markup, *(form.call_tags or ())}
     special = {
-        *tokenizer.convert_tokens_to_ids(list(find_template(template).special)),
+        *tokenizer.convert_tokens_to_ids(list(form.special)),
         *tokenizer.all_special_ids,
-        *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special),
+        *(i for i, token in added.items() if token.special or token.content in written),
     }
+    allowed = set(end_ids(model, tokenizer, template))
+    if with_tools:
+        tags = set(form.call_tags or ())
+        allowed |= {i for i, token in added.items() if token.content in tags}
     n_logits = int(model.config.get_text_config().vocab_size)
-    ends = set(end_ids(model, tokenizer, template))
-    return sorted(token for token in special - ends if token < n_logits)
+    return sorted(token for token in special - allowed if token < n_logits)
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -66,14 +81,22 @@ def ids_in_context(
         The sampled tokens and those of the rest of the text; None if the tokenizer does not decode
         the sampled tokens to the beginning of the text, because another one was used.
     """
-    ids = list(sampled[:-1] if sampled and sampled[-1] in ends else sampled)
-    if max(ids, default=0) >= len(tokenizer):
-        return None
-    known = decode(tokenizer, ids)
-    if not text.startswith(known):
+    ids = without_end(sampled, ends)
+    known = decode_known(tokenizer, ids)
+    if known is None or not text.startswith(known):
         return None
     rest = text[len(known) :]
     return ids + tokenizer.encode(rest, add_special_tokens=False) if rest else ids
+
+
+def without_end(sampled: Sequence[int], ends: Container[int]) -> list[int]:
+    """The tokens of a reply without the one that ended the turn."""
+    return list(sampled[:-1] if sampled and sampled[-1] in ends else sampled)
+
+
+def decode_known(tokenizer: Any, ids: Sequence[int]) -> str | None:
+    """The text of tokens; None if the tokenizer does not have all of them."""
+    return decode(tokenizer, ids) if max(ids, default=0) < len(tokenizer) else None
 
 
 def without_tokens(logits: Tensor, ids: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from eto_agents.policy import describe
 from eto_agents.react.parse import without_reasoning
 from eto_agents.settings import SettingsError
 from eto_agents.strict_json import json_text
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Tool, ToolCall
 from eto_envs.errors import BackendError, UnknownNameError, require
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ _REFUSED_CHAT: Final = ("content_filter", "content_policy")
 """Parts of the error codes with which servers refuse what a chat says."""
 
 _NO_REPLY: Final = ("content_filter", "tool_calls", "function_call")
-"""Finish reasons with which an empty text is not a reply."""
+"""Finish reasons with which an empty text without calls is not a reply."""
 
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 
@@ -243,6 +243,8 @@ class OpenAIModel:
         conversations: Sequence[Sequence[Message]],
         sampling: Sampling,
         seeds: Sequence[int] | None = None,
+        *,
+        tools: Sequence[Tool] = (),
     ) -> list[Completion]:
         """Continue each conversation; see `ChatModel.generate`.
 
@@ -250,7 +252,7 @@ class OpenAIModel:
         not 0.
         """
         bodies = [
-            self._body(conversation, sampling, None if seeds is None else seeds[i])
+            self._body(conversation, sampling, None if seeds is None else seeds[i], tools)
             for i, conversation in enumerate(conversations)
         ]
         if len(bodies) > 1:
@@ -261,7 +263,11 @@ class OpenAIModel:
         return [cut_at_stop(completion, sampling.stop) for completion in completions]
 
     def _body(
-        self, conversation: Sequence[Message], sampling: Sampling, seed: int | None
+        self,
+        conversation: Sequence[Message],
+        sampling: Sampling,
+        seed: int | None,
+        tools: Sequence[Tool],
     ) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._model,
@@ -275,6 +281,8 @@ class OpenAIModel:
             body["stop"] = list(sampling.stop)
         if seed is not None and sampling.temperature > 0:
             body["seed"] = seed % 2**31  # some servers take no more
+        if tools:
+            body["tools"] = list(tools)
         body |= self._extra
         return {key: value for key, value in body.items() if key not in self._omit}
 
@@ -377,11 +385,16 @@ class OpenAIModel:
                 return Completion(error=error, is_permanent=True)
             usage = self._usage(reply.usage)
             text, finish_reason = _text_of(message.content), str(choice.finish_reason)
-            why = self._why_no_text(reply, text, finish_reason, body)
+            # Calls of tools that the model was not given have no reader.
+            calls = _checked_calls(getattr(message, "tool_calls", None)) if "tools" in body else []
+            if calls:
+                text = text or ""
+            why = "" if calls else self._why_no_text(reply, text, finish_reason, body)
             if text is None or why:
                 return Completion(usage=usage, error=why)
-            if len(text) > MAX_TEXT_CHARS:
-                return Completion(usage=usage, error=f"the server gave {len(text)} characters")
+            n_chars = len(text) + sum(map(_n_chars, calls))
+            if n_chars > MAX_TEXT_CHARS:
+                return Completion(usage=usage, error=f"the server gave {n_chars} characters")
             tokens = getattr(choice.logprobs, "content", None) if choice.logprobs else None
             log_probs = None if tokens is None else [_finite(token.logprob) for token in tokens]
             ids = _checked_ids(getattr(choice, "token_ids", None))
@@ -399,6 +412,7 @@ class OpenAIModel:
             finish_reason,
             token_ends=ends,
             prompt_token_ids=prompt_ids,
+            tool_calls=calls,
         )
 
     def _why_no_text(
@@ -562,6 +576,32 @@ def _checked_ids(ids: Any) -> list[int] | None:
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
         raise ValueError(f"not token ids: {ids!r:.100}")
     return ids
+
+
+def _checked_calls(calls: Any) -> list[ToolCall]:
+    """The tool calls of a message; none if it has none."""
+    if calls is None:
+        return []
+    if not isinstance(calls, list):
+        raise TypeError(f"not tool calls: {calls!r:.100}")
+    checked = [_checked_call(call) for call in calls]
+    if len({call["id"] for call in checked}) < len(checked):
+        raise ValueError("two tool calls have the same id")
+    return checked
+
+
+def _checked_call(call: Any) -> ToolCall:
+    call_id, name, arguments = call.id, call.function.name, call.function.arguments
+    if not all(isinstance(text, str) for text in (call_id, name, arguments)):
+        raise TypeError(f"not the call of a function: {call!r:.100}")
+    if not call_id or not name:
+        raise ValueError(f"a tool call without an id or a name: {call!r:.100}")
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _n_chars(call: ToolCall) -> int:
+    function = call["function"]
+    return len(call["id"]) + len(function["name"]) + len(function["arguments"])
 
 
 def _token_ends(text: str, tokens: Sequence[Any]) -> list[int] | None:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eto_agents.models.base import Completion, Sampling
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Tool, is_message
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 from eto_envs.files import read_json
 
-Reply = str | Completion
+Reply = str | Message | Completion
 Script = Sequence[Reply] | Callable[[Sequence[Message]], Reply] | str | Path
 
 
@@ -31,12 +31,13 @@ class ScriptedModel:
         """Take the script.
 
         Args:
-            script: replies in the order of the requests; or a function from a conversation to its
-                reply; or the path of a JSON file with a list of texts.
+            script: replies in the order of the requests: texts, or messages with tool calls; or a
+                function from a conversation to its reply; or the path of a JSON file with a list of
+                texts and messages.
 
         Raises:
             DataNotFoundError: there is no such file.
-            CorruptDataError: it is not a list of texts.
+            CorruptDataError: it is not such a list.
         """
         if isinstance(script, str | Path):
             script = _read(Path(script))
@@ -44,7 +45,7 @@ class ScriptedModel:
         self._left: list[Reply] = [] if callable(script) else list(script)[::-1]
         self.provenance: dict[str, str] = {}
         if not callable(script):
-            text = json.dumps([r if isinstance(r, str) else r.text for r in script])
+            text = json.dumps([r.text if isinstance(r, Completion) else r for r in script])
             self.provenance = {"script_sha256": hashlib.sha256(text.encode()).hexdigest()}
         self.requests: list[list[Message]] = []
 
@@ -53,6 +54,8 @@ class ScriptedModel:
         conversations: Sequence[Sequence[Message]],
         sampling: Sampling,
         seeds: Sequence[int] | None = None,
+        *,
+        tools: Sequence[Tool] = (),
     ) -> list[Completion]:
         """The next reply for each conversation; an error where the script has ended."""
         return [self._one(list(conversation)) for conversation in conversations]
@@ -65,13 +68,23 @@ class ScriptedModel:
             reply = self._left.pop()
         else:
             return Completion(error=f"the script ended before request {len(self.requests)}")
-        return Completion(reply) if isinstance(reply, str) else reply
+        return reply if isinstance(reply, Completion) else _completion(reply)
 
 
-def _read(path: Path) -> list[str]:
+def _completion(reply: str | Message) -> Completion:
+    if isinstance(reply, str):
+        return Completion(reply)
+    calls = reply.get("tool_calls", [])
+    reason = "tool_calls" if calls else "stop"
+    return Completion(reply["content"], finish_reason=reason, tool_calls=calls)
+
+
+def _read(path: Path) -> list[Reply]:
     if not path.is_file():
         raise DataNotFoundError(f"no script at {path}")
-    texts = read_json(path)
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise CorruptDataError(f"{path} is not a JSON list of texts")
-    return texts
+    replies = read_json(path)
+    if not isinstance(replies, list) or not all(
+        isinstance(reply, str) or is_message(reply) for reply in replies
+    ):
+        raise CorruptDataError(f"{path} is not a JSON list of texts and messages")
+    return replies

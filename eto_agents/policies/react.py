@@ -17,6 +17,7 @@ unless ``strip_reasoning=False``; it stays in the conversation.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -189,7 +190,11 @@ class ReActPolicy:
             )
         if self._max_prompt_tokens is None:
             return self._conversations[slot].messages()
-        return self._conversations[slot].fit(self._max_prompt_tokens, self._count_tokens)
+        conversation = self._conversations[slot]
+        count = self._count_tokens
+        if conversation.tools:
+            count = functools.partial(count, tools=conversation.tools)
+        return conversation.fit(self._max_prompt_tokens, count)
 
     def _generate(self, chats: Mapping[int, list[Message]]) -> list[Completion]:
         if not chats:

@@ -3,11 +3,12 @@
 Training and inference both use `encode`, so a model is trained on exactly what it reads and writes
 when it plays. The chat formats of model families are Jinja templates (``templates/*.jinja``,
 written from their documentation); Hugging Face's ``{% generation %}`` block marks what the agent
-writes, including the end of its turn.
+writes: its text, its tool calls and the end of its turn.
 
 Two properties hold for all texts and tokenizers: the ids of a chat begin with the ids of every
-shorter chat that it continues, with or without the opening of the reply; and the text of a message
-is never interpreted as markup of the template.
+shorter chat that it continues, and of the opening of the reply where one follows; and the text of a
+message, a call's arguments and a tool's result are never interpreted as markup of the template. The
+way back, from a reply's text to its tool calls, is in `eto_agents.react.tool_calls`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, NamedTuple, Protocol
 
-from eto_agents.trajectory import Message
+from eto_agents.react.tools import uses_tools
+from eto_agents.strict_json import json_text
+from eto_agents.trajectory import Message, Tool, next_roles
 from eto_envs.errors import UnknownNameError, require
 from eto_envs.files import parse_toml
 
@@ -65,12 +68,17 @@ class Template:
         special: strings that must each be a single token.
         markup: further strings that have a meaning in the format.
         end: the string that ends the agent's turn.
+        call_tags: what the agent writes around the JSON of a tool call: before and after it, or
+            before it if at all; None if the format has no tools.
+        one_call: whether a message has at most one tool call.
     """
 
     name: str
     special: tuple[str, ...]
     markup: tuple[str, ...]
     end: str
+    call_tags: tuple[str, ...] | None = None
+    one_call: bool = False
 
     @property
     def source(self) -> str:
@@ -86,23 +94,26 @@ def encode(
     for_reply: bool = False,
     first_trained: int = 0,
     sampled: Mapping[int, Sequence[int]] | None = None,
+    tools: Sequence[Tool] = (),
 ) -> Encoded:
     """Encode a chat as token ids and a mask of the agent's tokens.
 
     Args:
-        messages: the chat: an optional system message, then user and assistant messages in turn.
+        messages: the chat: an optional system message, then user and assistant messages in turn; an
+            assistant's tool calls are followed by as many results.
         tokenizer: the model's tokenizer.
         template: the name of one of `templates()`.
         for_reply: whether to add the opening of the assistant's next turn; the last message is then
-            the user's.
+            the user's or a tool's.
         first_trained: assistant messages before this index get mask 0, such as those of a worked
             example.
         sampled: the ids that were sampled for assistant messages, by index. They are used as they
             are, with the end of turn added if it was not sampled.
+        tools: what the agent may call.
 
     Raises:
-        UnknownNameError: there is no such template, or the tokenizer lacks one of its special
-            tokens.
+        UnknownNameError: there is no such template, the tokenizer lacks one of its special tokens,
+            or there are tools and the template has no form for them.
         ValueError: the roles do not alternate.
         MissingExtraError: jinja2 is not installed.
     """
@@ -113,7 +124,7 @@ def encode(
     ids: list[int] = []
     mask: list[int] = []
     before = ""
-    for text, is_agent in pieces(messages, template, for_reply=for_reply):
+    for text, is_agent in pieces(messages, template, for_reply=for_reply, tools=tools):
         position = replies.pop(0) if is_agent else -1
         if sampled is not None and position in sampled:
             new = list(sampled[position])
@@ -128,7 +139,11 @@ def encode(
 
 
 def pieces(
-    messages: Sequence[Message], template: str = "plain", *, for_reply: bool = False
+    messages: Sequence[Message],
+    template: str = "plain",
+    *,
+    for_reply: bool = False,
+    tools: Sequence[Tool] = (),
 ) -> list[Piece]:
     """Render a chat, and split it where the agent's text begins and ends.
 
@@ -136,14 +151,32 @@ def pieces(
         messages: as in `encode`.
         template: as in `encode`.
         for_reply: as in `encode`.
+        tools: as in `encode`.
     """
     form = find_template(template)
-    _check_roles(messages, for_reply)
-    protected = [{**message, "content": _protect(message["content"], form)} for message in messages]
-    text: str = _compiled(template)(messages=protected, add_generation_prompt=for_reply)
+    if tools or uses_tools(messages):
+        check_has_tools(template)
+    _check_roles(messages, form, for_reply)
+    text: str = _compiled(template)(
+        messages=[_protected_message(message, form) for message in messages],
+        tools=_protected(list(tools), form),
+        add_generation_prompt=for_reply,
+    )
     # The agent's text is between two marks, so every second part is the agent's.
     parts = [Piece(part, bool(i % 2)) for i, part in enumerate(text.split(_MARK))]
     return [piece for piece in parts if piece.text]
+
+
+def check_has_tools(template: str) -> None:
+    """Check that a template can render tools, calls and results.
+
+    Raises:
+        UnknownNameError: there is no such template, or it cannot.
+    """
+    if find_template(template).call_tags is None:
+        able = ", ".join(name for name, form in templates().items() if form.call_tags is not None)
+        hint = f"The templates that have them: {able}."
+        raise UnknownNameError("tools in chat template", template, (), hint)
 
 
 def find_template(name: str) -> Template:
@@ -164,7 +197,14 @@ def templates() -> Mapping[str, Template]:
     file = _folder().joinpath("templates.toml")
     table = parse_toml(file.read_text(encoding="utf-8"), file)
     return {
-        name: Template(name, tuple(row["special"]), tuple(row["markup"]), row["end"])
+        name: Template(
+            name,
+            tuple(row["special"]),
+            tuple(row["markup"]),
+            row["end"],
+            tuple(row["call_tags"]) if "call_tags" in row else None,
+            row.get("one_call", False),
+        )
         for name, row in table.items()
     }
 
@@ -197,31 +237,47 @@ def _compiled(name: str) -> Callable[..., str]:
     environment = ImmutableSandboxedEnvironment(
         extensions=[Generation], undefined=StrictUndefined, autoescape=False
     )
+    environment.filters["tojson"] = json_text  # as in Hugging Face; Jinja's own escapes HTML
     return environment.from_string(find_template(name).source).render
 
 
-def _check_roles(messages: Sequence[Message], for_reply: bool) -> None:
-    roles = [message["role"] for message in messages]
-    chat = roles[1:] if roles[:1] == ["system"] else roles
-    expected = [("user", "assistant")[i % 2] for i in range(len(chat))]
-    if not chat or chat != expected:
-        raise ValueError(
-            "the roles must be user and assistant in turn, after at most one system message, got "
-            f"{roles}"
-        )
-    if for_reply and chat[-1] != "user":
+def _check_roles(messages: Sequence[Message], form: Template, for_reply: bool) -> None:
+    following = next_roles(messages)
+    last = messages[-1]["role"] if messages else "system"
+    if last == "system":
+        raise ValueError("the chat has no message of the user's")
+    # A chat that ends between two results of a message is not the beginning of the one with both.
+    if last == "tool" and following == ("tool",):
+        raise ValueError("the chat ends between the results of several tool calls")
+    if for_reply and "assistant" not in following:
         raise ValueError("the last message must be the user's for the assistant to reply")
+    n_calls = max(len(message.get("tool_calls", ())) for message in messages)
+    if form.one_call and n_calls > 1:
+        raise ValueError(f"template {form.name!r} has one tool call a message, got {n_calls}")
 
 
-def _protect(content: str, form: Template) -> str:
-    """Break up markup in a message by inserting a space, so that it is read as plain text.
+def _protected_message(message: Message, form: Template) -> dict[str, Any]:
+    """What the templates read of a message."""
+    calls = [{"function": dict(call["function"])} for call in message.get("tool_calls", ())]
+    shown = {"role": message["role"], "content": message["content"], "tool_calls": calls}
+    protected: dict[str, Any] = _protected(shown, form)
+    return protected
+
+
+def _protected(value: Any, form: Template) -> Any:
+    """Break up markup in texts by inserting a space, so that it is read as plain text.
 
     Meta's code refuses such messages, but an episode should not end because of a product's name.
     """
-    content = content.replace(_MARK, "\N{REPLACEMENT CHARACTER}")
-    for control in (*form.special, *form.markup):
-        content = content.replace(control, f"{control[0]} {control[1:]}")
-    return content
+    if isinstance(value, str):
+        value = value.replace(_MARK, "\N{REPLACEMENT CHARACTER}")
+        for control in (*form.special, *form.markup):
+            value = value.replace(control, f"{control[0]} {control[1:]}")
+    elif isinstance(value, Mapping):
+        return {_protected(key, form): _protected(item, form) for key, item in value.items()}
+    elif isinstance(value, list):
+        return [_protected(item, form) for item in value]
+    return value
 
 
 def _special_ids(form: Template, tokenizer: Tokenizer) -> dict[str, int]:

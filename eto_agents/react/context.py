@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from eto_agents.react.parse import Parsed
 from eto_agents.react.prompts import Prompt
 from eto_agents.react.protocols import find_protocol
-from eto_agents.trajectory import Message, Step
+from eto_agents.strict_json import json_text
+from eto_agents.trajectory import Message, Step, Tool
 from eto_envs.errors import EtoError
 
 Counter = Callable[[Sequence[Message]], int]
@@ -25,12 +26,12 @@ class ContextOverflowError(EtoError):
     """Even the instruction, the task and the last turn alone do not fit into the context."""
 
 
-def estimate_tokens(messages: Sequence[Message]) -> int:
+def estimate_tokens(messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
     """Estimate the tokens of a chat without a tokenizer: a third of its bytes, and 8 per message.
 
     English has at least four bytes per token, so the estimate is on the safe side.
     """
-    texts = [message["content"] for message in messages]
+    texts = [message["content"] for message in messages] + [json_text(tool) for tool in tools]
     for message in messages:
         for call in message.get("tool_calls", ()):
             texts += call["function"].values()  # type: ignore[arg-type]
@@ -141,7 +142,12 @@ class Conversation:
 
 
 def transcript(
-    prompt: Prompt, observation: str, steps: Iterable[Step], *, with_example: bool = True
+    prompt: Prompt,
+    observation: str,
+    steps: Iterable[Step],
+    *,
+    with_example: bool = True,
+    replies: Sequence[Message] | None = None,
 ) -> list[Message]:
     """Reconstruct the whole chat of a recorded episode, including its last observation.
 
@@ -154,8 +160,18 @@ def transcript(
         observation: the initial observation.
         steps: the episode's steps; if a step has no text, its reply is the action alone.
         with_example: whether the prompt contains the worked example.
+        replies: the agent's message of each step, if it called a tool (the protocol ``"tool"``).
+
+    Raises:
+        SettingsError: the prompt does not go with tool calls.
     """
     steps = list(steps)
+    if replies is not None:
+        conversation = Conversation(prompt, observation, protocol="tool", with_example=with_example)
+        for step, reply in zip(steps, replies, strict=True):
+            conversation.add_reply(reply)
+            conversation.add_observation(step.observation)
+        return conversation.messages()
     # What was recorded says which rule the agent followed.
     strip_reasoning = all(
         not step.text or prompt.format.parse(step.text).action == step.action for step in steps

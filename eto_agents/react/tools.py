@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from eto_agents.trajectory import Tool
+from eto_agents.trajectory import Message, Tool
 
 ACT: Final[Tool] = {
     "type": "function",
@@ -23,3 +24,15 @@ ACT: Final[Tool] = {
         },
     },
 }
+
+
+def uses_tools(messages: Iterable[Message]) -> bool:
+    """Whether a conversation has tool calls or results."""
+    return any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
+
+
+def with_calls(message: Message) -> str:
+    """A message as a person reads it: the text, and then a line for each tool call."""
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    calls = [f"{function['name']}({function['arguments']})" for function in functions]
+    return "\n".join(filter(None, [message["content"], *calls]))

@@ -19,7 +19,8 @@ from typing import Any
 
 from eto_agents.episode_log import EpisodeLog, labelled, read_log
 from eto_agents.evaluation import failures
-from eto_agents.trajectory import PLAYED, STEP_TEXTS, Step, Trajectory
+from eto_agents.react.tools import uses_tools, with_calls
+from eto_agents.trajectory import PLAYED, STEP_TEXTS, Message, Step, Trajectory
 from eto_agents.worlds.webshop import OPTION_NAMES
 from eto_envs.errors import DataError
 from eto_envs.files import write_whole
@@ -46,7 +47,8 @@ def write_replay(runs: Sequence[str | Path], out: str | Path) -> int:
     """
     path = Path(out)
     _refuse_to_overwrite(path)
-    content = page([read_log(*labelled(str(run))) for run in runs]).encode()
+    logs = [read_log(*labelled(str(run)), keep_messages=uses_tools) for run in runs]
+    content = page(logs).encode()
     try:
         write_whole(path, content)
     except OSError as error:
@@ -129,6 +131,7 @@ def _run_record(run: EpisodeLog, label: str) -> dict[str, Any]:
 
 
 def _episode_record(run: int, t: Trajectory, strings: _Strings) -> dict[str, Any]:
+    replies = t.replies if len(t.replies) == len(t.steps) else [None] * len(t.steps)
     record = {
         "run": run,
         "env_id": t.env_id,
@@ -146,14 +149,25 @@ def _episode_record(run: int, t: Trajectory, strings: _Strings) -> dict[str, Any
         "observation": strings.position(t.initial_observation),
         "error": strings.position(t.error),
         "failures": [[f.kind, f.detail, list(f.steps)] for f in failures.failures(t)],
-        "steps": [_step_record(step, strings) for step in t.steps],
+        "steps": [
+            _step_record(step, strings, reply) for step, reply in zip(t.steps, replies, strict=True)
+        ],
     }
     return {name: value for name, value in record.items() if value not in (0, "", [])}
 
 
-def _step_record(step: Step, strings: _Strings) -> dict[str, Any]:
-    """The step's fields, except those that are 0, false or empty."""
-    record: dict[str, Any] = {name: strings.position(getattr(step, name)) for name in STEP_TEXTS}
+def _step_record(step: Step, strings: _Strings, reply: Message | None) -> dict[str, Any]:
+    """The step's fields, except those that are 0, false or empty.
+
+    Args:
+        step: the step.
+        strings: the page's table of strings.
+        reply: the agent's message, in conversations with tool calls.
+    """
+    texts = {name: getattr(step, name) for name in STEP_TEXTS}
+    if reply is not None:
+        texts["text"] = with_calls(reply)
+    record: dict[str, Any] = {name: strings.position(text) for name, text in texts.items()}
     record |= {
         "reward": _rounded(step.reward),
         "task_reward": _rounded(step.task_reward),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eto_agents.models.control_tokens import end_ids
+from eto_agents.react.tools import uses_tools
 from eto_agents.training.rows import encode_trajectory
 from eto_agents.trajectory import PLAYED, Trajectory
 from eto_envs.errors import DataError
@@ -30,6 +31,7 @@ class Sample:
         rewards: a step's reward on the last token of its turn; 0 elsewhere.
         n_prompt: number of tokens before the agent's first.
         score: the episode's final score in [0, 1].
+        with_tools: whether the agent had tools.
     """
 
     ids: list[int]
@@ -38,6 +40,7 @@ class Sample:
     rewards: list[float]
     n_prompt: int
     score: float
+    with_tools: bool = False
 
 
 def can_be_learned_from(trajectory: Trajectory) -> bool:
@@ -50,7 +53,11 @@ def can_be_learned_from(trajectory: Trajectory) -> bool:
 
 
 def sample_of(
-    trajectory: Trajectory, checkpoint: Checkpoint, *, world: str | None = None
+    trajectory: Trajectory,
+    checkpoint: Checkpoint,
+    *,
+    world: str | None = None,
+    with_tools: bool | None = None,
 ) -> Sample:
     """Encode an episode that was played with a local model.
 
@@ -62,12 +69,15 @@ def sample_of(
         trajectory: the episode.
         checkpoint: provides the tokenizer, the chat template and the prompts.
         world: the world whose prompt is used; by default the trajectory's.
+        with_tools: as in `encode_trajectory`.
 
     Raises:
         DataError: the episode lacks the sampled tokens or their log-probabilities, or they are
             another tokenizer's.
     """
-    encoded = encode_trajectory(trajectory, checkpoint, world=world)
+    if with_tools is None:
+        with_tools = uses_tools(trajectory.messages)
+    encoded = encode_trajectory(trajectory, checkpoint, world=world, with_tools=with_tools)
     turns = list(turns_of(encoded.mask))
     if len(turns) != len(trajectory.steps):
         raise DataError(
@@ -101,7 +111,7 @@ def sample_of(
         last = stop - 1 if n else last
         if last is not None:
             rewards[last] += step.reward
-    return Sample(encoded.ids, mask, log_probs, rewards, turns[0][0], trajectory.score)
+    return Sample(encoded.ids, mask, log_probs, rewards, turns[0][0], trajectory.score, with_tools)
 
 
 def turns_of(mask: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from eto_agents.trajectory import PLAYED, Step, Trajectory
+from eto_agents.trajectory import PLAYED, Step, Trajectory, reply_indices
 from eto_envs.errors import DataError, UnknownNameError
 
 Cut = Literal["rejected", "agent", "none"]
@@ -228,10 +228,9 @@ def with_steps(trajectory: Trajectory, steps: Sequence[Step]) -> Trajectory:
     """
     steps = list(steps)
     is_prefix = steps == trajectory.steps[: len(steps)]
-    # Each step has two messages: the agent's reply, and the observation that follows it.
-    n_removed = 2 * (len(trajectory.steps) - len(steps))
-    messages = trajectory.messages[: len(trajectory.messages) - n_removed] if is_prefix else []
-    return replace(trajectory, steps=steps, messages=messages)
+    replies = reply_indices(trajectory.messages, len(trajectory.steps)) if is_prefix else []
+    end = replies[len(steps) - 1] + 1 if 0 < len(steps) <= len(replies) else 0
+    return replace(trajectory, steps=steps, messages=trajectory.messages[:end])
 
 
 def _outcome(expert: Trajectory | None, episode: Trajectory) -> str:

@@ -37,6 +37,7 @@ from eto_agents.console import report
 from eto_agents.live_episode import Job
 from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from eto_agents.models.control_tokens import control_ids, without_tokens
+from eto_agents.react.tools import uses_tools
 from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import PPO
@@ -166,34 +167,48 @@ class ActorCritic(nn.Module):
     Attributes:
         model: the language model.
         control_ids: (n,), tokens that are excluded from its distribution, as in playing.
+        control_ids_with_tools: (m,), the same where the agent has tools.
         value_head: (C + 1,), weights of the C hidden states and of a constant.
         gram: (C + 1, C + 1), the weighted sums that the value head was fitted to.
         moment: (C + 1,), likewise.
     """
 
     control_ids: Tensor
+    control_ids_with_tools: Tensor
     value_head: Tensor
     gram: Tensor
     moment: Tensor
 
-    def __init__(self, model: Any, control_ids: Sequence[int] = ()) -> None:
-        """Add a value head whose estimates are 0."""
+    def __init__(
+        self, model: Any, control_ids: Sequence[int] = (), with_tools: Sequence[int] = ()
+    ) -> None:
+        """Add a value head whose estimates are 0.
+
+        Args:
+            model: the language model.
+            control_ids: tokens to exclude.
+            with_tools: tokens to exclude where the agent has tools.
+        """
         super().__init__()
         self.model = model
         n_features = int(model.config.get_text_config().hidden_size) + 1
-        self.register_buffer("control_ids", torch.tensor(list(control_ids), dtype=torch.long))
+        ids = torch.tensor(list(control_ids), dtype=torch.long)
+        self.register_buffer("control_ids", ids)
+        ids = torch.tensor(list(with_tools), dtype=torch.long)
+        self.register_buffer("control_ids_with_tools", ids, persistent=False)
         self.register_buffer("value_head", torch.zeros(n_features))
         self.register_buffer("gram", torch.zeros(n_features, n_features))
         self.register_buffer("moment", torch.zeros(n_features))
         self.to(model.device)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Scores:
+    def forward(self, ids: Tensor, mask: Tensor, with_tools: bool = False) -> Scores:
         """Score the agent's tokens.
 
         Args:
             ids: (B, T) token ids, padded on the right. Attention is causal, so that no token sees
                 the padding and no attention mask is needed.
             mask: (B, T), 1 on the agent's tokens.
+            with_tools: whether the agent had tools.
         """
         # Position t predicts token t + 1: C hidden states for each of T - 1 positions.
         hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
@@ -202,7 +217,8 @@ class ActorCritic(nn.Module):
         # the output embedding is computed for them only.
         picked = hidden[own]  # (N, C)
         logits = self.model.get_output_embeddings()(picked)  # (N, V)
-        log_softmax = without_tokens(logits, self.control_ids).log_softmax(dim=-1)
+        excluded = self.control_ids_with_tools if with_tools else self.control_ids
+        log_softmax = without_tokens(logits, excluded).log_softmax(dim=-1)
         log_probs = log_softmax.gather(1, ids[:, 1:][own][:, None])[:, 0]  # (N,)
         with torch.no_grad():
             features = nn.functional.pad(picked.float(), (0, 1), value=1.0)  # (N, C + 1)
@@ -241,6 +257,7 @@ class Batch(NamedTuple):
         own: (B, T - 1) floats, the mask shifted to line up with log-probabilities.
         sampled: (B, T - 1) floats, the log-probabilities with which the tokens were sampled.
         rewards: (B, T - 1) floats, a step's reward on the last token of its turn.
+        with_tools: whether the agent had tools.
     """
 
     ids: Tensor
@@ -248,6 +265,7 @@ class Batch(NamedTuple):
     own: Tensor
     sampled: Tensor
     rewards: Tensor
+    with_tools: bool
 
 
 def train_ppo(  # noqa: PLR0913 (each is a separate choice of the caller)
@@ -288,7 +306,11 @@ def train_ppo(  # noqa: PLR0913 (each is a separate choice of the caller)
     """
     accelerator = Accelerator(cpu=checkpoint.model.device.type == "cpu")
     model = checkpoint.model.eval()
-    actor = ActorCritic(model, control_ids(model, checkpoint.tokenizer, checkpoint.template))
+    excluded = [
+        control_ids(model, checkpoint.tokenizer, checkpoint.template, with_tools=with_tools)
+        for with_tools in (False, True)
+    ]
+    actor = ActorCritic(model, *excluded)
     reference = copy.deepcopy(actor).requires_grad_(False) if settings.kl_weight else None
     optimizer = _optimizer(actor, settings)
     on_start(first := load_state(folder / "states", actor, optimizer))
@@ -384,7 +406,9 @@ def _samples(
         "episodes": float(len(used)),
         "episodes_dropped": float(len(episodes) - len(used)),
     }
-    return [sample_of(e, checkpoint, world=world) for e in used], metrics
+    with_tools = any(uses_tools(e.messages) for e in used)  # some may not have called any
+    samples = [sample_of(e, checkpoint, world=world, with_tools=with_tools) for e in used]
+    return samples, metrics
 
 
 def _estimate_advantages(
@@ -409,11 +433,12 @@ def _estimate_advantages(
     for rows in by_length([len(s.ids) for s in samples], settings.micro_batch_tokens):
         batch = _batch([samples[i] for i in rows], padding, accelerator.device)
         with torch.no_grad():
-            scores: Scores = actor(batch.ids, batch.mask)
+            scores: Scores = actor(batch.ids, batch.mask, batch.with_tools)
             rewards = batch.rewards
             if reference is not None:
                 # Penalty per token: log(policy / reference), whose expectation is the KL.
-                log_ratio = (batch.sampled - reference(batch.ids, batch.mask).log_probs) * batch.own
+                expected: Scores = reference(batch.ids, batch.mask, batch.with_tools)
+                log_ratio = (batch.sampled - expected.log_probs) * batch.own
                 rewards = rewards - settings.kl_weight * log_ratio
                 kl += float(log_ratio.sum())
         gap += float(((scores.log_probs - batch.sampled) * batch.own).abs().sum())
@@ -512,7 +537,7 @@ def _loss(
     actor: nn.Module, batch: Batch, advantages: Tensor, settings: PPO
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a micro-batch, averaged over the agent's tokens, and metrics."""
-    scores: Scores = actor(batch.ids, batch.mask)
+    scores: Scores = actor(batch.ids, batch.mask, batch.with_tools)
     policy = losses.ppo(scores.log_probs, batch.sampled, advantages, batch.own, settings.clip)
     if not torch.isfinite(policy.loss):
         raise DivergedError("PPO's loss is not finite: lower the learning rate")
@@ -553,6 +578,7 @@ def _batch(samples: Sequence[Sample], padding: int, device: torch.device) -> Bat
         own=losses.shifted(mask).float(),
         sampled=padded([s.log_probs for s in samples], 0.0, torch.float32)[:, 1:],
         rewards=padded([s.rewards for s in samples], 0.0, torch.float32)[:, 1:],
+        with_tools=any(s.with_tools for s in samples),
     )
 
 

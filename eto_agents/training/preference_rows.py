@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 from eto_agents.react.chat import Encoded, encode
+from eto_agents.react.tools import ACT, uses_tools
 from eto_agents.training.episodes import turns_of
 from eto_agents.training.pairs import NoPairsError, Pair
 from eto_agents.training.rows import TooLong, chat_of, encode_trajectory
@@ -125,9 +126,15 @@ def encode_pair(pair: Pair, checkpoint: Checkpoint, *, world: str | None = None)
     Raises:
         DataError: the sides differ in their prompt or shared steps.
     """
-    chosen = encode_trajectory(pair.chosen, checkpoint, world=world)
-    rejected = encode_trajectory(pair.rejected, checkpoint, world=world)
+    with_tools = _uses_tools(pair)
+    chosen = encode_trajectory(pair.chosen, checkpoint, world=world, with_tools=with_tools)
+    rejected = encode_trajectory(pair.rejected, checkpoint, world=world, with_tools=with_tools)
     return _row(chosen, rejected, pair.n_shared, pair.task_id)
+
+
+def _uses_tools(pair: Pair) -> bool:
+    """Whether the agent had tools; on one of the two sides it may not have called any."""
+    return any(uses_tools(side.messages) for side in (pair.chosen, pair.rejected))
 
 
 def lengths(row: PreferenceRow) -> tuple[int, int]:
@@ -138,12 +145,14 @@ def lengths(row: PreferenceRow) -> tuple[int, int]:
 
 def _encode(pair: PreferencePair, checkpoint: Checkpoint) -> PreferenceRow:
     # Each side is rendered with the whole prompt: a chat template may join the two differently.
+    tools = (ACT,) if uses_tools([*pair.prompt, *pair.chosen, *pair.rejected]) else ()
     sides = [
         encode(
             [*pair.prompt, *side],
             checkpoint.tokenizer,
             checkpoint.template,
             first_trained=len(pair.prompt),
+            tools=tools,
         )
         for side in (pair.chosen, pair.rejected)
     ]
@@ -184,13 +193,14 @@ def as_preference(
     """Convert a pair of trajectories to the chats that the model reads, to be written to a file."""
     from eto_agents.preference import PreferencePair
 
-    chosen, first = chat_of(pair.chosen, checkpoint, world=world)
-    rejected, _ = chat_of(pair.rejected, checkpoint, world=world)
-    start = first + 2 * pair.n_shared
+    with_tools = _uses_tools(pair)
+    chosen = chat_of(pair.chosen, checkpoint, world=world, with_tools=with_tools)
+    rejected = chat_of(pair.rejected, checkpoint, world=world, with_tools=with_tools)
+    start = chosen.replies[pair.n_shared]
     return PreferencePair(
-        prompt=chosen[:start],
-        chosen=chosen[start:],
-        rejected=rejected[start:],
+        prompt=chosen.messages[:start],
+        chosen=chosen.messages[start:],
+        rejected=rejected.messages[start:],
         chosen_score=pair.chosen.score,
         rejected_score=pair.rejected.score,
         task_id=pair.task_id,

@@ -2,8 +2,14 @@
 
 A row is the chat that the model reads and writes when it plays (`eto_agents.react.context`), up to
 its last reply, encoded by the renderer that inference uses as well (`eto_agents.react.chat`). The
-loss is on the agent's tokens only (the paper's equation 2). A row that is too long is dropped and
-counted, or raises an error; it is never truncated. Batching is left to the trainers.
+loss is on the agent's tokens only (the paper's equation 2), tool calls included. A row that is too
+long is dropped and counted, or raises an error; it is never truncated. Batching is left to the
+trainers.
+
+The chat is rebuilt from the agent's replies and from the prompts that the model is trained with,
+and will play with, whatever the episode was played with. Replies with tool calls are taken from the
+recorded conversation; all others from the steps, so that experts' episodes, which hold no
+conversation, can be trained on as well.
 
 Differs from the reference: the acknowledgement of the instruction and the worked example are not
 trained on, since they are the same in every row.
@@ -15,15 +21,17 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from eto_agents.console import report
 from eto_agents.models.checkpoint import Checkpoint
-from eto_agents.models.control_tokens import end_ids, ids_in_context
+from eto_agents.models.control_tokens import decode_known, end_ids, ids_in_context, without_end
 from eto_agents.react.chat import Encoded, encode
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import Prompt, load_prompts, prompt_key_of
-from eto_agents.trajectory import Message, Trajectory
+from eto_agents.react.tool_calls import is_written_as, written_as
+from eto_agents.react.tools import ACT, uses_tools
+from eto_agents.trajectory import Message, Step, Tool, Trajectory, reply_indices
 from eto_envs.errors import DataError, UnknownNameError
 
 TooLong = Literal["drop", "error"]
@@ -67,8 +75,26 @@ class Rows:
         return digest.hexdigest()
 
 
+class Chat(NamedTuple):
+    """The chat of an episode.
+
+    Attributes:
+        messages: the messages, up to the agent's last reply.
+        replies: for each step, the index of the agent's message.
+        tools: what the agent could call.
+    """
+
+    messages: list[Message]
+    replies: list[int]
+    tools: tuple[Tool, ...] = ()
+
+
 def encode_trajectory(
-    trajectory: Trajectory, checkpoint: Checkpoint, *, world: str | None = None
+    trajectory: Trajectory,
+    checkpoint: Checkpoint,
+    *,
+    world: str | None = None,
+    with_tools: bool | None = None,
 ) -> Encoded:
     """Encode an episode as the model reads and writes it.
 
@@ -79,60 +105,99 @@ def encode_trajectory(
         trajectory: the episode.
         checkpoint: provides the tokenizer, the chat template and the prompts.
         world: the world whose prompt is used; by default the trajectory's.
+        with_tools: whether the agent had tools; by default whether it called any. An agent that
+            never did does not tell.
 
     Raises:
-        EmptyDataError: the episode has no steps.
-        UnknownNameError: there is no prompt for the world.
+        EmptyDataError: the episode has no steps, or it has tools and its conversation was not
+            recorded.
+        UnknownNameError: there is no prompt for the world, or the template has no tools.
+        SettingsError: there are tools, and the prompt asks for actions as text.
     """
     if not trajectory.steps:
         raise EmptyDataError(
             f"the episode of task {trajectory.task_id!r} has no steps to train on: leave it out"
         )
-    messages, first_trained = chat_of(trajectory, checkpoint, world=world)
+    chat = chat_of(trajectory, checkpoint, world=world, with_tools=with_tools)
     ends = end_ids(checkpoint.model, checkpoint.tokenizer, checkpoint.template)
-    sampled = {
-        first_trained + 2 * n: ids
-        for n, step in enumerate(trajectory.steps)
-        if step.token_ids
-        and step.text
-        and (ids := ids_in_context(step.token_ids, step.text, checkpoint.tokenizer, ends))
-        is not None
-    }
+    sampled = {}
+    for step, index in zip(trajectory.steps, chat.replies, strict=True):
+        message = chat.messages[index] if chat.tools else None
+        ids = _ids_as_sampled(step, message, checkpoint, ends)
+        if ids is not None:
+            sampled[index] = ids
     return encode(
-        messages,
+        chat.messages,
         checkpoint.tokenizer,
         checkpoint.template,
-        first_trained=first_trained,
+        first_trained=chat.replies[0],
         sampled=sampled,
+        tools=chat.tools,
     )
 
 
+def _ids_as_sampled(
+    step: Step, message: Message | None, checkpoint: Checkpoint, ends: Sequence[int]
+) -> list[int] | None:
+    """The ids that a reply was sampled as, if this tokenizer has them for the same text.
+
+    Args:
+        step: the agent's step.
+        message: its message, if it had tools: what it wrote is then not `step.text` alone.
+        checkpoint: provides the tokenizer and the chat template.
+        ends: tokens that end a turn.
+    """
+    if not step.token_ids:
+        return None
+    text = step.text
+    if message is not None:
+        known = decode_known(checkpoint.tokenizer, without_end(step.token_ids, ends))
+        is_whole = known is not None and is_written_as(message, known, checkpoint.template)
+        text = str(known) if is_whole else written_as(message, checkpoint.template)
+    return ids_in_context(step.token_ids, text, checkpoint.tokenizer, ends) if text else None
+
+
 def chat_of(
-    trajectory: Trajectory, checkpoint: Checkpoint, *, world: str | None = None
-) -> tuple[list[Message], int]:
-    """The chat of an episode, and the index of the agent's first message that is trained on.
+    trajectory: Trajectory,
+    checkpoint: Checkpoint,
+    *,
+    world: str | None = None,
+    with_tools: bool | None = None,
+) -> Chat:
+    """The chat of an episode.
 
     Args:
         trajectory: the episode.
         checkpoint: provides the prompts.
         world: the world whose prompt is used; by default the trajectory's.
+        with_tools: as in `encode_trajectory`.
 
     Raises:
+        EmptyDataError: as in `encode_trajectory`.
         UnknownNameError: as in `encode_trajectory`.
+        SettingsError: as in `encode_trajectory`.
     """
     prompts = _prompts(checkpoint.prompts)
     world = world or prompt_key_of(trajectory)
     if world not in prompts:
         raise UnknownNameError("prompt for world", world, prompts, "Give world= or other prompts.")
-    prompt = prompts[world]
+    if with_tools is None:
+        with_tools = uses_tools(trajectory.messages)
+    if with_tools and len(trajectory.replies) < len(trajectory.steps):
+        raise EmptyDataError(
+            f"the conversation of task {trajectory.task_id!r} was recorded with "
+            f"{len(trajectory.replies)} replies for {len(trajectory.steps)} steps: leave it out"
+        )
     messages = transcript(
-        prompt,
+        prompts[world],
         trajectory.initial_observation,
         trajectory.steps,
         with_example=checkpoint.with_example,
+        replies=trajectory.replies if with_tools else None,
     )
-    head = prompt.head(with_example=checkpoint.with_example)
-    return messages[:-1], len(head) + 1
+    replies = reply_indices(messages, len(trajectory.steps))
+    end = replies[-1] + 1 if replies else len(messages)
+    return Chat(messages[:end], replies, (ACT,) if with_tools else ())
 
 
 def texts_of(
@@ -140,8 +205,12 @@ def texts_of(
 ) -> list[str]:
     """All messages of the trajectories' chats, without worked examples, to train a tokenizer on."""
     reader = Checkpoint(None, None, "plain", prompts, with_example=False)
-    chats = (chat_of(trajectory, reader, world=world)[0] for trajectory in trajectories)
-    return [message["content"] for chat in chats for message in chat]
+    chats = (chat_of(trajectory, reader, world=world).messages for trajectory in trajectories)
+    return [
+        written_as(message, "plain") if message.get("tool_calls") else message["content"]
+        for chat in chats
+        for message in chat
+    ]
 
 
 def build_rows(

@@ -18,6 +18,7 @@ from eto_agents.training.pairs import with_steps
 from eto_agents.training.rows import chat_of
 from eto_agents.trajectory import Step, Trajectory
 from eto_agents.worlds import find_world
+from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoint import Checkpoint
@@ -80,12 +81,17 @@ def _generate(
     can be reused.
     """
     chats = [chat_of(expert, checkpoint, world=world) for expert in experts]
+    if any(chat.tools for chat in chats):
+        raise DataError(
+            "step-wise pairs are made of replies in text, and these trajectories have tool calls: "
+            "choose pairs of whole trajectories"
+        )
     steps: list[list[Step]] = [[] for _ in experts]
     for t in range(max(len(expert.steps) for expert in experts)):
         live = [i for i, expert in enumerate(experts) if t < len(expert.steps)]
         completions = complete(
             model,
-            [chats[i][0][: chats[i][1] + 2 * t] for i in live],
+            [chats[i].messages[: chats[i].replies[t]] for i in live],
             sampling,
             [(episode_seed(seed, experts[i].task_id) + t) % 2**63 for i in live],
         )

@@ -150,7 +150,7 @@ def test_conversations_are_read_on_request(run: Path) -> None:
 
     rewrite(run, change)
     assert all(episode.messages == [] for episode in read_log(run).episodes)
-    with_messages = read_log(run, with_messages=True).episodes
+    with_messages = read_log(run, keep_messages=lambda _: True).episodes
     assert all(episode.messages == messages for episode in with_messages)
     assert read_collection(run, min_score=0.0).selected[0].messages == messages
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eto_agents.preference import PreferencePair, read_pairs, write_pairs
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, ToolCall
 from eto_envs.errors import CorruptDataError, DataNotFoundError
 
 
@@ -20,6 +20,14 @@ def user(text: str) -> Message:
 def agent(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
+
+CALL: ToolCall = {
+    "id": "1",
+    "type": "function",
+    "function": {"name": "act", "arguments": '{"action": "east"}'},
+}
+CALLING: Message = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+RESULT: Message = {"role": "tool", "content": "room 1", "tool_call_id": "1"}
 
 PAIR = PreferencePair(
     prompt=[user("Walk."), agent("OK"), user("room 0 \u2028 é")],
@@ -37,21 +45,29 @@ PAIR = PreferencePair(
 
 def test_pairs_survive_a_round_trip(tmp_path: Path) -> None:
     lone = dataclasses.replace(PAIR, task_id="room3", chosen=[agent("\ud83d")], chosen_score=None)
+    calls = dataclasses.replace(
+        PAIR, prompt=[*PAIR.prompt, CALLING, RESULT], chosen=[CALLING], rejected=[agent("Hm.")]
+    )
     path = tmp_path / "pairs.jsonl"
-    assert write_pairs(path, iter([PAIR, lone])) == 2
-    assert list(read_pairs(path)) == [PAIR, lone]
+    assert write_pairs(path, iter([PAIR, lone, calls])) == 3
+    assert list(read_pairs(path)) == [PAIR, lone, calls]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": []}, "prompt does not end with a message of role 'user'"),
-        ({"prompt": [user("a"), agent("b")]}, "prompt does not end with a message of role 'user'"),
-        ({"chosen": [agent("a"), user("b")]}, "chosen does not end with .* role 'assistant'"),
-        ({"rejected": [user("a"), agent("b")]}, "rejected begins with a user message"),
-        ({"rejected": [agent("a"), agent("b")]}, "do not alternate in rejected"),
-        ({"chosen": [{"role": "tool", "content": "x"}]}, "role 'tool'"),
-        ({"chosen": [{"role": "assistant", "content": 3}]}, "content is not text"),
+        ({"prompt": []}, "prompt does not end where the agent replies"),
+        ({"prompt": [user("a"), agent("b")]}, "prompt does not end where the agent replies"),
+        ({"prompt": [user("a"), CALLING]}, "prompt does not end where the agent replies"),
+        ({"prompt": [user("a"), user("b")]}, "the roles must be user and assistant in turn"),
+        ({"chosen": []}, "chosen does not begin and end with the agent's"),
+        ({"chosen": [agent("a"), user("b")]}, "chosen does not begin and end with the agent's"),
+        ({"rejected": [user("a"), agent("b")]}, "rejected does not begin and end"),
+        ({"rejected": [agent("a"), agent("b")]}, "the roles must be user and assistant in turn"),
+        ({"rejected": [CALLING, user("b"), agent("c")]}, "a tool's result for each tool call"),
+        ({"chosen": [{"role": "tool", "content": "x"}]}, "chosen does not begin and end"),
+        ({"chosen": [{"role": "assistant", "content": 3}]}, "'content': 3}, which is no message"),
+        ({"chosen": [{**agent("x"), "tool_calls": [1]}]}, "which is no message"),
     ],
 )
 def test_roles_and_contents_are_checked(changes: dict[str, Any], message: str) -> None:

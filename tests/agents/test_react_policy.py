@@ -18,11 +18,12 @@ from eto_agents.models import Completion, Sampling
 from eto_agents.models.scripted import ScriptedModel
 from eto_agents.policies.react import ReActPolicy
 from eto_agents.policy import Policy, as_policy
-from eto_agents.react.context import transcript
+from eto_agents.react.context import estimate_tokens, transcript
 from eto_agents.react.prompts import load_prompts
+from eto_agents.react.tools import ACT
 from eto_agents.rollout import AgentFailedError
 from eto_agents.settings import SettingsError
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Trajectory
 from eto_agents.worlds import find_world
 from eto_envs.errors import DataNotFoundError, UnknownNameError
 from tests.toy import CORRIDOR
@@ -129,6 +130,27 @@ def test_dropped_turns_are_in_the_recorded_conversation() -> None:
     played = run_episode(policy, WEBSHOP, 0, split="seen", max_steps=6, **MINI)
     assert played.steps[-1].usage["dropped_turns"] > 0
     assert len(played.messages) == len(HEAD) + 2 * 6
+
+
+def test_calls_and_results_are_recorded() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "act", "arguments": "{}"}}
+    chat = [
+        {"role": "user", "content": "Go."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "A page.", "tool_call_id": "1"},
+    ]
+
+    class Calling:
+        def reset(self, task: Any, seed: int) -> None: ...
+
+        def act(self, observation: str, info: Any) -> str:
+            return "search[x]"
+
+    policy = as_policy(Calling())
+    policy.conversation = lambda slot: [{**message, "more": 1} for message in chat]  # type: ignore[attr-defined]
+    played = run_episode(policy, WEBSHOP, 0, split="seen", max_steps=1, **MINI)
+    assert played.messages == chat
+    assert Trajectory.from_json(played.to_json()).messages == chat
 
 
 def test_a_malformed_conversation_is_not_recorded(caplog: Any) -> None:
@@ -356,3 +378,21 @@ def test_invalid_arguments() -> None:
         ReActPolicy(model, base_url="x")
     with pytest.raises(SettingsError, match="temperature"):
         ReActPolicy(model, temperature=-1)
+
+
+def test_tools_are_counted_as_part_of_what_a_model_reads() -> None:
+    counted: list[Sequence[Any]] = []
+
+    class Counting(ScriptedModel):
+        max_context_tokens = 10_000
+
+        def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Any] = ()) -> int:
+            counted.append(tools)
+            return 1
+
+    for protocol, tools in (("thought", ()), ("tool", (ACT,))):
+        counted.clear()
+        policy = ReActPolicy(Counting(lambda _: "Hm."), protocol=protocol)  # type: ignore[arg-type]
+        run_episode(policy, WEBSHOP, 0, split="seen", max_steps=2, **MINI)
+        assert counted == [tools, tools]
+    assert estimate_tokens([], tools=[ACT]) > 80

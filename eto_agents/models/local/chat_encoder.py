@@ -14,9 +14,11 @@ from typing import Any, Final
 from eto_agents.models.control_tokens import ids_in_context
 from eto_agents.models.local.sampler import SampledReply, Vocabulary
 from eto_agents.react.chat import encode
-from eto_agents.trajectory import Message
+from eto_agents.strict_json import json_text
+from eto_agents.trajectory import Message, Tool
 
-_Key = tuple[tuple[str, str], ...]  # a chat: role and content of each message
+# A chat: role, content and calls (name and arguments) of each message, after the tools as JSON.
+_Key = tuple[str | tuple[str, str, tuple[tuple[str, str], ...]], ...]
 
 _MAX_CHATS: Final = 4096
 _MAX_TEXTS: Final = 8192
@@ -40,39 +42,56 @@ class ChatEncoder:
         self._replies: OrderedDict[_Key, dict[int, list[int]]] = OrderedDict()
         self._ids: OrderedDict[_Key, list[int]] = OrderedDict()
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a chat; one that ends with the user's message ends as a reply begins.
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        """Token ids of a chat; one that does not end with a reply ends as a reply begins.
 
         The list is cached: do not change it.
 
         Raises:
-            ValueError: the roles are out of order.
+            ValueError: the roles are out of order, or there are tools and the template has no form
+                for them.
         """
-        key = _key(messages)
+        key = _key(messages, tools)
         ids = self._ids.get(key)
         if ids is None:
-            for_reply = bool(messages) and messages[-1]["role"] == "user"
+            for_reply = bool(messages) and messages[-1]["role"] != "assistant"
             ids = encode(
                 messages,
                 self._caching,
                 self._template,
                 for_reply=for_reply,
-                sampled=self._sampled_ids(key),
+                sampled=self._sampled_ids(messages, key),
+                tools=tools,
             ).ids
             _put(self._ids, key, ids)
         return ids
 
-    def add_reply(self, messages: Sequence[Message], reply: SampledReply) -> None:
-        """Use the ids that a reply to a chat was sampled as, in all chats that continue it."""
-        key = _key(messages)
-        ids = ids_in_context(reply.token_ids, reply.text, self._tokenizer, self._end_ids)
-        own = {} if ids is None else {len(key): ids}
-        _put(self._replies, (*key, ("assistant", reply.text)), self._sampled_ids(key) | own)
+    def add_reply(
+        self,
+        messages: Sequence[Message],
+        sampled: SampledReply,
+        reply: Message,
+        tools: Sequence[Tool] = (),
+    ) -> None:
+        """Use the ids that a reply to a chat was sampled as, in all chats that continue it.
 
-    def _sampled_ids(self, key: _Key) -> dict[int, list[int]]:
+        Args:
+            messages: the chat.
+            sampled: the reply as it was sampled.
+            reply: the reply as the message that follows.
+            tools: what the model could call.
+        """
+        ids = ids_in_context(sampled.token_ids, sampled.text, self._tokenizer, self._end_ids)
+        own = {} if ids is None else {len(messages): ids}
+        known = self._sampled_ids(messages, _key(messages, tools))
+        _put(self._replies, _key([*messages, reply], tools), known | own)
+
+    def _sampled_ids(self, messages: Sequence[Message], key: _Key) -> dict[int, list[int]]:
         """Ids of a chat's replies, by position, if all messages up to the last one are cached."""
-        last = max((i for i, (role, _) in enumerate(key) if role == "assistant"), default=-1)
-        return self._replies.get(key[: last + 1], {})
+        n_messages = len(messages)
+        while n_messages and messages[n_messages - 1]["role"] != "assistant":
+            n_messages -= 1
+        return self._replies.get(key[: n_messages + 1], {})  # the tools are the key's first part
 
 
 class _CachingTokenizer:
@@ -88,8 +107,13 @@ class _CachingTokenizer:
         return list(self._ids_of(text))
 
 
-def _key(messages: Sequence[Message]) -> _Key:
-    return tuple((message["role"], message["content"]) for message in messages)
+def _key(messages: Sequence[Message], tools: Sequence[Tool]) -> _Key:
+    parts = []
+    for message in messages:
+        functions = [call["function"] for call in message.get("tool_calls", ())]
+        calls = tuple((function["name"], function["arguments"]) for function in functions)
+        parts.append((message["role"], message["content"], calls))
+    return (json_text(list(tools)) if tools else "", *parts)
 
 
 def _put(cache: OrderedDict[_Key, Any], key: _Key, value: Any) -> None:

@@ -25,8 +25,10 @@ from eto_agents.models.local.chat_encoder import ChatEncoder
 from eto_agents.models.local.runner import Runner, UncachedRunner
 from eto_agents.models.local.sampler import SampledReply, Vocabulary, sample_replies
 from eto_agents.models.local.support import attention_pattern, check_cached_logits
+from eto_agents.react.chat import check_has_tools
+from eto_agents.react.tool_calls import parse_reply, with_ids
 from eto_agents.settings import SettingsError
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Tool
 from eto_envs.files import sha256_of
 
 _WEIGHTS: Final = ("*.safetensors", "*.gguf")
@@ -106,11 +108,14 @@ class LocalModel:
         self._max_batch = max_batch
         self._with_cache = with_cache
         self._max_cache_gib = max_cache_gib
+        control = control_ids(model, tokenizer, template)
+        with_tools = control_ids(model, tokenizer, template, with_tools=True)
         self._vocabulary = Vocabulary(
             tokenizer,
             int(config.vocab_size),
             end_ids(model, tokenizer, template),
-            control_ids(model, tokenizer, template),
+            control,
+            sorted({*control} - {*with_tools}),
         )
         self._encoder = ChatEncoder(tokenizer, template, self._vocabulary)
         self._runner = self._make_runner(is_new=True)
@@ -133,19 +138,27 @@ class LocalModel:
         conversations: Sequence[Sequence[Message]],
         sampling: Sampling,
         seeds: Sequence[int] | None = None,
+        *,
+        tools: Sequence[Tool] = (),
     ) -> list[Completion]:
         """Continue each conversation; see `ChatModel.generate`.
 
         ``log_probs`` are those of the model's own distribution over all tokens but control tokens,
         whatever temperature and top_p the tokens were sampled with. Usage has ``prompt_tokens``,
         ``cached_tokens`` (those of the prompt that did not have to be computed) and
-        ``completion_tokens``.
+        ``completion_tokens``. With tools, the reply is parsed by the template's syntax; token ids
+        and log-probabilities are those of all that was written, calls included.
+
+        Raises:
+            UnknownNameError: there are tools, and the template cannot render them.
         """
+        if tools:
+            check_has_tools(self.template)
         completions: dict[int, Completion] = {}
         prompts: dict[int, list[int]] = {}
         for index, conversation in enumerate(conversations):
             try:
-                prompts[index] = self._encoder.encode(conversation)
+                prompts[index] = self._encoder.encode(conversation, tools)
             except ValueError as error:
                 completions[index] = Completion(error=str(error))
                 continue
@@ -161,16 +174,17 @@ class LocalModel:
                     [prompts[index] for index in indices],
                     sampling,
                     None if seeds is None else [seeds[index] for index in indices],
+                    with_tools=bool(tools),
                 )
                 for index, (reply, n_cached) in zip(indices, replies, strict=True):
                     completions[index] = self._completion(
-                        conversations[index], len(prompts[index]), reply, n_cached
+                        conversations[index], tools, len(prompts[index]), reply, n_cached
                     )
         return [self._counted(completions[index]) for index in range(len(conversations))]
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
         """Number of tokens of a chat, those that open the reply included."""
-        return len(self._encoder.encode(messages))
+        return len(self._encoder.encode(messages, tools))
 
     def clear_cache(self) -> None:
         """Free the KV cache. After a change of the weights `generate` does so itself."""
@@ -220,13 +234,24 @@ class LocalModel:
         return [indices[first : first + size] for first in range(0, len(indices), size)]
 
     def _sample(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int] | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int] | None,
+        *,
+        with_tools: bool,
     ) -> list[tuple[SampledReply, int]]:
         """Replies, and how many tokens of each prompt were cached."""
         budgets = [self._budget(prompt, sampling) for prompt in prompts]
         try:
             replies, n_cached = sample_replies(
-                self._runner, prompts, budgets, sampling, seeds, self._vocabulary
+                self._runner,
+                prompts,
+                budgets,
+                sampling,
+                seeds,
+                self._vocabulary,
+                with_tools=with_tools,
             )
         except BaseException:
             # An interruption (out of memory, Ctrl-C) leaves rows whose keys and values are not
@@ -236,17 +261,35 @@ class LocalModel:
         return list(zip(replies, n_cached, strict=True))
 
     def _completion(
-        self, conversation: Sequence[Message], n_prompt: int, reply: SampledReply, n_cached: int
+        self,
+        conversation: Sequence[Message],
+        tools: Sequence[Tool],
+        n_prompt: int,
+        sampled: SampledReply,
+        n_cached: int,
     ) -> Completion:
         usage = {
             "prompt_tokens": float(n_prompt),
             "cached_tokens": float(n_cached),
-            "completion_tokens": float(len(reply.drawn_ids)),
+            "completion_tokens": float(len(sampled.drawn_ids)),
         }
-        if not all(map(math.isfinite, reply.log_probs)):
+        if not all(map(math.isfinite, sampled.log_probs)):
             return Completion(error="the model's logits are not finite numbers", usage=usage)
-        self._encoder.add_reply(conversation, reply)
-        return Completion(reply.text, reply.token_ids, reply.log_probs, usage, reply.finish_reason)
+        text, calls = sampled.text, []
+        finish_reason = sampled.finish_reason
+        if tools:
+            text, functions = parse_reply(sampled.text, self.template)
+            calls = with_ids(functions, conversation)
+        message: Message = {"role": "assistant", "content": text, "tool_calls": calls}
+        self._encoder.add_reply(conversation, sampled, message, tools)
+        return Completion(
+            text,
+            sampled.token_ids,
+            sampled.log_probs,
+            usage,
+            "tool_calls" if calls and finish_reason == "stop" else finish_reason,
+            tool_calls=calls,
+        )
 
     def _counted(self, completion: Completion) -> Completion:
         """The completion, added to the totals."""

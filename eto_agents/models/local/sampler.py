@@ -56,6 +56,7 @@ class Vocabulary:
         size: number of tokens that the model has logits for.
         end_ids: tokens that end a turn.
         control_ids: tokens that are never drawn.
+        call_ids: those of `control_ids` that may be drawn where the model has tools.
     """
 
     def __init__(
@@ -64,12 +65,17 @@ class Vocabulary:
         size: int,
         end_ids: Sequence[int],
         control_ids: Sequence[int] = (),
+        call_ids: Sequence[int] = (),
     ) -> None:
         """Take the tokenizer; see the class."""
         self._tokenizer = tokenizer
         self._size = size
         self.end_ids = frozenset(end_ids)
-        self._control_ids = torch.tensor(list(control_ids), dtype=torch.long)
+        # For sampling without tools, and with tools.
+        self._control_ids = [
+            torch.tensor(sorted({*control_ids} - allowed), dtype=torch.long)
+            for allowed in (set(), {*call_ids})
+        ]
         self._flags: dict[tuple[str, ...], Tensor] = {}
         self._texts: list[str] | None = None
 
@@ -77,9 +83,9 @@ class Vocabulary:
         """The text of tokens, special tokens included."""
         return decode(self._tokenizer, ids)
 
-    def without_control(self, logits: Tensor) -> Tensor:
+    def without_control(self, logits: Tensor, *, with_tools: bool) -> Tensor:
         """Logits (rows, vocabulary) without those of control tokens; see `without_tokens`."""
-        return without_tokens(logits, self._control_ids)
+        return without_tokens(logits, self._control_ids[with_tools])
 
     def flags(self, stop: tuple[str, ...]) -> Tensor:
         """Which tokens may end a reply, (vocabulary,) uint8.
@@ -117,6 +123,8 @@ def sample_replies(
     sampling: Sampling,
     seeds: Sequence[int] | None,
     vocabulary: Vocabulary,
+    *,
+    with_tools: bool = False,
 ) -> tuple[list[SampledReply], list[int]]:
     """Continue prompts, all in one batch, until every reply has ended.
 
@@ -127,6 +135,7 @@ def sample_replies(
         sampling: how to sample; `budgets` take the place of its `max_tokens`.
         seeds: one for each prompt; without them replies differ from run to run.
         vocabulary: the model's.
+        with_tools: whether replies may contain the tokens around tool calls.
 
     Returns:
         The replies, and how many tokens of each prompt were cached.
@@ -138,7 +147,9 @@ def sample_replies(
     tokens = torch.tensor([prompts[row.prompt][-1] for row in prefilled])
     n_steps = 0
     while True:
-        logits = vocabulary.without_control(runner.decode(tokens, replies.active))
+        logits = vocabulary.without_control(
+            runner.decode(tokens, replies.active), with_tools=with_tools
+        )
         tokens, log_probs = draw(logits, replies.indices, n_steps)
         n_steps += 1
         n_active = replies.append(tokens, log_probs)

@@ -149,7 +149,7 @@ def test_columns_of_preference_files(tmp_path: Path) -> None:
         (pair,) = read(write(path, PAIR | {"system": "Be brief."}))
         assert pair.prompt[0] == {"role": "system", "content": "Be brief."}
         with pytest.raises(CorruptDataError, match="'tools' is"):
-            read(write(path, PAIR | {"tools": [{"name": "act"}]}))
+            read(write(path, PAIR | {"tools": [{"name": "search"}]}))
     ranking = {
         "system": "Be brief.",
         "conversations": [{"from": "human", "value": "task"}],

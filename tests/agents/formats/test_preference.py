@@ -147,7 +147,7 @@ def record(**changes: Any) -> dict[str, Any]:
     ("bad", "message"),
     [
         ({"prompt": []}, "'prompt' is no list of messages"),
-        ({"chosen": WHOLE.chosen[:2]}, "chosen does not end with a message of role"),
+        ({"chosen": WHOLE.chosen[:2]}, "chosen does not begin and end with the"),
         ({"rejected": [{"from": "gpt"}]}, "'rejected' has .*no message"),
         ({"chosen_score": 3}, "'chosen_score' is 3"),
         ({"id": [1]}, "'id' is"),

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from eto_agents.models import ChatModel, Completion, Sampling, load_model
+from eto_agents.models.base import complete
 from eto_agents.models.scripted import ScriptedModel
+from eto_agents.react.tools import ACT
 from eto_envs.errors import CorruptDataError, DataNotFoundError, UnknownNameError
 
 
@@ -56,7 +58,7 @@ def test_a_script_by_name(tmp_path: Path) -> None:
 def test_bad_scripts(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError):
         load_model(f"scripted:{tmp_path / 'none.json'}")
-    for text in ("{", "{}", "[1]"):
+    for text in ("{", "{}", "[1]", '[{"role": "assistant"}]'):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(CorruptDataError):
             ScriptedModel(tmp_path / "bad.json")
@@ -67,6 +69,32 @@ def test_a_function_is_a_script() -> None:
     [completion] = model.generate([[{"role": "user", "content": "abc"}]], Sampling())
     assert (completion.text, completion.finish_reason) == ("cba", "x")
     assert model.requests == [[{"role": "user", "content": "abc"}]]
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "act", "arguments": "{}"}}
+
+
+def test_a_scripted_reply_may_be_a_message_with_calls(tmp_path: Path) -> None:
+    script = [{"role": "assistant", "content": "I look.", "tool_calls": [CALL]}, "Action: look"]
+    (tmp_path / "script.json").write_text(json.dumps(script))
+    chat: Any = [{"role": "user", "content": "x"}]
+    for model in (ScriptedModel(script), load_model(f"scripted:{tmp_path / 'script.json'}")):  # type: ignore[arg-type]
+        first, second = complete(model, [chat, chat], Sampling(), tools=[ACT])
+        assert first == Completion("I look.", finish_reason="tool_calls", tool_calls=[CALL])  # type: ignore[list-item]
+        assert second == Completion("Action: look")
+
+
+def test_a_model_without_tools_is_given_none() -> None:
+    class Plain:
+        name = "plain"
+
+        def generate(self, conversations: Any, sampling: Any, seeds: Any = None) -> Any:
+            return [Completion("hello") for _ in conversations]
+
+    [completion] = complete(Plain(), [[]], Sampling())
+    assert completion.text == "hello"
+    with pytest.raises(TypeError, match="tools"):
+        complete(Plain(), [[]], Sampling(), tools=[ACT])
 
 
 def test_a_model_by_its_class() -> None:

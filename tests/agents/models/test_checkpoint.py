@@ -27,9 +27,10 @@ from eto_agents.models.checkpoint import (
 )
 from eto_agents.models.local import LocalModel
 from eto_agents.models.tiny import make_tiny
-from eto_agents.react.chat import encode
+from eto_agents.react.chat import encode, find_template, templates
+from eto_agents.react.tools import ACT
 from eto_agents.settings import Playing
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, ToolCall, with_objects
 from tests.agents.models.local.random_models import (
     TOKENIZER,
     checkpoint_of,
@@ -111,7 +112,16 @@ def test_the_template_follows_from_the_tokens(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("template", "model_type"),
-    [("llama-3", "llama"), ("smollm2", "llama"), ("mistral-v3", "mistral"), ("qwen3", "qwen3")],
+    [
+        ("plain", "llama"),
+        ("llama-2", "llama"),
+        ("llama-3", "llama"),
+        ("llama-3.1", "llama"),
+        ("smollm2", "llama"),
+        ("mistral", "mistral"),
+        ("mistral-v3", "mistral"),
+        ("qwen3", "qwen3"),
+    ],
 )
 def test_families_are_known(template: str, model_type: str, tmp_path: Path) -> None:
     made = make_tiny(["a mug"], size="nano", vocab_size=300, template=template)
@@ -150,10 +160,10 @@ LLAMA2 = (
 def foreign(template: str, chat_template: str, folder: Path) -> str:
     """A checkpoint from elsewhere: its tokenizer has a template, and there is no ``eto.json``."""
     made = make_tiny(["a mug"], size="nano", vocab_size=320, template=template)
-    made.tokenizer.chat_template = chat_template
     if template == "llama-2":
         made.tokenizer.bos_token = "<s>"
     save_checkpoint(made, folder)
+    (folder / "chat_template.jinja").write_text(chat_template)
     (folder / "eto.json").unlink()
     return str(folder)
 
@@ -166,7 +176,9 @@ def test_a_fine_tune_with_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the tokenizer's own writes '<.im_start.>user"):
         checkpoint = load_checkpoint(name, template="smollm2")
     save_checkpoint(checkpoint, tmp_path / "trained")  # from here on it is the model's format
-    assert load_checkpoint(tmp_path / "trained").template == "smollm2"
+    trained = load_checkpoint(tmp_path / "trained")
+    assert trained.template == "smollm2"
+    assert trained.tokenizer.chat_template == find_template("smollm2").source
 
 
 @pytest.mark.parametrize(
@@ -202,6 +214,86 @@ def test_another_format_is_a_warning_where_ours_is_given(
         load_checkpoint(name, template=template)
 
 
+def call(action: str) -> ToolCall:
+    arguments = json.dumps({"action": action}, ensure_ascii=False)
+    return {"id": "c", "type": "function", "function": {"name": "act", "arguments": arguments}}
+
+
+SYSTEM: Message = {"role": "system", "content": "Act."}
+TURNS: list[Message] = [
+    {"role": "user", "content": "Take the mug."},
+    {"role": "assistant", "content": "OK"},
+    {"role": "user", "content": "You see a mug <b>."},
+]
+CALLS: list[Message] = [
+    {"role": "assistant", "content": "I take it.", "tool_calls": [call('take é "mug"')]},
+    {"role": "tool", "content": "You take it.\n", "tool_call_id": "c"},
+    {"role": "user", "content": "And now?"},
+    {"role": "assistant", "content": "", "tool_calls": [call("look")]},
+    {"role": "tool", "content": "A desk.", "tool_call_id": "c"},
+    {"role": "assistant", "content": "Done."},
+]
+
+
+@pytest.mark.parametrize("template", templates())
+def test_other_programs_render_a_checkpoint_s_chats_as_we_do(template: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    made = make_tiny(["Take the mug."], size="nano", vocab_size=330, template=template)
+    save_checkpoint(made, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    has_tools = find_template(template).call_tags is not None
+    for tools in ([], [ACT])[: 1 + has_tools]:
+        for head in ([], [SYSTEM]):
+            whole = [*head, *TURNS, *(CALLS if has_tools else [])]
+            for end in range(len(head) + 1, len(whole) + 1):
+                for chat in (whole[:end], [with_objects(message) for message in whole[:end]]):
+                    for_reply = chat[-1]["role"] != "assistant"
+                    theirs = tokenizer.apply_chat_template(
+                        chat,
+                        tools=tools or None,
+                        add_generation_prompt=for_reply,
+                        return_assistant_tokens_mask=True,
+                        return_dict=True,
+                    )
+                    ours = encode(
+                        whole[:end], tokenizer, template, for_reply=for_reply, tools=tools
+                    )
+                    assert theirs["input_ids"] == ours.ids
+                    assert theirs["assistant_masks"] == ours.mask
+
+
+@pytest.mark.parametrize("template", templates())
+def test_a_checkpoint_is_read_by_its_own_template_alone(template: str, tmp_path: Path) -> None:
+    made = make_tiny(["a mug"], size="nano", vocab_size=330, template=template)
+    save_checkpoint(made, tmp_path / "model")
+    (tmp_path / "model" / "eto.json").unlink()
+    read = load_checkpoint(tmp_path / "model", template=template, device="cpu")  # without a warning
+    assert read.template == template
+    assert read.tokenizer.chat_template == find_template(template).source
+
+
+def test_a_tokenizers_own_template_is_kept_if_it_writes_the_same(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(foreign("smollm2", SMOL, tmp_path / "model"), device="cpu")
+    save_checkpoint(checkpoint, tmp_path / "again")
+    assert (tmp_path / "again" / "chat_template.jinja").read_text() == SMOL
+    odd = SMOL.replace("You are a", "You are  a")
+    checkpoint = load_checkpoint(foreign("smollm2", odd, tmp_path / "odd"), device="cpu")
+    save_checkpoint(checkpoint, tmp_path / "again")  # spaces make other tokens
+    source = (tmp_path / "again" / "chat_template.jinja").read_text()
+    assert source == find_template("smollm2").source
+
+
+def test_a_template_that_forgets_tools_is_not_kept(tmp_path: Path) -> None:
+    form = find_template("qwen2.5").source
+    without = form.replace("{%- if tools -%}", "{%- if false -%}")
+    assert without != form
+    name = foreign("qwen2.5", without, tmp_path / "model")
+    checkpoint = load_checkpoint(name, template="qwen2.5", device="cpu")
+    save_checkpoint(checkpoint, tmp_path / "again")
+    assert (tmp_path / "again" / "chat_template.jinja").read_text() == form
+
+
 def test_a_space_begins_each_part_of_llama_2s_chats(tmp_path: Path) -> None:
     from transformers import LlamaTokenizer
 
@@ -210,7 +302,8 @@ def test_a_space_begins_each_part_of_llama_2s_chats(tmp_path: Path) -> None:
     merges = [("▁", "["), ("I", "N"), ("S", "T"), ("IN", "ST")]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = LlamaTokenizer(vocab=vocabulary, merges=merges)
-    save_checkpoint(dataclasses.replace(tiny(), tokenizer=tokenizer), tmp_path / "model")
+    made = dataclasses.replace(tiny(), tokenizer=tokenizer, template="llama-2")
+    save_checkpoint(made, tmp_path / "model")
     (tmp_path / "model" / "eto.json").unlink()
     chat: list[Message] = [
         {"role": "user", "content": "u1"},

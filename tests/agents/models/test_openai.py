@@ -19,6 +19,7 @@ import eto_agents.models.openai as openai_module
 from eto_agents.models import ChatModel, Completion, Sampling, load_model
 from eto_agents.models.openai import MAX_TEXT_CHARS, OpenAIModel
 from eto_agents.models.recordings import Recordings, request_key
+from eto_agents.react.tools import ACT
 from eto_agents.trajectory import Message
 from eto_envs.errors import CorruptDataError
 
@@ -555,6 +556,113 @@ def test_content_in_chunks(server: Server, content: list[Any]) -> None:
     assert one(connect(server)) == Completion(
         "Action: look", usage={"prompt_tokens": 100.0, "completion_tokens": 10.0}
     )
+
+
+def call(call_id: Any = "a1", name: Any = "act", arguments: Any = "{}") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def calling(*calls: Any, content: str | None = None, reason: str = "tool_calls") -> Answer:
+    message = {"role": "assistant", "content": content, "tool_calls": list(calls)}
+    return reply(None, message=message, finish_reason=reason)
+
+
+def one_with_tools(model: OpenAIModel, **sampling: Any) -> Completion:
+    [completion] = model.generate([chat()], Sampling(**sampling), tools=[ACT])
+    return completion
+
+
+def test_tools_calls_and_results_are_sent_as_they_are(server: Server) -> None:
+    said: Any = {"role": "assistant", "content": "", "tool_calls": [call()]}
+    messages: list[Message] = [
+        *chat(),
+        said,
+        {"role": "tool", "content": "A page.", "tool_call_id": "a1"},
+    ]
+    connect(server).generate([messages], Sampling(), tools=[ACT])
+    assert server.bodies[0]["tools"] == [ACT]
+    assert server.bodies[0]["messages"] == messages
+    connect(server).generate([chat()], Sampling())
+    assert "tools" not in server.bodies[1]
+
+
+@pytest.mark.parametrize("content", [None, "", "I look."])
+def test_a_reply_with_calls(server: Server, content: str | None) -> None:
+    calls = [call("a1", "act", '{"action": "look"}'), call("a2", "act", "{not JSON")]
+    server.answer = lambda body, n: calling(*calls, content=content)
+    completion = one_with_tools(connect(server))
+    assert completion.error == ""
+    assert completion.text == (content or "")
+    assert completion.tool_calls == calls
+    assert completion.finish_reason == "tool_calls"
+
+
+def test_a_reply_in_text_where_there_are_tools(server: Server) -> None:
+    for calls in (None, []):
+        message = {"role": "assistant", "content": "I think.", "tool_calls": calls}
+        server.answer = lambda body, n, message=message: reply("", message=message)  # type: ignore[misc]
+        completion = one_with_tools(connect(server))
+        assert (completion.text, completion.tool_calls) == ("I think.", [])
+        assert completion.error == ""
+
+
+def test_calls_that_nobody_asked_for_are_no_reply(server: Server) -> None:
+    server.answer = lambda body, n: calling(call())
+    assert "the server gave no text: finish_reason 'tool_calls'" in one(connect(server)).error
+
+
+ODD_CALLS: list[tuple[str, Any]] = [
+    ("no list", 3),
+    ("a text", "act"),
+    ("numbers", [1]),
+    ("nothing", [None]),
+    ("no function", [{"id": "a", "type": "function"}]),
+    ("a custom tool", [{"id": "a", "type": "custom", "custom": {"name": "act", "input": "x"}}]),
+    ("an object as arguments", [call(arguments={"action": "look"})]),
+    ("no arguments", [call(arguments=None)]),
+    ("no name", [call(name=None)]),
+    ("an empty name", [call(name="")]),
+    ("no id", [call(None)]),
+    ("an empty id", [call("")]),
+    ("a number as id", [call(7)]),
+    ("the same id twice", [call("a"), call("a")]),
+    ("too much", [call(arguments="x" * (MAX_TEXT_CHARS + 1))]),
+    ("too much together", [call(str(n), arguments="x" * (MAX_TEXT_CHARS // 2)) for n in range(2)]),
+]
+
+
+@pytest.mark.parametrize("calls", [c for _, c in ODD_CALLS], ids=[name for name, _ in ODD_CALLS])
+def test_odd_calls_are_the_error_of_their_completion(server: Server, calls: Any) -> None:
+    def answer(body: dict[str, Any], n: int) -> Answer:
+        is_bad = body["messages"][0]["content"] == "bad"
+        message = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": calls if is_bad else [call()],
+        }
+        return reply(None, message=message, finish_reason="tool_calls")
+
+    server.answer = answer
+    bad, good = connect(server).generate([chat("bad"), chat("good")], Sampling(), tools=[ACT])
+    assert bad.error
+    assert (bad.text, bad.tool_calls) == ("", [])
+    assert (good.tool_calls, good.error) == ([call()], "")
+
+
+def test_calls_after_a_stop_go_with_the_text(server: Server) -> None:
+    server.answer = lambda body, n: calling(call(), content="I look.\nObservation: a page")
+    completion = one_with_tools(connect(server))
+    assert (completion.text, completion.tool_calls) == ("I look.", [])
+    assert one_with_tools(connect(server), stop=()).tool_calls == [call()]
+
+
+def test_recordings_carry_calls(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda body, n: calling(call())
+    path = tmp_path / "m.jsonl"
+    made = one_with_tools(connect(server, recordings=path))
+    replayed = one_with_tools(OpenAIModel("m", recordings=path, offline=True))
+    assert made.tool_calls == replayed.tool_calls == [call()]
+    assert "is not recorded" in one(OpenAIModel("m", recordings=path, offline=True)).error
 
 
 def test_the_key_is_in_no_message(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -84,6 +84,7 @@ def test_a_model_depends_on_seed_and_texts_alone() -> None:
 
 def test_sizes_grow() -> None:
     models = [make_tiny(TEXTS, size=size, vocab_size=400).model for size in SIZES]
+    assert {model.config.head_dim for model in models} == {32}
     n_parameters = [sum(p.numel() for p in model.parameters()) for model in models]
     assert n_parameters == sorted(n_parameters)
     assert n_parameters[0] < 300_000 < 5_000_000 < n_parameters[-1] * 1.2

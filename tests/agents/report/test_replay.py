@@ -16,7 +16,11 @@ import pytest
 
 from eto_agents.episode_log import labelled, read_log
 from eto_agents.evaluation.harness import evaluate
+from eto_agents.models.scripted import ScriptedModel
+from eto_agents.policies.react import ReActPolicy
+from eto_agents.react.protocols import call_of
 from eto_agents.report.replay import MARK, page, write_replay
+from eto_agents.rollout import run_episode
 from eto_agents.store import TrajectoryStore
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 from tests.agents.report.logs import HOSTILE, rewrite
@@ -52,6 +56,22 @@ def test_the_page_holds_every_episode(run: Path) -> None:
         assert shown["status"] == t.status
         assert bool(shown.get("failures")) is not t.success
     assert len(data["strings"]) == len(set(data["strings"]))
+
+
+def test_tool_calls_are_shown(tmp_path: Path) -> None:
+    replies: list[Any] = [
+        {"role": "assistant", "content": "I go.", "tool_calls": [call_of("north", "1")]},
+        {"role": "assistant", "content": "", "tool_calls": [call_of("", "2")]},
+    ]
+    replies[1]["tool_calls"][0]["function"] |= {"name": "walk", "arguments": "{}"}
+    policy = ReActPolicy(ScriptedModel(replies), protocol="tool", with_example=False)
+    played = run_episode(policy, "ETO-WebShop-v0", 0, split="seen", dataset="mini", max_steps=2)
+    with TrajectoryStore(tmp_path / "episodes.jsonl") as store:
+        store.append(played)
+    write_replay([tmp_path / "episodes.jsonl"], tmp_path / "page.html")
+    data = unpacked((tmp_path / "page.html").read_text())
+    texts = [data["strings"][step["text"]] for step in data["episodes"][0]["steps"]]
+    assert texts == ['I go.\nact({"action": "north"})', "walk({})"]
 
 
 def test_the_same_runs_give_the_same_bytes(run: Path) -> None:
