@@ -15,7 +15,7 @@ comma := ,
 # pip says nothing while it downloads and unpacks, which may take minutes: a line shows that it lives.
 define install
 @echo "installing $(1) into $(VENV)"
-@while sleep 20 >/dev/null 2>&1; do echo "installing $(1) …"; done & ticker=$$!; \
+@while sleep 20 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do echo "installing $(1) …"; done & ticker=$$!; \
 	trap 'kill $$ticker' EXIT; \
 	$(PIP) install --quiet $(if $(LOCK),-c $(LOCK)) $(2) $(1) || { \
 	echo "The installation stopped at the error above. To repeat it, run: make $(MAKECMDGOALS)" >&2; \
