@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from gymnasium.error import ResetNeeded
 from eto_agents.chat_episode import ChatEpisode
 from eto_agents.react.protocols import OVER, call_of
 from eto_agents.react.tools import ACT
+from eto_agents.trajectory import with_objects
 from eto_envs import task_sets
 from eto_envs.errors import BackendError, require
 from eto_envs.tasks import TaskSet, find_task_set
@@ -240,22 +240,6 @@ def _tasks(env_id: str, split: str, env_args: Mapping[str, Any]) -> TaskSet:
 
 
 def _hugging_face(message: Message) -> dict[str, Any]:
-    """A message as Hugging Face's templates expect it.
-
-    The arguments of calls are objects, and a tool's message has the tool's name.
-    """
-    converted: dict[str, Any] = {"role": message["role"], "content": message["content"]}
-    if calls := message.get("tool_calls"):
-        converted["tool_calls"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": call["function"]["name"],
-                    "arguments": json.loads(call["function"]["arguments"]),
-                },
-            }
-            for call in calls
-        ]
-    if message["role"] == "tool":
-        converted["name"] = ACT["function"]["name"]
-    return converted
+    """A message as the templates of Hugging Face expect it; a tool's has the tool's name."""
+    named = {"name": ACT["function"]["name"]} if message["role"] == "tool" else {}
+    return with_objects(message) | named
