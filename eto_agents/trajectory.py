@@ -72,7 +72,7 @@ def as_message(message: Mapping[str, Any]) -> Message:
     """A message of OpenAI's form, or of Hugging Face's, with the fields that are recorded.
 
     Args:
-        message: `content` may be None or a list of parts, of which the texts are taken; the
+        message: its `content` may be None or a list of parts, of which the texts are taken; the
             arguments of tool calls may be objects, and calls may lack an id.
 
     Raises:
@@ -81,7 +81,7 @@ def as_message(message: Mapping[str, Any]) -> Message:
     try:
         recorded: Message = {
             "role": str(message["role"]),
-            "content": _content(message.get("content")),
+            "content": _content(message["content"]),
         }
         if calls := message.get("tool_calls"):
             recorded["tool_calls"] = [_tool_call(call, n) for n, call in enumerate(calls, start=1)]

@@ -414,6 +414,7 @@ def test_a_pushed_checkpoint_plays_with_its_prompts(
         "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_CACHE": str(tmp_path / "hf"),
         "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_OFFLINE": False,
     }
     for name, value in constants.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
