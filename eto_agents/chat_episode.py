@@ -274,7 +274,9 @@ def _completion(reply: str | Mapping[str, Any] | Completion) -> Completion:
     if isinstance(reply, str):
         return Completion(reply)
     dump = getattr(reply, "model_dump", None)  # of the message objects of OpenAI's client
-    message = as_message({"role": "assistant", "content": None, **(reply if dump is None else dump())})
+    message = as_message(
+        {"role": "assistant", "content": None, **(reply if dump is None else dump())}
+    )
     return Completion(message["content"], tool_calls=message.get("tool_calls", []))
 
 

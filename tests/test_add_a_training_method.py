@@ -16,7 +16,6 @@ PAGE = ROOT / "docs" / "add_a_training_method.md"
 BLOCK = re.compile(r'^```(py|diff) title="([^"]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 
-
 def changed(text: str, diff: str) -> str:
     """Apply the hunks of a diff, which are located by their lines, not by line numbers."""
     for hunk in re.split(r"(?m)^@@\n", diff):
