@@ -88,7 +88,7 @@ def without_times(value: Any) -> Any:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything in a run's folder except times."""
-    log = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (folder / "episodes.jsonl").read_bytes().splitlines()]
     by_key = {(e["split"], e["task_id"], e["seed"], e["sample"]): without_times(e) for e in log}
     assert len(by_key) == len(log), "an episode was played twice"
     return {

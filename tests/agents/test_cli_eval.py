@@ -231,7 +231,7 @@ def test_an_agent_that_hangs_loses_only_its_episode(tmp_path: Path) -> None:
     assert time.monotonic() - started_s < 250  # the sleeping thread does not keep the process
     assert "(agent_error 1, completed 4)" in done.stderr
     assert "1 (1 agent_error)" in done.stdout
-    log = [json.loads(line) for line in (tmp_path / "run/episodes.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (tmp_path / "run/episodes.jsonl").read_bytes().splitlines()]
     (failed,) = [record for record in log if record["status"] == "agent_error"]
     assert failed["task_id"] == "room3"
     assert "time.sleep(600)" in failed["error"]

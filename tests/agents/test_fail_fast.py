@@ -213,6 +213,6 @@ def test_from_the_command_line(
     main(command)
     record = json.loads((tmp_path / "run" / "results.json").read_text())
     assert record["splits"]["seen"]["statuses"] == {"completed": n_tasks}
-    lines = (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "episodes.jsonl").read_bytes().splitlines()
     assert len(lines) == n_tasks
     assert {Trajectory.from_json(line).status for line in lines} == {"completed"}

@@ -326,6 +326,6 @@ def test_a_signal_ends_a_run_whose_requests_hang(
     assert process.returncode == code
     assert "rerun the command to resume (run)" in errors
     assert "Traceback" not in errors
-    lines = (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "episodes.jsonl").read_bytes().splitlines()
     statuses = [Trajectory.from_json(line).status for line in lines]
     assert statuses[-1] == "cancelled"

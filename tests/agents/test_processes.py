@@ -76,7 +76,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     assert one == pytest.approx(other, abs=1e-4)
     for n in (1, 2):
         evaluation = tmp_path / f"of-{n}" / first / "evaluation"
-        assert len((evaluation / "episodes.jsonl").read_text().splitlines()) == 2
+        assert len((evaluation / "episodes.jsonl").read_bytes().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_rft(tmp_path: Path) -> None:
     assert result["n_explored"] == 6
     assert result["n_trajectories"] == 12 + result["n_added"] - result["n_too_long"]
     assert f"{result['n_added']} were added to the expert's 12" in printed
-    assert len((folder / "explored" / "episodes.jsonl").read_text().splitlines()) == 6
+    assert len((folder / "explored" / "episodes.jsonl").read_bytes().splitlines()) == 6
     assert row_of(printed, "RFT") == scores_of(tmp_path / "smoke" / "evaluation")
     assert "published, RFT of Llama-2-7B-Chat: {'webshop': 63.6" in printed
 

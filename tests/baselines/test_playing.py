@@ -37,7 +37,7 @@ def test_best_of_n(tmp_path: Path) -> None:
         assert 0 < one < ten < 1
         assert rows["reward, best of N"][column].startswith(f"{ten:.3f}")
         assert f"{figures[split]['reward'][0]:.3f}" == f"{ten:.3f}"
-    log = (tmp_path / "smoke" / "episodes.jsonl").read_text().splitlines()
+    log = (tmp_path / "smoke" / "episodes.jsonl").read_bytes().splitlines()
     assert len(log) == 2 * 20 * 10
     assert "published, Best-of-10 of Llama-2-7B-Chat: {'webshop': 63.8" in printed
 

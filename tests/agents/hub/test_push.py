@@ -192,7 +192,7 @@ def test_an_unfinished_run_is_refused(run: Path) -> None:
 
 def test_cancelled_episodes_are_left_out(run: Path) -> None:
     with (run / "episodes.jsonl").open("a") as lines:
-        last = json.loads((run / "episodes.jsonl").read_text().splitlines()[0])
+        last = json.loads((run / "episodes.jsonl").read_bytes().splitlines()[0])
         lines.write(json.dumps(last | {"seed": 7, "status": "cancelled"}) + "\n")
     sent = content(prepare(run, "me/walks", partial=True), "episodes.jsonl").decode()
     assert len(sent.splitlines()) == 6

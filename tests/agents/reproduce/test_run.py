@@ -215,7 +215,7 @@ def test_a_whole_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def episodes(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "episodes.jsonl").read_bytes().splitlines()]
 
 
 @trains
