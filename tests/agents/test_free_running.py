@@ -68,7 +68,9 @@ def test_an_episode_does_not_wait_for_the_others(wrap: Any, timeout_s: float | N
     jobs = jobs_of(env.envs[0].tasks, (0,))
     played = list(Rollouts(policy, env, jobs, action_timeout_s=timeout_s))
     assert [t.status for t in played] == ["completed"] * 5
-    assert [t.task_id for t in played] == ["room3", "room4", "room5", "room6", "room2"]
+    ids = [t.task_id for t in played]
+    assert ids[:3] == ["room3", "room4", "room5"]
+    assert set(ids[3:]) == {"room6", "room2"}  # their last decisions are made at the same time
 
 
 def test_wrappers_pass_on_whether_a_policy_is_concurrent() -> None:
