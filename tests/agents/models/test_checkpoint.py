@@ -160,8 +160,8 @@ LLAMA2 = (
 def foreign(template: str, chat_template: str, folder: Path) -> str:
     """A checkpoint from elsewhere: its tokenizer has a template, and there is no ``eto.json``."""
     made = make_tiny(["a mug"], size="nano", vocab_size=320, template=template)
-    if template == "llama-2":
-        made.tokenizer.bos_token = "<s>"
+    if template.startswith("llama"):
+        made.tokenizer.bos_token = find_template(template).special[0]
     save_checkpoint(made, folder)
     (folder / "chat_template.jinja").write_text(chat_template)
     (folder / "eto.json").unlink()
@@ -282,6 +282,33 @@ def test_a_tokenizers_own_template_is_kept_if_it_writes_the_same(tmp_path: Path)
     save_checkpoint(checkpoint, tmp_path / "again")  # spaces make other tokens
     source = (tmp_path / "again" / "chat_template.jinja").read_text()
     assert source == find_template("smollm2").source
+
+
+@pytest.mark.parametrize(
+    ("template", "file", "is_kept"),
+    [
+        ("qwen2.5", "qwen2_5.jinja", True),
+        ("qwen3", "qwen3.jinja", False),  # earlier replies lose the empty thought
+        ("llama-3", "llama3.jinja", True),
+        ("llama-3.1", "llama3_1.jinja", True),
+        ("llama-3.1", "llama3_2.jinja", False),  # has today's date
+    ],
+)
+def test_the_families_own_templates(
+    template: str, file: str, is_kept: bool, tmp_path: Path
+) -> None:
+    trl = importlib.util.find_spec("trl")
+    if trl is None or trl.origin is None:
+        pytest.skip("trl is not installed")
+    path = Path(trl.origin).parent / "chat_templates" / file
+    if not path.exists():
+        pytest.skip("this release of trl has no such template")
+    own = path.read_text(encoding="utf-8")
+    name = foreign(template, own, tmp_path / "model")
+    checkpoint = load_checkpoint(name, template=template, device="cpu")  # without a warning
+    save_checkpoint(checkpoint, tmp_path / "again")
+    written = (tmp_path / "again" / "chat_template.jinja").read_text(encoding="utf-8")
+    assert written == (own if is_kept else find_template(template).source)
 
 
 def test_a_template_that_forgets_tools_is_not_kept(tmp_path: Path) -> None:

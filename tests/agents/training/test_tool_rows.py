@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,11 @@ from eto_envs.errors import DataError
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("the extra train is not installed", allow_module_level=True)
 
+import torch
 import transformers
 
 from eto_agents.models.checkpoint import Checkpoint
+from eto_agents.models.control_tokens import control_ids
 from eto_agents.models.scripted import ScriptedModel
 from eto_agents.models.tiny import train_tokenizer
 from eto_agents.policies.react import ReActPolicy
@@ -27,6 +30,7 @@ from eto_agents.react.tools import ACT
 from eto_agents.rollout import run_episode
 from eto_agents.training.episodes import sample_of
 from eto_agents.training.pairs import Pair, with_steps
+from eto_agents.training.ppo import ActorCritic
 from eto_agents.training.preference_rows import as_preference, encode_pairs
 from eto_agents.training.rows import EmptyDataError, encode_trajectory, texts_of
 from eto_agents.training.teacher_forcing import _generate
@@ -268,3 +272,35 @@ def test_texts_for_a_tokenizer_have_the_calls() -> None:
 def test_step_wise_pairs_are_of_replies_in_text() -> None:
     with pytest.raises(DataError, match="choose pairs of whole trajectories"):
         _generate(None, checkpoint_of("plain"), [played()], None, 0, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("template", ["plain", "qwen2.5"])
+def test_ppo_computes_the_log_probs_that_were_sampled_with(template: str) -> None:
+    tokenizer = train_tokenizer(["Action: look"], vocab_size=300, template=template)
+    tokenizer.add_tokens(["<tool_call>", "</tool_call>"])  # as in Qwen2.5's
+    shape = SHAPE | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))
+        model.get_output_embeddings().weight.data.normal_()
+    checkpoint = Checkpoint(model.eval(), tokenizer, template, "brief", with_example=False)
+    excluded = [
+        control_ids(model, tokenizer, template, with_tools=tools) for tools in (False, True)
+    ]
+    assert (excluded[0] == excluded[1]) == (template == "plain")
+    actor = ActorCritic(model, *excluded)
+    for protocol in ("thought", "tool"):
+        policy = ReActPolicy(
+            checkpoint.chat_model(), protocol=protocol, temperature=1.0, max_tokens=15
+        )  # type: ignore[arg-type]
+        episode = run_episode(
+            policy, "ETO-ALFWorld-v0", 0, split="train", dataset="mini", max_steps=2
+        )
+        sample = sample_of(episode, checkpoint, with_tools=protocol == "tool")
+        ids, mask = torch.tensor([sample.ids]), torch.tensor([sample.mask])
+        scores = actor(ids, mask, sample.with_tools)
+        expected = torch.tensor([sample.log_probs])[:, 1:]
+        assert sum(sample.mask) > 20
+        assert torch.allclose(scores.log_probs, expected, atol=1e-4)
+        other = actor(ids, mask, not sample.with_tools)
+        assert torch.allclose(other.log_probs, expected, atol=1e-4) == (template == "plain")
