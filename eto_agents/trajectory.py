@@ -302,7 +302,10 @@ class Trajectory:
     @property
     def replies(self) -> list[Message]:
         """The agent's message of each step; fewer if `messages` lack some."""
-        return [self.messages[i] for i in reply_indices(self.messages, len(self.steps))]
+        messages = self.messages
+        if self.status == "env_error" and messages and messages[-1]["role"] == "assistant":
+            messages = messages[:-1]  # the environment failed at it, so that there is no step
+        return [messages[i] for i in reply_indices(messages, len(self.steps))]
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""

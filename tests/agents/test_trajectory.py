@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eto_agents.store import TrajectoryStore
-from eto_agents.trajectory import Step, Trajectory
+from eto_agents.trajectory import Message, Step, ToolCall, Trajectory, next_roles, with_objects
 from eto_envs.errors import CorruptDataError, DataError
 
 
@@ -166,3 +166,51 @@ def test_two_processes_cannot_write_the_same_file(tmp_path: Path) -> None:
         process.start()
         assert "another process" in queue.get(timeout=60)
         process.join()
+
+
+def test_the_replies_of_an_episode() -> None:
+    example: list[Message] = [user("Go."), agent("OK"), user("Again.")]
+    whole = dataclasses.replace(episode(), messages=[*example, agent("east")])
+    assert whole.replies == [agent("east")]
+    failed = [*example, agent("east"), user("after east"), agent("west")]
+    assert dataclasses.replace(whole, messages=failed, status="env_error").replies == [
+        agent("east")
+    ]
+    assert dataclasses.replace(whole, messages=[]).replies == []
+    assert dataclasses.replace(whole, steps=[]).replies == []
+
+
+def user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def agent(content: str) -> Message:
+    return {"role": "assistant", "content": content}
+
+
+@pytest.mark.parametrize("arguments", ['{"action": "x"}', "{broken", "[" * 100_000, "3"])
+def test_arguments_as_objects(arguments: str) -> None:
+    call: ToolCall = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "act", "arguments": arguments},
+    }
+    message: Message = {**agent("x"), "tool_calls": [call]}
+    [shown] = with_objects(message)["tool_calls"]
+    expected = {'{"action": "x"}': {"action": "x"}, "3": 3}.get(arguments, arguments)
+    assert shown["function"] == {"name": "act", "arguments": expected}
+    assert message["tool_calls"] == [call]  # unchanged
+    assert with_objects(agent("x")) == agent("x")
+
+
+def test_the_order_of_roles() -> None:
+    call: ToolCall = {"id": "1", "type": "function", "function": {"name": "act", "arguments": ""}}
+    calling: Message = {**agent(""), "tool_calls": [call, call]}
+    result: Message = {"role": "tool", "content": "x"}
+    chat = [user("u"), calling, result, result]
+    expected = [("user",), ("assistant",), ("tool",), ("tool",), ("assistant", "user")]
+    assert [next_roles(chat[:n]) for n in range(5)] == expected
+    assert next_roles([{"role": "system", "content": ""}]) == ("user",)
+    for wrong in ([agent("x")], [*chat[:3], agent("x")], [*chat, result], [user("u"), result]):
+        with pytest.raises(ValueError, match="a tool's result for each tool call"):
+            next_roles(wrong)
