@@ -45,7 +45,7 @@ for name in "${names[@]}"; do
     fi
     tests=$(sed -n 's/^# tests: //p' "$requirements")
     for test in ${tests:-$name}; do
-        PYTHONPATH=$path "$python" -m pytest -q -p no:cacheprovider "${not_errors[@]}" \
-            "tests/bridges/test_$test.py"
+        PATH=$(dirname "$python"):$PATH PYTHONPATH=$path \
+            "$python" -m pytest -q -p no:cacheprovider "${not_errors[@]}" "tests/bridges/test_$test.py"
     done
 done
