@@ -20,6 +20,7 @@ from eto_agents.policy import (
     conversation_of,
     is_concurrent,
     load_policy,
+    name_of,
     reveal_of,
     with_time_limit,
 )
@@ -65,8 +66,7 @@ class BestOfN:
         if isinstance(self.policy, BestOfN):
             raise TypeError("the policy is a Best-of-N already: pass the policy that it wraps")
         self.n_samples = n
-        inner = str(getattr(self.policy, "name", type(self.policy).__name__))
-        self.name = f"best-of-{n} ({inner})"
+        self.name = f"best-of-{n} ({name_of(self.policy)})"
         self.reveal = reveal_of(self.policy)
         self.concurrent = is_concurrent(self.policy)
         self.provenance = {

@@ -175,9 +175,8 @@ class ChatEpisode:
             TypeError: the reply is none of these.
         """
         completion = _completion(reply)
-        message = _message(completion)
         if self.over:
-            return Turn(over_messages(message), 0.0, True, self.info)
+            return Turn(over_messages(completion.message), 0.0, True, self.info)
         now_s = time.perf_counter()
         decision = decision_of(self._conversation, completion, latency_s=now_s - self._turned_s)
         self._recorded = self.messages
@@ -191,7 +190,7 @@ class ChatEpisode:
             raise BackendError(f"the environment failed: {error}") from error
         if len(self._live.steps) == n_steps:  # the agent failed: there was no step
             self._end()
-            return Turn(over_messages(message), 0.0, True, self.info)
+            return Turn(over_messages(completion.message), 0.0, True, self.info)
         answers = self._conversation.add_observation(self._live.observation)
         if self._live.status is not None:
             self._end()
@@ -239,7 +238,7 @@ def decision_of(
             error=completion.error,
             is_permanent=completion.is_permanent,
         )
-    parsed = conversation.add_reply(_message(completion))
+    parsed = conversation.add_reply(completion.message)
     usage = {**completion.usage, "dropped_turns": float(conversation.n_dropped)}
     if parsed.error:
         usage["format_errors"] = 1.0
@@ -256,13 +255,6 @@ def decision_of(
     )
 
 
-def _message(completion: Completion) -> Message:
-    message: Message = {"role": "assistant", "content": completion.text}
-    if completion.tool_calls:
-        message["tool_calls"] = completion.tool_calls
-    return message
-
-
 def _completion(reply: str | Mapping[str, Any] | Completion) -> Completion:
     """A reply of any form as a completion.
 
@@ -272,12 +264,10 @@ def _completion(reply: str | Mapping[str, Any] | Completion) -> Completion:
     if isinstance(reply, Completion):
         return reply
     if isinstance(reply, str):
-        return Completion(reply)
+        return Completion.of(reply)
     dump = getattr(reply, "model_dump", None)  # of the message objects of OpenAI's client
-    message = as_message(
-        {"role": "assistant", "content": None, **(reply if dump is None else dump())}
-    )
-    return Completion(message["content"], tool_calls=message.get("tool_calls", []))
+    fields = reply if dump is None else dump()
+    return Completion.of(as_message({"role": "assistant", "content": None, **fields}))
 
 
 def _prompts(source: str) -> Mapping[str, Prompt]:

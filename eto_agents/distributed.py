@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from eto_agents.live_episode import Job
-from eto_agents.policy import Policy, as_policy
+from eto_agents.policy import Policy, as_policy, name_of
 from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.settings import SettingsError
 from eto_agents.trajectory import EpisodeKey, EpisodeSummary
@@ -315,7 +315,7 @@ def about(policy: Policy | Cluster) -> About:
     if isinstance(policy, Cluster):
         return policy.about
     return About(
-        str(getattr(policy, "name", type(policy).__name__)),
+        name_of(policy),
         dict(getattr(policy, "provenance", {})),
         int(getattr(policy, "n_samples", 1)),
         getattr(policy, "n_envs", None),

@@ -40,7 +40,7 @@ def split_jobs(
     finished: dict[EpisodeKey, Trajectory] = {}
     waiting: list[Job] = []
     for job in jobs:
-        key = EpisodeKey(split, job.task.id, job.seed, job.sample)
+        key = job.key(split)
         if key in known and known[key].status in final:
             finished[key] = known[key]
         else:
@@ -91,7 +91,7 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
             for summary in block.summaries:
                 on_end(summary)
         # Parsed at the end: while they play, the actors need all of this process's time.
-        played = {EpisodeKey(split, job.task.id, job.seed, job.sample) for job in jobs}
+        played = {job.key(split) for job in jobs}
         return {key: episode for key, episode in store.latest().items() if key in played}
     ended: dict[EpisodeKey, Trajectory] = {}
     env = make_batch(env_id, policy, min(n_envs, len(jobs)), {**env_args, "split": split})

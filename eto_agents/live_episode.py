@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from eto_agents.policy import Decision, Policy, conversation_of, describe, shortened
-from eto_agents.trajectory import Message, Status, Step, Trajectory, as_message
+from eto_agents.trajectory import EpisodeKey, Message, Status, Step, Trajectory, as_message
 from eto_envs.core import TextEnv
 from eto_envs.errors import ActionTypeError, BackendError
 from eto_envs.shaping import Info
@@ -42,6 +42,10 @@ class Job(NamedTuple):
     def episode_seed(self) -> int:
         """The seed of the environment and of the agent; see the function `episode_seed`."""
         return episode_seed(self.seed, self.task.id, self.sample)
+
+    def key(self, split: str) -> EpisodeKey:
+        """The key of its episode; the split is that of the task set it is played from."""
+        return EpisodeKey(split, self.task.id, self.seed, self.sample)
 
 
 def episode_seed(seed: int, task_id: str, sample: int = 0) -> int:

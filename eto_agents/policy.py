@@ -105,6 +105,11 @@ def reveal_of(agent: Any) -> tuple[str, ...]:
     return as_names(getattr(agent, "reveal", ()))
 
 
+def name_of(policy: Any) -> str:
+    """A policy's name for results: its attribute `name`, by default that of its class."""
+    return str(getattr(policy, "name", type(policy).__name__))
+
+
 def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
     """Several names, or a single one that is not to be taken for a sequence of letters."""
     return (names,) if isinstance(names, str) else tuple(names)
@@ -197,7 +202,7 @@ class TimeLimitedPolicy:
         self._policy = policy
         self._seconds: float | None = seconds
         self._of_thread = threading.local()
-        self.name = str(getattr(policy, "name", type(policy).__name__))
+        self.name = name_of(policy)
         self.concurrent = is_concurrent(policy)
 
     def limit_time(self, seconds: float | None) -> None:

@@ -28,6 +28,7 @@ from eto_agents.policy import (
     describe,
     failure,
     is_concurrent,
+    name_of,
     reveal_of,
     with_time_limit,
 )
@@ -88,8 +89,9 @@ class Rollouts:
     """Plays jobs and iterates over their episodes, in the order in which they end.
 
     A concurrent policy (see `eto_agents.policy.Policy`) decides for each live episode in a thread,
-    and each episode goes on as soon as its own decision is there; any other policy decides for all
-    live episodes at once. Environments are stepped and episodes recorded in the caller's thread.
+    and each episode continues as soon as its own decision is there; any other policy decides for
+    all live episodes at once. Environments are stepped and episodes recorded in the caller's
+    thread.
 
     After an interruption `cancel` returns the episodes that have not been yielded yet. It does not
     wait for decisions that are under way.
@@ -121,7 +123,7 @@ class Rollouts:
         self._policy = with_time_limit(policy, action_timeout_s)
         free = is_concurrent(self._policy)
         self._decisions: _Free | _Together = (_Free if free else _Together)(self._policy)
-        self._name = str(getattr(policy, "name", type(policy).__name__))
+        self._name = name_of(policy)
         self._env = env
         self._env_id = env.spec.id if env.spec is not None else type(env.envs[0]).__name__
         self._waiting = deque((job, 0) for job in jobs)

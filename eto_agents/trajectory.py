@@ -122,18 +122,18 @@ def with_objects(message: Message) -> dict[str, Any]:
     record: dict[str, Any] = {**message}
     if "tool_calls" in message:
         record["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": _value(call)}}
+            {**call, "function": {**call["function"], "arguments": arguments_of(call["function"])}}
             for call in message["tool_calls"]
         ]
     return record
 
 
-def _value(call: ToolCall) -> Any:
-    text = call["function"]["arguments"]
+def arguments_of(function: FunctionCall) -> Any:
+    """The value of a call's arguments; the text if it is no JSON."""
     try:
-        return json.loads(text)
+        return json.loads(function["arguments"])
     except (ValueError, RecursionError):
-        return text
+        return function["arguments"]
 
 
 def reply_indices(messages: Sequence[Message], n_steps: int) -> list[int]:

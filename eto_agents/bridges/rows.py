@@ -57,6 +57,16 @@ def task_rows(
     ]
 
 
+def figures_of(episode: ChatEpisode) -> dict[str, float]:
+    """Score, success (0 or 1) and number of steps, of which trainers log the means."""
+    info = episode.info
+    return {
+        "score": info["score"],
+        "success": float(info["success"]),
+        "n_steps": info["n_steps"],
+    }
+
+
 def episode_of(row: Mapping[str, Any], *, policy: str) -> ChatEpisode:
     """Begin the episode that a row names.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eto_agents.bridges.rows import episode_of
+from eto_agents.bridges.rows import episode_of, figures_of
 from eto_envs.errors import require
 
 require("skyrl_gym", extra="skyrl")
@@ -65,12 +65,7 @@ class WorldTextEnv(BaseTextEnv):
 
     def get_metrics(self) -> dict[str, float]:
         """Score, success (0 or 1) and number of steps, of which SkyRL logs the means."""
-        info = self._episode.info
-        return {
-            "score": info["score"],
-            "success": float(info["success"]),
-            "n_steps": info["n_steps"],
-        }
+        return figures_of(self._episode)
 
     def close(self) -> None:
         """Release the environment."""

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from eto_agents.bridges.rows import episode_of
+from eto_agents.bridges.rows import episode_of, figures_of
 from eto_agents.chat_episode import ChatEpisode
 from eto_agents.trajectory import Message
 from eto_envs.errors import require
@@ -149,7 +149,7 @@ class _Tokens:
 
     def output(self, episode: ChatEpisode, rewards: list[float]) -> AgentLoopOutput:
         """What verl trains on."""
-        info, n = episode.info, self._max_length
+        n = self._max_length
         n_prompt = len(self.ids) - len(self._mask)
         routed = self._routed_experts
         return AgentLoopOutput(
@@ -165,10 +165,6 @@ class _Tokens:
                 **self._fields,
                 "turn_scores": rewards,
                 "tool_rewards": [],
-                "reward_extra_info": {
-                    "score": info["score"],
-                    "success": float(info["success"]),
-                    "n_steps": info["n_steps"],
-                },
+                "reward_extra_info": figures_of(episode),
             },
         )

@@ -101,6 +101,23 @@ class Completion:
     is_permanent: bool = False
     prompt_token_ids: list[int] | None = None
 
+    @classmethod
+    def of(cls, reply: str | Message) -> Completion:
+        """The completion that a text, or an assistant's message, is."""
+        if isinstance(reply, str):
+            return cls(reply)
+        calls = reply.get("tool_calls", [])
+        reason = "tool_calls" if calls else "stop"
+        return cls(reply["content"], finish_reason=reason, tool_calls=calls)
+
+    @property
+    def message(self) -> Message:
+        """The completion as the assistant's message."""
+        message: Message = {"role": "assistant", "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = self.tool_calls
+        return message
+
 
 @runtime_checkable
 class ChatModel(Protocol):

@@ -13,24 +13,27 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from eto_agents.models.chat_templates import (
+    begin_parts_with_space,
+    check_format,
+    check_tokens,
+    guess_template,
+    has_format,
+)
 from eto_agents.models.control_tokens import control_ids, end_ids
-from eto_agents.react.chat import encode, find_template, pieces, templates
-from eto_agents.react.tools import ACT, uses_tools
+from eto_agents.react.chat import find_template, templates
 from eto_agents.settings import Playing
 from eto_agents.strict_json import write_json
-from eto_agents.trajectory import FunctionCall, Message, Tool, ToolCall, with_objects
 from eto_envs.data import cache_dir
 from eto_envs.errors import (
     CorruptDataError,
     DataNotFoundError,
-    EtoError,
     UnknownNameError,
     require,
 )
@@ -46,8 +49,6 @@ SMOLLM2: Final = "smollm2-135m"
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """Data types of weights; ``auto`` is the one they have on disk."""
 
-_EMPTY_THOUGHT: Final = "<think>\n\n</think>\n\n"
-_SPACED_TEMPLATES: Final = ("llama-2", "mistral")  # in which [INST] is ordinary text
 _OWN_FILE: Final = "eto.json"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -152,11 +153,11 @@ def load_checkpoint(
     for folder in (base_adapter, adapter):
         if folder is not None:
             model = _merge(model, folder)
-    chosen = template or own.get("template") or _guess_template(model.config, tokenizer, name)
-    _check_tokens(tokenizer, chosen, name)
+    chosen = template or own.get("template") or guess_template(model.config, tokenizer, name)
+    check_tokens(tokenizer, chosen, name)
     if chosen != own.get("template"):  # a model that was trained with it here is used with it
-        _check_format(tokenizer, chosen, name, is_stated=template is not None)
-    _begin_parts_with_space(tokenizer, chosen)
+        check_format(tokenizer, chosen, name, is_stated=template is not None)
+    begin_parts_with_space(tokenizer, chosen)
     # An adapter that is trained on this model names this as its base.
     model.name_or_path = model.config._name_or_path = _absolute(name)
     if tokenizer.pad_token_id is None:
@@ -212,8 +213,8 @@ def read_chat_format(folder: str | Path) -> ChatFormat:
     except Exception as error:  # as in `_read`: whatever their code meets first
         raise CorruptDataError(f"cannot read {str(folder)!r} as a checkpoint: {error}") from error
     template = str(own["template"])
-    _check_tokens(tokenizer, template, str(folder))
-    _begin_parts_with_space(tokenizer, template)
+    check_tokens(tokenizer, template, str(folder))
+    begin_parts_with_space(tokenizer, template)
     configs = SimpleNamespace(config=config, generation_config=generation)
     return ChatFormat(
         tokenizer,
@@ -289,7 +290,7 @@ def save_checkpoint(
         weights: tensors by name, for a model whose own are sharded over several processes.
     """
     folder = Path(folder)
-    if not _has_format(checkpoint.tokenizer, checkpoint.template):
+    if not has_format(checkpoint.tokenizer, checkpoint.template):
         checkpoint.tokenizer.chat_template = find_template(checkpoint.template).source
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -498,145 +499,6 @@ def _read_own(folder: Path) -> Mapping[str, Any]:
     if own.get("template", "plain") not in templates():
         raise CorruptDataError(f"{path}: there is no chat template {own['template']!r:.60}")
     return own
-
-
-def _check_tokens(tokenizer: Any, template: str, name: str) -> None:
-    """Encode an empty chat: the template's tokens must exist, and the tokenizer must work."""
-    try:
-        encode([{"role": "user", "content": ""}], tokenizer, template)
-    except EtoError:
-        raise
-    except Exception as error:  # as in `_read`: whatever its code meets first
-        raise CorruptDataError(f"the tokenizer of {name!r} does not work: {error}") from error
-
-
-def _guess_template(config: Any, tokenizer: Any, name: str) -> str:
-    """The template of a model's family, from its architecture and its special tokens."""
-    tokens = tokenizer.get_vocab()
-    own = str(tokenizer.chat_template or "")
-    candidates = {
-        "plain": "<|assistant|>" in tokens and "<|end|>" in tokens,
-        "llama-3.1": "<|eom_id|>" in tokens,
-        "llama-3": "<|eot_id|>" in tokens,
-        "qwen3": config.model_type == "qwen3",
-        "qwen2.5": config.model_type == "qwen2",
-        "smollm2": config.model_type == "llama" and "<|im_end|>" in tokens,
-        "mistral-v3": config.model_type == "mistral" and "[INST]" in tokens,
-        "mistral": config.model_type == "mistral" and "[INST]" in own,
-        "llama-2": config.model_type == "llama" and "<<SYS>>" in own,
-    }
-    for template, fits in candidates.items():
-        if fits and all(token in tokens for token in find_template(template).special):
-            return template
-    hint = "Give template=, the one the model was trained with."
-    raise UnknownNameError("chat template known for", name, templates(), hint)
-
-
-def _check_format(tokenizer: Any, template: str, name: str, *, is_stated: bool) -> None:
-    """Compare a template with the tokenizer's own, if it has one, on a short chat.
-
-    Differs from the tokenizers' own templates: spaces, in which their revisions differ from each
-    other, the date (`llama-3.1.jinja`), and the empty thought in earlier replies (`qwen3.jinja`).
-
-    Raises:
-        UnknownNameError: they differ, and nobody asked for this template.
-    """
-    if not tokenizer.chat_template:
-        return
-    chat: list[Message] = [
-        {"role": "user", "content": "u1"},
-        {"role": "assistant", "content": "a1"},
-        {"role": "user", "content": "u2"},
-    ]
-    ours = "".join(piece.text for piece in pieces(chat, template, for_reply=True))
-    try:
-        theirs = tokenizer.apply_chat_template(
-            chat,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-            date_string="26 Jul 2024",
-        )
-    except Exception as error:  # noqa: BLE001 (the template is a program of a third party)
-        theirs = f"(it fails: {error})"
-    if _comparable(ours) == _comparable(theirs):
-        return
-    differ = f"template {template!r} writes {ours!r}, and the tokenizer's own writes {theirs!r}"
-    if not is_stated:
-        hint = f"The nearest, {differ}. Give template={template!r} to use it all the same."
-        raise UnknownNameError("chat template known for", name, templates(), hint)
-    warnings.warn(
-        f"{name}: {differ}; a model that was trained with the latter reads something unusual",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
-def _has_format(tokenizer: Any, template: str) -> bool:
-    """Whether a tokenizer's own template writes exactly what ours does, also with tools."""
-    if not tokenizer.chat_template:
-        return False
-    has_tools = find_template(template).call_tags is not None
-    for chat, tools in _probes():
-        if (tools or uses_tools(chat)) and not has_tools:
-            continue
-        for_reply = chat[-1]["role"] != "assistant"
-        parts = pieces(chat, template, for_reply=for_reply, tools=tools)
-        try:
-            theirs = tokenizer.apply_chat_template(
-                [with_objects(message) for message in chat],
-                tools=tools or None,
-                tokenize=False,
-                add_generation_prompt=for_reply,
-            )
-        except Exception:  # noqa: BLE001 (the template is a program of a third party)
-            return False
-        if theirs != "".join(piece.text for piece in parts):
-            return False
-    return True
-
-
-def _probes() -> Iterator[tuple[list[Message], list[Tool]]]:
-    """Chats in which templates may differ, with tools."""
-    function: FunctionCall = {"name": "act", "arguments": '{"action": "a <b>"}'}
-    call: ToolCall = {"id": "call-1", "type": "function", "function": function}
-    said: list[Message] = [
-        {"role": "user", "content": "u1"},
-        {"role": "assistant", "content": "a1"},
-        {"role": "user", "content": "u2"},
-    ]
-    called: list[Message] = [
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": 'r1 "q"', "tool_call_id": "call-1"},
-        {"role": "assistant", "content": "a2"},
-    ]
-    for system in ([], [Message(role="system", content="s")]):
-        yield [*system, *said], []
-        yield [*system, *said, *called], [ACT]
-
-
-def _comparable(text: str) -> str:
-    """A rendered chat without what templates may differ in."""
-    end = _EMPTY_THOUGHT if text.endswith(_EMPTY_THOUGHT) else ""
-    return text.replace(_EMPTY_THOUGHT, "").replace(" ", "") + end
-
-
-def _begin_parts_with_space(tokenizer: Any, template: str) -> None:
-    """Let a SentencePiece tokenizer put a space before the text after each special token.
-
-    The code that came with Llama 2 and Mistral 7B encodes each pair of messages by itself, which
-    has that effect (``▁[INST]``). transformers does the same with ``legacy=True``; from version 5
-    on it loads these tokenizers with ``legacy=False``, whatever was saved.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if template not in _SPACED_TEMPLATES or backend is None:
-        return
-    from tokenizers import pre_tokenizers
-
-    current = backend.pre_tokenizer
-    if isinstance(current, pre_tokenizers.Metaspace) and current.prepend_scheme == "first":
-        current.prepend_scheme = "always"
-        backend.pre_tokenizer = current
 
 
 def _converted_smollm2() -> Path:

@@ -17,13 +17,11 @@ import logging
 import math
 import os
 import random
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from eto_agents.models.base import Completion, Sampling, cut_at_stop
+from eto_agents.models.connections import Clients, Pacer
 from eto_agents.models.recordings import Recordings, request_key
 from eto_agents.policy import describe
 from eto_agents.react.parse import without_reasoning
@@ -171,11 +170,11 @@ class OpenAIModel:
         self._extra = dict(extra_body or {}) | ({"logprobs": True} if log_probs else {})
         self._omit = frozenset([omit] if isinstance(omit, str) else omit)
         self._check_omit()
-        self._pacer = _Pacer(0.0 if requests_per_minute is None else 60.0 / requests_per_minute)
+        self._pacer = Pacer(0.0 if requests_per_minute is None else 60.0 / requests_per_minute)
         self._jitter = random.Random(0)  # spreads retries over time; no result depends on it
         self._lock = threading.Lock()
         self._place, self._secrets = "", [""]
-        self._clients: _Clients | None = None
+        self._clients: Clients | None = None
         if not offline:
             self._clients = self._connect(base_url, api_key, timeout_s)
         self._recordings = None if recordings is None else Recordings(recordings)
@@ -187,7 +186,7 @@ class OpenAIModel:
             hint = """Several are written as a list: omit='["stop", "temperature"]'."""
             raise UnknownNameError("field to omit", name, fields, hint)
 
-    def _connect(self, base_url: str | None, api_key: str | None, timeout_s: float) -> _Clients:
+    def _connect(self, base_url: str | None, api_key: str | None, timeout_s: float) -> Clients:
         """Make the clients; nothing is sent."""
         self._openai = require("openai", extra="openai")
         address = base_url or os.environ.get("OPENAI_BASE_URL") or ""
@@ -211,7 +210,7 @@ class OpenAIModel:
         )
         self._reply_type = self._openai.types.chat.ChatCompletion
         self._place = urlsplit(str(client.base_url)).netloc.rpartition("@")[2]
-        clients = _Clients(self._openai, client, self._concurrency)
+        clients = Clients(self._openai, client, self._concurrency)
         weakref.finalize(self, clients.close).atexit = False
         return clients
 
@@ -323,7 +322,7 @@ class OpenAIModel:
             completion = Completion(**recorded)
         return completion
 
-    def _request(self, body: dict[str, Any], clients: _Clients) -> Completion:
+    def _request(self, body: dict[str, Any], clients: Clients) -> Completion:
         """Send a request until it succeeds or must not be retried."""
         for attempt in itertools.count(1):
             self._pacer.wait()
@@ -614,67 +613,3 @@ def _token_ends(text: str, tokens: Sequence[Any]) -> list[int] | None:
     if not b"".join(raw).startswith(text.encode("utf-8", "surrogatepass")):
         return None
     return list(itertools.accumulate(map(len, raw)))
-
-
-class _Clients:
-    """Clients of a server: one for each request under way, with one connection each.
-
-    A single client could serve them all. But for every request it looks through its connections, in
-    one thread at a time: with a thousand of them, that takes longer than everything else.
-    """
-
-    def __init__(self, openai: Any, client: Any, n: int) -> None:
-        """Take the package, a client to copy, and the most requests under way at once."""
-        self._openai = openai
-        self._made = [client]
-        self._idle = [client]
-        self._permits = threading.BoundedSemaphore(n)
-        # httpx or its successor, depending on openai's release. To load the certificates takes
-        # longer than to make a client, so all share them.
-        httpx = sys.modules[type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0]]
-        self._certificates = httpx.create_ssl_context()
-
-    @contextmanager
-    def one(self) -> Iterator[Any]:
-        """A client for one request, as soon as fewer than `n` are under way."""
-        while not self._permits.acquire(timeout=1.0):
-            pass  # without a timeout, a thread whose call was abandoned would stay in the queue
-        client = self._take()
-        try:
-            yield client
-        finally:
-            self._idle.append(client)
-            self._permits.release()
-
-    def close(self) -> None:
-        """Close all connections."""
-        for client in self._made:
-            client.close()
-
-    def _take(self) -> Any:
-        try:
-            return self._idle.pop()  # the last one used, whose connection is open
-        except IndexError:
-            http_client = self._openai.DefaultHttpxClient(verify=self._certificates)
-            client = self._made[0].with_options(http_client=http_client)
-            self._made.append(client)
-            return client
-
-
-class _Pacer:
-    """Spaces requests evenly in time."""
-
-    def __init__(self, interval_s: float) -> None:
-        self._interval_s = interval_s
-        self._next_s = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        """Return when the next request may be sent."""
-        if self._interval_s == 0:
-            return
-        with self._lock:
-            now_s = time.monotonic()
-            begin_s = max(self._next_s, now_s)
-            self._next_s = begin_s + self._interval_s
-        time.sleep(begin_s - now_s)

@@ -68,15 +68,7 @@ class ScriptedModel:
             reply = self._left.pop()
         else:
             return Completion(error=f"the script ended before request {len(self.requests)}")
-        return reply if isinstance(reply, Completion) else _completion(reply)
-
-
-def _completion(reply: str | Message) -> Completion:
-    if isinstance(reply, str):
-        return Completion(reply)
-    calls = reply.get("tool_calls", [])
-    reason = "tool_calls" if calls else "stop"
-    return Completion(reply["content"], finish_reason=reason, tool_calls=calls)
+        return reply if isinstance(reply, Completion) else Completion.of(reply)
 
 
 def _read(path: Path) -> list[Reply]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eto_agents.arguments import checked_arguments
 from eto_agents.models.base import Completion, Sampling
 from eto_agents.models.checkpoint import read_chat_format
 from eto_agents.models.control_tokens import decode
@@ -50,19 +51,23 @@ class ServedCheckpoint:
         Raises:
             DataNotFoundError: there is no checkpoint in the folder.
             BackendError: the server does not answer, or has another model.
-            SettingsError: `server` is not the name of a model behind a server.
+            SettingsError: `server` is not the name of a model behind a server, or an argument has
+                the wrong type or is out of range.
+            UnknownArgumentError: `OpenAIModel` does not take an argument.
         """
         kind, _, model = server.partition(":")
         if kind != "openai" or not model:
             raise SettingsError(f"explore_with must be openai:MODEL, got {server!r}")
+        arguments = checked_arguments(OpenAIModel, arguments, f"model {server!r}", n_given=1)
         self._format = read_chat_format(folder)
-        extra = {
-            **arguments.pop("extra_body", {}),
+        arguments["log_probs"] = True
+        arguments["extra_body"] = {
+            **(arguments.get("extra_body") or {}),
             "return_token_ids": True,
             # As in a local model, replies contain none but the end of the turn.
             "logit_bias": {str(token): -100 for token in self._format.control_ids},
         }
-        self._server = OpenAIModel(model, log_probs=True, extra_body=extra, **arguments)
+        self._server = OpenAIModel(model, **arguments)
         self.name = self._server.name
         self.provenance = {"server": self._server.provenance, "checkpoint": str(folder)}
         self.prompts = self._format.prompts

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from eto_agents.policy import Decision, as_policy, conversation_of, reveal_of
+from eto_agents.policy import Decision, as_policy, conversation_of, name_of, reveal_of
 from eto_agents.trajectory import Message
 from eto_agents.worlds import find_world
 from eto_agents.worlds.base import known_world
@@ -57,7 +57,7 @@ class NarratedPolicy:
         self._policy = as_policy(policy)
         self._style = style
         self._world = world
-        self.name = str(getattr(self._policy, "name", type(self._policy).__name__))
+        self.name = name_of(self._policy)
         self.reveal = reveal_of(self._policy)
         provenance = dict(getattr(self._policy, "provenance", {}))
         self.provenance: dict[str, Any] = provenance | {"thoughts": style}

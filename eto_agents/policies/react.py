@@ -112,9 +112,8 @@ class ReActPolicy:
         self.name = f"react ({model.name})"
         self.concurrent = is_concurrent(model)
         self._prompts = load_prompts(prompts)
-        for prompt in (
-            self._prompts.values() if world is None else [find_prompt(self._prompts, world)]
-        ):
+        used = self._prompts if world is None else {world: find_prompt(self._prompts, world)}
+        for prompt in used.values():
             find_protocol(protocol, prompt)
         self._protocol = protocol
         self._world = world
@@ -133,7 +132,6 @@ class ReActPolicy:
         self._count_tokens = getattr(model, "count_tokens", estimate_tokens)
         self._seeds: dict[int, int] = {}
         self._conversations: dict[int, Conversation] = {}
-        used = self._prompts if world is None else {world: find_prompt(self._prompts, world)}
         self.provenance: dict[str, Any] = {
             "model": model.name,
             "model_provenance": dict(getattr(model, "provenance", {})),

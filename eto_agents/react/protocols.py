@@ -10,7 +10,6 @@ Not here: the course of a conversation (`eto_agents.react.context`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol, get_args
 
@@ -19,14 +18,14 @@ from eto_agents.react.prompts import Prompt
 from eto_agents.react.tools import ACT
 from eto_agents.settings import SettingsError
 from eto_agents.strict_json import json_text
-from eto_agents.trajectory import Message, Tool, ToolCall
+from eto_agents.trajectory import Message, Tool, ToolCall, arguments_of
 from eto_envs.errors import UnknownNameError
 
 ProtocolName = Literal["thought", "tool"]
 PROTOCOLS: Final[tuple[str, ...]] = get_args(ProtocolName)
 
 OVER: Final = "The episode is over."
-"""What an agent reads that goes on after the end of its episode."""
+"""What an agent reads that continues after the end of its episode."""
 
 _TOOL_FORMAT: Final = (
     "Answer every message with one call of the tool `act`, whose argument `action` is one command. "
@@ -121,27 +120,20 @@ class _Tool:
     def parse(self, reply: Message) -> Parsed:
         thought = reply["content"]
         thought = (without_reasoning(thought) if self._strip_reasoning else thought).strip()
-        calls = reply.get("tool_calls") or []
+        calls = reply.get("tool_calls", [])
         if not calls:
             return Parsed(NO_ACTION, thought, _NO_CALL)
         function = calls[0]["function"]
         if function["name"] != ACT["function"]["name"]:
             return Parsed(NO_ACTION, thought, _OTHER_TOOL.format(name=function["name"][:40]))
-        action = _argument(function["arguments"], "action")
-        if action is None:
+        arguments = arguments_of(function)
+        action = arguments.get("action") if isinstance(arguments, dict) else None
+        if not isinstance(action, str):
             return Parsed(NO_ACTION, thought, _BAD_ARGUMENTS)
         return Parsed(action, thought, "")
 
     def answers(self, observation: str, reply: Message, parsed: Parsed) -> list[Message]:
-        text = parsed.error or observation
-        ids = [call["id"] for call in reply.get("tool_calls") or []]
-        if not ids:
-            return [{"role": "user", "content": text}]
-        texts = [text, *[_ONE_AT_A_TIME] * (len(ids) - 1)]
-        return [
-            {"role": "tool", "content": text, "tool_call_id": id}
-            for id, text in zip(ids, texts, strict=True)
-        ]
+        return _answers(reply, parsed.error or observation, _ONE_AT_A_TIME)
 
     def _example(self) -> list[Message]:
         """The worked example as calls and results; the last call ends its episode."""
@@ -170,19 +162,15 @@ def call_of(action: str, call_id: str) -> ToolCall:
     return {"id": call_id, "type": "function", "function": function}  # type: ignore[typeddict-item]
 
 
-def _argument(arguments: str, name: str) -> str | None:
-    """A text among a call's arguments; None if there is none."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return None
-    text = value.get(name) if isinstance(value, dict) else None
-    return text if isinstance(text, str) else None
-
-
 def over_messages(reply: Message) -> list[Message]:
     """The messages that follow a reply after the end of the episode."""
-    ids = [call["id"] for call in reply.get("tool_calls") or []]
-    if not ids:
-        return [{"role": "user", "content": OVER}]
-    return [{"role": "tool", "content": OVER, "tool_call_id": id} for id in ids]
+    return _answers(reply, OVER, OVER)
+
+
+def _answers(reply: Message, first: str, others: str) -> list[Message]:
+    """A result for each call of a reply, or a message of the user's if it has none."""
+    answers: list[Message] = []
+    for call in reply.get("tool_calls", ()):
+        text = others if answers else first
+        answers.append({"role": "tool", "content": text, "tool_call_id": call["id"]})
+    return answers or [{"role": "user", "content": first}]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from eto_agents.react.chat import find_template, pieces
 from eto_agents.react.parse import without_reasoning
-from eto_agents.trajectory import FunctionCall, Message, ToolCall
+from eto_agents.trajectory import FunctionCall, Message, ToolCall, arguments_of
 
 _ARGUMENTS: Final = ("arguments", "parameters")  # "parameters" in Llama's format
 _SPACE: Final = re.compile(r"\s*")
@@ -82,16 +82,8 @@ def is_written_as(message: Message, text: str, template: str) -> bool:
     content, calls = parse_reply(text, template)
     said = [call["function"] for call in message.get("tool_calls", ())]
     return content.strip() == message["content"].strip() and [
-        (call["name"], _value(call["arguments"])) for call in calls
-    ] == [(call["name"], _value(call["arguments"])) for call in said]
-
-
-def _value(arguments: str) -> Any:
-    """The value of a call's arguments; the text if it is no JSON."""
-    try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
+        (call["name"], arguments_of(call)) for call in calls
+    ] == [(call["name"], arguments_of(call)) for call in said]
 
 
 def _patterns(tags: Sequence[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eto_agents.arguments import checked_arguments
 from eto_agents.distributed import Cluster
 from eto_agents.models.checkpoint import Checkpoint, load_checkpoint
-from eto_agents.models.openai import OpenAIModel
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import ETO, RFT, key_values
 from eto_agents.training.task_splits import mean_score, play
@@ -93,8 +91,7 @@ def _agent(model: str, settings: ETO | RFT, temperature: float) -> Policy:
     from eto_agents.models.served import ServedCheckpoint
     from eto_agents.policies.react import ReActPolicy
 
-    given = key_values(settings.explore_args)
-    arguments = checked_arguments(OpenAIModel, given, f"model {settings.explore_with!r}", n_given=1)
+    arguments = key_values(settings.explore_args)
     return ReActPolicy(
         ServedCheckpoint(model, settings.explore_with, **arguments),
         world=settings.world,

@@ -130,7 +130,7 @@ def play(
         AgentFailedError: the agent fails in every episode; repeat the call to resume.
     """
     jobs = jobs_of(tasks, seeds)
-    keys = [EpisodeKey(split, job.task.id, job.seed) for job in jobs]
+    keys = [job.key(split) for job in jobs]
     finished, waiting = split_jobs(split, jobs, TrajectoryStore(file).latest())
     show = Episodes(f"{file.parent.name} ")
     if waiting and is_main_process():

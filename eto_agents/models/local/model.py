@@ -108,14 +108,12 @@ class LocalModel:
         self._max_batch = max_batch
         self._with_cache = with_cache
         self._max_cache_gib = max_cache_gib
-        control = control_ids(model, tokenizer, template)
-        with_tools = control_ids(model, tokenizer, template, with_tools=True)
         self._vocabulary = Vocabulary(
             tokenizer,
             int(config.vocab_size),
             end_ids(model, tokenizer, template),
-            control,
-            sorted({*control} - {*with_tools}),
+            control_ids(model, tokenizer, template),
+            control_ids(model, tokenizer, template, with_tools=True),
         )
         self._encoder = ChatEncoder(tokenizer, template, self._vocabulary)
         self._runner = self._make_runner(is_new=True)
@@ -280,9 +278,7 @@ class LocalModel:
         if tools:
             text, functions = parse_reply(sampled.text, self.template)
             calls = with_ids(functions, conversation)
-        message: Message = {"role": "assistant", "content": text, "tool_calls": calls}
-        self._encoder.add_reply(conversation, sampled, message, tools)
-        return Completion(
+        completion = Completion(
             text,
             sampled.token_ids,
             sampled.log_probs,
@@ -290,6 +286,8 @@ class LocalModel:
             "tool_calls" if calls and finish_reason == "stop" else finish_reason,
             tool_calls=calls,
         )
+        self._encoder.add_reply(conversation, sampled, completion.message, tools)
+        return completion
 
     def _counted(self, completion: Completion) -> Completion:
         """The completion, added to the totals."""

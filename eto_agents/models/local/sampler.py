@@ -56,7 +56,7 @@ class Vocabulary:
         size: number of tokens that the model has logits for.
         end_ids: tokens that end a turn.
         control_ids: tokens that are never drawn.
-        call_ids: those of `control_ids` that may be drawn where the model has tools.
+        control_ids_with_tools: the same where the model has tools.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Vocabulary:
         size: int,
         end_ids: Sequence[int],
         control_ids: Sequence[int] = (),
-        call_ids: Sequence[int] = (),
+        control_ids_with_tools: Sequence[int] = (),
     ) -> None:
         """Take the tokenizer; see the class."""
         self._tokenizer = tokenizer
@@ -73,8 +73,8 @@ class Vocabulary:
         self.end_ids = frozenset(end_ids)
         # For sampling without tools, and with tools.
         self._control_ids = [
-            torch.tensor(sorted({*control_ids} - allowed), dtype=torch.long)
-            for allowed in (set(), {*call_ids})
+            torch.tensor(list(ids), dtype=torch.long)
+            for ids in (control_ids, control_ids_with_tools)
         ]
         self._flags: dict[tuple[str, ...], Tensor] = {}
         self._texts: list[str] | None = None

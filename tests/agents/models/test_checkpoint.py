@@ -129,10 +129,10 @@ def test_families_are_known(template: str, model_type: str, tmp_path: Path) -> N
     (tmp_path / "model" / "eto.json").unlink()
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     if model_type == "qwen3":  # a Llama's weights would not fit: only the guess is tested
-        from eto_agents.models.checkpoint import _guess_template
+        from eto_agents.models.chat_templates import guess_template
 
         made.model.config.model_type = model_type
-        assert _guess_template(made.model.config, made.tokenizer, "x") == template
+        assert guess_template(made.model.config, made.tokenizer, "x") == template
         return
     config |= {"model_type": model_type, "architectures": None}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))

@@ -237,7 +237,7 @@ def test_requests_are_spaced(server: Server, monkeypatch: pytest.MonkeyPatch) ->
     slept_s: list[float] = []
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)  # a clock that stands still
     monkeypatch.setattr(time, "sleep", slept_s.append)
-    pacer = openai_module._Pacer(0.05)
+    pacer = openai_module.Pacer(0.05)
     for _ in range(4):
         pacer.wait()
     monkeypatch.undo()
@@ -245,9 +245,7 @@ def test_requests_are_spaced(server: Server, monkeypatch: pytest.MonkeyPatch) ->
 
     waited: list[float] = []
     model = connect(server, requests_per_minute=6_000)
-    monkeypatch.setattr(
-        openai_module._Pacer, "wait", lambda pacer: waited.append(pacer._interval_s)
-    )
+    monkeypatch.setattr(openai_module.Pacer, "wait", lambda pacer: waited.append(pacer._interval_s))
     model.generate([chat(str(i)) for i in range(4)], Sampling())
     assert waited == [0.01] * 4
 
