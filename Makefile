@@ -87,10 +87,11 @@ lock:
 	mv $(LOCK).new $(LOCK)
 
 # What pyproject.toml allows at least; `make test LOCK=requirements.lowest` runs the suite with it.
+# pip stays free: the lowest of it runs on no Python of today.
 requirements.lowest: pyproject.toml
 	@$(MAKE) --no-print-directory LOCK= $(BIN)/hatchling
 	$(PIP) install --quiet --upgrade uv
-	printf '%s\n' pip hatchling editables '$(firstword $(TORCH))' | \
+	printf '%s\n' 'hatchling>=1.26' '$(firstword $(TORCH))' | \
 		$(COMPILE) --resolution lowest-direct | grep -Ev '$(OF_TORCH)' >$@.new
 	mv $@.new $@
 
