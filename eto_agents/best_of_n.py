@@ -22,6 +22,7 @@ from eto_agents.policy import (
     load_policy,
     name_of,
     reveal_of,
+    tools_of,
     with_time_limit,
 )
 from eto_agents.settings import SettingsError
@@ -69,6 +70,7 @@ class BestOfN:
         self.name = f"best-of-{n} ({name_of(self.policy)})"
         self.reveal = reveal_of(self.policy)
         self.concurrent = is_concurrent(self.policy)
+        self.tools = tools_of(self.policy)
         self.provenance = {
             "best_of_n": n,
             "chosen_by": "final reward",

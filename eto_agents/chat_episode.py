@@ -27,7 +27,8 @@ from eto_agents.models.base import Completion
 from eto_agents.policy import Decision, failure
 from eto_agents.react.context import Conversation
 from eto_agents.react.prompts import SOURCES, Prompt, find_prompt, load_prompts, prompt_key
-from eto_agents.react.protocols import ProtocolName, over_messages
+from eto_agents.react.protocols import over_messages
+from eto_agents.settings import ProtocolName
 from eto_agents.trajectory import Message, Status, Tool, Trajectory, as_message
 from eto_envs.core import TextEnv
 from eto_envs.errors import BackendError
@@ -123,6 +124,7 @@ class ChatEpisode:
         )
         self.task = found
         self.tools: list[Tool] = list(self._conversation.tools)
+        self._live.tools = self.tools
         self._recorded: list[Message] = []
         self._trajectory: Trajectory | None = None
         self._turned_s = time.perf_counter()

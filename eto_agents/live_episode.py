@@ -12,11 +12,12 @@ import hashlib
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from eto_agents.policy import Decision, Policy, conversation_of, describe, shortened
-from eto_agents.trajectory import EpisodeKey, Message, Status, Step, Trajectory, as_message
+from eto_agents.trajectory import EpisodeKey, Message, Status, Step, Tool, Trajectory, as_message
 from eto_envs.core import TextEnv
 from eto_envs.errors import ActionTypeError, BackendError
 from eto_envs.shaping import Info
@@ -64,6 +65,7 @@ class LiveEpisode:
         status: how the episode ended; None while it goes on.
         error: for the status `agent_error`, what went wrong.
         steps: the steps so far.
+        tools: what the agent can call, for the record.
     """
 
     def __init__(self, env: TextEnv, job: Job, *, env_id: str, policy: str) -> None:
@@ -81,6 +83,7 @@ class LiveEpisode:
         self.status: Status | None = None
         self.error = ""
         self.steps: list[Step] = []
+        self.tools: Sequence[Tool] = ()
         self._env = env
         self._env_id = env_id
         self._policy = policy
@@ -180,6 +183,7 @@ class LiveEpisode:
             error=error,
             wall_s=time.perf_counter() - self._started_s,
             sample=self.job.sample,
+            tools=list(self.tools),
         )
 
 

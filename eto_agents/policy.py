@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from eto_agents.arguments import checked_arguments
 from eto_agents.threads import ActionTimeoutError, Worker
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Tool
 from eto_envs.errors import UnknownNameError
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
@@ -77,7 +77,8 @@ class Policy(Protocol):
 
     Optional attributes: `name` (str, for results), `reveal` (what it needs in `info`, a name or
     several, such as ``("admissible_actions",)``), `provenance` (a JSON-able dict: model, sampling,
-    prompt hash), `n_envs` (the most episodes it can serve at once) and `concurrent`.
+    prompt hash), `tools` (what its model can call), `n_envs` (the most episodes it can serve at
+    once) and `concurrent`.
 
     By default all live episodes wait for each other: one call of `act` decides for all of them. If
     `concurrent` is true, `reset` and `act` may be called from several threads at once, each call
@@ -103,6 +104,11 @@ def is_concurrent(agent: Any) -> bool:
 def reveal_of(agent: Any) -> tuple[str, ...]:
     """The names of what an agent needs in `info`: its attribute `reveal`, a name or several."""
     return as_names(getattr(agent, "reveal", ()))
+
+
+def tools_of(policy: Any) -> tuple[Tool, ...]:
+    """What a policy's model can call: its attribute `tools`, by default nothing."""
+    return tuple(getattr(policy, "tools", ()))
 
 
 def name_of(policy: Any) -> str:
@@ -204,6 +210,7 @@ class TimeLimitedPolicy:
         self._of_thread = threading.local()
         self.name = name_of(policy)
         self.concurrent = is_concurrent(policy)
+        self.tools = tools_of(policy)
 
     def limit_time(self, seconds: float | None) -> None:
         """Change the limit of every call; None removes it."""

@@ -30,6 +30,7 @@ from eto_agents.policy import (
     is_concurrent,
     name_of,
     reveal_of,
+    tools_of,
     with_time_limit,
 )
 from eto_agents.threads import Threads
@@ -185,6 +186,7 @@ class Rollouts:
                 continue
             job, n_tries = self._waiting.popleft()
             episode = LiveEpisode(self._sub(slot), job, env_id=self._env_id, policy=self._name)
+            episode.tools = tools_of(self._policy)
             try:
                 episode.begin()
             except Exception as error:  # noqa: BLE001 (an environment's failure is a status)

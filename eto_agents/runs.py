@@ -33,6 +33,7 @@ from eto_agents.processes import is_main_process, wait_until
 from eto_agents.settings import record_of
 from eto_agents.strict_json import json_text, write_json
 from eto_agents.tracking import Trackers
+from eto_agents.trajectory import without_empty_tools
 from eto_envs.errors import CorruptDataError, DataError, DataNotFoundError
 from eto_envs.files import (
     naming,
@@ -449,9 +450,13 @@ def hash_input(source: str | Path | Iterable[Any]) -> str:
         return _hash_path(Path(source))
     digest = hashlib.sha256()
     for item in source:
-        value = dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item  # type: ignore[arg-type]
+        value = _record(item) if dataclasses.is_dataclass(item) else item
         digest.update((json.dumps(value, default=str) + "\n").encode())
     return digest.hexdigest()
+
+
+def _record(item: Any) -> dict[str, Any]:
+    return dataclasses.asdict(item, dict_factory=without_empty_tools)
 
 
 def _hash_path(path: Path) -> str:

@@ -32,6 +32,7 @@ LRSchedule = Literal["cosine", "linear", "constant_with_warmup", "warmup_stable_
 TooLong = Literal["drop", "error"]
 Cut = Literal["rejected", "agent", "none"]
 PairKind = Literal["trajectory", "step", "mixture", "self", "success"]
+ProtocolName = Literal["thought", "tool"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 S = TypeVar("S")
@@ -145,6 +146,8 @@ class Playing(Settings):
         n_envs: Number of episodes played at once.
         max_new_tokens: Maximum number of tokens in a reply.
         world: World whose prompt the agent gets; by default the environment's.
+        protocol: How the agent acts: thought for "Thought: … Action: …" as in ETO, tool for calls
+            of the tool act; by default as the model was trained, else thought.
     """
 
     env: str = "ETO-WebShop-v0"
@@ -156,6 +159,7 @@ class Playing(Settings):
     n_envs: int = 64
     max_new_tokens: int = 512
     world: str | None = None
+    protocol: ProtocolName | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -189,6 +193,9 @@ class SFT(FineTuning):
         with_example: Whether the prompt contains the worked example; by default as stored with the
             model.
         world: World whose prompt the agent gets; by default the world of the trajectories.
+        protocol: How the agent is to act: thought for "Thought: … Action: …" as in ETO, tool for
+            calls of the tool act; by default as in the trajectories, else as the model was trained.
+            Trajectories without calls, such as an expert's, are rewritten as calls for tool.
         vocab_size: Vocabulary size of a new tiny model's tokenizer, not counting item codes.
         log_every: Optimiser steps between two lines of metrics.
     """
@@ -203,6 +210,7 @@ class SFT(FineTuning):
     prompts: str | None = None
     with_example: bool | None = None
     world: str | None = None
+    protocol: ProtocolName | None = None
     vocab_size: int = 2000
     log_every: int = 10
 

@@ -260,6 +260,8 @@ class Trajectory:
             traceback.
         wall_s: seconds from reset to end; other episodes were played at the same time.
         sample: number of the sample among the episodes of the same task and seed.
+        tools: what the agent could call (the protocol ``"tool"``), whether it did or not; empty for
+            an agent without tools, and in records that are older than this field.
         schema: version of this record.
     """
 
@@ -282,6 +284,7 @@ class Trajectory:
     error: str = ""
     wall_s: float = 0.0
     sample: int = 0
+    tools: list[Tool] = field(default_factory=list)
     schema: int = SCHEMA_VERSION
 
     @property
@@ -309,7 +312,7 @@ class Trajectory:
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline; always encodable as UTF-8."""
-        return json_text(dataclasses.asdict(self))
+        return json_text(dataclasses.asdict(self, dict_factory=without_empty_tools))
 
     @classmethod
     def from_json(cls, line: str) -> Trajectory:
@@ -328,6 +331,14 @@ class Trajectory:
         for problem in _problems(trajectory):
             raise CorruptDataError(problem)
         return trajectory
+
+
+def without_empty_tools(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `dict_factory` of records: an agent without tools leaves the same line as before.
+
+    So files and the hashes of inputs do not depend on whether the field `tools` existed yet.
+    """
+    return {name: value for name, value in items if name != "tools" or value}
 
 
 _TEXTS: Final = (
@@ -351,6 +362,8 @@ def _problems(episode: Trajectory) -> Iterator[str]:
         yield f"success is {episode.success!r:.60}, not true or false"
     if not isinstance(episode.messages, list) or not all(map(is_message, episode.messages)):
         yield f"messages are {episode.messages!r:.60}, not texts with roles"
+    if not isinstance(episode.tools, list) or not all(map(_is_tool, episode.tools)):
+        yield f"tools are {episode.tools!r:.60}, not functions with names"
     yield from _wrong_numbers({"wall_s": episode.wall_s})
     yield from _wrong_score(episode.score)
     for number, step in enumerate(episode.steps, start=1):
@@ -390,6 +403,15 @@ def _is_tool_call(call: object) -> bool:
         and isinstance(call.get("id"), str)
         and isinstance(function := call.get("function"), dict)
         and all(isinstance(function.get(name), str) for name in ("name", "arguments"))
+    )
+
+
+def _is_tool(tool: object) -> bool:
+    return (
+        isinstance(tool, dict)
+        and isinstance(tool.get("type"), str)
+        and isinstance(function := tool.get("function"), dict)
+        and isinstance(function.get("name"), str)
     )
 
 

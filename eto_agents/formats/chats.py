@@ -16,7 +16,7 @@ from eto_agents.react.context import transcript
 from eto_agents.react.parse import NO_ACTION, Format
 from eto_agents.react.prompts import Prompt, find_prompt, prompt_key_of
 from eto_agents.react.protocols import find_protocol
-from eto_agents.react.tools import uses_tools
+from eto_agents.react.tools import ACT, had_tools
 from eto_agents.trajectory import (
     STATUSES,
     Message,
@@ -40,6 +40,7 @@ class Chat:
         score: final score in [0, 1]; None if it is not known.
         facts: what else is known, by the names of `Trajectory`'s fields: env_id, world, dataset,
             split, tasks_sha256, kind, goal, seed, sample, policy, status, initial_observation.
+        has_tools: whether the agent could call tools, even if it did not.
     """
 
     messages: list[Message]
@@ -47,6 +48,7 @@ class Chat:
     task_id: str
     score: float | None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    has_tools: bool = False
 
 
 FACTS: Final = (
@@ -80,12 +82,13 @@ def chat_of(trajectory: Trajectory, prompt: Prompt, *, with_example: bool = Fals
     """
     if not trajectory.steps:
         raise ValueError(f"the episode of task {trajectory.task_id!r} has no steps")
+    has_tools = had_tools(trajectory) and bool(trajectory.messages)
     messages = transcript(
         prompt,
         trajectory.initial_observation,
         trajectory.steps,
         with_example=with_example,
-        replies=trajectory.replies if uses_tools(trajectory.messages) else None,
+        replies=trajectory.replies if has_tools else None,
     )
     replies = reply_indices(messages, len(trajectory.steps))
     return Chat(
@@ -94,6 +97,7 @@ def chat_of(trajectory: Trajectory, prompt: Prompt, *, with_example: bool = Fals
         trajectory.task_id,
         trajectory.score,
         {name: getattr(trajectory, name) for name in FACTS},
+        has_tools,
     )
 
 
@@ -155,24 +159,25 @@ def trajectory_of(chat: Chat, world: str, *, score_if_unknown: float = 1.0) -> T
         task_id=chat.task_id,
         initial_observation=first,
         messages=chat.messages,
-        steps=_steps(turns, world, score),
+        steps=_steps(turns, world, score, chat.has_tools),
         status=cast(Status, status),
         score=score,
         success=score >= 1.0,
+        tools=[ACT] if chat.has_tools else [],
     )
 
 
-def _steps(turns: list[Message], world: str, score: float) -> list[Step]:
+def _steps(turns: list[Message], world: str, score: float, has_tools: bool) -> list[Step]:
     """The steps of an episode.
 
     Args:
         turns: the task, and then replies and what follows them.
         world: whose format they have.
         score: of the episode.
+        has_tools: whether the agent could call tools.
     """
     form, refusals = find_world(world).format, find_world(world).refusals
-    name = "tool" if uses_tools(turns) else "thought"
-    protocol = find_protocol(name, Prompt(world, instruction=""))
+    protocol = find_protocol("tool" if has_tools else "thought", Prompt(world, instruction=""))
     steps = []
     for i, message in enumerate(turns):
         if message["role"] != "assistant":

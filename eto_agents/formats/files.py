@@ -91,17 +91,20 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     return len(lines)
 
 
-def turns_of(messages: Sequence[Message], others: str) -> list[dict[str, str]]:
+def turns_of(
+    messages: Sequence[Message], others: str, has_tools: bool = False
+) -> list[dict[str, str]]:
     """A chat in ETO's from/value form, which has no place for tool calls.
 
     Args:
         messages: the chat.
         others: the names of formats that have one, for the error message.
+        has_tools: whether the agent could call tools, even if it did not.
 
     Raises:
-        DataError: the chat has tool calls.
+        DataError: the chat has tool calls, or the agent could make some.
     """
-    if uses_tools(messages):
+    if has_tools or uses_tools(messages):
         raise DataError(f"this format has no place for tool calls: choose {others}")
     return [{"from": SPEAKERS[m["role"]], "value": m["content"]} for m in messages]
 
@@ -140,9 +143,14 @@ def turns_with_calls(messages: Sequence[Message], others: str) -> list[dict[str,
     return turns
 
 
-def tools_column(messages: Sequence[Message]) -> dict[str, Any]:
-    """The column with the tools of a chat, as TRL takes it; none for a chat without calls."""
-    return {"tools": [ACT]} if uses_tools(messages) else {}
+def tools_column(has_tools: bool) -> dict[str, Any]:
+    """The column with an agent's tools, as TRL takes it; none for an agent without."""
+    return {"tools": [ACT]} if has_tools else {}
+
+
+def had_tools(entry: Entry, messages: Sequence[Message]) -> bool:
+    """Whether the agent of an entry could call tools, by its column or its messages."""
+    return entry.record.get("tools") not in _NOTHING or uses_tools(messages)
 
 
 def messages_of(entry: Entry, key: str) -> list[Message]:

@@ -30,6 +30,7 @@ from eto_agents.formats.files import (
 )
 from eto_agents.formats.sft import describe_dataset
 from eto_agents.preference import PreferencePair
+from eto_agents.react.tools import uses_tools
 from eto_agents.strict_json import json_text
 from eto_agents.trajectory import Message, with_objects
 from eto_envs.files import parse_json
@@ -135,7 +136,7 @@ def _ranking(pair: PreferencePair) -> dict[str, Any] | None:
 
 
 def _tools_column(pair: PreferencePair) -> dict[str, Any]:
-    return tools_column([*pair.prompt, *pair.chosen, *pair.rejected])
+    return tools_column(uses_tools([*pair.prompt, *pair.chosen, *pair.rejected]))
 
 
 def _facts(pair: PreferencePair) -> dict[str, Any]:

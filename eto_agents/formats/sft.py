@@ -18,6 +18,7 @@ from eto_agents.formats.chats import FACTS, Chat
 from eto_agents.formats.files import (
     Entry,
     check_columns,
+    had_tools,
     messages_of,
     number_calls,
     number_of,
@@ -29,7 +30,6 @@ from eto_agents.formats.files import (
     write_lines,
     write_list,
 )
-from eto_agents.react.tools import uses_tools
 from eto_agents.strict_json import json_text, write_json
 from eto_agents.trajectory import Message, with_objects
 from eto_agents.worlds import find_world
@@ -112,14 +112,13 @@ def eto_records(chats: Iterable[Chat]) -> list[dict[str, Any]]:
         ValueError: a chat has a worked example, which would be taken for the agent's own.
         DataError: a chat has tool calls.
     """
-    return [
-        _record(chat, turns_of(chat.messages, "messages or llama-factory-sft")) for chat in chats
-    ]
+    others = "messages or llama-factory-sft"
+    return [_record(chat, turns_of(chat.messages, others, chat.has_tools)) for chat in chats]
 
 
 def _record(chat: Chat, turns: list[dict[str, str]]) -> dict[str, Any]:
     # With tools, a system message is the whole instruction.
-    if chat.n_prompt != (1 if uses_tools(chat.messages) else N_ETO_PROMPT):
+    if chat.n_prompt != (1 if chat.has_tools else N_ETO_PROMPT):
         raise ValueError("this format has no room for a worked example: leave it out")
     record: dict[str, Any] = {"id": eto_id(chat.task_id), "conversations": turns}
     if chat.score is not None:
@@ -155,7 +154,7 @@ def write_llama_factory_sft(path: Path, chats: Iterable[Chat]) -> int:
     records = []
     for chat in chats:
         record = _record(chat, turns_with_calls(chat.messages, "messages"))
-        tools = tools_column(chat.messages)
+        tools = tools_column(chat.has_tools)
         records.append(record | {name: json_text(value) for name, value in tools.items()})
     n_entries = write_list(path, records)
     columns = {"tools": "tools"} if any("tools" in record for record in records) else {}
@@ -208,7 +207,7 @@ def read_eto_sft(
         messages = number_calls([*system_of(entry, messages), *messages])
         stated = _world_of(entry, messages, world)
         theirs = world or stated
-        n_prompt = _n_prompt(messages, theirs)
+        n_prompt = _n_prompt(messages, theirs, had_tools(entry, messages))
         if len(messages) <= n_prompt + 1 or messages[-1]["role"] != "assistant":
             raise entry.bad("no task after the instruction, or the last message is not the agent's")
         task_id, facts = _task_of(entry, theirs)
@@ -220,18 +219,19 @@ def read_eto_sft(
         } | facts
         facts["seed"] = n_seen[task_id] = n_seen.get(task_id, -1) + 1
         score = number_of(entry, "reward")
-        chats.append(Chat(messages, n_prompt, task_id, score, facts | {"policy": path.stem}))
+        facts |= {"policy": path.stem}
+        chats.append(Chat(messages, n_prompt, task_id, score, facts, had_tools(entry, messages)))
     return chats
 
 
-def _n_prompt(messages: Sequence[Message], world: str) -> int:
+def _n_prompt(messages: Sequence[Message], world: str, has_tools: bool) -> int:
     """The number of messages before the task: a system message, instruction and acknowledgement.
 
     Files of other programs may lack the last two: the first reply is then an action.
     """
     start = int(messages[0]["role"] == "system")
     reply = messages[start + 1]["content"] if len(messages) > start + 1 else ""
-    acts = uses_tools(messages) or not find_world(world).format.parse(reply).error
+    acts = has_tools or not find_world(world).format.parse(reply).error
     return start if acts else start + N_ETO_PROMPT
 
 
@@ -325,7 +325,7 @@ def _messages_record(chat: Chat) -> dict[str, Any]:
         "score": chat.score,
         "n_prompt": chat.n_prompt,
         **facts,
-        **tools_column(chat.messages),
+        **tools_column(chat.has_tools),
     }
 
 
@@ -351,4 +351,5 @@ def _chat_of(entry: Entry) -> Chat:
     for name, value in facts.items():
         if type(value) is not (int if name in ("seed", "sample") else str):
             raise entry.bad(f"{name!r} is {value!r:.60}")
-    return Chat(messages, n_prompt, task_id, number_of(entry, "score"), facts)
+    has_tools = had_tools(entry, messages)
+    return Chat(messages, n_prompt, task_id, number_of(entry, "score"), facts, has_tools)

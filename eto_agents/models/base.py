@@ -124,8 +124,8 @@ class ChatModel(Protocol):
     """A model that continues conversations.
 
     Optional members: `count_tokens(messages) -> int`, `max_context_tokens` (int), `provenance` (a
-    dict of JSON values that the model's replies depend on), `prompts` and `with_example` (what
-    it was trained with; see `eto_agents.policies.react`), and `concurrent` (whether `generate` may
+    dict of JSON values that the model's replies depend on), `prompts`, `with_example` and `protocol`
+    (what it was trained with; see `eto_agents.policies.react`), and `concurrent` (whether `generate` may
     be called from several threads at once, as a server's client can). Where a model can call tools,
     `count_tokens` has the keyword parameter `tools`, as `generate` does.
     """

@@ -1,15 +1,17 @@
-"""Which of our chat templates goes with a tokenizer, and whether its own template writes the same.
+"""Which of our chat templates goes with a tokenizer, and what of it other programs can use.
 
 Not here: the templates (`eto_agents.react.chat`).
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any, Final
 
 from eto_agents.react.chat import encode, find_template, pieces, templates
+from eto_agents.react.tool_calls import ARGUMENTS
 from eto_agents.react.tools import ACT, uses_tools
 from eto_agents.trajectory import FunctionCall, Message, Tool, ToolCall, with_objects
 from eto_envs.errors import CorruptDataError, EtoError, UnknownNameError
@@ -140,6 +142,57 @@ def _probes() -> Iterator[tuple[list[Message], list[Tool]]]:
     for system in ([], [Message(role="system", content="s")]):
         yield [*system, *said], []
         yield [*system, *said, *called], [ACT]
+
+
+def response_template(template: str) -> dict[str, Any] | None:
+    r"""How a reply is read in Hugging Face's terms: `tokenizer.response_template`.
+
+    With it transformers (5.13 and later) and TRL find the tool calls that a model writes.
+
+    Args:
+        template: the name of a chat template.
+
+    Returns:
+        Fields with the patterns that open and close them; None for a template without tools.
+    """
+    form = find_template(template)
+    if form.call_tags is None:
+        return None
+    end = re.escape(form.end)
+    before, after = [*map(re.escape, form.call_tags), "", ""][:2]
+    called = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
+    if after:
+        opening, closing = rf"\s*{before}\s*", rf"\s*{after}(?:\s*{end})?"
+        called["function"] = "{content}"
+    else:
+        start = rf'\s*(?:{before}\s*)?\{{"name":\s*'
+        opening = rf'{start}"(?P<name>[^"]+)",\s*"(?:{"|".join(ARGUMENTS)})":\s*'
+        closing = rf"\}}(?:\s*{end}|(?={start}))"
+    # A call ends with the turn if nothing follows: what is between the two would be empty content,
+    # which takes the place of the text before the call.
+    fields: dict[str, Any] = {
+        "tool_calls": {
+            "open_pattern": opening,
+            "close_pattern": closing,
+            "repeats": True,
+            "content": "json",
+            "transform": called,
+        },
+        "content": {"close_pattern": rf"\s*{end}", "content": "text"},
+    }
+    if "<think>" in form.special:
+        thought = {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"}
+        fields = {"reasoning_content": thought, **fields}
+    user: list[Message] = [{"role": "user", "content": ""}]
+    rendered, opened = (
+        "".join(piece.text for piece in pieces(user, template, for_reply=for_reply))
+        for for_reply in (False, True)
+    )
+    return {
+        "defaults": {"role": "assistant"},
+        "start_anchor": opened.removeprefix(rendered),
+        "fields": fields,
+    }
 
 
 def _comparable(text: str) -> str:

@@ -14,7 +14,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -25,10 +25,12 @@ from eto_agents.models.chat_templates import (
     check_tokens,
     guess_template,
     has_format,
+    response_template,
 )
 from eto_agents.models.control_tokens import control_ids, end_ids
 from eto_agents.react.chat import find_template, templates
-from eto_agents.settings import Playing
+from eto_agents.react.protocols import PROTOCOLS, choose_protocol
+from eto_agents.settings import Playing, ProtocolName
 from eto_agents.strict_json import write_json
 from eto_envs.data import cache_dir
 from eto_envs.errors import (
@@ -64,6 +66,8 @@ class Checkpoint:
         prompts: the prompts it was trained with, as `eto_agents.react.prompts.load_prompts` takes
             them.
         with_example: whether it was trained with the worked example.
+        protocol: the protocol it was trained with (`eto_agents.react.protocols`); None if that is
+            not known.
     """
 
     model: Any
@@ -71,6 +75,7 @@ class Checkpoint:
     template: str
     prompts: str = "own"
     with_example: bool = True
+    protocol: ProtocolName | None = None
 
     def chat_model(self, n_envs: int = 64) -> LocalModel:
         """The model as a `ChatModel` that continues up to `n_envs` chats in a batch."""
@@ -82,18 +87,20 @@ class Checkpoint:
             self.template,
             prompts=self.prompts,
             with_example=self.with_example,
+            protocol=self.protocol,
             max_batch=n_envs,
         )
 
     def policy(self, settings: Playing | None = None, *, temperature: float = 0.0) -> ReActPolicy:
-        """The checkpoint as an agent, with the prompts it was trained with.
+        """The checkpoint as an agent, with the prompts and the protocol it was trained with.
 
         Args:
-            settings: `n_envs`, `max_new_tokens` and `world` are used.
+            settings: `n_envs`, `max_new_tokens`, `world` and `protocol` are used.
             temperature: of sampling; 0 is greedy decoding.
 
         Raises:
             UnknownNameError: there is no prompt for the settings' world.
+            SettingsError: the settings' protocol is another than the checkpoint's.
         """
         from eto_agents.policies.react import ReActPolicy
 
@@ -102,10 +109,20 @@ class Checkpoint:
             self.chat_model(settings.n_envs),
             prompts=self.prompts,
             with_example=self.with_example,
+            protocol=settings.protocol,
             world=settings.world,
             temperature=temperature,
             max_tokens=settings.max_new_tokens,
         )
+
+
+def acting(checkpoint: Checkpoint, protocol: ProtocolName | None) -> Checkpoint:
+    """A checkpoint that acts with a protocol, or with its own if None.
+
+    Raises:
+        SettingsError: it was trained with another one.
+    """
+    return replace(checkpoint, protocol=choose_protocol(protocol, checkpoint.protocol))
 
 
 def load_checkpoint(
@@ -168,6 +185,7 @@ def load_checkpoint(
         chosen,
         prompts or str(own.get("prompts", "own")),
         bool(own.get("with_example", True)) if with_example is None else with_example,
+        own.get("protocol"),
     )
 
 
@@ -179,7 +197,9 @@ class ChatFormat(NamedTuple):
         template: its chat template.
         prompts: the prompts it was trained with.
         with_example: whether it was trained with the worked example.
+        protocol: the protocol it was trained with; None if that is not known.
         control_ids: tokens that no reply contains (`eto_agents.models.control_tokens`).
+        control_ids_with_tools: the same where there are tools.
         end_ids: tokens that end a turn.
     """
 
@@ -187,7 +207,9 @@ class ChatFormat(NamedTuple):
     template: str
     prompts: str
     with_example: bool
+    protocol: ProtocolName | None
     control_ids: list[int]
+    control_ids_with_tools: list[int]
     end_ids: list[int]
 
 
@@ -221,7 +243,9 @@ def read_chat_format(folder: str | Path) -> ChatFormat:
         template,
         str(own.get("prompts", "own")),
         bool(own.get("with_example", True)),
+        own.get("protocol"),
         control_ids(configs, tokenizer, template),
+        control_ids(configs, tokenizer, template, with_tools=True),
         end_ids(configs, tokenizer, template),
     )
 
@@ -267,6 +291,7 @@ def load_local_model(  # noqa: PLR0913 (each is one thing that a user decides)
         checkpoint.template,
         prompts=checkpoint.prompts,
         with_example=checkpoint.with_example,
+        protocol=checkpoint.protocol,
         name=f"hf:{name}",
         sources=[Path(source) for source in (name, adapter) if source is not None],
         adapter=adapter,
@@ -282,7 +307,8 @@ def save_checkpoint(
     """Write a checkpoint, replacing what is in the folder, which is never left half written.
 
     Of a model with a LoRA adapter only the adapter is written, which names its base. The tokenizer
-    gets the chat template, unless its own writes the same.
+    gets the chat template, unless its own writes the same, and the rule by which other programs
+    find tool calls in a reply.
 
     Args:
         checkpoint: what to write.
@@ -292,6 +318,8 @@ def save_checkpoint(
     folder = Path(folder)
     if not has_format(checkpoint.tokenizer, checkpoint.template):
         checkpoint.tokenizer.chat_template = find_template(checkpoint.template).source
+    if (how_to_read := response_template(checkpoint.template)) is not None:
+        checkpoint.tokenizer.response_template = how_to_read
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -307,6 +335,8 @@ def save_checkpoint(
             "prompts": checkpoint.prompts,
             "with_example": checkpoint.with_example,
         }
+        if checkpoint.protocol is not None:
+            about["protocol"] = checkpoint.protocol
         write_json(unfinished / _OWN_FILE, about)
         if folder.exists():
             os.replace(folder, replaced)
@@ -496,6 +526,8 @@ def _read_own(folder: Path) -> Mapping[str, Any]:
     for name, kind in {"template": str, "prompts": str, "with_example": bool}.items():
         if not isinstance(own.get(name, kind()), kind):
             raise CorruptDataError(f"{path}: {name!r} is {own[name]!r:.60}, not a {kind.__name__}")
+    if own.get("protocol", "thought") not in PROTOCOLS:
+        raise CorruptDataError(f"{path}: there is no protocol {own['protocol']!r:.60}")
     if own.get("template", "plain") not in templates():
         raise CorruptDataError(f"{path}: there is no chat template {own['template']!r:.60}")
     return own

@@ -62,7 +62,7 @@ class NarratedPolicy:
         provenance = dict(getattr(self._policy, "provenance", {}))
         self.provenance: dict[str, Any] = provenance | {"thoughts": style}
         # Attributes that the evaluation harness and the rollouts look for.
-        for name in ("n_envs", "n_samples", "concurrent"):
+        for name in ("n_envs", "n_samples", "concurrent", "tools"):
             if hasattr(self._policy, name):
                 setattr(self, name, getattr(self._policy, name))
         self._seeds: dict[int, int] = {}

@@ -28,9 +28,10 @@ from eto_agents.models.base import ChatModel, Completion, Sampling, complete, lo
 from eto_agents.policy import Decision, is_concurrent
 from eto_agents.react.context import ContextOverflowError, Conversation, estimate_tokens
 from eto_agents.react.prompts import find_prompt, load_prompts, prompt_key
-from eto_agents.react.protocols import ProtocolName, find_protocol
-from eto_agents.settings import SettingsError
-from eto_agents.trajectory import Message
+from eto_agents.react.protocols import choose_protocol, find_protocol
+from eto_agents.react.tools import ACT
+from eto_agents.settings import ProtocolName, SettingsError
+from eto_agents.trajectory import Message, Tool
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
 
@@ -43,13 +44,15 @@ class ReActPolicy:
         provenance: model, sampling, prompts with their hashes, and the context limit.
         model: the chat model.
         sampling: how replies are sampled.
+        tools: what the model can call: the tool `act`, or nothing.
         concurrent: whether the model can be called from several threads at once; each episode then
             goes on as soon as its own reply is there.
 
     Args:
         model: a model or its name, such as ``"openai:gpt-4o-mini"`` (`models.load_model`).
         protocol: ``"thought"``: the model writes "Thought: … Action: …", as in ETO; ``"tool"``: it
-            calls the tool `act` (`eto_agents.react.protocols`).
+            calls the tool `act` (`eto_agents.react.protocols`). By default the one that the model
+            was trained with, else ``"thought"``.
         prompts: ``"own"``, ``"published"`` (ETO's, from the data cache), ``"brief"``, or the path
             of a TOML file; by default those that the model was trained with, else ``"own"``.
         world: the world whose prompt is used; by default the environment's.
@@ -70,7 +73,7 @@ class ReActPolicy:
         self,
         model: ChatModel | str = "",
         *,
-        protocol: ProtocolName = "thought",
+        protocol: ProtocolName | None = None,
         prompts: str | None = None,
         world: str | None = None,
         with_example: bool | None = None,
@@ -87,8 +90,8 @@ class ReActPolicy:
         Raises:
             UnknownNameError: there is no such model, world or protocol.
             DataNotFoundError: the prompts are missing.
-            SettingsError: an argument has the wrong type or is out of range, or the prompts do not
-                go with the protocol.
+            SettingsError: an argument has the wrong type or is out of range, the prompts do not go
+                with the protocol, or the model was trained with another one.
             TypeError: there are arguments for a model that is not given by name, or that it does
                 not take.
         """
@@ -104,6 +107,7 @@ class ReActPolicy:
             prompts = str(getattr(model, "prompts", "own"))
         if with_example is None:
             with_example = bool(getattr(model, "with_example", True))
+        protocol = choose_protocol(protocol, getattr(model, "protocol", None))
         if stop is None and protocol == "tool":
             stop = ()
         stops = {} if stop is None else {"stop": tuple([stop] if isinstance(stop, str) else stop)}
@@ -116,6 +120,7 @@ class ReActPolicy:
         for prompt in used.values():
             find_protocol(protocol, prompt)
         self._protocol = protocol
+        self.tools: tuple[Tool, ...] = (ACT,) if protocol == "tool" else ()
         self._world = world
         self._with_example = with_example
         self._strip_reasoning = strip_reasoning
@@ -190,8 +195,8 @@ class ReActPolicy:
             return self._conversations[slot].messages()
         conversation = self._conversations[slot]
         count = self._count_tokens
-        if conversation.tools:
-            count = functools.partial(count, tools=conversation.tools)
+        if self.tools:
+            count = functools.partial(count, tools=self.tools)
         return conversation.fit(self._max_prompt_tokens, count)
 
     def _generate(self, chats: Mapping[int, list[Message]]) -> list[Completion]:
@@ -200,8 +205,7 @@ class ReActPolicy:
         # A seed for every turn of every episode, so that samples do not depend on the batch.
         turns = [(self._seeds[slot], self._conversations[slot].n_turns) for slot in chats]
         seeds = [(seed + n_turns) % 2**63 for seed, n_turns in turns]
-        tools = self._conversations[next(iter(chats))].tools
-        return complete(self.model, list(chats.values()), self.sampling, seeds, tools=tools)
+        return complete(self.model, list(chats.values()), self.sampling, seeds, tools=self.tools)
 
 
 _OWN_ARGUMENTS = [*inspect.signature(ReActPolicy).parameters][:-1]  # not **model_arguments

@@ -11,17 +11,16 @@ Not here: the course of a conversation (`eto_agents.react.context`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, Protocol, get_args
+from typing import Final, Protocol, cast, get_args
 
 from eto_agents.react.parse import NO_ACTION, Parsed, without_reasoning
 from eto_agents.react.prompts import Prompt
 from eto_agents.react.tools import ACT
-from eto_agents.settings import SettingsError
+from eto_agents.settings import ProtocolName, SettingsError
 from eto_agents.strict_json import json_text
 from eto_agents.trajectory import Message, Tool, ToolCall, arguments_of
 from eto_envs.errors import UnknownNameError
 
-ProtocolName = Literal["thought", "tool"]
 PROTOCOLS: Final[tuple[str, ...]] = get_args(ProtocolName)
 
 OVER: Final = "The episode is over."
@@ -72,6 +71,31 @@ def find_protocol(name: str, prompt: Prompt, *, strip_reasoning: bool = True) ->
         raise UnknownNameError("protocol", name, PROTOCOLS)
     kind = _Thought if name == "thought" else _Tool
     return kind(prompt, strip_reasoning)
+
+
+def choose_protocol(requested: ProtocolName | None, trained: str | None) -> ProtocolName:
+    """The protocol in which a model acts.
+
+    Args:
+        requested: what the user asks for; None leaves it to the model.
+        trained: what the model was trained with; None if that is not known.
+
+    Returns:
+        One of the two, or ``"thought"`` if there is neither.
+
+    Raises:
+        UnknownNameError: there is no such protocol.
+        SettingsError: they contradict each other.
+    """
+    for name in (requested, trained):
+        if name is not None and name not in PROTOCOLS:
+            raise UnknownNameError("protocol", name, PROTOCOLS)
+    if None not in (requested, trained) and requested != trained:
+        raise SettingsError(
+            f"the model was trained with the protocol {trained!r} and cannot act with {requested!r}: "
+            "leave the protocol out, or train the model with the other one"
+        )
+    return cast(ProtocolName, requested or trained or "thought")
 
 
 class _Thought:

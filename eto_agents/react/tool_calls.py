@@ -17,7 +17,9 @@ from eto_agents.react.chat import find_template, pieces
 from eto_agents.react.parse import without_reasoning
 from eto_agents.trajectory import FunctionCall, Message, ToolCall, arguments_of
 
-_ARGUMENTS: Final = ("arguments", "parameters")  # "parameters" in Llama's format
+ARGUMENTS: Final = ("arguments", "parameters")
+"""The key of a call's arguments; the second in Llama's format."""
+
 _SPACE: Final = re.compile(r"\s*")
 _DECODER: Final = json.JSONDecoder()
 
@@ -103,7 +105,7 @@ def _call_at(text: str, start: int) -> tuple[FunctionCall, int] | None:
         name = json.loads(values["name"])
     except (ValueError, KeyError, RecursionError):
         return None
-    arguments = next((values[key] for key in _ARGUMENTS if key in values), None)
+    arguments = next((values[key] for key in ARGUMENTS if key in values), None)
     if not isinstance(name, str) or arguments is None:
         return None
     return {"name": name, "arguments": arguments}, end

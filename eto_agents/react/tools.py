@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from eto_agents.trajectory import Message, Tool
+from eto_agents.trajectory import Message, Tool, Trajectory
 
 ACT: Final[Tool] = {
     "type": "function",
@@ -29,6 +29,11 @@ ACT: Final[Tool] = {
 def uses_tools(messages: Iterable[Message]) -> bool:
     """Whether a conversation has tool calls or results."""
     return any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
+
+
+def had_tools(episode: Trajectory) -> bool:
+    """Whether the agent of an episode could call tools; an older record tells if it called any."""
+    return bool(episode.tools) or uses_tools(episode.messages)
 
 
 def with_calls(message: Message) -> str:

@@ -50,6 +50,7 @@ from eto_agents.training.pairs import NoPairsError
 from eto_agents.training.preference_rows import (
     PreferenceRow,
     PreferenceRows,
+    acting_as_in,
     encode_pairs,
     lengths,
 )
@@ -114,6 +115,7 @@ def _fit(
 ) -> dict[str, Any]:
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
+    checkpoint = acting_as_in(checkpoint, pairs)
     data = encode_pairs(
         pairs,
         checkpoint,

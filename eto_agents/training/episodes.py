@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eto_agents.models.control_tokens import end_ids
-from eto_agents.react.tools import uses_tools
-from eto_agents.training.rows import encode_trajectory
+from eto_agents.training.rows import encode_trajectory, in_calls
 from eto_agents.trajectory import PLAYED, Trajectory
 from eto_envs.errors import DataError
 
@@ -57,7 +56,6 @@ def sample_of(
     checkpoint: Checkpoint,
     *,
     world: str | None = None,
-    with_tools: bool | None = None,
 ) -> Sample:
     """Encode an episode that was played with a local model.
 
@@ -67,17 +65,14 @@ def sample_of(
 
     Args:
         trajectory: the episode.
-        checkpoint: provides the tokenizer, the chat template and the prompts.
+        checkpoint: as in `encode_trajectory`.
         world: the world whose prompt is used; by default the trajectory's.
-        with_tools: as in `encode_trajectory`.
 
     Raises:
         DataError: the episode lacks the sampled tokens or their log-probabilities, or they are
             another tokenizer's.
     """
-    if with_tools is None:
-        with_tools = uses_tools(trajectory.messages)
-    encoded = encode_trajectory(trajectory, checkpoint, world=world, with_tools=with_tools)
+    encoded = encode_trajectory(trajectory, checkpoint, world=world)
     turns = list(turns_of(encoded.mask))
     if len(turns) != len(trajectory.steps):
         raise DataError(
@@ -111,6 +106,7 @@ def sample_of(
         last = stop - 1 if n else last
         if last is not None:
             rewards[last] += step.reward
+    with_tools = in_calls(trajectory, checkpoint)
     return Sample(encoded.ids, mask, log_probs, rewards, turns[0][0], trajectory.score, with_tools)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_agents.distributed import Cluster
-from eto_agents.models.checkpoint import Checkpoint, load_checkpoint
+from eto_agents.models.checkpoint import Checkpoint, acting, load_checkpoint
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import ETO, RFT, key_values
 from eto_agents.training.task_splits import mean_score, play
@@ -56,6 +56,7 @@ def explore(
         "seeds": list(seeds),
         "temperature": temperature,
         "max_new_tokens": settings.max_new_tokens,
+        "protocol": settings.protocol,
     }
 
     def agent() -> Policy | Cluster:
@@ -94,6 +95,7 @@ def _agent(model: str, settings: ETO | RFT, temperature: float) -> Policy:
     arguments = key_values(settings.explore_args)
     return ReActPolicy(
         ServedCheckpoint(model, settings.explore_with, **arguments),
+        protocol=settings.protocol,
         world=settings.world,
         temperature=temperature,
         max_tokens=settings.max_new_tokens,
@@ -106,4 +108,7 @@ def open_checkpoint(model: str | Path, settings: ETO | RFT) -> Checkpoint:
     if isinstance(settings, RFT):
         prompting = {n: getattr(settings, n) for n in ("template", "prompts", "with_example")}
     training = settings.dpo if isinstance(settings, ETO) else settings
-    return load_checkpoint(str(model), dtype=training.dtype, device=training.device, **prompting)
+    checkpoint = load_checkpoint(
+        str(model), dtype=training.dtype, device=training.device, **prompting
+    )
+    return acting(checkpoint, settings.protocol)

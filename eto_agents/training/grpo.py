@@ -28,12 +28,12 @@ from eto_agents.console import report
 from eto_agents.live_episode import Job
 from eto_agents.models.checkpoint import (
     Checkpoint,
+    acting,
     load_checkpoint,
     save_checkpoint,
     without_bars,
 )
 from eto_agents.processes import n_processes
-from eto_agents.react.tools import uses_tools
 from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import GRPO, Playing, SettingsError
@@ -86,6 +86,7 @@ def _fit(
 ) -> dict[str, Any]:
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
+    checkpoint = acting(checkpoint, settings.protocol)
     with without_bars():
         with _loadable(checkpoint.model):
             trainer = GRPOTrainer(
@@ -151,10 +152,7 @@ def rollout_func(
             env.close()
         episodes = [played[job.seed] for job in jobs]
         scores = zip(episodes, _scores(episodes), strict=True)
-        with_tools = any(uses_tools(e.messages) for e in episodes)  # some may not have called any
-        rows = [
-            _row(e, checkpoint, playing.world, with_tools) | {"score": score} for e, score in scores
-        ]
+        rows = [_row(e, checkpoint, playing.world) | {"score": score} for e, score in scores]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     return rollout
@@ -241,9 +239,7 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
     )
 
 
-def _row(
-    episode: Trajectory, checkpoint: Checkpoint, world: str | None, with_tools: bool
-) -> dict[str, Any]:
+def _row(episode: Trajectory, checkpoint: Checkpoint, world: str | None) -> dict[str, Any]:
     """Convert an episode to the fields that TRL expects from `rollout_func`.
 
     TRL needs a row for every episode. One that cannot be learned from gets a placeholder with
@@ -252,7 +248,7 @@ def _row(
     end = [checkpoint.tokenizer.eos_token_id]
     row = {"prompt_ids": end, "completion_ids": end, "logprobs": [0.0], "env_mask": [0]}
     if can_be_learned_from(episode):
-        sample = sample_of(episode, checkpoint, world=world, with_tools=with_tools)
+        sample = sample_of(episode, checkpoint, world=world)
         n = sample.n_prompt
         row = {
             "prompt_ids": sample.ids[:n],

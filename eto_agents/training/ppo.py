@@ -35,9 +35,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eto_agents.console import report
 from eto_agents.live_episode import Job
-from eto_agents.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from eto_agents.models.checkpoint import Checkpoint, acting, load_checkpoint, save_checkpoint
 from eto_agents.models.control_tokens import control_ids, without_tokens
-from eto_agents.react.tools import uses_tools
 from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import PPO
@@ -108,8 +107,9 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, run: RunFolder
 
     if run.is_writer:
         report(run.folder.name, 0, settings.n_updates, "updates")
+    checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
     trained = train_ppo(
-        load_checkpoint(str(model), dtype=settings.dtype, device=settings.device),
+        acting(checkpoint, settings.protocol),
         settings.env,
         tasks,
         settings,
@@ -406,8 +406,7 @@ def _samples(
         "episodes": float(len(used)),
         "episodes_dropped": float(len(episodes) - len(used)),
     }
-    with_tools = any(uses_tools(e.messages) for e in used)  # some may not have called any
-    samples = [sample_of(e, checkpoint, world=world, with_tools=with_tools) for e in used]
+    samples = [sample_of(e, checkpoint, world=world) for e in used]
     return samples, metrics
 
 

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
+from eto_agents.models.checkpoint import acting
 from eto_agents.react.chat import Encoded, encode
 from eto_agents.react.tools import ACT, uses_tools
 from eto_agents.training.episodes import turns_of
 from eto_agents.training.pairs import NoPairsError, Pair
-from eto_agents.training.rows import TooLong, chat_of, encode_trajectory
+from eto_agents.training.rows import TooLong, chat_of, encode_trajectory, protocol_of
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
@@ -126,15 +127,27 @@ def encode_pair(pair: Pair, checkpoint: Checkpoint, *, world: str | None = None)
     Raises:
         DataError: the sides differ in their prompt or shared steps.
     """
-    with_tools = _uses_tools(pair)
-    chosen = encode_trajectory(pair.chosen, checkpoint, world=world, with_tools=with_tools)
-    rejected = encode_trajectory(pair.rejected, checkpoint, world=world, with_tools=with_tools)
+    checkpoint = acting_as_in(checkpoint, [pair])
+    chosen = encode_trajectory(pair.chosen, checkpoint, world=world)
+    rejected = encode_trajectory(pair.rejected, checkpoint, world=world)
     return _row(chosen, rejected, pair.n_shared, pair.task_id)
 
 
-def _uses_tools(pair: Pair) -> bool:
-    """Whether the agent had tools; on one of the two sides it may not have called any."""
-    return any(uses_tools(side.messages) for side in (pair.chosen, pair.rejected))
+def acting_as_in(checkpoint: Checkpoint, pairs: Iterable[Pair | PreferencePair]) -> Checkpoint:
+    """The checkpoint with its protocol, or else with the one that pairs were played with.
+
+    Of the two sides of a pair only one may hold a conversation: the other is an expert's.
+    """
+    if checkpoint.protocol is not None:
+        return checkpoint
+    protocols = {_protocol_of(pair) for pair in pairs}
+    return acting(checkpoint, "tool" if "tool" in protocols else None)
+
+
+def _protocol_of(pair: Pair | PreferencePair) -> str | None:
+    if isinstance(pair, Pair):
+        return protocol_of((pair.chosen, pair.rejected))
+    return "tool" if uses_tools([*pair.prompt, *pair.chosen, *pair.rejected]) else None
 
 
 def lengths(row: PreferenceRow) -> tuple[int, int]:
@@ -145,7 +158,7 @@ def lengths(row: PreferenceRow) -> tuple[int, int]:
 
 def _encode(pair: PreferencePair, checkpoint: Checkpoint) -> PreferenceRow:
     # Each side is rendered with the whole prompt: a chat template may join the two differently.
-    tools = (ACT,) if uses_tools([*pair.prompt, *pair.chosen, *pair.rejected]) else ()
+    tools = (ACT,) if "tool" in (checkpoint.protocol, _protocol_of(pair)) else ()
     sides = [
         encode(
             [*pair.prompt, *side],
@@ -193,9 +206,9 @@ def as_preference(
     """Convert a pair of trajectories to the chats that the model reads, to be written to a file."""
     from eto_agents.preference import PreferencePair
 
-    with_tools = _uses_tools(pair)
-    chosen = chat_of(pair.chosen, checkpoint, world=world, with_tools=with_tools)
-    rejected = chat_of(pair.rejected, checkpoint, world=world, with_tools=with_tools)
+    checkpoint = acting_as_in(checkpoint, [pair])
+    chosen = chat_of(pair.chosen, checkpoint, world=world)
+    rejected = chat_of(pair.rejected, checkpoint, world=world)
     start = chosen.replies[pair.n_shared]
     return PreferencePair(
         prompt=chosen.messages[:start],

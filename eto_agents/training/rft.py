@@ -10,6 +10,7 @@ trajectories" without naming a minimum score. Here an episode is a success if it
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import RFT
 from eto_agents.training.exploration import explore
-from eto_agents.training.rows import EmptyDataError
+from eto_agents.training.rows import EmptyDataError, protocol_of
 from eto_agents.training.sft import fit
 from eto_agents.training.task_splits import draw, playing_tasks
 from eto_agents.training.trl import Trained
@@ -62,7 +63,10 @@ def rft(
             imitated = [expert for expert in experts if expert.task_id in drawn]
         added = successes(explored, imitated, settings.min_score)
         counts = _counts(explored, imitated, added, settings.min_score)
-        return fit(model, [*imitated, *added], settings, run) | counts
+        # The experts' trajectories, which hold no conversation, do not tell the protocol.
+        protocol = settings.protocol or protocol_of(explored)
+        playing = dataclasses.replace(settings, protocol=protocol)
+        return fit(model, [*imitated, *added], playing, run) | counts
 
     run = once(
         out,

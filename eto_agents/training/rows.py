@@ -6,10 +6,10 @@ loss is on the agent's tokens only (the paper's equation 2), tool calls included
 long is dropped and counted, or raises an error; it is never truncated. Batching is left to the
 trainers.
 
-The chat is rebuilt from the agent's replies and from the prompts that the model is trained with,
-and will play with, whatever the episode was played with. Replies with tool calls are taken from the
-recorded conversation; all others from the steps, so that experts' episodes, which hold no
-conversation, can be trained on as well.
+The chat is rebuilt from the agent's replies and from the prompts and the protocol that the model is
+trained with, and will play with, whatever the episode was played with. The replies of an agent that
+had tools are taken from the recorded conversation; all others from the steps, so that experts'
+episodes, which hold no conversation, can be trained on as well, in both protocols.
 
 Differs from the reference: the acknowledgement of the instruction and the worked example are not
 trained on, since they are the same in every row.
@@ -29,8 +29,10 @@ from eto_agents.models.control_tokens import decode_known, end_ids, ids_in_conte
 from eto_agents.react.chat import Encoded, encode
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import Prompt, load_prompts, prompt_key_of
+from eto_agents.react.protocols import call_of
 from eto_agents.react.tool_calls import is_written_as, written_as
-from eto_agents.react.tools import ACT, uses_tools
+from eto_agents.react.tools import ACT, had_tools
+from eto_agents.settings import ProtocolName
 from eto_agents.trajectory import Message, Step, Tool, Trajectory, reply_indices
 from eto_envs.errors import DataError, UnknownNameError
 
@@ -94,7 +96,6 @@ def encode_trajectory(
     checkpoint: Checkpoint,
     *,
     world: str | None = None,
-    with_tools: bool | None = None,
 ) -> Encoded:
     """Encode an episode as the model reads and writes it.
 
@@ -103,14 +104,13 @@ def encode_trajectory(
 
     Args:
         trajectory: the episode.
-        checkpoint: provides the tokenizer, the chat template and the prompts.
+        checkpoint: provides the tokenizer, the chat template, the prompts and the protocol; if it
+            has no protocol, that of the episode is used.
         world: the world whose prompt is used; by default the trajectory's.
-        with_tools: whether the agent had tools; by default whether it called any. An agent that
-            never did does not tell.
 
     Raises:
-        EmptyDataError: the episode has no steps, or it has tools and its conversation was not
-            recorded.
+        EmptyDataError: the episode has no steps, or replies are missing in its conversation.
+        DataError: the agent called tools, and the checkpoint acts with ``"thought"``.
         UnknownNameError: there is no prompt for the world, or the template has no tools.
         SettingsError: there are tools, and the prompt asks for actions as text.
     """
@@ -118,7 +118,7 @@ def encode_trajectory(
         raise EmptyDataError(
             f"the episode of task {trajectory.task_id!r} has no steps to train on: leave it out"
         )
-    chat = chat_of(trajectory, checkpoint, world=world, with_tools=with_tools)
+    chat = chat_of(trajectory, checkpoint, world=world)
     ends = end_ids(checkpoint.model, checkpoint.tokenizer, checkpoint.template)
     sampled = {}
     for step, index in zip(trajectory.steps, chat.replies, strict=True):
@@ -162,18 +162,17 @@ def chat_of(
     checkpoint: Checkpoint,
     *,
     world: str | None = None,
-    with_tools: bool | None = None,
 ) -> Chat:
     """The chat of an episode.
 
     Args:
         trajectory: the episode.
-        checkpoint: provides the prompts.
+        checkpoint: provides the prompts and the protocol, as in `encode_trajectory`.
         world: the world whose prompt is used; by default the trajectory's.
-        with_tools: as in `encode_trajectory`.
 
     Raises:
         EmptyDataError: as in `encode_trajectory`.
+        DataError: as in `encode_trajectory`.
         UnknownNameError: as in `encode_trajectory`.
         SettingsError: as in `encode_trajectory`.
     """
@@ -181,30 +180,74 @@ def chat_of(
     world = world or prompt_key_of(trajectory)
     if world not in prompts:
         raise UnknownNameError("prompt for world", world, prompts, "Give world= or other prompts.")
-    if with_tools is None:
-        with_tools = uses_tools(trajectory.messages)
-    if with_tools and len(trajectory.replies) < len(trajectory.steps):
-        raise EmptyDataError(
-            f"the conversation of task {trajectory.task_id!r} was recorded with "
-            f"{len(trajectory.replies)} replies for {len(trajectory.steps)} steps: leave it out"
-        )
+    with_tools = in_calls(trajectory, checkpoint)
     messages = transcript(
         prompts[world],
         trajectory.initial_observation,
         trajectory.steps,
         with_example=checkpoint.with_example,
-        replies=trajectory.replies if with_tools else None,
+        replies=_replies_with_calls(trajectory) if with_tools else None,
     )
     replies = reply_indices(messages, len(trajectory.steps))
     end = replies[-1] + 1 if replies else len(messages)
     return Chat(messages[:end], replies, (ACT,) if with_tools else ())
 
 
+def in_calls(trajectory: Trajectory, checkpoint: Checkpoint) -> bool:
+    """Whether an episode is encoded for an agent that calls tools.
+
+    Raises:
+        DataError: its agent called tools, and the checkpoint acts with ``"thought"``.
+    """
+    had = had_tools(trajectory)
+    if had and checkpoint.protocol == "thought":
+        raise DataError(
+            f"the agent of task {trajectory.task_id!r} called tools, and the model is trained with "
+            "the protocol 'thought': choose the protocol 'tool', or other trajectories"
+        )
+    return had or checkpoint.protocol == "tool"
+
+
+def protocol_of(trajectories: Iterable[Trajectory]) -> ProtocolName | None:
+    """The protocol in which episodes were played; None if their agents held no conversation."""
+    protocol: ProtocolName | None = None
+    for trajectory in trajectories:
+        if had_tools(trajectory):
+            return "tool"
+        if trajectory.messages:
+            protocol = "thought"
+    return protocol
+
+
+def _replies_with_calls(trajectory: Trajectory) -> list[Message]:
+    """The message with which the agent took each step; for an agent without tools, as calls."""
+    if had_tools(trajectory) and trajectory.messages:
+        if len(trajectory.replies) < len(trajectory.steps):
+            raise EmptyDataError(
+                f"the conversation of task {trajectory.task_id!r} was recorded with "
+                f"{len(trajectory.replies)} replies for {len(trajectory.steps)} steps: leave it out"
+            )
+        return trajectory.replies
+    replies: list[Message] = []
+    for number, step in enumerate(trajectory.steps, start=1):
+        reply: Message = {"role": "assistant", "content": step.thought}
+        if step.action:
+            reply["tool_calls"] = [call_of(step.action, f"call-{number}")]
+        else:
+            reply["content"] = step.text
+        replies.append(reply)
+    return replies
+
+
 def texts_of(
-    trajectories: Iterable[Trajectory], *, prompts: str = "brief", world: str | None = None
+    trajectories: Iterable[Trajectory],
+    *,
+    prompts: str = "brief",
+    world: str | None = None,
+    protocol: ProtocolName | None = None,
 ) -> list[str]:
     """All messages of the trajectories' chats, without worked examples, to train a tokenizer on."""
-    reader = Checkpoint(None, None, "plain", prompts, with_example=False)
+    reader = Checkpoint(None, None, "plain", prompts, with_example=False, protocol=protocol)
     chats = (chat_of(trajectory, reader, world=world).messages for trajectory in trajectories)
     return [
         written_as(message, "plain") if message.get("tool_calls") else message["content"]

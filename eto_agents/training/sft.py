@@ -35,7 +35,7 @@ from eto_agents.processes import gathered_weights, n_processes
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import SFT, SettingsError
 from eto_agents.training.cpu_head import use_cpu_head
-from eto_agents.training.rows import EmptyDataError, Rows, build_rows, texts_of
+from eto_agents.training.rows import EmptyDataError, Rows, build_rows, protocol_of, texts_of
 from eto_agents.training.trl import (
     Trained,
     begin_above_zero,
@@ -92,6 +92,8 @@ def fit(
     """Train and save a checkpoint in a claimed folder; returns the content of ``result.json``."""
     start_s = time.monotonic()
     checkpoint = open_model(model, trajectories, settings)
+    protocol = settings.protocol or protocol_of(trajectories) or checkpoint.protocol or "thought"
+    checkpoint = dataclasses.replace(checkpoint, protocol=protocol)
     rows = build_rows(
         trajectories,
         checkpoint,
@@ -124,7 +126,9 @@ def open_model(model: str | Path, trajectories: Sequence[Trajectory], settings: 
             raise EmptyDataError("no trajectories to make a tiny model from")
         prompts = settings.prompts or "brief"
         tiny = make_tiny(
-            texts_of(trajectories, prompts=prompts, world=settings.world),
+            texts_of(
+                trajectories, prompts=prompts, world=settings.world, protocol=settings.protocol
+            ),
             size=size or "small",
             vocab_size=settings.vocab_size,
             template=settings.template or "plain",

@@ -83,8 +83,8 @@ def _generate(
     chats = [chat_of(expert, checkpoint, world=world) for expert in experts]
     if any(chat.tools for chat in chats):
         raise DataError(
-            "step-wise pairs are made of replies in text, and these trajectories have tool calls: "
-            "choose pairs of whole trajectories"
+            "step-wise pairs are made of replies in text, and this agent calls tools: choose pairs "
+            "of whole trajectories"
         )
     steps: list[list[Step]] = [[] for _ in experts]
     for t in range(max(len(expert.steps) for expert in experts)):

@@ -23,6 +23,7 @@ from eto_agents.bridges.trl import (
 )
 from eto_agents.react.protocols import OVER
 from eto_agents.react.tools import ACT
+from eto_agents.trajectory import Message
 from eto_envs import task_sets
 from eto_envs.errors import BackendError, UnknownNameError
 from tests.agents import shopper
@@ -185,21 +186,20 @@ def test_rows_begin_the_conversation_that_reset_continues(with_example: bool) ->
         assert ("name" in row) == (row["role"] == "tool")
 
 
-def tiny_model(env_id: str, tasks: list[str], **env_args: Any) -> tuple[Any, Any]:
-    """An untrained model and its tokenizer, with a chat template that TRL knows."""
-    from trl import chat_template_utils
+def tiny_model(
+    folder: Path, env_id: str, tasks: list[str], template: str = "qwen3", **env_args: Any
+) -> tuple[Any, Any]:
+    """An untrained model and its tokenizer, as others read the checkpoint that we have saved."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from eto_agents.models.checkpoint import save_checkpoint
     from eto_agents.models.tiny import make_tiny
 
     episodes = [ChatEpisode(env_id, task, protocol="tool", **env_args) for task in tasks]
     texts = [message["content"] for e in episodes for message in e.messages]
-    checkpoint = make_tiny(texts, size="nano", vocab_size=400, template="qwen3")
-    tokenizer, model = checkpoint.tokenizer, checkpoint.model
-    tokenizer.chat_template = chat_template_utils.qwen3_chat_template
-    tokenizer.add_tokens(["<tool_call>", "</tool_call>", "<think>", "</think>"])
-    tokenizer.padding_side = "left"
-    model.resize_token_embeddings(len(tokenizer))
-    return model, tokenizer
+    save_checkpoint(make_tiny(texts, size="nano", vocab_size=400, template=template), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    return AutoModelForCausalLM.from_pretrained(folder), tokenizer
 
 
 def train(model: Any, folder: Path, train_dataset: Any, prepare: Any = None, **more: Any) -> Any:
@@ -210,7 +210,7 @@ def train(model: Any, folder: Path, train_dataset: Any, prepare: Any = None, **m
         model=model,
         args=GRPOConfig(
             output_dir=str(folder), max_steps=1, per_device_train_batch_size=4, num_generations=2,
-            max_completion_length=200, max_tool_calling_iterations=8, learning_rate=1e-3, beta=0.0,
+            max_completion_length=300, max_tool_calling_iterations=8, learning_rate=1e-3, beta=0.0,
             use_cpu=True, bf16=False, save_strategy="no", report_to=[], logging_steps=1,
             disable_tqdm=True, shuffle_dataset=False,
         ),
@@ -230,7 +230,7 @@ def test_a_trainer_takes_a_step(tmp_path: Path) -> None:
     rows = train_dataset(ALFWORLD, split="train", dataset="mini", with_example=False)
     rows = rows.select(range(2))
     arguments = {"dataset": "mini", "split": "train", "with_example": False}
-    model, tokenizer = tiny_model(ALFWORLD, rows["task"], **arguments)
+    model, tokenizer = tiny_model(tmp_path / "model", ALFWORLD, rows["task"], **arguments)
     factory = environment_factory(ALFWORLD, **arguments)
     trainer = train(model, tmp_path, rows, processing_class=tokenizer, environment_factory=factory)
     logs = trainer.state.log_history[0]
@@ -241,29 +241,41 @@ def test_a_trainer_takes_a_step(tmp_path: Path) -> None:
     ]
 
 
-def caller(trainer: Any) -> Callable[..., Any]:
+def caller(template: str) -> Callable[[Any], Callable[..., Any]]:
     """In place of the model: it walks east in the corridor, and stops when it has arrived."""
+    from eto_agents.react.protocols import call_of
+    from eto_agents.react.tool_calls import written_as
 
-    def generate(prompt_ids: Any, *_: Any, **__: Any) -> Any:
+    calls: Message = {"role": "assistant", "content": "", "tool_calls": [call_of("east", "1")]}
+    call = written_as(calls, template)
+
+    def prepare(trainer: Any) -> Callable[..., Any]:
         tokenizer = trainer.processing_class
-        call = '<tool_call>\n{"name": "act", "arguments": {"action": "east"}}\n</tool_call>'
-        replies = ["Done." if OVER in tokenizer.decode(ids) else call for ids in prompt_ids]
-        return [tokenizer(f"{reply}<|im_end|>")["input_ids"] for reply in replies], None
 
-    return generate
+        def generate(prompt_ids: Any, *_: Any, **__: Any) -> Any:
+            replies = ["Done." if OVER in tokenizer.decode(ids) else call for ids in prompt_ids]
+            written = [reply + tokenizer.eos_token for reply in replies]
+            return [tokenizer.encode(text, add_special_tokens=False) for text in written], None
+
+        return generate
+
+    return prepare
 
 
 @silent
 @pytest.mark.torch
 @pytest.mark.slow
-def test_a_trainer_calls_the_tool_and_leaves_failures_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", ["plain", "llama-3.1", "qwen2.5", "qwen3"])
+def test_a_trainer_calls_the_tool_and_leaves_failures_out(template: str, tmp_path: Path) -> None:
     prompts = {"prompts": "brief", "world": "webshop", "with_example": False}
     rows = train_dataset(BROKEN, **prompts).filter(lambda row: row["task"] in ("room2", "room4"))
-    model, tokenizer = tiny_model(BROKEN, rows["task"], **prompts)
+    folder = tmp_path / "model"
+    model, tokenizer = tiny_model(folder, BROKEN, rows["task"], template, **prompts)
     factory = environment_factory(BROKEN, **prompts)
     trainer = train(
-        model, tmp_path, rows, caller, processing_class=tokenizer, environment_factory=factory
-    )
+        model, tmp_path, rows, caller(template), processing_class=tokenizer,
+        environment_factory=factory,
+    )  # fmt: skip
     statuses = [world.episode.trajectory.status for world in trainer.environments]
     assert sorted(statuses) == ["completed", "completed", "env_error", "env_error"]
     logs = trainer.state.log_history[0]

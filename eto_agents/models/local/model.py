@@ -27,7 +27,7 @@ from eto_agents.models.local.sampler import SampledReply, Vocabulary, sample_rep
 from eto_agents.models.local.support import attention_pattern, check_cached_logits
 from eto_agents.react.chat import check_has_tools
 from eto_agents.react.tool_calls import parse_reply, with_ids
-from eto_agents.settings import SettingsError
+from eto_agents.settings import ProtocolName, SettingsError
 from eto_agents.trajectory import Message, Tool
 from eto_envs.files import sha256_of
 
@@ -46,6 +46,7 @@ class LocalModel:
         template: its chat template.
         prompts: the prompts it was trained with; the default of `ReActPolicy`.
         with_example: whether it was trained with the worked example; likewise.
+        protocol: the protocol it was trained with, None if not known; likewise.
         max_context_tokens: the most tokens of a prompt and its reply, None if the config sets no
             limit.
         provenance: what replies depend on; the weights are hashed when it is first read.
@@ -57,6 +58,7 @@ class LocalModel:
         template: one of `eto_agents.react.chat.templates`.
         prompts: the prompts it was trained with.
         with_example: whether it was trained with the worked example.
+        protocol: the protocol it was trained with; None if that is not known.
         name: for results and logs.
         sources: files and folders that the weights were read from; `provenance` has the hashes of
             the weight files in them, or without any a hash of the tensors.
@@ -76,6 +78,7 @@ class LocalModel:
         *,
         prompts: str = "own",
         with_example: bool = True,
+        protocol: ProtocolName | None = None,
         name: str = "hf:in-memory",
         sources: Sequence[Path] = (),
         adapter: str | None = None,
@@ -100,6 +103,7 @@ class LocalModel:
         self.template = template
         self.prompts = prompts
         self.with_example = with_example
+        self.protocol = protocol
         self.totals: dict[str, float] = {}
         config = model.config.get_text_config()
         self.max_context_tokens: int | None = getattr(config, "max_position_embeddings", None)

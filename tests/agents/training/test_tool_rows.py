@@ -32,7 +32,12 @@ from eto_agents.training.episodes import sample_of
 from eto_agents.training.pairs import Pair, with_steps
 from eto_agents.training.ppo import ActorCritic
 from eto_agents.training.preference_rows import as_preference, encode_pairs
-from eto_agents.training.rows import EmptyDataError, encode_trajectory, texts_of
+from eto_agents.training.rows import (
+    EmptyDataError,
+    encode_trajectory,
+    protocol_of,
+    texts_of,
+)
 from eto_agents.training.teacher_forcing import _generate
 from eto_agents.trajectory import Message, ToolCall, Trajectory
 from tests.agents.models.local.random_models import SHAPE
@@ -56,6 +61,7 @@ def saying(content: str, *calls: ToolCall) -> Message:
     return {"role": "assistant", "content": content, "tool_calls": list(calls)}
 
 
+CHAT: list[Message] = [{"role": "user", "content": "Look."}]
 REPLIES: list[Message] = [
     saying("I look.", call("look", 1)),
     saying("Action: look"),
@@ -213,9 +219,10 @@ def silent() -> Trajectory:
     return played([saying("Hm."), saying("Hm.")])
 
 
-def test_an_episode_without_calls_is_told_that_there_were_tools() -> None:
+def test_an_episode_without_calls_is_known_to_have_had_tools() -> None:
     checkpoint = checkpoint_of("qwen2.5")
-    row = encode_trajectory(silent(), checkpoint, with_tools=True)
+    assert Trajectory.from_json(silent().to_json()).tools == [ACT]
+    row = encode_trajectory(silent(), checkpoint)
     assert json.dumps(ACT) in checkpoint.tokenizer.decode(row.ids)
     assert [text for text, mask in runs(*row, checkpoint) if mask] == ["Hm.<|im_end|>"] * 2
     parts = pieces(silent().messages, "qwen2.5", tools=[ACT])
@@ -227,7 +234,7 @@ def test_both_sides_of_a_pair_have_tools_if_one_calls_any(checkpoint: Checkpoint
     [row] = encode_pairs([pair], checkpoint).rows
     start = len(row["prompt_ids"])
     for side, name in ((pair.chosen, "chosen"), (pair.rejected, "rejected")):
-        whole = encode_trajectory(side, checkpoint, with_tools=True)
+        whole = encode_trajectory(side, checkpoint)
         assert row["prompt_ids"] + row[f"{name}_ids"] == whole.ids  # type: ignore[literal-required]
         assert row[f"{name}_mask"] == whole.mask[start:]  # type: ignore[literal-required]
         assert row[f"{name}_mask"][0] == 1  # type: ignore[literal-required]
@@ -259,8 +266,45 @@ def test_the_first_steps_of_an_episode_have_the_first_messages() -> None:
 
 def test_a_conversation_that_lacks_replies_is_named() -> None:
     checkpoint = checkpoint_of("plain")
-    with pytest.raises(EmptyDataError, match="with 0 replies for 2 steps"):
-        encode_trajectory(episode(), checkpoint, with_tools=True)
+    lacking = dataclasses.replace(played(), messages=played().messages[:3])
+    with pytest.raises(EmptyDataError, match="with 1 replies for 3 steps"):
+        encode_trajectory(lacking, checkpoint)
+
+
+def acting(template: str, protocol: Any) -> Checkpoint:
+    return dataclasses.replace(checkpoint_of(template), protocol=protocol)
+
+
+def test_the_protocol_of_the_checkpoint_decides() -> None:
+    """Records that are older than the field `tools` do not tell it for an agent that called none."""
+    old = dataclasses.replace(silent(), tools=[])
+    checkpoint = checkpoint_of("qwen2.5")
+    assert encode_trajectory(old, checkpoint) != encode_trajectory(silent(), checkpoint)
+    checkpoint = acting("qwen2.5", "tool")
+    assert encode_trajectory(old, checkpoint).ids == encode_trajectory(silent(), checkpoint).ids
+    with pytest.raises(DataError, match="called tools, and the model is trained with"):
+        encode_trajectory(played(), acting("qwen2.5", "thought"))
+
+
+def test_an_experts_episode_is_rewritten_as_calls(checkpoint: Checkpoint) -> None:
+    steps = [
+        dataclasses.replace(step, thought="", text=f"Action: {step.action}")
+        for step in episode().steps
+    ]
+    expert = dataclasses.replace(episode(), steps=steps, messages=[])
+    caller = dataclasses.replace(checkpoint, protocol="tool")
+    row = encode_trajectory(expert, caller)
+    trained = "".join(text for text, mask in runs(*row, checkpoint) if mask)
+    assert "Action:" not in trained
+    for step in steps:
+        assert json.dumps({"action": step.action}) in trained
+
+
+def test_the_protocol_of_trajectories() -> None:
+    expert = dataclasses.replace(episode(), messages=[])
+    assert protocol_of([expert]) is None
+    assert protocol_of([expert, dataclasses.replace(episode(), messages=CHAT)]) == "thought"
+    assert protocol_of([expert, silent()]) == "tool"
 
 
 def test_texts_for_a_tokenizer_have_the_calls() -> None:
@@ -296,7 +340,8 @@ def test_ppo_computes_the_log_probs_that_were_sampled_with(template: str) -> Non
         episode = run_episode(
             policy, "ETO-ALFWorld-v0", 0, split="train", dataset="mini", max_steps=2
         )
-        sample = sample_of(episode, checkpoint, with_tools=protocol == "tool")
+        sample = sample_of(episode, checkpoint)
+        assert sample.with_tools == (protocol == "tool")
         ids, mask = torch.tensor([sample.ids]), torch.tensor([sample.mask])
         scores = actor(ids, mask, sample.with_tools)
         expected = torch.tensor([sample.log_probs])[:, 1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from eto_agents.models.checkpoint import Checkpoint
 from eto_agents.models.tiny import make_tiny
 from eto_agents.policies.react import ReActPolicy
-from eto_agents.settings import Playing
+from eto_agents.settings import Playing, ProtocolName
 from eto_agents.training import losses
 from eto_agents.training.rows import encode_trajectory
 from eto_agents.trajectory import Step, Trajectory
@@ -132,12 +133,26 @@ def token_log_probs(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return -cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
 
-def undecided(folder: Path, env_id: str = BANDIT, *, n_steps: int = 60) -> Checkpoint:
+def undecided(
+    folder: Path,
+    env_id: str = BANDIT,
+    *,
+    n_steps: int = 60,
+    protocol: ProtocolName | None = None,
+) -> Checkpoint:
     """A tiny model that says a and b with equal probability: trained on every possible episode."""
     n_letters = 2 if env_id == DOORS else 1
     episodes = [episode("".join(c), env_id) for c in itertools.product("ab", repeat=n_letters)]
     texts = ["Letters. OK Say a or b. Action: a Action: b Observation: You said ab."]
-    checkpoint = make_tiny(texts, size="nano", vocab_size=300, prompts=write_prompts(folder))
+    if protocol == "tool":
+        texts += ['{"name": "act", "arguments": {"action": "a"}}'] * 9
+    checkpoint = make_tiny(
+        texts,
+        size="nano",
+        vocab_size=300 if protocol != "tool" else 400,
+        prompts=write_prompts(folder),
+    )
+    checkpoint = replace(checkpoint, protocol=protocol)
     rows = [encode_trajectory(e, checkpoint, world=WORLD) for e in episodes]
     length = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (length - len(row.ids)) for row in rows])
