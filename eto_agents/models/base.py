@@ -87,7 +87,6 @@ class Completion:
         tool_calls: the tools that the model calls; `text` is what it wrote besides.
         is_permanent: for an error, whether every other request has to be expected to fail as well,
             until somebody corrects the key, the model's name or the server.
-        prompt_token_ids: the tokens that the model read, if a server tells.
     """
 
     text: str = ""
@@ -99,7 +98,6 @@ class Completion:
     token_ends: list[int] | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
     is_permanent: bool = False
-    prompt_token_ids: list[int] | None = None
 
     @classmethod
     def of(cls, reply: str | Message) -> Completion:
@@ -124,10 +122,10 @@ class ChatModel(Protocol):
     """A model that continues conversations.
 
     Optional members: `count_tokens(messages) -> int`, `max_context_tokens` (int), `provenance` (a
-    dict of JSON values that the model's replies depend on), `prompts`, `with_example` and `protocol`
-    (what it was trained with; see `eto_agents.policies.react`), and `concurrent` (whether `generate` may
-    be called from several threads at once, as a server's client can). Where a model can call tools,
-    `count_tokens` has the keyword parameter `tools`, as `generate` does.
+    dict of JSON values that the model's replies depend on), `prompts`, `with_example` and
+    `protocol` (what it was trained with; see `eto_agents.policies.react`), and `concurrent`
+    (whether `generate` may be called from several threads at once, as a server's client can). Where
+    a model can call tools, `count_tokens` has the keyword parameter `tools`, as `generate` does.
     """
 
     name: str

@@ -89,6 +89,14 @@ def ids_in_context(
     return ids + tokenizer.encode(rest, add_special_tokens=False) if rest else ids
 
 
+def n_tokens_before(tokenizer: Any, ids: Sequence[int], cut: int) -> int:
+    """How many tokens of a text lie before a place in it completely."""
+    n_whole = len(ids)
+    while n_whole and len(decode(tokenizer, ids[:n_whole])) > cut:
+        n_whole -= 1
+    return n_whole
+
+
 def without_end(sampled: Sequence[int], ends: Container[int]) -> list[int]:
     """The tokens of a reply without the one that ended the turn."""
     return list(sampled[:-1] if sampled and sampled[-1] in ends else sampled)

@@ -208,7 +208,8 @@ class OpenAIModel:
         client = self._openai.OpenAI(
             api_key=key or "none", base_url=address or None, timeout=timeout_s, max_retries=0
         )
-        self._reply_type = self._openai.types.chat.ChatCompletion
+        self._chat_type = self._openai.types.chat.ChatCompletion
+        self._text_type = self._openai.types.Completion
         self._place = urlsplit(str(client.base_url)).netloc.rpartition("@")[2]
         clients = Clients(self._openai, client, self._concurrency)
         weakref.finalize(self, clients.close).atexit = False
@@ -254,12 +255,38 @@ class OpenAIModel:
             self._body(conversation, sampling, None if seeds is None else seeds[i], tools)
             for i, conversation in enumerate(conversations)
         ]
-        if len(bodies) > 1:
-            completions = self._complete_all(bodies)
-        else:
-            completions = [self._complete(body) for body in bodies]
+        completions = self._complete_all(bodies)
         # Recordings have what the server said, which may go on after a stop.
         return [cut_at_stop(completion, sampling.stop) for completion in completions]
+
+    def continue_tokens(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        *,
+        more: Mapping[str, Any] | None = None,
+    ) -> list[Completion]:
+        """Continue prompts that are given as token ids, for servers that take and return them.
+
+        Args:
+            prompts: token ids; nothing is put before or after them.
+            sampling: how replies are sampled.
+            seeds: as in `generate`.
+            more: further fields of these requests.
+
+        Returns:
+            Completions with the ids and the log-probabilities of all tokens that were sampled, also
+            of the end of the turn and of a stop. Their text is the server's, and may lack these.
+        """
+        bodies = []
+        for i, prompt in enumerate(prompts):
+            body = self._sampling_fields(sampling, None if seeds is None else seeds[i])
+            body |= {**self._extra, **(more or {}), "prompt": list(prompt)}
+            # No other log-probabilities than those of the sampled tokens.
+            body |= {"add_special_tokens": False, "return_token_ids": True, "logprobs": 0}
+            bodies.append({key: value for key, value in body.items() if key not in self._omit})
+        return self._complete_all(bodies)
 
     def _body(
         self,
@@ -268,9 +295,16 @@ class OpenAIModel:
         seed: int | None,
         tools: Sequence[Tool],
     ) -> dict[str, Any]:
+        body = self._sampling_fields(sampling, seed)
+        body["messages"] = [dict(message) for message in conversation]
+        if tools:
+            body["tools"] = list(tools)
+        body |= self._extra
+        return {key: value for key, value in body.items() if key not in self._omit}
+
+    def _sampling_fields(self, sampling: Sampling, seed: int | None) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": [dict(message) for message in conversation],
             "temperature": sampling.temperature,
             self._token_limit: sampling.max_tokens,
         }
@@ -280,13 +314,12 @@ class OpenAIModel:
             body["stop"] = list(sampling.stop)
         if seed is not None and sampling.temperature > 0:
             body["seed"] = seed % 2**31  # some servers take no more
-        if tools:
-            body["tools"] = list(tools)
-        body |= self._extra
-        return {key: value for key, value in body.items() if key not in self._omit}
+        return body
 
     def _complete_all(self, bodies: list[dict[str, Any]]) -> list[Completion]:
-        """Complete requests concurrently."""
+        """Complete requests, several of them concurrently."""
+        if len(bodies) < 2:
+            return [self._complete(body) for body in bodies]
         pool = ThreadPoolExecutor(min(self._concurrency, len(bodies)))
         try:
             return list(pool.map(self._complete, bodies))
@@ -330,12 +363,15 @@ class OpenAIModel:
                 with clients.one() as client:
                     # Not `chat.completions.create`, which converts every message of the chat: of
                     # long chats that takes longer than all else, and only one thread at a time.
-                    reply = client.post("/chat/completions", cast_to=self._reply_type, body=body)
+                    if "prompt" in body:
+                        reply = client.post("/completions", cast_to=self._text_type, body=body)
+                    else:
+                        reply = client.post("/chat/completions", cast_to=self._chat_type, body=body)
                 failure = _error_inside(reply)
             except (self._openai.OpenAIError, ValueError) as error:
                 failure = self._failure(error)
             if failure is None:
-                return self._read(reply, body)
+                return self._read_tokens(reply) if "prompt" in body else self._read(reply, body)
             message = self._without_secrets(failure.message)
             if attempt > self._n_retries or not failure.is_transient:
                 return Completion(
@@ -397,7 +433,6 @@ class OpenAIModel:
             tokens = getattr(choice.logprobs, "content", None) if choice.logprobs else None
             log_probs = None if tokens is None else [_finite(token.logprob) for token in tokens]
             ids = _checked_ids(getattr(choice, "token_ids", None))
-            prompt_ids = _checked_ids(getattr(reply, "prompt_token_ids", None))
             if ids is not None and log_probs is not None and len(ids) != len(log_probs):
                 raise ValueError(f"{len(ids)} token ids with {len(log_probs)} log-probabilities")
             ends = None if tokens is None else _token_ends(text, tokens)
@@ -410,9 +445,31 @@ class OpenAIModel:
             usage,
             finish_reason,
             token_ends=ends,
-            prompt_token_ids=prompt_ids,
             tool_calls=calls,
         )
+
+    def _read_tokens(self, reply: Any) -> Completion:
+        """The completion in a reply to token ids, any part of which may be malformed."""
+        try:
+            choice = next(iter(getattr(reply, "choices", None) or ()), None)
+            if choice is None:
+                error = f"the server's reply has no completion: {reply!r:.200}"
+                return Completion(error=error, is_permanent=True)
+            ids = _checked_ids(getattr(choice, "token_ids", None))
+            if ids is None or choice.logprobs is None:
+                error = (
+                    "the server does not return the sampled tokens and their log-probabilities "
+                    "(return_token_ids, logprobs), without which its replies cannot be trained on: "
+                    "use vLLM"
+                )
+                return Completion(error=error, is_permanent=True)
+            log_probs = [_finite(value) for value in choice.logprobs.token_logprobs]
+            if len(ids) != len(log_probs):
+                raise ValueError(f"{len(ids)} token ids with {len(log_probs)} log-probabilities")
+            text, reason, usage = str(choice.text), str(choice.finish_reason), reply.usage
+            return Completion(text, ids, log_probs, self._usage(usage), reason)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return Completion(error=f"the server's reply is malformed ({error!r:.200})")
 
     def _why_no_text(
         self, reply: Any, text: str | None, finish_reason: str, body: Mapping[str, Any]

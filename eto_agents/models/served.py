@@ -2,9 +2,9 @@
 
 A model explores faster on a server such as vLLM than in the training process. What it writes there
 is only worth learning from if it is the model that is trained, and if it reads what the training
-encodes. So this model checks, with the tokenizer of the checkpoint and without its weights, that
-the server loaded this checkpoint, that it encodes every chat as our renderer does, and that it
-returns the sampled tokens; what differs is an error and not a slightly wrong episode.
+encodes. So this model checks that the server loaded this checkpoint, and encodes chats itself, with
+the tokenizer of the checkpoint and without its weights: the server gets token ids and returns those
+that it sampled. Its own chat template and its parser of tool calls are not used.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from eto_agents.arguments import checked_arguments
-from eto_agents.models.base import Completion, Sampling
+from eto_agents.models.base import Completion, Sampling, find_stop
+from eto_agents.models.chat_encoder import ChatEncoder
 from eto_agents.models.checkpoint import read_chat_format
-from eto_agents.models.control_tokens import decode
+from eto_agents.models.control_tokens import decode, n_tokens_before
 from eto_agents.models.openai import OpenAIModel
-from eto_agents.react.chat import encode
+from eto_agents.react.chat import check_has_tools
 from eto_agents.settings import SettingsError
-from eto_agents.trajectory import Message
+from eto_agents.trajectory import Message, Tool
 from eto_envs.errors import BackendError
 
 
@@ -34,6 +35,7 @@ class ServedCheckpoint:
         provenance: as of the server's model.
         prompts: the prompts that the checkpoint was trained with.
         with_example: whether it was trained with the worked example.
+        protocol: the protocol it was trained with; None if that is not known.
         max_context_tokens: the most tokens of a prompt and its reply, None if not known.
         concurrent: its `generate` may be called from several threads.
 
@@ -60,71 +62,75 @@ class ServedCheckpoint:
             raise SettingsError(f"explore_with must be openai:MODEL, got {server!r}")
         arguments = checked_arguments(OpenAIModel, arguments, f"model {server!r}", n_given=1)
         self._format = read_chat_format(folder)
-        arguments["log_probs"] = True
-        arguments["extra_body"] = {
-            **(arguments.get("extra_body") or {}),
-            "return_token_ids": True,
-            # As in a local model, replies contain none but the end of the turn.
-            "logit_bias": {str(token): -100 for token in self._format.control_ids},
-        }
+        self._encoder = ChatEncoder(
+            self._format.tokenizer, self._format.template, self._format.end_ids
+        )
         self._server = OpenAIModel(model, **arguments)
         self.name = self._server.name
         self.provenance = {"server": self._server.provenance, "checkpoint": str(folder)}
         self.prompts = self._format.prompts
         self.with_example = self._format.with_example
+        self.protocol = self._format.protocol
         self.max_context_tokens = self._server.max_context_tokens
         self._lock = threading.Lock()  # tokenizers are not made for several threads
         self._check_model(Path(folder))
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
         """Number of tokens of a chat and the opening of its reply."""
-        return len(self._encode(messages))
+        with self._lock:
+            return len(self._encoder.encode(messages, tools))
 
     def generate(
         self,
         conversations: Sequence[Sequence[Message]],
         sampling: Sampling,
         seeds: Sequence[int] | None = None,
+        *,
+        tools: Sequence[Tool] = (),
     ) -> list[Completion]:
-        """Continue each conversation; see `ChatModel.generate`."""
-        completions = self._server.generate(conversations, sampling, seeds)
+        """Continue each conversation; see `ChatModel.generate`.
+
+        Raises:
+            UnknownNameError: there are tools, and the template cannot render them.
+        """
+        if tools:
+            check_has_tools(self._format.template)
+        with self._lock:
+            prompts = [self._encoder.encode(chat, tools) for chat in conversations]
+        ids = self._format.control_ids_with_tools if tools else self._format.control_ids
+        # As in a local model, replies contain no control token but the end of the turn.
+        biases = {str(token): -100 for token in ids}
+        completions = self._server.continue_tokens(
+            prompts, sampling, seeds, more={"logit_bias": biases}
+        )
         return [
-            self._checked(chat, completion)
+            self._read(chat, completion, sampling, tools)
             for chat, completion in zip(conversations, completions, strict=True)
         ]
 
-    def _checked(self, chat: Sequence[Message], completion: Completion) -> Completion:
-        if completion.error:
-            return completion
-        if completion.token_ids is None or completion.prompt_token_ids is None:
-            return _refused(
-                completion,
-                "the server does not return token ids (return_token_ids), so that its replies "
-                "cannot be trained on: use vLLM",
-            )
-        if completion.prompt_token_ids != self._encode(chat):
-            return _refused(
-                completion,
-                "the server encodes chats in another way than the training: serve the checkpoint's "
-                "own folder, and without --chat-template",
-            )
-        ids = list(completion.token_ids)
-        if ids and ids[-1] in self._format.end_ids:
-            ids.pop()
-        if not set(ids).isdisjoint((*self._format.control_ids, *self._format.end_ids)):
-            return Completion(usage=completion.usage, error="the reply contains a control token")
+    def _read(
+        self,
+        chat: Sequence[Message],
+        sampled: Completion,
+        sampling: Sampling,
+        tools: Sequence[Tool],
+    ) -> Completion:
+        if sampled.error or sampled.token_ids is None or sampled.log_probs is None:
+            return sampled
+        tokenizer, ends = self._format.tokenizer, self._format.end_ids
+        ids, log_probs = sampled.token_ids, sampled.log_probs
+        has_end = bool(ids) and ids[-1] in ends
         with self._lock:
-            text = decode(self._format.tokenizer, ids)
-            again = self._format.tokenizer.encode(completion.text, add_special_tokens=False)
-        # From the next turn on, the server reads the reply as its text is encoded. Where it was
-        # sampled as other tokens, the training has to encode the text, too.
-        if text != completion.text or ids != list(again):
-            return replace(completion, token_ids=None, log_probs=None, token_ends=None)
-        return completion
-
-    def _encode(self, chat: Sequence[Message]) -> list[int]:
-        with self._lock:
-            return encode(chat, self._format.tokenizer, self._format.template, for_reply=True).ids
+            text = decode(tokenizer, ids[:-1] if has_end else ids)
+            cut = find_stop(text, sampling.stop)
+            if cut is not None:
+                n_whole = n_tokens_before(tokenizer, ids, cut)
+                ids, log_probs, text = ids[:n_whole], log_probs[:n_whole], text[:cut]
+            reason = "stop" if has_end or cut is not None else sampled.finish_reason
+            reply = replace(
+                sampled, text=text, token_ids=ids, log_probs=log_probs, finish_reason=reason
+            )
+            return self._encoder.read(chat, reply, tools)
 
     def _check_model(self, folder: Path) -> None:
         root = self._server.root()
@@ -134,8 +140,3 @@ class ServedCheckpoint:
                 f"the server {found}, but {folder} is to play: start it with `vllm serve {folder}` "
                 "and repeat the command"
             )
-
-
-def _refused(completion: Completion, error: str) -> Completion:
-    """No other reply of this server will be better."""
-    return Completion(usage=completion.usage, error=error, is_permanent=True)

@@ -92,8 +92,8 @@ def choose_protocol(requested: ProtocolName | None, trained: str | None) -> Prot
             raise UnknownNameError("protocol", name, PROTOCOLS)
     if None not in (requested, trained) and requested != trained:
         raise SettingsError(
-            f"the model was trained with the protocol {trained!r} and cannot act with {requested!r}: "
-            "leave the protocol out, or train the model with the other one"
+            f"the model was trained with the protocol {trained!r}, and cannot act with "
+            f"{requested!r}: leave the protocol out, or train the model with the other one"
         )
     return cast(ProtocolName, requested or trained or "thought")
 

@@ -10,16 +10,15 @@ from typing import Any
 
 from eto_agents.models import Sampling
 from eto_agents.models.checkpoint import load_checkpoint
-from eto_agents.react.chat import encode
+from eto_agents.models.control_tokens import control_ids
 
 
 class FakeVLLM:
-    """Serves ``/v1/models`` and ``/v1/chat/completions`` from a thread; a context manager.
+    """Serves ``/v1/models`` and ``/v1/completions`` from a thread; a context manager.
 
     Attributes:
         url: the base URL.
         bodies: the requests so far.
-        extra_prompt_ids: tokens that the server's template adds to a prompt.
         tells_ids: whether it returns token ids when it is asked to.
         root: the folder that it says it has.
     """
@@ -29,7 +28,6 @@ class FakeVLLM:
         self.model = self.checkpoint.chat_model()
         self.root: str | None = str(folder)
         self.bodies: list[dict[str, Any]] = []
-        self.extra_prompt_ids: list[int] = []
         self.tells_ids = True
         self._lock = threading.Lock()
         outer = self
@@ -45,7 +43,7 @@ class FakeVLLM:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer._lock:
                     outer.bodies.append(body)
-                    self.send(outer.answer(body))
+                    self.send(outer.answer(self.path, body))
 
             def send(self, content: Any) -> None:
                 data = json.dumps(content).encode()
@@ -69,28 +67,35 @@ class FakeVLLM:
         self.http.shutdown()
         self.http.server_close()
 
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        chat = body["messages"]
-        sampling = Sampling(body["temperature"], 1.0, body["max_tokens"], tuple(body["stop"]))
-        seeds = None if "seed" not in body else [body["seed"]]
-        [done] = self.model.generate([chat], sampling, seeds)
-        prompt = encode(
-            chat, self.checkpoint.tokenizer, self.checkpoint.template, for_reply=True
-        ).ids
-        assert done.log_probs is not None
-        tokens = [
-            {"token": "", "logprob": p, "bytes": None, "top_logprobs": []} for p in done.log_probs
-        ]
+    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert path == "/v1/completions"
+        assert (body["add_special_tokens"], body["return_token_ids"]) == (False, True)
+        prompt = body["prompt"]
+        sampling = Sampling(body["temperature"], 1.0, body["max_tokens"], body.get("stop", ()))
+        seeds = [body["seed"]] if "seed" in body else None
+        excluded = control_ids(
+            self.checkpoint.model, self.checkpoint.tokenizer, self.checkpoint.template
+        )
+        with_tools = {*map(int, body["logit_bias"])} != {*excluded}
+        self.model._clear_cache_if_trained()
+        with self.model._inference():
+            [(done, _)] = self.model._sample([prompt], sampling, seeds, with_tools=with_tools)
+        drawn = done.drawn_ids
+        # The log-probabilities of a stop's own tokens do not matter: they are cut off.
+        log_probs = [*done.log_probs, *[-1.0] * (len(drawn) - len(done.log_probs))]
         choice: dict[str, Any] = {
             "index": 0,
-            "message": {"role": "assistant", "content": done.text},
+            "text": done.text,
             "finish_reason": done.finish_reason,
-            "logprobs": {"content": tokens},
+            "logprobs": {
+                "tokens": [""] * len(drawn),
+                "token_logprobs": log_probs,
+                "top_logprobs": None,
+                "text_offset": [],
+            },
         }
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens), "total_tokens": 0}
-        reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "agent"}
-        reply |= {"choices": [choice], "usage": usage}
-        if self.tells_ids and body.get("return_token_ids"):
-            choice["token_ids"] = done.token_ids
-            reply["prompt_token_ids"] = self.extra_prompt_ids + prompt
-        return reply
+        if self.tells_ids:
+            choice |= {"token_ids": drawn, "prompt_token_ids": prompt}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(drawn), "total_tokens": 0}
+        reply = {"id": "x", "object": "text_completion", "created": 1, "model": "agent"}
+        return reply | {"choices": [choice], "usage": usage}

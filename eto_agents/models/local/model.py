@@ -1,6 +1,6 @@
 """`LocalModel`: a chat model that runs a language model of `transformers` in this process.
 
-Chats become token ids in `eto_agents.models.local.chat_encoder`, with the renderer that training
+Chats become token ids in `eto_agents.models.chat_encoder`, with the renderer that training
 uses. `eto_agents.models.local.cached_runner` computes logits, each token's only once over all turns
 of an episode, and `eto_agents.models.local.sampler` draws tokens from them. Reading weights from
 disk is `eto_agents.models.checkpoint`'s part.
@@ -19,14 +19,13 @@ from typing import Any, Final
 import torch
 
 from eto_agents.models.base import Completion, Sampling
+from eto_agents.models.chat_encoder import ChatEncoder
 from eto_agents.models.control_tokens import control_ids, end_ids
 from eto_agents.models.local.cached_runner import CachedRunner
-from eto_agents.models.local.chat_encoder import ChatEncoder
 from eto_agents.models.local.runner import Runner, UncachedRunner
 from eto_agents.models.local.sampler import SampledReply, Vocabulary, sample_replies
 from eto_agents.models.local.support import attention_pattern, check_cached_logits
 from eto_agents.react.chat import check_has_tools
-from eto_agents.react.tool_calls import parse_reply, with_ids
 from eto_agents.settings import ProtocolName, SettingsError
 from eto_agents.trajectory import Message, Tool
 from eto_envs.files import sha256_of
@@ -119,7 +118,7 @@ class LocalModel:
             control_ids(model, tokenizer, template),
             control_ids(model, tokenizer, template, with_tools=True),
         )
-        self._encoder = ChatEncoder(tokenizer, template, self._vocabulary)
+        self._encoder = ChatEncoder(tokenizer, template, self._vocabulary.end_ids)
         self._runner = self._make_runner(is_new=True)
         self._cached_versions = self._weight_versions()
 
@@ -277,21 +276,10 @@ class LocalModel:
         }
         if not all(map(math.isfinite, sampled.log_probs)):
             return Completion(error="the model's logits are not finite numbers", usage=usage)
-        text, calls = sampled.text, []
-        finish_reason = sampled.finish_reason
-        if tools:
-            text, functions = parse_reply(sampled.text, self.template)
-            calls = with_ids(functions, conversation)
         completion = Completion(
-            text,
-            sampled.token_ids,
-            sampled.log_probs,
-            usage,
-            "tool_calls" if calls and finish_reason == "stop" else finish_reason,
-            tool_calls=calls,
+            sampled.text, sampled.token_ids, sampled.log_probs, usage, sampled.finish_reason
         )
-        self._encoder.add_reply(conversation, sampled, completion.message, tools)
-        return completion
+        return self._encoder.read(conversation, completion, tools)
 
     def _counted(self, completion: Completion) -> Completion:
         """The completion, added to the totals."""

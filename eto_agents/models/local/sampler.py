@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eto_agents.models.base import Sampling, find_stop
-from eto_agents.models.control_tokens import decode, without_tokens
+from eto_agents.models.control_tokens import decode, n_tokens_before, without_tokens
 from eto_agents.models.local.runner import Runner
 
 _ENDS_TURN, _MAY_COMPLETE_STOP = 1, 2
@@ -82,6 +82,10 @@ class Vocabulary:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special tokens included."""
         return decode(self._tokenizer, ids)
+
+    def n_before(self, ids: Sequence[int], cut: int) -> int:
+        """How many tokens of a text lie before a place in it completely."""
+        return n_tokens_before(self._tokenizer, ids, cut)
 
     def without_control(self, logits: Tensor, *, with_tools: bool) -> Tensor:
         """Logits (rows, vocabulary) without those of control tokens; see `without_tokens`."""
@@ -282,11 +286,7 @@ class _Replies:
 
     def _cut(self, drawn: list[int], cut: int) -> tuple[int, str]:
         """How many tokens lie before a stop completely, and the text before it."""
-        text = self._vocabulary.decode(drawn)
-        n_whole = len(drawn) - 1
-        while n_whole and len(self._vocabulary.decode(drawn[:n_whole])) > cut:
-            n_whole -= 1
-        return n_whole, text[:cut]
+        return self._vocabulary.n_before(drawn, cut), self._vocabulary.decode(drawn)[:cut]
 
 
 Draw = Callable[[Tensor, Sequence[int], int], tuple[Tensor, Tensor]]

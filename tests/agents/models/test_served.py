@@ -14,6 +14,7 @@ pytest.importorskip("openai")
 from eto_agents.models.base import Sampling
 from eto_agents.models.checkpoint import load_checkpoint, read_chat_format, save_checkpoint
 from eto_agents.models.served import ServedCheckpoint
+from eto_agents.react.tools import ACT
 from eto_agents.rollout import AgentFailedError
 from eto_agents.settings import DPO, ETO, SettingsError
 from eto_agents.training.episodes import sample_of
@@ -69,8 +70,6 @@ def test_exploring_on_a_server_gives_episodes_that_can_be_trained_on(
         sample = sample_of(episode, checkpoint)
         assert sum(sample.mask) == sum(len(step.token_ids or ()) for step in episode.steps) > 0
     body = server.bodies[0]
-    assert body["return_token_ids"]
-    assert body["logprobs"]
     controls = read_chat_format(folder).control_ids
     assert body["logit_bias"] == {str(token): -100 for token in controls}
     # What is complete is read without the server.
@@ -79,31 +78,58 @@ def test_exploring_on_a_server_gives_episodes_that_can_be_trained_on(
     assert len(server.bodies) == n_requests
 
 
-def test_a_reply_that_is_read_as_other_tokens_than_it_was_sampled_as_has_none(
-    server: FakeVLLM, folder: Path
-) -> None:
+def test_replies_keep_the_tokens_that_they_were_sampled_as(server: FakeVLLM, folder: Path) -> None:
     model = served(server, folder)
-    [whole] = model.generate([CHAT], Sampling(max_tokens=6))
-    assert whole.token_ids is not None
     letters = model._format.tokenizer.convert_tokens_to_ids(list("Action"))
+    end = model._format.end_ids[0]
     answer = server.answer
 
-    def in_letters(body: dict[str, Any]) -> dict[str, Any]:
-        reply = answer(body)
-        [choice] = reply["choices"]
-        choice["message"]["content"], choice["token_ids"] = "Action", letters
-        choice["logprobs"]["content"] = [{"token": "", "logprob": -1.0, "bytes": None}] * 6
+    def in_letters(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        reply = answer(path, body)
+        reply["choices"][0]["token_ids"] = [*letters, end]
+        reply["choices"][0]["logprobs"]["token_logprobs"] = [-1.0] * 7
         return reply
 
     server.answer = in_letters  # type: ignore[method-assign]
-    [done] = model.generate([CHAT], Sampling(max_tokens=6))
-    assert (done.text, done.token_ids, done.log_probs, done.error) == ("Action", None, None, "")
+    [done] = model.generate([CHAT], Sampling(max_tokens=8))
+    assert (done.text, done.token_ids, done.error) == ("Action", [*letters, end], "")
+    assert done.log_probs == [-1.0] * 7
+    assert model._format.tokenizer.encode("Action", add_special_tokens=False) != letters
+    # In the next turn, the server reads them again.
+    model.generate([[*CHAT, done.message, *CHAT]], Sampling(max_tokens=8))
+    first, second = (body["prompt"] for body in server.bodies)
+    assert second[: len(first) + 7] == [*first, *letters, end]
 
 
-def test_another_template_is_an_error(server: FakeVLLM, folder: Path, tmp_path: Path) -> None:
-    server.extra_prompt_ids = [5]
-    with pytest.raises(AgentFailedError, match="encodes chats in another way"):
-        explored(folder, tmp_path, server)
+def test_a_reply_ends_before_a_stop(server: FakeVLLM, folder: Path) -> None:
+    model = served(server, folder)
+    [whole] = model.generate([CHAT], Sampling(max_tokens=6))
+    stop = whole.text[-1]
+    [cut] = model.generate([CHAT], Sampling(max_tokens=6, stop=(stop,)))
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert whole.token_ids is not None
+    assert cut.token_ids is not None
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+    assert len(cut.token_ids) == len(cut.log_probs or ())
+
+
+def test_a_checkpoint_that_calls_tools(tmp_path: Path) -> None:
+    save_checkpoint(undecided(tmp_path, protocol="tool"), tmp_path / "model")
+    settings = dataclasses.replace(SETTINGS, max_new_tokens=40)
+    tasks = tasks_of(settings.env, "train", settings.env_args)[:4]
+    with FakeVLLM(tmp_path / "model") as server:
+        arguments = (f"base_url={server.url}",)
+        settings = dataclasses.replace(
+            settings, explore_with="openai:agent", explore_args=arguments
+        )
+        episodes = explore(tmp_path / "model", tasks, settings, tmp_path / "out")
+    checkpoint = load_checkpoint(tmp_path / "model", device="cpu")
+    assert any(episode.score for episode in episodes)
+    for episode in episodes:
+        assert episode.tools == [ACT]
+        sample = sample_of(episode, checkpoint)
+        assert sample.with_tools
+        assert sum(sample.mask) == sum(len(step.token_ids or ()) for step in episode.steps) > 0
 
 
 def test_a_server_without_token_ids_is_an_error(

@@ -276,7 +276,7 @@ def acting(template: str, protocol: Any) -> Checkpoint:
 
 
 def test_the_protocol_of_the_checkpoint_decides() -> None:
-    """Records that are older than the field `tools` do not tell it for an agent that called none."""
+    """A record that is older than the field `tools` does not tell it if the agent called none."""
     old = dataclasses.replace(silent(), tools=[])
     checkpoint = checkpoint_of("qwen2.5")
     assert encode_trajectory(old, checkpoint) != encode_trajectory(silent(), checkpoint)

@@ -146,13 +146,9 @@ def undecided(
     texts = ["Letters. OK Say a or b. Action: a Action: b Observation: You said ab."]
     if protocol == "tool":
         texts += ['{"name": "act", "arguments": {"action": "a"}}'] * 9
-    checkpoint = make_tiny(
-        texts,
-        size="nano",
-        vocab_size=300 if protocol != "tool" else 400,
-        prompts=write_prompts(folder),
-    )
-    checkpoint = replace(checkpoint, protocol=protocol)
+    vocab_size = 400 if protocol == "tool" else 300
+    tiny = make_tiny(texts, size="nano", vocab_size=vocab_size, prompts=write_prompts(folder))
+    checkpoint = replace(tiny, protocol=protocol)
     rows = [encode_trajectory(e, checkpoint, world=WORLD) for e in episodes]
     length = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (length - len(row.ids)) for row in rows])

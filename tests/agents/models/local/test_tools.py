@@ -15,10 +15,9 @@ if importlib.util.find_spec("transformers") is None:
 import torch
 import transformers
 
-from eto_agents.models.base import Sampling, complete
+from eto_agents.models.base import Completion, Sampling, complete
 from eto_agents.models.checkpoint import Checkpoint
 from eto_agents.models.control_tokens import control_ids
-from eto_agents.models.local.sampler import SampledReply
 from eto_agents.models.tiny import train_tokenizer
 from eto_agents.react.chat import encode
 from eto_agents.react.tools import ACT
@@ -96,8 +95,8 @@ def test_a_call_is_parsed_and_goes_on_as_it_was_sampled(template: str) -> None:
     letters = [token for c in "I look.\n" for token in plain_ids(checkpoint, c)]
     reply = [*letters, *written[1:]]
     text = checkpoint.tokenizer.decode(reply[:-1])
-    sampled = SampledReply(text, reply, [0.0] * len(reply), "stop", reply, 0)
-    model._encoder.add_reply(CHAT, sampled, CALLING, [ACT])
+    read = model._encoder.read(CHAT, Completion(text, reply), [ACT])
+    assert read.message == CALLING
     after = model._encoder.encode([*CHAT, CALLING, RESULT], [ACT])
     assert after[: len(prompt) + len(reply)] == prompt + reply
 

@@ -1,19 +1,21 @@
 """`ChatEncoder`: token ids of chats, in which each sampled reply has the ids it was sampled as.
 
 `eto_agents.react.chat` renders chats. Here are the caches between turns: the ids of texts, of whole
-chats and of replies.
+chats and of replies. Whether this process samples a reply or a server does makes no difference.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+from eto_agents.models.base import Completion
 from eto_agents.models.control_tokens import ids_in_context
-from eto_agents.models.local.sampler import SampledReply, Vocabulary
 from eto_agents.react.chat import encode
+from eto_agents.react.tool_calls import parse_reply, with_ids
 from eto_agents.strict_json import json_text
 from eto_agents.trajectory import Message, Tool
 
@@ -27,8 +29,13 @@ _MAX_TEXTS: Final = 8192
 class ChatEncoder:
     """Encodes chats with one tokenizer and template."""
 
-    def __init__(self, tokenizer: Any, template: str, vocabulary: Vocabulary) -> None:
+    def __init__(self, tokenizer: Any, template: str, end_ids: Container[int]) -> None:
         """Check that the tokenizer has the template's tokens.
+
+        Args:
+            tokenizer: a tokenizer of `transformers`.
+            template: the name of a chat template.
+            end_ids: tokens that end a turn.
 
         Raises:
             UnknownNameError: no such template, or the tokenizer lacks its tokens.
@@ -36,7 +43,7 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._caching = _CachingTokenizer(tokenizer)
         self._template = template
-        self._end_ids = vocabulary.end_ids
+        self._end_ids = end_ids
         encode([{"role": "user", "content": ""}], self._caching, template)  # raises if one lacks
         # For each chat that ends with a sampled reply: the ids of its replies, by position.
         self._replies: OrderedDict[_Key, dict[int, list[int]]] = OrderedDict()
@@ -66,25 +73,32 @@ class ChatEncoder:
             _put(self._ids, key, ids)
         return ids
 
-    def add_reply(
-        self,
-        messages: Sequence[Message],
-        sampled: SampledReply,
-        reply: Message,
-        tools: Sequence[Tool] = (),
-    ) -> None:
-        """Use the ids that a reply to a chat was sampled as, in all chats that continue it.
+    def read(
+        self, messages: Sequence[Message], sampled: Completion, tools: Sequence[Tool] = ()
+    ) -> Completion:
+        """Read the calls in a sampled reply, and use its ids in all chats that continue this one.
 
         Args:
-            messages: the chat.
-            sampled: the reply as it was sampled.
-            reply: the reply as the message that follows.
+            messages: the chat that was continued.
+            sampled: the reply as text, calls included, with the ids that it was sampled as.
             tools: what the model could call.
+
+        Returns:
+            The reply; its ids and log-probabilities are still those of all that was written.
         """
-        ids = ids_in_context(sampled.token_ids, sampled.text, self._tokenizer, self._end_ids)
+        reply = sampled
+        if tools:
+            text, functions = parse_reply(sampled.text, self._template)
+            calls = with_ids(functions, messages)
+            is_whole = calls and sampled.finish_reason == "stop"
+            reason = "tool_calls" if is_whole else sampled.finish_reason
+            reply = replace(sampled, text=text, tool_calls=calls, finish_reason=reason)
+        token_ids = sampled.token_ids or []
+        ids = ids_in_context(token_ids, sampled.text, self._tokenizer, self._end_ids)
         own = {} if ids is None else {len(messages): ids}
         known = self._sampled_ids(messages, _key(messages, tools))
-        _put(self._replies, _key([*messages, reply], tools), known | own)
+        _put(self._replies, _key([*messages, reply.message], tools), known | own)
+        return reply
 
     def _sampled_ids(self, messages: Sequence[Message], key: _Key) -> dict[int, list[int]]:
         """Ids of a chat's replies, by position, if all messages up to the last one are cached."""
