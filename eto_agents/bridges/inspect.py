@@ -32,8 +32,8 @@ from inspect_ai.util import LimitExceededError, registry_info
 
 from eto_agents.chat_episode import ChatEpisode
 from eto_agents.models.base import Sampling, find_stop
-from eto_agents.settings import ProtocolName
 from eto_agents.react.tools import ACT
+from eto_agents.settings import ProtocolName
 from eto_agents.trajectory import Message
 from eto_envs import task_sets
 from eto_envs.errors import EtoError

@@ -13,8 +13,7 @@ from tyro.conf import arg
 
 from eto_agents.arguments import checked_arguments
 from eto_agents.plain_text import printable
-from eto_agents.settings import ProtocolName
-from eto_agents.settings import Tracker, key_values
+from eto_agents.settings import ProtocolName, Tracker, key_values
 from eto_envs.errors import EtoError, UnknownNameError
 
 if TYPE_CHECKING:
