@@ -228,29 +228,43 @@ class SFT(FineTuning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exploring(Playing):
-    """How an agent plays to collect episodes of its own.
+class PlayingOnServer(Playing):
+    """How an agent plays in this process, or on a server.
 
     Attributes:
         explore_with: Server that plays: openai:NAME, which has to serve the current checkpoint
-            (vllm serve FOLDER). By default this process, or Ray's actors.
+            (vllm serve FOLDER; GRPO: with the flags that the documentation names, so that weights
+            can be sent to it). By default this process, or Ray's actors.
         explore_args: Further arguments for the server, such as base_url=http://localhost:8000/v1;
             values are JSON or plain text.
+    """
+
+    explore_with: str | None = None
+    explore_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        super().__post_init__()
+        key_values(self.explore_args)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploring(PlayingOnServer):
+    """How an agent plays to collect episodes of its own.
+
+    Attributes:
         ray: Play on a Ray cluster: local for one on this machine, or an address such as auto; all
             machines must see the model's folder. Episodes are the same as without.
         ray_actors: Number of Ray actors, each with the model and n-envs episodes at once. By
             default one per GPU of the cluster, or per core if it has none.
     """
 
-    explore_with: str | None = None
-    explore_args: tuple[str, ...] = ()
     ray: str | None = None
     ray_actors: int | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        key_values(self.explore_args)
         if self.ray_actors is not None:
             _check(self, positive=("ray_actors",))
 
@@ -384,7 +398,7 @@ class PPO(_OnPolicy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPO(_OnPolicy):
+class GRPO(PlayingOnServer, _OnPolicy):
     """GRPO on whole episodes, through TRL.
 
     Attributes:

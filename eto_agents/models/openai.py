@@ -81,6 +81,7 @@ class OpenAIModel:
         name: ``"openai:<model>"``.
         provenance: what replies depend on, without the server's address: a run may be resumed
             at another port.
+        base_url: the server's address, up to ``/v1``; empty if `offline`.
         max_context_tokens: the most tokens of a prompt and its reply, None if not known.
         totals: the usage of all completions so far, summed, with ``requests`` and ``errors``.
         concurrent: true: `generate` may be called from several threads at once.
@@ -173,7 +174,8 @@ class OpenAIModel:
         self._pacer = Pacer(0.0 if requests_per_minute is None else 60.0 / requests_per_minute)
         self._jitter = random.Random(0)  # spreads retries over time; no result depends on it
         self._lock = threading.Lock()
-        self._place, self._secrets = "", [""]
+        self.base_url = self._place = ""
+        self._secrets = [""]
         self._clients: Clients | None = None
         if not offline:
             self._clients = self._connect(base_url, api_key, timeout_s)
@@ -210,7 +212,8 @@ class OpenAIModel:
         )
         self._chat_type = self._openai.types.chat.ChatCompletion
         self._text_type = self._openai.types.Completion
-        self._place = urlsplit(str(client.base_url)).netloc.rpartition("@")[2]
+        self.base_url = str(client.base_url).rstrip("/")
+        self._place = urlsplit(self.base_url).netloc.rpartition("@")[2]
         clients = Clients(self._openai, client, self._concurrency)
         weakref.finalize(self, clients.close).atexit = False
         return clients

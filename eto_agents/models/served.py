@@ -36,6 +36,7 @@ class ServedCheckpoint:
         prompts: the prompts that the checkpoint was trained with.
         with_example: whether it was trained with the worked example.
         protocol: the protocol it was trained with; None if that is not known.
+        base_url: the server's address, up to ``/v1``.
         max_context_tokens: the most tokens of a prompt and its reply, None if not known.
         concurrent: its `generate` may be called from several threads.
 
@@ -71,6 +72,7 @@ class ServedCheckpoint:
         self.prompts = self._format.prompts
         self.with_example = self._format.with_example
         self.protocol = self._format.protocol
+        self.base_url = self._server.base_url
         self.max_context_tokens = self._server.max_context_tokens
         self._lock = threading.Lock()  # tokenizers are not made for several threads
         self._check_model(Path(folder))

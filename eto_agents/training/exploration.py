@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from eto_agents.distributed import Cluster
 from eto_agents.models.checkpoint import Checkpoint, acting, load_checkpoint
 from eto_agents.runs import RunFolder, once
-from eto_agents.settings import ETO, RFT, key_values
+from eto_agents.settings import ETO, RFT, PlayingOnServer, key_values
 from eto_agents.training.task_splits import mean_score, play
 
 if TYPE_CHECKING:
+    from eto_agents.models.served import ServedCheckpoint
+    from eto_agents.policies.react import ReActPolicy
     from eto_agents.policy import Policy
     from eto_agents.trajectory import Trajectory
     from eto_envs.tasks import Task
@@ -90,11 +92,20 @@ def _agent(model: str, settings: ETO | RFT, temperature: float) -> Policy:
     if settings.explore_with is None:
         return open_checkpoint(model, settings).policy(settings, temperature=temperature)
     from eto_agents.models.served import ServedCheckpoint
-    from eto_agents.policies.react import ReActPolicy
 
     arguments = key_values(settings.explore_args)
+    served = ServedCheckpoint(model, settings.explore_with, **arguments)
+    return served_policy(served, settings, temperature)
+
+
+def served_policy(
+    served: ServedCheckpoint, settings: PlayingOnServer, temperature: float
+) -> ReActPolicy:
+    """The agent of a checkpoint behind a server, as `Checkpoint.policy` is that of a local one."""
+    from eto_agents.policies.react import ReActPolicy
+
     return ReActPolicy(
-        ServedCheckpoint(model, settings.explore_with, **arguments),
+        served,
         protocol=settings.protocol,
         world=settings.world,
         temperature=temperature,

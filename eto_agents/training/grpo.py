@@ -5,12 +5,15 @@
                          deviation; the same for all of the episode's tokens
             policy    <- `epochs` steps of the clipped surrogate with a KL penalty to the SFT policy
 
-Follows DeepSeekMath, arXiv 2402.03300. The loss is on the agent's tokens only. TRL (1.16) calls
+Follows DeepSeekMath, arXiv 2402.03300. The loss is on the agent's tokens only. With `explore_with`
+a vLLM server plays, to which TRL sends the weights before every update. TRL (1.16) calls
 `rollout_func` experimental.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 import statistics
 import tempfile
@@ -36,14 +39,17 @@ from eto_agents.models.checkpoint import (
 from eto_agents.processes import n_processes
 from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
-from eto_agents.settings import GRPO, Playing, SettingsError
+from eto_agents.settings import GRPO, Playing, SettingsError, key_values
 from eto_agents.training.cpu_head import restore_head
 from eto_agents.training.episodes import can_be_learned_from, sample_of
+from eto_agents.training.exploration import served_policy
 from eto_agents.training.task_splits import playing_tasks
 from eto_agents.training.trl import Trained, largest_divisor, newest_state, step_of, train_from
 from eto_envs.errors import DataError
 
 if TYPE_CHECKING:
+    from eto_agents.models.served import ServedCheckpoint
+    from eto_agents.policy import Policy
     from eto_agents.trajectory import Trajectory
     from eto_envs.tasks import Task
 
@@ -61,6 +67,8 @@ def grpo(model: str | Path, settings: GRPO, *, out: Path) -> Trained:
     Raises:
         DataNotFoundError: there is no such model.
         DataError: there are fewer tasks than an update needs.
+        SettingsError: a server is to play, and TRL cannot send it the weights from here.
+        BackendError: that server does not answer, or has another model.
         RunMismatchError: the folder holds a run with different settings or another model.
     """
     tasks = playing_tasks(settings).train
@@ -87,15 +95,21 @@ def _fit(
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
     checkpoint = acting(checkpoint, settings.protocol)
+    served = _open_server(model, checkpoint, settings)
+    make_policy = None
+    if served is not None:
+        make_policy = functools.partial(served_policy, served, settings)
     with without_bars():
         with _loadable(checkpoint.model):
             trainer = GRPOTrainer(
                 model=checkpoint.model,
                 reward_funcs=score,
-                args=_config(settings, run.work, checkpoint.model.device.type == "cpu"),
+                args=_config(settings, run.work, checkpoint.model, served),
                 train_dataset=Dataset.from_dict({"prompt": [task.id for task in tasks]}),
                 processing_class=checkpoint.tokenizer,
-                rollout_func=rollout_func(checkpoint, settings, tasks, seed=settings.seed),
+                rollout_func=rollout_func(
+                    checkpoint, settings, tasks, seed=settings.seed, make_policy=make_policy
+                ),
             )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_RunLog(run, settings))
@@ -119,8 +133,43 @@ def _fit(
     }
 
 
+def _open_server(
+    model: str | Path, checkpoint: Checkpoint, settings: GRPO
+) -> ServedCheckpoint | None:
+    """The server that plays; None if this process does.
+
+    Raises:
+        SettingsError: TRL cannot send the weights to a server from here.
+        BackendError: the server does not answer, or has another model.
+    """
+    if settings.explore_with is None:
+        return None
+    _check_weights_can_be_sent(checkpoint.model.device.type)
+    from eto_agents.models.served import ServedCheckpoint
+
+    return ServedCheckpoint(model, settings.explore_with, **key_values(settings.explore_args))
+
+
+def _check_weights_can_be_sent(device: str) -> None:
+    if device != "cuda":
+        raise SettingsError(
+            f"explore_with needs a GPU here, and the model is on {device!r}: TRL sends the weights "
+            "to the server over NCCL. Without explore_with, this process plays"
+        )
+    if importlib.util.find_spec("vllm") is None:
+        raise SettingsError(
+            "explore_with needs vLLM beside the trainer, too, which sends the weights to the "
+            "server with it: pip install 'trl[vllm]'"
+        )
+
+
 def rollout_func(
-    checkpoint: Checkpoint, playing: Playing, tasks: Iterable[Task], *, seed: int = 0
+    checkpoint: Checkpoint,
+    playing: Playing,
+    tasks: Iterable[Task],
+    *,
+    seed: int = 0,
+    make_policy: Callable[[float], Policy] | None = None,
 ) -> Callable[[Sequence[str], Any], dict[str, list[Any]]]:
     """Make the function with which a `GRPOTrainer` of TRL plays its episodes.
 
@@ -129,12 +178,14 @@ def rollout_func(
         playing: how it plays.
         tasks: the tasks, whose ids are the trainer's prompts.
         seed: seed of the episodes.
+        make_policy: makes the agent for a temperature; by default the checkpoint's.
 
     Returns:
         A function of the prompts, one for each episode, and the trainer. Its result has the field
         `score`, too, for the reward function `score`.
     """
     by_id = {task.id: task for task in tasks}
+    make = make_policy or (lambda t: checkpoint.policy(playing, temperature=t))
 
     def rollout(task_ids: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
         # Seeds depend on the update's number only, so that a resumed run plays the same episodes.
@@ -142,7 +193,7 @@ def rollout_func(
         accelerator, n = trainer.accelerator, len(task_ids)
         first = (seed * 1_000_003 + update) * n * accelerator.num_processes
         first += n * accelerator.process_index
-        policy = checkpoint.policy(playing, temperature=trainer.temperature)
+        policy = make(trainer.temperature)
         jobs = [Job(by_id[task_id], first + i) for i, task_id in enumerate(task_ids)]
         env_args = playing.env_args | {"split": playing.split}
         env = make_batch(playing.env, policy, playing.n_envs, env_args)
@@ -206,7 +257,7 @@ class _RunLog(TrainerCallback):  # type: ignore[misc]
             report(self._run.folder.name, update, self._settings.n_updates, "updates", figures)
 
 
-def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
+def _config(settings: GRPO, work: Path, model: Any, served: ServedCheckpoint | None) -> GRPOConfig:
     share, rest = divmod(settings.n_episodes, n_processes())
     if rest:
         raise SettingsError(
@@ -227,7 +278,7 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
         beta=settings.kl_weight,
         epsilon=settings.clip,
         max_grad_norm=settings.max_grad_norm,
-        use_cpu=on_cpu,
+        use_cpu=model.device.type == "cpu",
         bf16=False,
         logging_steps=1,
         save_strategy="steps" if settings.save_every else "no",
@@ -236,7 +287,15 @@ def _config(settings: GRPO, work: Path, on_cpu: bool) -> GRPOConfig:
         report_to="none",  # `RunFolder.log` reports
         disable_tqdm=True,
         seed=settings.seed,
+        **_server_arguments(served),
     )
+
+
+def _server_arguments(served: ServedCheckpoint | None) -> dict[str, Any]:
+    if served is None:
+        return {}
+    url = served.base_url.removesuffix("/v1")
+    return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": url}
 
 
 def _row(episode: Trajectory, checkpoint: Checkpoint, world: str | None) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from eto_agents.models import Sampling
 from eto_agents.models.checkpoint import load_checkpoint
@@ -21,6 +24,8 @@ class FakeVLLM:
         bodies: the requests so far.
         tells_ids: whether it returns token ids when it is asked to.
         root: the folder that it says it has.
+        paths: the paths of the requests for new weights so far.
+        tensors: puts the weights here that a trainer sends past HTTP, after it has announced them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,6 +34,8 @@ class FakeVLLM:
         self.root: str | None = str(folder)
         self.bodies: list[dict[str, Any]] = []
         self.tells_ids = True
+        self.paths: list[str] = []
+        self.tensors: queue.Queue[dict[str, torch.Tensor]] = queue.Queue()
         self._lock = threading.Lock()
         outer = self
 
@@ -36,12 +43,20 @@ class FakeVLLM:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                if self.path == "/health":
+                    return self.send({})
+                if self.path.startswith("/server_info"):
+                    return self.send({"vllm_config": outer.info})
                 entry = {"id": "agent", "object": "model", "created": 1, "owned_by": "vllm"}
-                self.send({"object": "list", "data": [entry | {"root": outer.root}]})
+                return self.send({"object": "list", "data": [entry | {"root": outer.root}]})
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
                 with outer._lock:
+                    if not self.path.startswith("/v1/"):
+                        outer.paths.append(self.path)
+                        outer.prepare(self.path, body)
+                        return self.send({"success": True})
                     outer.bodies.append(body)
                     self.send(outer.answer(self.path, body))
 
@@ -66,6 +81,22 @@ class FakeVLLM:
     def __exit__(self, *_: object) -> None:
         self.http.shutdown()
         self.http.server_close()
+
+    info: dict[str, Any] = {  # noqa: RUF012 (a constant)
+        "weight_transfer_config": {"backend": "nccl"},
+        "model_config": {"logprobs_mode": "processed_logprobs"},
+    }
+
+    def prepare(self, path: str, body: dict[str, Any]) -> None:
+        """Take new weights: those that are announced, in this order."""
+        if path != "/update_weights":
+            return
+        sent = self.tensors.get(timeout=30)
+        assert list(sent) == body["update_info"]["names"]
+        parameters = dict(self.checkpoint.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in sent.items():
+                parameters[name].copy_(tensor)
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path == "/v1/completions"
