@@ -48,6 +48,17 @@ def split_jobs(
     return finished, waiting
 
 
+def played_job(
+    split: str, jobs: Iterable[Job], finished: Mapping[EpisodeKey, Trajectory]
+) -> Job | None:
+    """The first job whose episode was played to its end or limit; None if there is none."""
+    for job in jobs:
+        episode = finished.get(job.key(split))
+        if episode is not None and episode.status in PLAYED and episode.steps:
+            return job
+    return None
+
+
 def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
     store: TrajectoryStore,
     policy: Policy | Cluster,
@@ -59,6 +70,7 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
     env_args: Mapping[str, Any],
     on_end: Callable[[Trajectory | EpisodeSummary], None],
     action_timeout_s: float | None = None,
+    known_to_work: Job | None = None,
 ) -> dict[EpisodeKey, Trajectory]:
     """Play jobs, many at once; each episode is on file before `on_end` is called with it.
 
@@ -73,6 +85,8 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
         on_end: called with every episode that has ended.
         action_timeout_s: seconds an agent may take to decide before its episode ends as
             `agent_error`; None sets no limit.
+        known_to_work: an episode of the run that has been played (`played_job`), so that tasks that
+            alone are refused do not stop the run for ever. A cluster does without.
 
     Returns:
         The episodes by key.
@@ -95,7 +109,14 @@ def play_into(  # noqa: PLR0913 (each is a separate choice of the caller)
         return {key: episode for key, episode in store.latest().items() if key in played}
     ended: dict[EpisodeKey, Trajectory] = {}
     env = make_batch(env_id, policy, min(n_envs, len(jobs)), {**env_args, "split": split})
-    rollouts = Rollouts(policy, env, jobs, action_timeout_s=action_timeout_s, is_whole_run=True)
+    rollouts = Rollouts(
+        policy,
+        env,
+        jobs,
+        action_timeout_s=action_timeout_s,
+        is_whole_run=True,
+        known_to_work=known_to_work,
+    )
     try:
         for trajectory in rollouts:
             store.append(trajectory)

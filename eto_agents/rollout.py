@@ -107,6 +107,7 @@ class Rollouts:
         env_retries: int = 2,
         action_timeout_s: float | None = None,
         is_whole_run: bool = False,
+        known_to_work: Job | None = None,
     ) -> None:
         """Prepare to play.
 
@@ -120,6 +121,9 @@ class Rollouts:
                 `agent_error` (`eto_agents.policy.with_time_limit`); None sets no limit.
             is_whole_run: whether `jobs` are all there is to play: then fewer failures than
                 `ENOUGH_FAILURES` stop the run if nothing else is left.
+            known_to_work: an episode that the agent has played before. If all others fail, its
+                first decision is asked for again: it tells whether the agent has stopped working,
+                or only the tasks that are left are refused.
         """
         self._policy = with_time_limit(policy, action_timeout_s)
         free = is_concurrent(self._policy)
@@ -133,6 +137,7 @@ class Rollouts:
         self._n_enough = max(env.num_envs, ENOUGH_FAILURES)
         if is_whole_run:
             self._n_enough = min(self._n_enough, len(self._waiting))
+        self._known_to_work = known_to_work
         self._held_back: list[Trajectory] = []
         self._live: dict[int, LiveEpisode] = {}
         self._n_tries: dict[int, int] = {}  # of the live episodes, by slot
@@ -226,6 +231,9 @@ class Rollouts:
         errors = [episode.error for episode in self._held_back if not episode.steps]
         if len(errors) < max(self._n_enough, 1):
             return
+        if self._works_elsewhere():
+            self._release()
+            return
         error = " ".join(errors[0].split())
         if len(error) > _MAX_ERROR_CHARS:
             error = error[:_MAX_ERROR_CHARS] + "…"
@@ -234,6 +242,21 @@ class Rollouts:
             f"{error}. Correct the cause, such as the API key, the model's name or the server's "
             "address, and rerun the command to resume; these episodes will be played again"
         )
+
+    def _works_elsewhere(self) -> bool:
+        """Whether the agent still decides in an episode that it has played before."""
+        if self._known_to_work is None or len(self._live) == self._env.num_envs:
+            return False
+        slot = next(slot for slot in range(self._env.num_envs) if slot not in self._live)
+        episode = LiveEpisode(
+            self._sub(slot), self._known_to_work, env_id=self._env_id, policy=self._name
+        )
+        try:
+            episode.begin()
+        except Exception as error:  # noqa: BLE001 (whatever an environment raises)
+            logger.warning("task %s: %s", self._known_to_work.task.id, describe(error))
+            return False
+        return not _decide(self._policy, {slot: episode})[slot].error
 
     def _env_failed(self, episode: LiveEpisode, n_tries: int, error: Exception) -> None:
         """Restart the episode, or end it as `env_error` after too many attempts."""

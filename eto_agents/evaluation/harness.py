@@ -17,7 +17,7 @@ from typing import Any
 
 from eto_agents.console import Episodes, Progress
 from eto_agents.distributed import Cluster, about
-from eto_agents.episodes import FINAL, play_into, split_jobs
+from eto_agents.episodes import FINAL, play_into, played_job, split_jobs
 from eto_agents.evaluation import provenance
 from eto_agents.evaluation.reporting import Reporter
 from eto_agents.evaluation.results import (
@@ -222,6 +222,7 @@ class _Run:
             env_args=self.env_args,
             on_end=on_end,
             action_timeout_s=self.action_timeout_s,
+            known_to_work=played_job(tasks.split, jobs, finished),
         )
         return self._summarise(tasks, finished.values(), len(jobs))
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from eto_agents.console import Episodes, Progress
 from eto_agents.distributed import Cluster
-from eto_agents.episodes import play_into, split_jobs
+from eto_agents.episodes import play_into, played_job, split_jobs
 from eto_agents.policy import Policy
 from eto_agents.processes import is_main_process
 from eto_agents.rollout import jobs_of, open_task_set
@@ -157,6 +157,7 @@ def play(
                 n_envs=n_envs,
                 env_args=env_args or {},
                 on_end=on_end,
+                known_to_work=played_job(split, jobs, finished),
             )
     return [finished[key] for key in keys if key in finished]
 

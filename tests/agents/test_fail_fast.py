@@ -144,6 +144,33 @@ def test_a_rerun_resumes(concurrent: bool, tmp_path: Path) -> None:
     assert 0 < n_before < len(episodes) == 20
 
 
+@both_ways
+@pytest.mark.parametrize("n_refused", [1, 3])
+def test_a_rerun_in_which_only_refused_tasks_are_left_ends(
+    n_refused: int, concurrent: bool, tmp_path: Path
+) -> None:
+    refused = [f"room{i}" for i in (6, 5, 4)][:n_refused]
+    policy: Any = None
+
+    def run(decide: Callable[[str, int, int], Decision], n_tasks: int | None = None) -> Any:
+        nonlocal policy
+        policy = Model(decide, concurrent=concurrent)
+        return evaluate(
+            policy, CORRIDOR, ("seen",), seeds=range(3), out=tmp_path, n_envs=3, n_tasks=n_tasks
+        )
+
+    def decide(task: str, turn: int, n: int) -> Decision:
+        return WRONG_KEY if task in refused else EAST
+
+    run(decide, n_tasks=5 - n_refused)
+    with pytest.raises(AgentFailedError):  # the key has become wrong meanwhile
+        run(lambda *_: WRONG_KEY)
+    statuses = run(decide).splits["seen"].statuses
+    assert statuses == {"completed": 3 * (5 - n_refused), "agent_error": 3 * n_refused}
+    # Nothing but the first decision of an episode on file has been asked for again.
+    assert 1 <= policy.n_decisions - 3 * n_refused <= 2
+
+
 def test_a_collection_and_an_exploration_stop_too(tmp_path: Path) -> None:
     broken = Model(lambda *_: WRONG_KEY, concurrent=False)
     with pytest.raises(AgentFailedError):
