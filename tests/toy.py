@@ -68,10 +68,17 @@ class CorridorEnv(TextEnv):
 
 
 class BrokenEnv(CorridorEnv):
-    """A corridor that fails at the first step."""
+    """Of its corridors the first fails at its first step, and the last cannot be entered."""
+
+    def _start(self, task: Task) -> str:
+        if task.id == "room6":
+            raise OSError("no world")
+        return super()._start(task)
 
     def _advance(self, action: str) -> Advance:
-        raise OSError("the world ended")
+        if self._length == 2:
+            raise OSError("the world ended")
+        return super()._advance(action)
 
 
 def corridor_vector_env(**kwargs: Any) -> TextVectorEnv:

@@ -19,8 +19,9 @@ def act_in(episode: ChatEpisode) -> Callable[[str], str]:
         episode: one with the protocol ``"tool"``.
 
     Returns:
-        The function. It returns the observation, which says so when the episode is over, and after
-        that nothing else. It raises `BackendError` if the environment fails.
+        The function. It returns the observation, and from the end of the episode on a sentence that
+        says so: the last observation may state the score. It raises `BackendError` if the
+        environment fails.
 
     Raises:
         ValueError: the episode has another protocol.
@@ -34,9 +35,7 @@ def act_in(episode: ChatEpisode) -> Callable[[str], str]:
         Args:
             action: One command, in the form that the instruction describes.
         """
-        was_over = episode.over
         turn = episode.reply({"tool_calls": [call_of(action, "call")]})
-        text = turn.messages[0]["content"]
-        return f"{text}\n{OVER}" if turn.over and not was_over else text
+        return OVER if turn.over else turn.messages[0]["content"]
 
     return act

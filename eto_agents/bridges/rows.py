@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eto_agents.chat_episode import ChatEpisode
-from eto_envs import task_sets
-from eto_envs.tasks import find_task_set
+from eto_agents.rollout import open_task_set
 
 
 def task_rows(
@@ -42,7 +41,7 @@ def task_rows(
         gymnasium.error.Error: there is no such environment.
         UnknownNameError: there is no such split or dataset.
     """
-    tasks = find_task_set(task_sets(env_id, **env_args), split)
+    tasks = open_task_set(env_id, split, env_args)
     options = {"split": split, "prompts": prompts, "with_example": with_example, **env_args}
     if world is not None:
         options["world"] = world

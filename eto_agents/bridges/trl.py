@@ -25,10 +25,9 @@ from gymnasium.error import ResetNeeded
 from eto_agents.chat_episode import ChatEpisode
 from eto_agents.react.protocols import OVER, call_of
 from eto_agents.react.tools import ACT
+from eto_agents.rollout import open_task_set
 from eto_agents.trajectory import with_objects
-from eto_envs import task_sets
 from eto_envs.errors import BackendError, require
-from eto_envs.tasks import TaskSet, find_task_set
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoint import Checkpoint
@@ -65,7 +64,7 @@ def environment_factory(
         gymnasium.error.Error: there is no such environment.
         UnknownNameError: there is no such split or dataset.
     """
-    _tasks(env_id, split, env_args)  # which checks them
+    open_task_set(env_id, split, env_args)  # which checks them
     prompt_args = {"prompts": prompts, "with_example": with_example, "world": world}
     return _Factory(env_id, {"split": split, **prompt_args, **env_args})
 
@@ -195,7 +194,7 @@ def train_dataset(
         MissingExtraError: TRL is not installed.
     """
     datasets = require("datasets", extra="train")
-    tasks = _tasks(env_id, split, env_args)
+    tasks = open_task_set(env_id, split, env_args)
     with ChatEpisode(
         env_id,
         0,
@@ -233,10 +232,6 @@ def rollout_func(
     from eto_agents.training.task_splits import playing_tasks
 
     return make(checkpoint, playing, playing_tasks(playing).train, seed=seed)
-
-
-def _tasks(env_id: str, split: str, env_args: Mapping[str, Any]) -> TaskSet:
-    return find_task_set(task_sets(env_id, **env_args), split)
 
 
 def _hugging_face(message: Message) -> dict[str, Any]:

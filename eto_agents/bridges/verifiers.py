@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from eto_agents.chat_episode import ChatEpisode
-from eto_envs import task_sets
+from eto_agents.rollout import open_task_set
 from eto_envs.errors import require
-from eto_envs.tasks import find_task_set
 
 require("verifiers.v1", extra="verifiers")
 
@@ -79,7 +78,7 @@ class WorldTaskset(vf.Taskset[WorldTask, WorldTasksetConfig]):
         env_args = dict(config.env_args)
         if config.dataset is not None:
             env_args["dataset"] = config.dataset
-        tasks = find_task_set(task_sets(config.env_id, **env_args), config.split)
+        tasks = open_task_set(config.env_id, config.split, env_args)
         options = {
             "split": config.split,
             "prompts": config.prompts,

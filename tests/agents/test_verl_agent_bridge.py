@@ -148,7 +148,7 @@ def test_an_episode_that_is_over_stays_as_it_is() -> None:
 
 def test_what_goes_wrong_raises() -> None:
     manager = WorldEnvironmentManager(BROKEN, n_tasks=2, **OF_TOYS)
-    manager.reset()
+    manager.reset(kwargs=[{"task": "room2"}, {"task": "room3"}])
     with pytest.raises(BackendError, match="the world ended"):
         manager.step(["Action: go"] * 2)
     with pytest.raises(ValueError, match="1 replies for 2 episodes"):

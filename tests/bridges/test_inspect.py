@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import pytest
 from inspect_ai import Task
 from inspect_ai import eval as inspect_eval
@@ -30,7 +29,7 @@ from eto_envs import task_sets
 from eto_envs.errors import UnknownNameError
 from tests.agents import shopper
 from tests.test_docs import ROOT, examples
-from tests.toy import CorridorEnv
+from tests.toy import BROKEN
 
 pytestmark = [  # of Inspect's own making
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -173,23 +172,12 @@ def test_a_reply_ends_before_an_observation_of_its_own(tmp_path: Path) -> None:
     assert not any("Bought!" in message.text for message in log.samples[0].messages)
 
 
-class BrokenCorridor(CorridorEnv):
-    """Cannot be left by its third room."""
-
-    def _advance(self, action: str) -> Any:
-        if self._length == 4:
-            raise OSError("the world ended")
-        return super()._advance(action)
-
-
 @pytest.fixture
-def corridors() -> Iterator[Task]:
-    """The tasks of a world of which one fails."""
-    name = "eto-test/BrokenCorridor-v0"
-    gym.register(name, entry_point=BrokenCorridor)
-    samples = [Sample(input="", id=f"room{n}") for n in (2, 3, 4)]
-    yield Task(MemoryDataset(samples), solver=chat_episode(name, **PROMPTED), scorer=final_score())
-    del gym.registry[name]
+def corridors() -> Task:
+    """The tasks of a world of which the last fails."""
+    samples = [Sample(input="", id=f"room{n}") for n in (3, 4, 2)]
+    solver = chat_episode(BROKEN, **PROMPTED)
+    return Task(MemoryDataset(samples), solver=solver, scorer=final_score())
 
 
 def east(_: str) -> ModelOutput:

@@ -32,7 +32,7 @@ from eto_envs import task_sets
 from eto_envs.errors import DataError, UnknownNameError
 from tests.agents import shopper
 from tests.test_docs import ROOT, examples
-from tests.toy import CORRIDOR, CorridorEnv
+from tests.toy import BROKEN, CORRIDOR
 
 WEBSHOP = "ETO-WebShop-v0"
 COMMAND = "serve mcp --env ETO-WebShop-v0 --dataset mini --split seen --prompts brief"
@@ -443,44 +443,22 @@ HANDSHAKE: list[dict[str, Any]] = [
 ]
 
 
-class BrokenCorridor(CorridorEnv):
-    """Fails at the first step in its third task, and at once in its fourth."""
-
-    def _start(self, task: Any) -> str:
-        if task.id == "room5":
-            raise OSError("no world")
-        return super()._start(task)
-
-    def _advance(self, action: str) -> Any:
-        if self._length == 4:
-            raise OSError("the world ended")
-        return super()._advance(action)
-
-
-@pytest.fixture
-def broken() -> Iterator[str]:
-    name = "eto-test/BrokenCorridor-v0"
-    gym.register(name, entry_point=BrokenCorridor)
-    yield name
-    del gym.registry[name]
-
-
-async def test_a_world_that_fails(broken: str, tmp_path: Path, toy: dict[str, Any]) -> None:
-    async with in_process(broken, tmp_path, **toy) as (client, _):
-        begun = await call(client, "reset", task="room4")
+async def test_a_world_that_fails(tmp_path: Path, toy: dict[str, Any]) -> None:
+    async with in_process(BROKEN, tmp_path, **toy) as (client, _):
+        begun = await call(client, "reset", task="room2")
         with pytest.raises(Refused, match="does not count"):
             await call(client, "act", episode=begun["episode"], action="east")
         with pytest.raises(Refused, match=re.escape(OVER)):
             await call(client, "act", episode=begun["episode"], action="east")
         for _ in range(3):
             with pytest.raises(Refused, match="has not begun"):
-                await call(client, "reset", task="room5")
-        await call(client, "reset", task="room2")
+                await call(client, "reset", task="room6")
+        await call(client, "reset", task="room3")
     assert [(e.task_id, e.status) for e in stored(tmp_path)] == [
-        ("room4", "env_error"),
-        ("room2", "cancelled"),
+        ("room2", "env_error"),
+        ("room3", "cancelled"),
     ]
-    with open_episodes(broken, out=tmp_path, **toy) as episodes:  # both can be played again
+    with open_episodes(BROKEN, out=tmp_path, **toy) as episodes:  # both can be played again
         assert [job.task.id for job in episodes._waiting] == [f"room{n}" for n in range(2, 7)]
 
 
