@@ -33,7 +33,7 @@ $(BIN)/hatchling:
 	$(PYTHON) -m venv $(VENV)
 	$(call install,pip hatchling editables,--upgrade)
 
-$(BIN)/eto: $(BIN)/hatchling pyproject.toml $(LOCK)
+$(BIN)/eto: $(LOCK) $(BIN)/hatchling pyproject.toml
 	$(call install,'.[scienceworld]',--no-build-isolation -e)
 	@touch $@
 
@@ -63,7 +63,7 @@ $(BIN)/pytest: $(BIN)/eto
 	@touch $@
 
 test: $(BIN)/pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 lint: $(BIN)/pytest
 	$(BIN)/ruff check .
@@ -86,13 +86,14 @@ lock:
 		$(COMPILE) --extra alfworld --universal --python-version 3.10 | grep -Ev '$(OF_TORCH)' >$(LOCK).new
 	mv $(LOCK).new $(LOCK)
 
-# What pyproject.toml allows at least; `make test LOCK=requirements.lowest` runs the suite with it.
-# pip stays free: the lowest of it runs on no Python of today.
-requirements.lowest: pyproject.toml
+# The newest versions, and the lowest that pyproject.toml allows: `make test LOCK=requirements.lowest`
+# runs the suite with them. pip stays free: the lowest of it runs on no Python of today.
+requirements.newest requirements.lowest: pyproject.toml
 	@$(MAKE) --no-print-directory LOCK= $(BIN)/hatchling
 	$(PIP) install --quiet --upgrade uv
 	printf '%s\n' 'hatchling>=1.26' '$(firstword $(TORCH))' | \
-		$(COMPILE) --resolution lowest-direct | grep -Ev '$(OF_TORCH)' >$@.new
+		$(COMPILE) --resolution $(if $(filter %.lowest,$@),lowest-direct,highest) | \
+		grep -Ev '$(OF_TORCH)' >$@.new
 	mv $@.new $@
 
 clean:

@@ -5,9 +5,11 @@
 # runs, or the tests that its line `# tests: A B` names. With the line `# on top of .venv`, the packages
 # are laid over that environment (or $VENV), which has the extra train, without what they require.
 # Without arguments all environments are tested; `tests/bridges/run.sh inspect mcp` tests two.
-# They are kept in $BRIDGES_DIR (by default .bridges) and reused while NAME.txt is the same.
+# They are kept in $BRIDGES_DIR (by default .bridges) and reused while NAME.txt is the same. uv makes them,
+# which takes seconds where pip takes minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+uv=$(PATH=$PATH:${VENV:-.venv}/bin command -v uv) || { echo "needs uv: pip install uv" >&2; exit 1; }
 mkdir -p "${BRIDGES_DIR:-.bridges}"
 folder=$(cd "${BRIDGES_DIR:-.bridges}" && pwd)
 # What other projects deprecate is reported; what it breaks fails.
@@ -28,16 +30,16 @@ for name in "${names[@]}"; do
         path=$PWD:$packages
     else
         python=$packages/bin/python
-        make=("${PYTHON:-python3}" -m venv "$packages")
+        make=("$uv" venv --quiet --python "${PYTHON:-python3}" "$packages")
         install=(-e . pytest pytest-timeout hypothesis)
-        update=("$python" -m pip install --quiet --no-deps -e .)
+        update=("$uv" pip install --quiet --python "$python" --no-deps -e .)
         path=$PWD
     fi
     if ! cmp -s "$requirements" "$packages/installed.txt"; then
         echo "installing what the tests of $name need"
         rm -rf "$packages"
         "${make[@]}" || { echo "no environment for $name: $python" >&2; exit 1; }
-        "$python" -m pip install --quiet "${install[@]}" -r "$requirements"
+        "$uv" pip install --quiet --python "$python" "${install[@]}" -r "$requirements"
         cp "$requirements" "$packages/installed.txt"
     elif [ pyproject.toml -nt "$packages/installed.txt" ]; then  # the entry points may have changed
         "${update[@]}"
