@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 import shlex
@@ -84,6 +85,51 @@ def test_generated_pages_are_current() -> None:
         check=False,
     )
     assert done.returncode == 0, f"run `python docs/generate.py`: {done.stdout}{done.stderr}"
+
+
+def test_one_version() -> None:
+    stated = [
+        re.search(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+        for file, pattern in (
+            ("pyproject.toml", r'^version = "(.+)"'),
+            ("eto_envs/__init__.py", r'^__version__ = "(.+)"'),
+            ("CITATION.cff", r"^version: (.+)"),
+        )
+    ]
+    assert len({found[1] for found in stated if found}) == 1
+    assert all(stated)
+
+
+MESSAGE = re.compile(r"^```text\n(.*?)\n```", re.MULTILINE | re.DOTALL)
+
+
+def texts_of_code() -> Iterator[str]:
+    """Every string in the packages, with `…` in place of values."""
+    for package in ("eto_envs", "eto_agents"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+                    yield "".join(map(str, parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def unknown_messages(page: str) -> list[str]:
+    """The error messages of a page that have a part that the code does not contain."""
+    code = "\n".join(texts_of_code())
+    return [
+        message
+        for message in MESSAGE.findall(page)
+        if not all(part.strip() in code for part in message.split("…"))
+    ]
+
+
+def test_messages_of_the_troubleshooting_page_exist() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert len(MESSAGE.findall(page)) > 15
+    assert unknown_messages(page) == []
+    assert unknown_messages("```text\nno such message\n```\n") == ["no such message"]
 
 
 CONSOLE = re.compile(r"^```(?:console|shell)?\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -72,7 +72,7 @@ class World:
 
     Attributes:
         env: environment id.
-        dataset: mini, an official name, or a folder with the official files.
+        dataset: the dataset: mini, an official name, or a folder with the official files.
         prompt: world or variant whose prompt is used; by default the environment's.
         n_rounds: generate a mini dataset with this many times its number of train tasks. The tasks
             of further rounds are in additional rooms (ALFWorld), or are requests in other words for
@@ -93,7 +93,7 @@ class Model:
         name: a checkpoint's folder or name, or "tiny:SIZE" for a new model.
         vocab_size: vocabulary size of a new tiny model's tokenizer, not counting item codes.
         template: chat template; by default the model's.
-        prompts: own, published, brief or a TOML file; by default the model's.
+        prompts: prompts of the agent: own, published, brief or a TOML file; by default the model's.
         with_example: whether the prompt contains the worked example; by default as stored with the
             model.
         dtype: data type of the weights.
@@ -142,7 +142,7 @@ class Expert:
         policy: the policy's name.
         policy_args: keyword arguments of the policy, such as the rates of its flaws.
         thoughts: style of the thoughts that are added to its actions.
-        n_tasks: use only the first this many train tasks, for the expert and for exploration.
+        n_tasks: use only the first N train tasks, for the expert and for exploration.
         n_samples: trajectories per task.
         min_score: minimum final score of a trajectory to train on, in [0, 1].
     """
@@ -174,7 +174,7 @@ class Evaluation:
 
     Attributes:
         splits: the splits to play.
-        n_tasks: play only the first this many tasks of each split.
+        n_tasks: play only the first N tasks of each split.
     """
 
     splits: tuple[str, ...] = ("seen", "unseen")
@@ -213,7 +213,7 @@ class Recipe:
     Attributes:
         name: the file's name.
         about: a description in one line.
-        methods: the rows of the table, keys of `METHODS`.
+        methods: the rows of the table.
         seeds: everything is run once for each seed.
         n_processes: number of runs (a world with a seed) that are executed in parallel.
         n_threads: threads of each process; 0 leaves the number to torch.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 import time
@@ -314,6 +316,33 @@ def test_hostile_texts_are_shown_and_not_run(browser: Any, run: Path, tmp_path: 
         "document.body.append(script);"
     )
     assert browser.execute_script("return window.hacked") is None
+
+
+def test_screenshot(browser: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Two agents in the shop; `--screenshots docs` writes the picture of the README."""
+    runs = [tmp_path / "sloppy-expert", tmp_path / "expert"]
+    for run in runs:
+        shop = {"dataset": "mini"}
+        evaluate(run.name, "ETO-WebShop-v0", ("seen",), n_tasks=40, out=run, env_args=shop)
+    write_replay(runs, tmp_path / "page.html")
+    mistakes = read_log(runs[0]).episodes
+    task = next(t.task_id for t in mistakes if t.status == "completed" and t.score < 0.8)
+    size = {"width": 1360, "height": 820, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        screen = Screen(browser, tmp_path / "page.html", f"#task={task}&split=seen&step=2")
+        screen.press("s")
+        assert len(screen.all(".head h2")) == 2
+        picture = base64.b64decode(browser.get_screenshot_as_base64())
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert 20e3 < len(picture) < 300e3
+    folder = request.config.getoption("--screenshots")
+    if folder is not None:
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256)
+        image.save(Path(folder) / "replay.png", optimize=True)
 
 
 def test_samples_of_a_task_are_beside_each_other(browser: Any, tmp_path: Path) -> None:
