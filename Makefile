@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/scores
 RECIPE ?= cpu
+# How many of ScienceWorld's tasks `make scores` plays in each split.
+SCIENCEWORLD_TASKS ?= 20
 # The versions that are known to work together; `LOCK=` takes whatever is newest.
 LOCK ?= requirements.lock
 # Outside the lock, because which build of it is right depends on the machine (see the README).
@@ -52,10 +54,10 @@ scores: $(BIN)/eto
 	$(BIN)/eto eval --env ETO-ALFWorld-v0 --policy expert --dataset mini --out $(RUN)/alfworld-expert
 	$(BIN)/eto eval --env ETO-ALFWorld-v0 --policy alfworld-explorer --dataset mini \
 		--out $(RUN)/alfworld-explorer
-	$(BIN)/eto eval --env ETO-ScienceWorld-v0 --policy random --dataset 1.2.3 --n-tasks 20 \
-		--out $(RUN)/scienceworld-random
-	$(BIN)/eto eval --env ETO-ScienceWorld-v0 --policy expert --dataset 1.2.3 --n-tasks 20 \
-		--out $(RUN)/scienceworld-expert
+	$(BIN)/eto eval --env ETO-ScienceWorld-v0 --policy random --dataset 1.2.3 \
+		--n-tasks $(SCIENCEWORLD_TASKS) --out $(RUN)/scienceworld-random
+	$(BIN)/eto eval --env ETO-ScienceWorld-v0 --policy expert --dataset 1.2.3 \
+		--n-tasks $(SCIENCEWORLD_TASKS) --out $(RUN)/scienceworld-expert
 
 $(BIN)/pytest: $(BIN)/eto
 	$(call install,$(TORCH))

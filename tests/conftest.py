@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import shutil
@@ -47,6 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_java)
         if item.get_closest_marker("browser") and not has_browser:
             item.add_marker(no_browser)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what was imported from garbage collection, which every training runs several times.
+
+    The objects of torch, transformers and of all tests made that half of the time of a training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def read_jsonl_gz(path: Path) -> list[Any]:

@@ -14,7 +14,11 @@ BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SAVED = re.compile(r"Save this as `([\w.]+)`:\s*\Z")
 SHORTER = {
     "make quickstart": "make quickstart RECIPE=smoke",
+    "make scores": "make scores SCIENCEWORLD_TASKS=2",
     "make test": "make test PYTEST_ARGS=tests/envs/test_spaces.py",
+    "eto reproduce --recipe smoke --out runs/all": (
+        "eto reproduce --recipe smoke --methods sft --out runs/all"  # as `make quickstart`
+    ),
 }
 """Commands that would take long, and what is run in their place."""
 
