@@ -27,7 +27,7 @@ from eto_agents.react.protocols import OVER
 from eto_agents.react.tools import ACT
 from eto_envs.errors import BackendError
 from tests import test_docs
-from tests.agents import shopper
+from tests.agents import scientist, shopper
 from tests.toy import BROKEN, CORRIDOR
 
 WEBSHOP, ALFWORLD = "ETO-WebShop-v0", "ETO-ALFWorld-v0"
@@ -114,6 +114,15 @@ def test_the_expert_scores_1(framework: str, env_id: str, play: Any) -> None:
         trajectory = play(framework, lambda _, c=commands: next(c), env_id, task, **MINI)
         assert trajectory.success
         assert [step.action for step in trajectory.steps] == actions
+
+
+@pytest.mark.java
+@pytest.mark.parametrize("framework", MODELS)
+def test_the_scores_in_scienceworld(framework: str, play: Any) -> None:
+    for task in scientist.TASKS:
+        agent = scientist.agent_of(task)
+        trajectory = play(framework, agent, scientist.SCIENCEWORLD, task, **scientist.SEEN)
+        assert trajectory.score == pytest.approx(scientist.score_of(task))
 
 
 @pytest.mark.parametrize("framework", MODELS)

@@ -27,7 +27,7 @@ from eto_agents.bridges.inspect import (
 from eto_agents.chat_episode import ChatEpisode
 from eto_envs import task_sets
 from eto_envs.errors import UnknownNameError
-from tests.agents import shopper
+from tests.agents import scientist, shopper
 from tests.test_docs import ROOT, examples
 from tests.toy import BROKEN
 
@@ -93,6 +93,19 @@ def test_the_scores_are_those_of_evaluate(protocol: str, tmp_path: Path) -> None
     ids = task_sets("ETO-WebShop-v0", "mini")["seen"].ids[:50]
     assert [scores[task] for task in ids[:2]] == [0.8, 0.25]
     assert set(scores) == set(ids)
+
+
+@pytest.mark.java
+def test_the_scores_in_scienceworld(tmp_path: Path) -> None:
+    for name in scientist.TASKS:
+        reply, act = scientist.replier_of(name), scientist.agent_of(name)
+        for protocol, answer in (
+            ("thought", lambda page, reply=reply: written(reply(page))),
+            ("tool", lambda page, act=act: called(action=act(page))),
+        ):
+            task = scienceworld(protocol=protocol, **scientist.SEEN)
+            log = run(task, answer, tmp_path, sample_id=name)
+            assert metrics(log)["mean"] == pytest.approx(scientist.score_of(name))
 
 
 @pytest.mark.parametrize("protocol", AGENTS)
@@ -174,7 +187,7 @@ def test_a_reply_ends_before_an_observation_of_its_own(tmp_path: Path) -> None:
 
 @pytest.fixture
 def corridors() -> Task:
-    """The tasks of a world of which the last fails."""
+    """The tasks of a world of which one fails."""
     samples = [Sample(input="", id=f"room{n}") for n in (3, 4, 2)]
     solver = chat_episode(BROKEN, **PROMPTED)
     return Task(MemoryDataset(samples), solver=solver, scorer=final_score())
@@ -191,8 +204,9 @@ def test_a_failure_of_the_environment_is_no_score(
     options = {"fail_on_error": False, "score_on_error": score_on_error}
     log = run(corridors, east, tmp_path, **options)
     assert log.samples is not None
-    assert log.samples[2].error is not None
-    assert "the world ended" in log.samples[2].error.message
+    [error] = [sample.error for sample in log.samples if sample.id == "room2"]
+    assert error is not None
+    assert "the world ended" in error.message
     assert metrics(log)["mean"] == 1.0  # of the two others
 
 

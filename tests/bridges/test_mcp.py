@@ -30,7 +30,7 @@ from eto_agents.store import TrajectoryStore
 from eto_agents.trajectory import Trajectory
 from eto_envs import task_sets
 from eto_envs.errors import DataError, UnknownNameError
-from tests.agents import shopper
+from tests.agents import scientist, shopper
 from tests.test_docs import ROOT, examples
 from tests.toy import BROKEN, CORRIDOR
 
@@ -191,6 +191,19 @@ async def test_the_expert_scores_1(tmp_path: Path) -> None:
                 over = acted["over"]
                 assert over == (terminated or truncated)
     assert [episode.score for episode in stored(tmp_path)] == [1.0] * 5
+
+
+@pytest.mark.java
+async def test_the_scores_in_scienceworld(tmp_path: Path) -> None:
+    async with in_process(scientist.SCIENCEWORLD, tmp_path, **scientist.SEEN) as (client, _):
+        for task in scientist.TASKS:
+            begun = await call(client, "reset", task=task)
+            agent, over = scientist.agent_of(task), False
+            while not over:
+                episode, action = begun["episode"], agent("")
+                over = (await call(client, "act", episode=episode, action=action))["over"]
+    scores = {episode.task_id: episode.score for episode in stored(tmp_path)}
+    assert scores == pytest.approx({task: scientist.score_of(task) for task in scientist.TASKS})
 
 
 async def test_the_tools_say_what_they_are(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from eto_envs import task_sets
 from eto_envs.errors import UnknownNameError
 from eto_envs.webshop.site.server import listen
 from tests import test_docs
-from tests.agents import shopper
+from tests.agents import scientist, shopper
 from tests.toy import BROKEN, CORRIDOR, CorridorEnv
 
 WEBSHOP, ALFWORLD = "ETO-WebShop-v0", "ETO-ALFWorld-v0"
@@ -140,6 +140,15 @@ def test_the_scores_are_those_of_evaluate() -> None:
             assert client.state().score == last.observation.info["score"]
     for n in (5, 20, 50):
         assert statistics.fmean(scores[:n]) == pytest.approx(shopper.SCORES[n], abs=5e-6)
+
+
+@pytest.mark.java
+def test_the_scores_in_scienceworld() -> None:
+    options = {"dataset": scientist.SEEN["dataset"]}
+    with serving(scientist.SCIENCEWORLD, **options) as url, WorldEnvClient(url).sync() as client:
+        for task in scientist.TASKS:
+            play(client, scientist.agent_of(task), split="seen", task=task)
+            assert client.state().score == pytest.approx(scientist.score_of(task))
 
 
 @pytest.mark.parametrize("env_id", [WEBSHOP, ALFWORLD])

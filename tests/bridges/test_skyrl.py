@@ -13,7 +13,7 @@ import skyrl_gym
 from eto_agents.bridges.rows import task_rows
 from eto_envs.errors import BackendError, UnknownNameError
 from tests import test_docs
-from tests.agents import shopper
+from tests.agents import scientist, shopper
 from tests.toy import BROKEN, CORRIDOR
 
 WEBSHOP = "ETO-WebShop-v0"
@@ -58,6 +58,14 @@ def test_the_scores_are_those_of_evaluate() -> None:
     )
     assert means["score"] == pytest.approx(shopper.SCORES[5], abs=5e-6)
     assert means["success"] < 1.0
+
+
+@pytest.mark.java
+def test_the_scores_in_scienceworld() -> None:
+    for task in scientist.TASKS:
+        row = {"prompt": [], "env_id": scientist.SCIENCEWORLD, "task": task}
+        total, _ = play(row | {"options": scientist.SEEN}, scientist.replier_of(task))
+        assert total == pytest.approx(scientist.score_of(task))
 
 
 def test_the_class_s_configuration_is_the_default() -> None:

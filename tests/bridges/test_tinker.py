@@ -20,7 +20,7 @@ from eto_agents.bridges.tinker import WorldGroupBuilder, WorldMessageEnv
 from eto_envs import task_sets
 from eto_envs.errors import BackendError, UnknownNameError
 from tests import test_docs
-from tests.agents import shopper
+from tests.agents import scientist, shopper
 from tests.toy import BROKEN, CORRIDOR
 
 WEBSHOP = "ETO-WebShop-v0"
@@ -76,6 +76,23 @@ def test_the_scores_are_those_of_evaluate() -> None:
     scores = asyncio.run(play())
     assert statistics.fmean(scores[:5]) == pytest.approx(shopper.SCORES[5], abs=5e-6)
     assert statistics.fmean(scores) == pytest.approx(shopper.SCORES[20], abs=5e-6)
+
+
+@pytest.mark.java
+def test_the_scores_in_scienceworld() -> None:
+    async def play(task: str) -> float:
+        env = WorldMessageEnv(scientist.SCIENCEWORLD, task, **scientist.SEEN)
+        reply, total, done = scientist.replier_of(task), 0.0, False
+        await env.initial_observation()
+        while not done:
+            message: Any = {"role": "assistant", "content": reply("")}
+            result = await env.step(message)
+            total, done = total + result.reward, result.episode_done
+        env.close()
+        return total
+
+    for task in scientist.TASKS:
+        assert asyncio.run(play(task)) == pytest.approx(scientist.score_of(task))
 
 
 def test_each_prompt_continues_the_last_one() -> None:

@@ -23,7 +23,7 @@ from eto_agents.react.chat import encode, find_template
 from eto_envs import task_sets
 from eto_envs.errors import BackendError
 from tests import test_docs
-from tests.agents import shopper
+from tests.agents import scientist, shopper
 from tests.toy import BROKEN, CORRIDOR
 
 WEBSHOP = "ETO-WebShop-v0"
@@ -147,6 +147,14 @@ def test_tokens_are_those_of_our_renderer(template: str, model_type: str) -> Non
     assert output.response_logprobs == [LOG_PROB * m for m in output.response_mask]
     assert len({request for request, _ in server.requests}) == 1
     assert server.requests[-1][1] == ids[: -len(replies[-1])]
+
+
+@pytest.mark.java
+def test_the_scores_in_scienceworld() -> None:
+    for task in scientist.TASKS:
+        row = {"env_id": scientist.SCIENCEWORLD, "task": task, "options": scientist.SEEN}
+        [output], _ = play([row], scientist.replier_of(task))
+        assert output.reward_score == pytest.approx(scientist.score_of(task))
 
 
 def runs_of_ones(mask: list[int]) -> list[tuple[int, int]]:
