@@ -50,7 +50,8 @@ class HubServer:
         about = {"url": self.address(name)}
         if name in self.repos:
             return 409, about | {"error": "You already created this repo"}
-        self.repos[name] = Repo(asked.get("visibility") == "private")
+        # As `private` by huggingface_hub 1.5; the hub takes both.
+        self.repos[name] = Repo(asked.get("visibility") == "private" or asked.get("private", False))
         return 200, about
 
     def address(self, name: str) -> str:
