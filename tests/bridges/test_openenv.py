@@ -288,7 +288,7 @@ def test_messages_that_are_none(sessions: Sessions) -> None:
 
 
 def test_a_world_that_fails_is_an_error() -> None:
-    with serving(BROKEN) as url, WorldEnvClient(url).sync() as client:
+    with serving(BROKEN, n=4) as url, WorldEnvClient(url).sync() as client:
         for _ in range(2):
             client.reset(index=0)
             with pytest.raises(RuntimeError, match="the world ended"):
