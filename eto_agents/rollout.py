@@ -35,10 +35,9 @@ from eto_agents.policy import (
 )
 from eto_agents.threads import Threads
 from eto_agents.trajectory import Trajectory
-from eto_envs import task_sets
 from eto_envs.core import TextEnv
 from eto_envs.errors import BackendError, EtoError
-from eto_envs.tasks import Task, TaskSet, find_task_set
+from eto_envs.tasks import Task, TaskSet
 from eto_envs.vector import TextVectorEnv
 
 logger = logging.getLogger(__name__)
@@ -73,14 +72,18 @@ def make_batch(
 
 
 def open_task_set(env_id: str, split: str, env_args: Mapping[str, Any] | None = None) -> TaskSet:
-    """The task set of a split, without making an environment.
+    """The task set that an environment draws from.
 
     Raises:
-        gymnasium.error.Error: there is no such environment.
-        UnknownNameError: there is no such split or dataset.
+        UnknownNameError: there is no such split.
         EtoError: as raised by the environment's constructor.
     """
-    return find_task_set(task_sets(env_id, **(env_args or {})), split)
+    env = gym.make(env_id, split=split, **dict(env_args or {}))
+    try:
+        tasks: TaskSet = env.unwrapped.tasks  # type: ignore[attr-defined]
+    finally:
+        env.close()
+    return tasks
 
 
 class Rollouts:

@@ -13,7 +13,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from eto_envs.core import TextEnv
-from eto_envs.tasks import TaskSet
+from eto_envs.tasks import TaskSet, find_task_set
 
 _ENVIRONMENTS = {
     "ETO-ALFWorld-v0": (
@@ -57,6 +57,23 @@ def find_env(env_id: str) -> tuple[EnvSpec, Any]:
     spec = gym.spec(name)
     entry_point = spec.entry_point
     return spec, load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+
+
+def task_set(env_id: str, split: str, dataset: str | None = None, **env_args: Any) -> TaskSet:
+    """The task set of a split, without making an environment.
+
+    Args:
+        env_id: as in `task_sets`.
+        split: the split.
+        dataset: as in `task_sets`.
+        **env_args: as in `task_sets`.
+
+    Raises:
+        gymnasium.error.Error: there is no such id.
+        UnknownNameError: the dataset has no such split.
+        EtoError: as raised by `task_sets`.
+    """
+    return find_task_set(task_sets(env_id, dataset, **env_args), split)
 
 
 def task_sets(env_id: str, dataset: str | None = None, **env_args: Any) -> dict[str, TaskSet]:

@@ -33,10 +33,10 @@ from inspect_ai.util import LimitExceededError, registry_info
 from eto_agents.chat_episode import ChatEpisode
 from eto_agents.models.base import Sampling, find_stop
 from eto_agents.react.tools import ACT
-from eto_agents.rollout import open_task_set
 from eto_agents.settings import ProtocolName
 from eto_agents.trajectory import Message
 from eto_envs.errors import EtoError
+from eto_envs.registration import task_set
 from eto_envs.tasks import Task as EtoTask
 
 _STOP: Final = Sampling().stop
@@ -59,7 +59,7 @@ def _world(name: str, env_id: str, about: str) -> Callable[..., Task]:
         prompts: str = "own",
         with_example: bool = True,
     ) -> Task:
-        tasks = open_task_set(env_id, split, {"dataset": dataset})
+        tasks = task_set(env_id, split, dataset)
         source = {
             "env_id": env_id,
             "dataset": tasks.dataset,

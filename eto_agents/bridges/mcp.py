@@ -38,10 +38,11 @@ from eto_agents.episodes import split_jobs
 from eto_agents.live_episode import MAX_ACTION_BYTES, Job
 from eto_agents.react.protocols import OVER, call_of
 from eto_agents.react.tools import ACT
-from eto_agents.rollout import jobs_of, open_task_set
+from eto_agents.rollout import jobs_of
 from eto_agents.runs import episodes_folder
 from eto_agents.store import TrajectoryStore
 from eto_envs.errors import BackendError, UnknownNameError
+from eto_envs.registration import task_set
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def open_episodes(
         SettingsError: the prompts are for actions as text.
         DataError: `out` holds another run, or another process is using it.
     """
-    tasks = open_task_set(env_id, split, env_args)
+    tasks = task_set(env_id, split, **env_args)
     jobs = jobs_of(tasks[:n_tasks], seeds)
 
     def begin(job: Job) -> ChatEpisode:

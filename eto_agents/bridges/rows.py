@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eto_agents.chat_episode import ChatEpisode
-from eto_agents.rollout import open_task_set
+from eto_envs.registration import task_set
 
 
 def task_rows(
@@ -41,7 +41,7 @@ def task_rows(
         gymnasium.error.Error: there is no such environment.
         UnknownNameError: there is no such split or dataset.
     """
-    tasks = open_task_set(env_id, split, env_args)
+    tasks = task_set(env_id, split, **env_args)
     options = {"split": split, "prompts": prompts, "with_example": with_example, **env_args}
     if world is not None:
         options["world"] = world

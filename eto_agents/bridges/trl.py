@@ -25,9 +25,9 @@ from gymnasium.error import ResetNeeded
 from eto_agents.chat_episode import ChatEpisode
 from eto_agents.react.protocols import OVER, call_of
 from eto_agents.react.tools import ACT
-from eto_agents.rollout import open_task_set
 from eto_agents.trajectory import with_objects
 from eto_envs.errors import BackendError, require
+from eto_envs.registration import task_set
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoint import Checkpoint
@@ -64,7 +64,7 @@ def environment_factory(
         gymnasium.error.Error: there is no such environment.
         UnknownNameError: there is no such split or dataset.
     """
-    open_task_set(env_id, split, env_args)  # which checks them
+    task_set(env_id, split, **env_args)  # which checks them
     prompt_args = {"prompts": prompts, "with_example": with_example, "world": world}
     return _Factory(env_id, {"split": split, **prompt_args, **env_args})
 
@@ -194,7 +194,7 @@ def train_dataset(
         MissingExtraError: TRL is not installed.
     """
     datasets = require("datasets", extra="train")
-    tasks = open_task_set(env_id, split, env_args)
+    tasks = task_set(env_id, split, **env_args)
     with ChatEpisode(
         env_id,
         0,

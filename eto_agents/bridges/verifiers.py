@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from eto_agents.chat_episode import ChatEpisode
-from eto_agents.rollout import open_task_set
 from eto_envs.errors import require
+from eto_envs.registration import task_set
 
 require("verifiers.v1", extra="verifiers")
 
@@ -78,7 +78,7 @@ class WorldTaskset(vf.Taskset[WorldTask, WorldTasksetConfig]):
         env_args = dict(config.env_args)
         if config.dataset is not None:
             env_args["dataset"] = config.dataset
-        tasks = open_task_set(config.env_id, config.split, env_args)
+        tasks = task_set(config.env_id, config.split, **env_args)
         options = {
             "split": config.split,
             "prompts": config.prompts,

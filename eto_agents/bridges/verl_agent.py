@@ -21,7 +21,7 @@ import numpy as np
 
 from eto_agents.chat_episode import ChatEpisode
 from eto_agents.react.parse import without_reasoning
-from eto_agents.rollout import open_task_set
+from eto_envs.registration import task_set
 
 _N_THREADS = 32  # for worlds that wait for a simulator
 
@@ -63,7 +63,7 @@ class WorldEnvironmentManager:
         """
         prompt_args = {"prompts", "with_example", "world", "strip_reasoning"}
         env_args = {name: value for name, value in options.items() if name not in prompt_args}
-        self._task_ids = open_task_set(env_id, split, env_args).ids
+        self._task_ids = task_set(env_id, split, **env_args).ids
         reveal = {*options.get("reveal", ()), "admissible_actions"}
         self._options = {**options, "split": split, "seed": seed, "reveal": tuple(sorted(reveal))}
         self._env_id = env_id
