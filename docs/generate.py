@@ -20,7 +20,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,8 @@ def recipe_sections() -> Iterator[str]:
     yield "## Built-in recipes\n\n| recipe | |\n|---|---|"
     yield "\n".join(f"| `{name}` | {read_recipe(name).about} |" for name in built_in_recipes())
     yield "\n## At the top of the file\n"
-    own = ("about", "methods", "seeds", "n_processes", "n_threads")
-    yield settings_table(Recipe("defaults"), own)
+    fields = (each.name for each in dataclasses.fields(Recipe))
+    yield settings_table(Recipe(""), [name for name in fields if name not in ("name", "worlds")])
     rows = ", ".join(f"`{key}` ({label})" for key, label in METHODS.items())
     yield f"\nThe methods are {rows}."
     world = parse_recipe("", MINIMAL_RECIPE, {}).worlds["webshop"]
@@ -188,7 +188,7 @@ def is_read(section: str, name: str) -> bool:
     raise AssertionError(f"any value is accepted for {section}.{name}")
 
 
-def settings_table(settings: Any, names: typing.Iterable[str]) -> str:
+def settings_table(settings: Any, names: Sequence[str]) -> str:
     """A Markdown table of the fields of a dataclass: type, value and description."""
     hints = typing.get_type_hints(type(settings))
     texts = descriptions(type(settings))
