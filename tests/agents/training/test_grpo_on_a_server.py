@@ -63,6 +63,8 @@ def without_nccl(server: FakeVLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("vllm_client", "vllm_generation"):
         monkeypatch.setattr(f"trl.generation.{place}.is_vllm_available", lambda *_, **__: True)
     monkeypatch.setattr(client, "_HAS_STATEFUL_TRAINER_ENGINE", False, raising=False)
+    # TRL 1.14 also knows a vLLM without a start and an end of an update.
+    monkeypatch.setattr(client, "_HAS_WEIGHT_UPDATE_LIFECYCLE", True, raising=False)
     monkeypatch.setattr(client, "NCCLWeightTransferEngine", Engine, raising=False)
     monkeypatch.setattr(client, "NCCLTrainerSendWeightsArgs", SimpleNamespace, raising=False)
     monkeypatch.setattr(client.VLLMClient, "init_communicator", lambda self, device: None)
