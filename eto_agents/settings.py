@@ -233,8 +233,8 @@ class PlayingOnServer(Playing):
 
     Attributes:
         explore_with: Server that plays: openai:NAME, which has to serve the current checkpoint
-            (vllm serve FOLDER; GRPO: with the flags that the documentation names, so that weights
-            can be sent to it). By default this process, or Ray's actors.
+            (vllm serve FOLDER; PPO and GRPO: with the flags that the documentation names, so that
+            weights can be sent to it). By default this process, or Ray's actors.
         explore_args: Further arguments for the server, such as base_url=http://localhost:8000/v1;
             values are JSON or plain text.
     """
@@ -331,7 +331,7 @@ class DPO(FineTuning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OnPolicy(Playing, Optimisation):
+class _OnPolicy(PlayingOnServer, Optimisation):
     """Shared by PPO and GRPO, which learn from episodes of the current policy.
 
     Attributes:
@@ -398,7 +398,7 @@ class PPO(_OnPolicy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPO(PlayingOnServer, _OnPolicy):
+class GRPO(_OnPolicy):
     """GRPO on whole episodes, through TRL.
 
     Attributes:

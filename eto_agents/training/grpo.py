@@ -13,7 +13,6 @@ a vLLM server plays, to which TRL sends the weights before every update. TRL (1.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 import statistics
 import tempfile
@@ -39,10 +38,11 @@ from eto_agents.models.checkpoint import (
 from eto_agents.processes import n_processes
 from eto_agents.rollout import Rollouts, make_batch
 from eto_agents.runs import RunFolder, once
-from eto_agents.settings import GRPO, Playing, SettingsError, key_values
+from eto_agents.settings import GRPO, Playing, SettingsError
 from eto_agents.training.cpu_head import restore_head
 from eto_agents.training.episodes import can_be_learned_from, sample_of
 from eto_agents.training.exploration import served_policy
+from eto_agents.training.playing_server import address, open_server
 from eto_agents.training.task_splits import playing_tasks
 from eto_agents.training.trl import Trained, largest_divisor, newest_state, step_of, train_from
 from eto_envs.errors import DataError
@@ -95,7 +95,7 @@ def _fit(
     started_s = time.monotonic()
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
     checkpoint = acting(checkpoint, settings.protocol)
-    served = _open_server(model, checkpoint, settings)
+    served = open_server(model, checkpoint, settings)
     make_policy = None
     if served is not None:
         make_policy = functools.partial(served_policy, served, settings)
@@ -131,36 +131,6 @@ def _fit(
         "last_score": metrics[-1]["score"],
         "wall_s": round(time.monotonic() - started_s, 1),
     }
-
-
-def _open_server(
-    model: str | Path, checkpoint: Checkpoint, settings: GRPO
-) -> ServedCheckpoint | None:
-    """The server that plays; None if this process does.
-
-    Raises:
-        SettingsError: TRL cannot send the weights to a server from here.
-        BackendError: the server does not answer, or has another model.
-    """
-    if settings.explore_with is None:
-        return None
-    _check_weights_can_be_sent(checkpoint.model.device.type)
-    from eto_agents.models.served import ServedCheckpoint
-
-    return ServedCheckpoint(model, settings.explore_with, **key_values(settings.explore_args))
-
-
-def _check_weights_can_be_sent(device: str) -> None:
-    if device != "cuda":
-        raise SettingsError(
-            f"explore_with needs a GPU here, and the model is on {device!r}: TRL sends the weights "
-            "to the server over NCCL. Without explore_with, this process plays"
-        )
-    if importlib.util.find_spec("vllm") is None:
-        raise SettingsError(
-            "explore_with needs vLLM beside the trainer, too, which sends the weights to the "
-            "server with it: pip install 'trl[vllm]'"
-        )
 
 
 def rollout_func(
@@ -294,8 +264,7 @@ def _config(settings: GRPO, work: Path, model: Any, served: ServedCheckpoint | N
 def _server_arguments(served: ServedCheckpoint | None) -> dict[str, Any]:
     if served is None:
         return {}
-    url = served.base_url.removesuffix("/v1")
-    return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": url}
+    return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": address(served)}
 
 
 def _row(episode: Trajectory, checkpoint: Checkpoint, world: str | None) -> dict[str, Any]:

@@ -42,7 +42,9 @@ from eto_agents.runs import RunFolder, once
 from eto_agents.settings import PPO
 from eto_agents.training import losses
 from eto_agents.training.episodes import Sample, can_be_learned_from, sample_of
+from eto_agents.training.exploration import served_policy
 from eto_agents.training.losses import DivergedError
+from eto_agents.training.playing_server import open_server, weight_sender
 from eto_agents.training.rows import by_length
 from eto_agents.training.states import load_state, save_state
 from eto_agents.training.task_splits import playing_tasks
@@ -82,6 +84,8 @@ def ppo(model: str | Path, settings: PPO, *, out: Path) -> Trained:
         DataNotFoundError: there is no such model.
         DataError: none of an update's episodes can be learned from.
         DivergedError: the loss is not finite.
+        SettingsError: a server is to play, and TRL cannot send it the weights from here.
+        BackendError: that server does not answer, or has another model.
         RunMismatchError: the folder holds a run with different settings or another model.
     """
     tasks = playing_tasks(settings).train
@@ -108,13 +112,14 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, run: RunFolder
     if run.is_writer:
         report(run.folder.name, 0, settings.n_updates, "updates")
     checkpoint = load_checkpoint(str(model), dtype=settings.dtype, device=settings.device)
+    checkpoint = acting(checkpoint, settings.protocol)
     trained = train_ppo(
-        acting(checkpoint, settings.protocol),
+        checkpoint,
         settings.env,
         tasks,
         settings,
         run.work,
-        make_policy=lambda checkpoint: checkpoint.policy(settings, temperature=1.0),
+        make_policy=_policy_maker(model, checkpoint, settings),
         env_args=settings.env_args | {"split": settings.split},
         world=settings.world,
         on_metrics=on_metrics,
@@ -135,6 +140,19 @@ def _fit(model: str | Path, tasks: Sequence[Task], settings: PPO, run: RunFolder
         "kl": metrics[-1]["kl"],
         "wall_s": round(time.monotonic() - started_s, 1),
     }
+
+
+def _policy_maker(model: str | Path, checkpoint: Checkpoint, settings: PPO) -> MakePolicy:
+    served = open_server(model, checkpoint, settings)
+    if served is None:
+        return lambda checkpoint: checkpoint.policy(settings, temperature=1.0)
+    send = weight_sender(served, checkpoint.model.device)
+
+    def make_policy(checkpoint: Checkpoint) -> Policy:
+        send(checkpoint.model)
+        return served_policy(served, settings, 1.0)
+
+    return make_policy
 
 
 Metrics = Mapping[str, float]

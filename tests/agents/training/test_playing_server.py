@@ -1,4 +1,4 @@
-"""GRPO whose episodes a vLLM server plays, with weights that TRL's client sends.
+"""PPO and GRPO whose episodes a vLLM server plays, with weights that TRL's client sends.
 
 The server is a fake that speaks vLLM's protocol over HTTP. TRL's client is the real one, but for
 the transfer over NCCL, which needs GPUs: the tensors go to the fake through a queue.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -22,13 +22,23 @@ from trl.generation import vllm_client as client
 
 import eto_agents.models.local.model as local
 from eto_agents.models.checkpoint import save_checkpoint
-from eto_agents.settings import GRPO, SettingsError
-from eto_agents.training import grpo as module
+from eto_agents.settings import GRPO, PPO, SettingsError
+from eto_agents.training import playing_server as module
 from eto_agents.training.grpo import grpo
+from eto_agents.training.ppo import ppo
 from eto_envs.errors import BackendError
 from tests.agents.fake_vllm import FakeVLLM
 from tests.agents.training.test_grpo import QUICK, metrics
+from tests.agents.training.test_ppo import QUICK as QUICK_PPO
 from tests.agents.training.worlds import undecided
+
+SYNC = [
+    "/start_weight_update",
+    "/update_weights",
+    "/finish_weight_update",
+    "/reset_prefix_cache",
+]
+"""The requests by which a server gets new weights."""
 
 pytestmark = [
     pytest.mark.torch,
@@ -68,28 +78,34 @@ def without_nccl(server: FakeVLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "NCCLWeightTransferEngine", Engine, raising=False)
     monkeypatch.setattr(client, "NCCLTrainerSendWeightsArgs", SimpleNamespace, raising=False)
     monkeypatch.setattr(client.VLLMClient, "init_communicator", lambda self, device: None)
-    monkeypatch.setattr(module, "_check_weights_can_be_sent", lambda device: None)
+    monkeypatch.setattr(module, "check_weights_can_be_sent", lambda device: None)
 
 
-def on(server: FakeVLLM, settings: GRPO = QUICK) -> GRPO:
+S = TypeVar("S", GRPO, PPO)
+
+
+def on(server: FakeVLLM, settings: S) -> S:
     return replace(settings, explore_with="openai:agent", explore_args=(f"base_url={server.url}",))
 
 
-@pytest.mark.usefixtures("without_nccl")
-def test_training_is_the_same_whoever_plays(
-    server: FakeVLLM, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    n = 5
-    settings = replace(QUICK, n_updates=n, seed=1)
-    grpo(start, on(server, settings), out=tmp_path / "served")
+@pytest.fixture
+def server_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let local models use the seeds of a server, which are shorter."""
     sample = local.sample_replies
 
     def with_seeds_of_requests(*args: Any, **named: Any) -> Any:
-        """Servers take shorter seeds."""
         *before, seeds, vocabulary = args
         return sample(*before, [seed % 2**31 for seed in seeds], vocabulary, **named)
 
     monkeypatch.setattr(local, "sample_replies", with_seeds_of_requests)
+
+
+@pytest.mark.usefixtures("without_nccl")
+@pytest.mark.usefixtures("server_seeds")
+def test_grpo_is_the_same_whoever_plays(server: FakeVLLM, start: Path, tmp_path: Path) -> None:
+    n = 5
+    settings = replace(QUICK, n_updates=n, seed=1)
+    grpo(start, on(server, settings), out=tmp_path / "served")
     grpo(start, settings, out=tmp_path / "local")
     served, alone = metrics(tmp_path / "served"), metrics(tmp_path / "local")
     assert len(served) == n
@@ -102,25 +118,40 @@ def test_training_is_the_same_whoever_plays(
         # differ by far more.
         assert ours["sampling/sampling_logp_difference/max"] < 0.02
     assert len(server.bodies) >= n * settings.n_episodes
-    sync = ["/start_weight_update", "/update_weights", "/finish_weight_update"]
-    assert server.paths == [*sync, "/reset_prefix_cache"] * n
+    assert server.paths == SYNC * n
+
+
+@pytest.mark.usefixtures("without_nccl", "server_seeds")
+def test_ppo_is_the_same_whoever_plays(server: FakeVLLM, start: Path, tmp_path: Path) -> None:
+    n = 4
+    settings = replace(QUICK_PPO, n_updates=n, seed=1)
+    ppo(start, on(server, settings), out=tmp_path / "served")
+    ppo(start, settings, out=tmp_path / "local")
+    served, alone = metrics(tmp_path / "served"), metrics(tmp_path / "local")
+    assert len(served) == n
+    for ours, theirs in zip(served, alone, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"])  # episodes end in another order
+        # With old weights, the log-probabilities would differ from those that training computes.
+        assert ours["sampling_gap"] < 1e-5
+        assert ours["kl"] == pytest.approx(theirs["kl"], abs=1e-5)
+    assert server.paths == SYNC * (n + 1)  # once more before the first update
 
 
 @pytest.mark.usefixtures("without_nccl")
 def test_another_model_is_refused(server: FakeVLLM, start: Path, tmp_path: Path) -> None:
     server.root = str(tmp_path)
     with pytest.raises(BackendError, match=f"vllm serve {start}"):
-        grpo(start, on(server), out=tmp_path / "out")
+        grpo(start, on(server, QUICK), out=tmp_path / "out")
 
 
 def test_weights_are_sent_from_a_gpu_only(
     server: FakeVLLM, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SettingsError, match=r"needs a GPU.*NCCL"):
-        grpo(start, on(server), out=tmp_path)
+        grpo(start, on(server, QUICK), out=tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"trl\[vllm\]"):
-        module._check_weights_can_be_sent("cuda")
+        module.check_weights_can_be_sent("cuda")
 
 
 def test_trl_itself_refuses_cpus(server: FakeVLLM, monkeypatch: pytest.MonkeyPatch) -> None:
