@@ -23,7 +23,7 @@ LAYERS = (
     ("eto_agents.bridges",),
     ("eto_agents",),  # the package's own __init__, which re-exports
     ("eto_agents.reproduce",),
-    ("eto_agents.collect", "eto_agents.hub", "eto_agents.report"),
+    ("eto_agents.collect", "eto_agents.hub", "eto_agents.report", "eto_agents.pretrain"),
     ("eto_agents.training", "eto_agents.evaluation"),
     ("eto_agents.best_of_n", "eto_agents.episodes"),
     ("eto_agents.distributed",),

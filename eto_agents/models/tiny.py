@@ -28,8 +28,8 @@ MAX_CONTEXT_TOKENS: Final = 4096
 
 # In this order: WebShop's separator, with a space that precedes a code (the text was split at codes
 # before, so the space is at its end); words; numbers; punctuation; white space.
-_PIECES: Final = r" ?\[SEP\](?: $)?| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+"
-_MIN_SHARE: Final = 0.03  # of the texts: a phrase in more of them is from a template
+WORDS_AND_NUMBERS: Final = r" ?\[SEP\](?: $)?| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+"
+"""The pieces in which a new tiny model reads a text."""
 _LONGEST_PHRASE: Final = 12  # pieces
 _MOST_TEXTS: Final = 4000  # searched for phrases
 _CODE: Final = re.compile(r"\b(?=[A-Z0-9]*[0-9])(?=[A-Z0-9]*[A-Z])[A-Z0-9]{6,}\b")
@@ -94,14 +94,29 @@ def make_tiny(
         raise UnknownNameError("size", size, SIZES)
     require("transformers", extra="train")
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size, template=template)
-    model = _make_model(SIZES[size], tokenizer, seed)
+    model = make_model(SIZES[size], tokenizer, seed)
     return Checkpoint(model, tokenizer, template, prompts, with_example=False)
 
 
 def train_tokenizer(
-    texts: Iterable[str], *, vocab_size: int = 2000, template: str = "plain"
+    texts: Iterable[str],
+    *,
+    vocab_size: int = 2000,
+    template: str = "plain",
+    pieces: str = WORDS_AND_NUMBERS,
+    min_share: float = 0.03,
+    codes: bool = True,
 ) -> Any:
-    """A byte-level BPE tokenizer of `transformers` for a template; see `make_tiny`."""
+    """A byte-level BPE tokenizer of `transformers` for a template; see `make_tiny`.
+
+    Args:
+        texts: the texts to train it on.
+        vocab_size: number of tokens, without those of item codes.
+        template: the chat template.
+        codes: whether each item code that occurs more than once is an additional token.
+        pieces: a regular expression of the pieces of a text; no token but a phrase is longer.
+        min_share: share of the texts that contain a phrase which becomes a token.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -114,12 +129,12 @@ def train_tokenizer(
         raise ValueError("there are no texts to train a tokenizer on: give expert episodes")
     phrases = [
         re.escape(phrase) + (r"(?![A-Za-z])" if phrase[-1].isalpha() else "")
-        for phrase in _phrases(whole)
+        for phrase in _phrases(whole, pieces, min_share)
     ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex("|".join([*phrases, _PIECES])), "isolated"),
+            pre_tokenizers.Split(Regex("|".join([*phrases, pieces])), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -132,7 +147,8 @@ def train_tokenizer(
     )
     parts = (part for text in whole for part in _CODE.split(text))  # as the tokenizer splits them
     tokenizer.train_from_iterator(parts, trainer)
-    tokenizer.add_tokens(_codes(whole))
+    if codes:
+        tokenizer.add_tokens(_codes(whole))
     wrap: Any = PreTrainedTokenizerFast
     return wrap(
         tokenizer_object=tokenizer,
@@ -143,32 +159,32 @@ def train_tokenizer(
     )
 
 
-def _phrases(texts: Sequence[str]) -> list[str]:
+def _phrases(texts: Sequence[str], pieces: str, min_share: float) -> list[str]:
     """Phrases that many of the texts contain, without numbers and numbered objects.
 
     They are sorted by length, longest first: the tokenizer takes the first that matches.
     """
     sample = random.Random(0).sample(texts, min(len(texts), _MOST_TEXTS))
-    texts_in_pieces = [re.findall(_PIECES, text) for text in sample]
+    texts_in_pieces = [re.findall(pieces, text) for text in sample]
     numbered = {
         piece
-        for pieces in texts_in_pieces
-        for piece, following in pairwise(pieces)
+        for of_text in texts_in_pieces
+        for piece, following in pairwise(of_text)
         if piece.strip().isalpha() and following.strip().isdigit()
     }
     counts: Counter[str] = Counter()  # of the texts with a phrase
-    for pieces in texts_in_pieces:
+    for of_text in texts_in_pieces:
         phrases = set()
-        for start in range(len(pieces)):
+        for start in range(len(of_text)):
             phrase = ""
-            for n_before, piece in enumerate(pieces[start : start + _LONGEST_PHRASE]):
+            for n_before, piece in enumerate(of_text[start : start + _LONGEST_PHRASE]):
                 if piece in numbered or "[SEP]" in piece or any(c.isdigit() for c in piece):
                     break
                 phrase += piece
                 if n_before:
                     phrases.add(phrase)
         counts.update(phrases)
-    common = [phrase for phrase, count in counts.items() if count >= _MIN_SHARE * len(sample)]
+    common = [phrase for phrase, count in counts.items() if count >= min_share * len(sample)]
     return sorted(common, key=lambda phrase: (-len(phrase), phrase))
 
 
@@ -178,7 +194,8 @@ def _codes(texts: Iterable[str]) -> list[str]:
     return sorted(code for code, count in counts.items() if count > 1)
 
 
-def _make_model(size: Size, tokenizer: Any, seed: int) -> Any:
+def make_model(size: Size, tokenizer: Any, seed: int) -> Any:
+    """An untrained model for a tokenizer; see `make_tiny`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

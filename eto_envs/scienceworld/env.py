@@ -80,8 +80,9 @@ class ScienceWorldEnv(TextEnv):
     ## Arguments
     - `split`: ``"train"``, ``"train_clean"``, ``"seen"``, ``"unseen"`` or ``"all"``.
     - `dataset`: ``"eto"`` (ETO's splits, which must be downloaded), ``"1.2.3"`` (the simulator's
-      own train, dev and test variations), ``"auto"`` (the first if it has been downloaded, else the
-      second with a warning), or a folder with ETO's index files.
+      own train, dev and test variations), ``"mini"`` (a part of those: the nine task types that ETO
+      gives at most 20 steps), ``"auto"`` (the first if it has been downloaded, else the second with
+      a warning), or a folder with ETO's index files.
     - `simplification`: ``"eto"`` (as ETO ran the simulator: ``"easy"`` and ``openContainers``),
       ``"easy"``, or a comma-separated list of the simulator's names: ``teleportAction``,
       ``openDoors``, ``selfWateringFlowerPots``, ``openContainers``, ``noElectricalAction``.

@@ -1,8 +1,9 @@
 """ScienceWorld's task types, their variations, and the task sets.
 
-Two datasets use the same simulator: ``"eto"`` has the splits of ETO (index files of
+Three datasets use the same simulator: ``"eto"`` has the splits of ETO (index files of
 Yifan-Song793/ETO at commit a2fc5da, which must be downloaded), ``"1.2.3"`` the simulator's own
-train, dev and test variations of all thirty task types (`PythonInterface.getSets`). Not here: the
+train, dev and test variations of all thirty task types (`PythonInterface.getSets`), and ``"mini"``
+a part of the latter: the task types that ETO gives at most 20 steps. Not here: the
 descriptions of tasks (`world.describe`) and the protocol (`env`).
 """
 
@@ -23,6 +24,7 @@ from eto_envs.tasks import SPLITS, Task, TaskSet, TaskSets
 
 OFFICIAL = "1.2.3"
 ETO = "eto"
+MINI = "mini"
 
 
 class TaskType(NamedTuple):
@@ -78,6 +80,9 @@ EASY = ("teleportAction", "openDoors", "selfWateringFlowerPots")
 SIMPLIFICATIONS = (*EASY, "openContainers", "noElectricalAction")
 """The simulator's own simplifications; ``"easy"`` is `EASY` and, where a task needs no circuit,
 ``noElectricalAction``."""
+
+_MINI_MAX_STEPS = 20
+_MINI_VARIATIONS = 10  # of each task type in seen, and in unseen
 
 _INDEX_FILES = {
     "train": "train_indices.json",
@@ -197,7 +202,8 @@ def find_splits(dataset: str = "auto") -> Splits:
     """The splits of a dataset.
 
     Args:
-        dataset: ``"auto"``, ``"eto"``, ``"1.2.3"``, or a folder with ETO's three index files.
+        dataset: ``"auto"``, ``"eto"``, ``"1.2.3"``, ``"mini"``, or a folder with ETO's three index
+            files.
 
     Raises:
         DataNotFoundError: ETO's index files are not on this machine, or not in the folder.
@@ -211,6 +217,8 @@ def find_splits(dataset: str = "auto") -> Splits:
         if not found:
             _warn_once()
         dataset = ETO if found else OFFICIAL
+    if dataset == MINI:
+        return _mini_splits()
     if dataset == OFFICIAL:
         return _official_splits()
     if dataset == ETO:
@@ -219,7 +227,7 @@ def find_splits(dataset: str = "auto") -> Splits:
     folder = Path(dataset).expanduser()
     if not folder.is_dir():
         hint = "It can also be a folder with ETO's index files."
-        raise UnknownNameError("dataset", dataset, ("auto", ETO, OFFICIAL), hint)
+        raise UnknownNameError("dataset", dataset, ("auto", ETO, OFFICIAL, MINI), hint)
     return _eto_splits(folder.name, tuple((s, folder / n) for s, n in _INDEX_FILES.items()))
 
 
@@ -231,6 +239,31 @@ def official_variations(n_variations: int) -> dict[str, range]:
         "seen": range(2 * quarter, 3 * quarter),
         "unseen": range(3 * quarter, n_variations),
     }
+
+
+@functools.cache
+def _mini_splits() -> Splits:
+    """Two thirds of the train variations of the short task types, ten of dev and ten of test.
+
+    The last third of the train variations is left to whoever wants to try things on tasks that no
+    agent is trained on: ``tiny-base`` is pretrained there.
+    """
+    ids: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for name, task_type in TASK_TYPES.items():
+        if not task_type.is_in_eto or task_type.max_steps > _MINI_MAX_STEPS:
+            continue
+        of_type = official_variations(task_type.n_variations)
+        train = of_type["train"]
+        chosen = {
+            "train": train[: len(train) - len(train) // 3],
+            "seen": of_type["seen"][:_MINI_VARIATIONS],
+            "unseen": of_type["unseen"][:_MINI_VARIATIONS],
+        }
+        for split, variations in chosen.items():
+            ids[split] += [f"{name}/{variation}" for variation in variations]
+    ids["train_clean"] = ids["train"]
+    ids["all"] = [*ids["train"], *ids["seen"], *ids["unseen"]]
+    return Splits(MINI, {split: tuple(task_ids) for split, task_ids in ids.items()})
 
 
 @functools.cache

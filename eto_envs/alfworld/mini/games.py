@@ -62,32 +62,65 @@ def write_mini(target: Path, n_rounds: int = 1) -> Pack:
     """
     rules = read_rules()
     known, new = _draw_scenes(rules)
-    held_out = _draw_held_out(rules)
-
-    def choose(split: str, scenes: Sequence[Scene], taken: Sequence[Request], *name: int) -> None:
-        for place, kind in enumerate(_TASK_TYPES):
-            requests = [
-                request
-                for request in _requests(rules, scenes, kind)
-                if request not in taken and (request[1][1:] in held_out) == (split == "unseen")
-            ]
-            n_of_kind = (N_GAMES[split] + place) // len(_TASK_TYPES)
-            chosen[split] += _spread(Draw(_SEED, split, kind, *name), requests, n_of_kind)
-
-    chosen: dict[str, list[Request]] = {split: [] for split in N_GAMES}
-    choose("train", known, ())
-    choose("seen", known, tuple(chosen["train"]))
-    choose("unseen", new, ())
-    for n_round in range(2, n_rounds + 1):
-        choose("train", _draw_scenes(rules, _SCENES_OF_ROUND * n_round)[0], (), n_round)
-    games: dict[str, dict[str, Problem]] = {}
+    chosen = {"train": _choose(rules, "train", known)}
+    chosen["seen"] = _choose(rules, "seen", known, taken=chosen["train"])
+    chosen["unseen"] = _choose(rules, "unseen", new)
+    games = {split: _make_all(rules, requests) for split, requests in chosen.items()}
     for split, requests in chosen.items():
-        made = {_task_id(*request): _make(rules, *request) for request in requests}
-        failed = [r for r in requests[: N_GAMES[split]] if not made[_task_id(*r)]]
+        failed = {_task_id(*request) for request in requests} - games[split].keys()
         if failed:  # tolerated only in later rounds
-            raise ValueError(f"no game of {_task_id(*failed[0])} can be won")
-        games[split] = {name: game for name, game in sorted(made.items()) if game}
+            raise ValueError(f"no game of {min(failed)} can be won")
+    for n_round in range(2, n_rounds + 1):
+        games["train"] |= _games_of_round(rules, n_round)
+    games = {split: dict(sorted(of_split.items())) for split, of_split in games.items()}
     return write_pack(target, games, GRAMMARS[0])
+
+
+def write_other_games(target: Path, rounds: Sequence[int]) -> Pack:
+    """Write games in further rooms as a pack whose only split is train.
+
+    Args:
+        target: the file of the pack.
+        rounds: numbers of rounds, from 2; `write_mini` with `n_rounds` uses those up to `n_rounds`.
+    """
+    rules = read_rules()
+    games = [_games_of_round(rules, n_round) for n_round in rounds]
+    train = {name: game for of_round in games for name, game in of_round.items()}
+    return write_pack(target, {"train": dict(sorted(train.items()))}, GRAMMARS[0])
+
+
+def _games_of_round(rules: Rules, n_round: int) -> dict[str, Problem]:
+    """The train games of a round after the first, in rooms of their own."""
+    scenes = _draw_scenes(rules, _SCENES_OF_ROUND * n_round)[0]
+    return _make_all(rules, _choose(rules, "train", scenes, name=(n_round,)))
+
+
+def _choose(
+    rules: Rules,
+    split: str,
+    scenes: Sequence[Scene],
+    *,
+    taken: Sequence[Request] = (),
+    name: tuple[int, ...] = (),
+) -> list[Request]:
+    """A split's goals in some scenes, as many of each kind; `name` seeds the draws of a round."""
+    held_out = _draw_held_out(rules)
+    chosen: list[Request] = []
+    for place, kind in enumerate(_TASK_TYPES):
+        requests = [
+            request
+            for request in _requests(rules, scenes, kind)
+            if request not in taken and (request[1][1:] in held_out) == (split == "unseen")
+        ]
+        n_of_kind = (N_GAMES[split] + place) // len(_TASK_TYPES)
+        chosen += _spread(Draw(_SEED, split, kind, *name), requests, n_of_kind)
+    return chosen
+
+
+def _make_all(rules: Rules, requests: Sequence[Request]) -> dict[str, Problem]:
+    """The games by task id, without those that cannot be won."""
+    made = {_task_id(*request): _make(rules, *request) for request in requests}
+    return {name: game for name, game in made.items() if game}
 
 
 def _draw_scenes(rules: Rules, offset: int = 0) -> tuple[list[Scene], list[Scene]]:

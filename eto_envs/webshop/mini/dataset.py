@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +66,21 @@ def _human_entry(draw: Draw, item: Item, known: set[str]) -> dict[str, Any]:
             }
 
 
-def _draw_splits(draw: Draw, items: Sequence[Item]) -> dict[str, list[str]]:
+def _draw_splits(
+    draw: Draw, items: Sequence[Item], n_goals: Mapping[str, int]
+) -> dict[str, list[str]]:
     """The split of each goal of each product, by ASIN: one or two goals of the same split."""
-    pools: dict[str, list[Item]] = {split: [] for split in N_GOALS}
+    pools: dict[str, list[Item]] = {split: [] for split in n_goals}
     for start in range(0, len(items), _N_FAMILIES * N_MEMBERS):
         members = draw.shuffled(items[start : start + _N_FAMILIES * N_MEMBERS])
-        n_seen = 0 if members[0].kind.is_unseen else _N_SEEN_PER_TYPE
-        pools["seen"] += members[:n_seen]
+        n_seen = 0 if members[0].kind.is_unseen or "seen" not in pools else _N_SEEN_PER_TYPE
+        if n_seen:
+            pools["seen"] += members[:n_seen]
         pools["unseen" if members[0].kind.is_unseen else "train"] += members[n_seen:]
     splits: dict[str, list[str]] = {item.asin: [] for item in items}
     for split, pool in pools.items():
-        n_once = min(len(pool), N_GOALS[split])
-        for item in draw.sample(pool, n_once) + draw.sample(pool, N_GOALS[split] - n_once):
+        n_once = min(len(pool), n_goals[split])
+        for item in draw.sample(pool, n_once) + draw.sample(pool, n_goals[split] - n_once):
             splits[item.asin].append(split)
     return splits
 
@@ -95,21 +98,44 @@ def write_mini(target: Path, n_rounds: int = 1) -> Path:
     Returns:
         `target`.
     """
+    return _write(target, n_rounds, _SEED, N_GOALS)
+
+
+def write_other_shop(target: Path, seed: int) -> Path:
+    """Write the files of another shop, which has none of mini's products and no unseen category.
+
+    Args:
+        target: the folder, created if necessary.
+        seed: determines its products and its goals, which are all in the train split.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ValueError: the seed is that of the mini dataset.
+    """
+    if seed in (_SEED, _SEED + 1):
+        raise ValueError(f"seed {seed} is that of the mini dataset")
+    return _write(target, 1, seed, {"train": N_GOALS["train"]})
+
+
+def _write(target: Path, n_rounds: int, seed: int, n_goals: Mapping[str, int]) -> Path:
     vocabulary = json.loads(_VOCABULARY.read_bytes())
-    draw = Draw(_SEED)
+    draw = Draw(seed)
     asins = draw_asins(draw)
     items = [
         item
         for kind in read_kinds(vocabulary)
+        if "unseen" in n_goals or not kind.is_unseen
         for _ in range(_N_FAMILIES)
         for item in draw_family(draw, kind, vocabulary, asins)
     ]
-    splits = _draw_splits(draw, items)
+    splits = _draw_splits(draw, items, n_goals)
     items = draw.shuffled(items)
     known: set[str] = set()
     products = [product_entry(draw, item) for item in items]
     human = {i.asin: [_human_entry(draw, i, known) for _ in splits[i.asin]] for i in items}
-    extra_draw = Draw(_SEED + 1)
+    extra_draw = Draw(seed + 1)
     for item in items:
         if "train" in splits[item.asin]:
             n_more = (n_rounds - 1) * len(splits[item.asin])
@@ -142,3 +168,10 @@ def build_mini_bundle(target: Path, n_rounds: int = 1) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         files = write_mini(Path(folder), n_rounds)
         return build_bundle(files, target, nouns="file", dataset=name)
+
+
+def build_other_shop(target: Path, seed: int) -> Path:
+    """Build the bundle of another shop; see `write_other_shop`."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_other_shop(Path(folder), seed)
+        return build_bundle(files, target, nouns="file", dataset=f"shop-{seed}")
