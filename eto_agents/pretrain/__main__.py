@@ -18,7 +18,7 @@ from eto_agents.models.tiny import SIZES, make_model
 from eto_agents.pretrain.probes import measure
 from eto_agents.pretrain.texts import DEV_ROUNDS, DEV_SHOP_SEEDS, chats, wander
 from eto_agents.pretrain.tokenizer import make_tokenizer
-from eto_agents.pretrain.training import Batches, Settings, pretrain
+from eto_agents.pretrain.training import Batches, Pretraining, pretrain
 from eto_agents.strict_json import json_text, write_json
 from eto_agents.trajectory import Message
 
@@ -28,7 +28,7 @@ _MEASURE_EVERY = 500  # steps
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, and make the model."""
-    settings = Settings()
+    settings = Pretraining()
     parser = argparse.ArgumentParser(
         prog="python -m eto_agents.pretrain",
         description="Make tiny-base, the pretrained model that is part of eto-gym: generate "
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     with Display():
-        make(args.out, args.size, Settings(n_tokens=args.tokens, seed=args.seed))
+        make(args.out, args.size, Pretraining(n_tokens=args.tokens, seed=args.seed))
 
 
-def make(out: Path, size: str, settings: Settings) -> None:
+def make(out: Path, size: str, settings: Pretraining) -> None:
     """Generate the texts, train, measure and save.
 
     Args:

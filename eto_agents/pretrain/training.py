@@ -30,11 +30,11 @@ IGNORED: Final = -100
 
 
 @dataclass(frozen=True)
-class Settings:
+class Pretraining:
     """The settings of pretraining.
 
     Attributes:
-        n_tokens: number of tokens to train on, padding included.
+        n_tokens: number of tokens to train on after the first steps, padding included.
         batch_tokens: number of tokens of a step.
         n_string_steps: number of steps on repeated strings at the beginning.
         learning_rate: learning rate after the warm-up.
@@ -63,7 +63,7 @@ class Settings:
 
     @property
     def n_steps(self) -> int:
-        """The number of steps, those on strings included, whose batches are half as large."""
+        """The number of steps."""
         return self.n_string_steps + self.n_tokens // self.batch_tokens
 
 
@@ -77,7 +77,10 @@ class Batches:
     """
 
     def __init__(
-        self, chats: Mapping[str, Sequence[Sequence[Message]]], tokenizer: Any, settings: Settings
+        self,
+        chats: Mapping[str, Sequence[Sequence[Message]]],
+        tokenizer: Any,
+        settings: Pretraining,
     ) -> None:
         """Sort the chats by length, and count words."""
         self._tokenizer = tokenizer
@@ -96,11 +99,8 @@ class Batches:
         """What a step is on."""
         if step < self._settings.n_string_steps:
             return "strings"
-        kinds = [
-            kind
-            for kind in self._settings.weights
-            if kind in self._chats or kind in ("strings", "exercises")
-        ]
+        known = {"strings", "exercises", *self._chats}
+        kinds = [kind for kind in self._settings.weights if kind in known]
         shares = np.array([self._settings.weights[kind] for kind in kinds])
         rng = np.random.default_rng([self._settings.seed, step, 1])
         return kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
@@ -194,7 +194,7 @@ def loss_of(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits.float(), labels[:, 1:][is_trained])
 
 
-def learning_rate(step: int, settings: Settings) -> float:
+def learning_rate(step: int, settings: Pretraining) -> float:
     """The learning rate of a step: linear warm-up, constant, linear decay to a twentieth."""
     n = settings.n_steps
     rest = (n - step) / max(1, settings.decay * n)
@@ -204,7 +204,7 @@ def learning_rate(step: int, settings: Settings) -> float:
 def pretrain(
     model: Any,
     batches: Batches,
-    settings: Settings,
+    settings: Pretraining,
     folder: Path,
     *,
     log: Callable[[dict[str, Any]], None] = print,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ import pytest
 from eto_agents.models import checkpoint as checkpoint_module
 from eto_agents.models.checkpoint import load_checkpoint
 from eto_agents.models.tiny import SIZES, make_model
+from eto_agents.pretrain import __main__ as command
 from eto_agents.pretrain.probes import Probe, accuracy
 from eto_agents.pretrain.renaming import draw_code
+from eto_agents.pretrain.texts import DEV_ROUNDS, DEV_SHOP_SEEDS, wander
 from eto_agents.pretrain.tokenizer import make_tokenizer
-from eto_agents.pretrain.training import IGNORED, Batches, Settings, learning_rate, pretrain
+from eto_agents.pretrain.training import IGNORED, Batches, Pretraining, learning_rate, pretrain
 from eto_agents.trajectory import Message
 from eto_envs.errors import CorruptDataError
 
 torch = pytest.importorskip("torch")
 
-SETTINGS = Settings(n_tokens=6 * 512, batch_tokens=512, n_string_steps=2, n_warmup=2)
+SETTINGS = Pretraining(n_tokens=6 * 512, batch_tokens=512, n_string_steps=2, n_warmup=2)
 
 
 def _chats(world: str) -> list[list[Message]]:
@@ -172,3 +175,25 @@ def test_tiny_base_copies_what_it_has_just_read(base: Any) -> None:
         code = codes[int(rng.integers(6))]
         probes.append(Probe(chat, f"Action: click[{code[:5]}", f"{code[5:]}]"))
     assert accuracy(base.model, base.tokenizer, probes) >= 0.85
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_model_of_the_same_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def little(out: Path, *_: Any, **__: Any) -> dict[str, list[Path]]:
+        return wander(out, DEV_SHOP_SEEDS, DEV_ROUNDS, java=False)
+
+    monkeypatch.setattr(command, "wander", little)
+    monkeypatch.setattr(command, "measure", lambda *_: {"code": 0.0, "number": 0.0})
+    settings = Pretraining(n_tokens=2 * 8192, n_string_steps=2)
+    command.make(tmp_path, "nano", settings)
+    made, shipped = tmp_path / "tiny_base", Path(checkpoint_module.__file__).with_name("tiny_base")
+    assert {file.name for file in made.iterdir()} == {file.name for file in shipped.iterdir()}
+    made_model = load_checkpoint(made, device="cpu")
+    assert next(made_model.model.parameters()).dtype == torch.float32
+    assert made_model.prompts == "brief"
+    [row] = map(json.loads, (tmp_path / "curve.jsonl").read_bytes().splitlines())
+    assert (row["step"], row["code"]) == (4, 0.0)
+    files = json.loads((made / "files.json").read_bytes())
+    assert files.keys() == {file.name for file in made.iterdir()} - {"files.json"}
