@@ -112,6 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 sys.stdout.flush()
             except (UnknownNameError, gym.error.UnregisteredEnv) as error:
                 _fail(str(error), 2)
+            except gym.error.Error as error:
+                # An id without a version, or of another form, raises Gymnasium's base class.
+                if type(error) is not gym.error.Error:
+                    raise
+                known = ", ".join(name for name in gym.registry if name.startswith("ETO-"))
+                _fail(f"{error}. The environments here are {known}.", 2)
             except EtoError as error:
                 _fail(str(error), 1)
             except BrokenPipeError:  # the reader has closed the pipe: `eto data list | head`

@@ -280,3 +280,22 @@ def test_an_early_ctrl_c_is_silent(folder: Path) -> None:
         _, errors = process.communicate(timeout=60)
         assert process.returncode in (0, 130, -signal.SIGINT)
         assert errors in ("", "\ninterrupted\n")
+
+
+@pytest.mark.parametrize("env_id", ["ETO-WebShop", "a shop", "ETO-WebShop-v9", "ETO-Webshop-v0"])
+@pytest.mark.parametrize("command", ["eval", "audit", "play"])
+def test_an_unknown_environment_is_a_sentence(
+    env_id: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {
+        "eval": ["eval", "--env", env_id, "--policy", "random", "--out", str(tmp_path / "run")],
+        "audit": ["audit", env_id],
+        "play": ["play", env_id],
+    }
+    with pytest.raises(SystemExit) as ended:
+        main(arguments[command])
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("eto: ")
+    assert "ETO-WebShop" in errors
+    assert not (tmp_path / "run").exists()
