@@ -11,7 +11,6 @@ the way from weights to an agent; it runs the model with `eto_agents.models.loca
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +39,7 @@ from eto_envs.errors import (
     UnknownNameError,
     require,
 )
-from eto_envs.files import read_json_object, refuse_pointer
+from eto_envs.files import read_json_object, refuse_pointer, sha256_of
 
 if TYPE_CHECKING:
     from eto_agents.models.local import LocalModel
@@ -556,7 +555,7 @@ def _checked_tiny_base() -> Path:
         raise CorruptDataError(f"{folder} does not have {TINY_BASE}: {again}")
     for name, sha256 in read_json_object(folder / TINY_BASE_FILES).items():
         path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if not path.is_file() or sha256_of(path) != sha256:
             raise CorruptDataError(
                 f"{path} is missing, damaged or of another version: reinstall eto-gym, or {again}"
             )

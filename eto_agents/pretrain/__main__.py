@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from eto_agents.pretrain.tokenizer import make_tokenizer
 from eto_agents.pretrain.training import Batches, Pretraining, pretrain
 from eto_agents.strict_json import json_text, write_json
 from eto_agents.trajectory import Message
+from eto_envs.files import sha256_of
 
 _TOKENIZER_CHATS = 400  # of each world
 _MEASURE_EVERY = 500  # steps
@@ -102,7 +102,7 @@ def pack(checkpoint: Checkpoint, folder: Path) -> None:
     half = {name: w.detach().half() for name, w in checkpoint.model.state_dict().items()}
     save_checkpoint(checkpoint, folder, weights=half)
     names = sorted(file.name for file in folder.iterdir() if file.name != TINY_BASE_FILES)
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    hashes = {name: sha256_of(folder / name) for name in names}
     write_json(folder / TINY_BASE_FILES, hashes)
 
 

@@ -14,8 +14,6 @@ import numpy as np
 from eto_agents.pretrain.renaming import CODE_CHARACTERS, Names, draw_code, draw_word
 from eto_agents.trajectory import Message
 
-KINDS: Final = ("repeat", "product", "number", "place")
-
 
 def draw_exercise(rng: np.random.Generator, names: Names, difficulty: float = 1.0) -> list[Message]:
     """Draw an exercise.
@@ -25,13 +23,8 @@ def draw_exercise(rng: np.random.Generator, names: Names, difficulty: float = 1.
         names: the words to use.
         difficulty: in [0, 1]; lists and strings get longer with it.
     """
-    kind = KINDS[int(rng.integers(len(KINDS)))]
-    question, answer = {
-        "repeat": _repeat,
-        "product": _product,
-        "number": _number,
-        "place": _place,
-    }[kind](rng, names, difficulty)
+    draw = KINDS[int(rng.integers(len(KINDS)))]
+    question, answer = draw(rng, names, difficulty)
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
@@ -68,7 +61,7 @@ def _product(rng: np.random.Generator, names: Names, difficulty: float) -> tuple
 
 
 def _things(rng: np.random.Generator, names: Names, n: int) -> list[str]:
-    kinds = dict.fromkeys(word for word in _some_words(rng, names, 2 * n))
+    kinds = dict.fromkeys(_some_words(rng, names, 2 * n))
     return [f"{kind} {rng.integers(1, 31)}" for kind in list(kinds)[:n]]
 
 
@@ -93,3 +86,7 @@ def _place(rng: np.random.Generator, names: Names, difficulty: float) -> tuple[s
     at = int(rng.integers(min(len(places), len(shares))))
     wanted = shares[at][int(rng.integers(len(shares[at])))]
     return f"{text}\n{wanted}", f"Action: take {wanted} from {places[at]}"
+
+
+KINDS: Final = (_repeat, _product, _number, _place)
+"""The kinds of exercises, each a function that draws a question and its answer."""

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from eto_agents.pretrain.renaming import Names, Renaming
+from eto_agents.pretrain.renaming import CODE, Names, Renaming
 from eto_agents.react.chat import encode
 from eto_agents.trajectory import Message
 
-_CODE = re.compile(r"\bB0[0-9A-Z]{8}\b")
 _THING = re.compile(r"\ba ([a-z]+) ([0-9]+)\b")
 
 
@@ -44,7 +43,7 @@ def code_probes(
     """Pages of search results with a click on one of the products, begun by its first letters."""
     for chat in _renamed(rng, chats, names, numbers=False):
         for at, message in enumerate(chat):
-            codes = _CODE.findall(message["content"]) if message["role"] == "user" else []
+            codes = CODE.findall(message["content"]) if message["role"] == "user" else []
             if len(set(codes)) < 2:
                 continue
             code = codes[int(rng.integers(len(codes)))]

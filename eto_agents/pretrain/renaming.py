@@ -18,65 +18,19 @@ from eto_agents.trajectory import Message
 
 CODE_CHARACTERS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-_CODE: Final = re.compile(r"\bB0[0-9A-Z]{8}\b")
+CODE: Final = re.compile(r"\bB0[0-9A-Z]{8}\b")
+"""Matches an item code of the generated shops."""
+
 _NUMBERED: Final = re.compile(r"\b([a-z]{2,}) ([0-9]{1,2})\b")
 _WORD: Final = re.compile(r"[A-Za-z]{3,}")
 _ONSETS: Final = [
-    "b",
-    "bl",
-    "br",
-    "c",
-    "ch",
-    "cl",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pl",
-    "qu",
-    "r",
-    "s",
-    "sh",
-    "st",
-    "t",
-    "tr",
-    "v",
-    "w",
-    "z",
-]
+    "b", "bl", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l", "m",
+    "n", "p", "pl", "qu", "r", "s", "sh", "st", "t", "tr", "v", "w", "z",
+]  # fmt: skip
 _RIMES: Final = [
-    "a",
-    "e",
-    "i",
-    "o",
-    "u",
-    "ai",
-    "ea",
-    "oo",
-    "an",
-    "en",
-    "in",
-    "on",
-    "un",
-    "ar",
-    "er",
-    "or",
-    "al",
-    "el",
-    "ick",
-    "ock",
-    "ust",
-    "end",
-]
+    "a", "e", "i", "o", "u", "ai", "ea", "oo", "an", "en", "in", "on", "un", "ar", "er", "or",
+    "al", "el", "ick", "ock", "ust", "end",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,7 +110,7 @@ class Renaming:
         ]
 
     def _text(self, text: str) -> str:
-        text = _CODE.sub(lambda match: self._code(match[0]), text)
+        text = CODE.sub(lambda match: self._code(match[0]), text)
         if self._renumbers:
             text = _NUMBERED.sub(self._numbered, text)
         if self._share:

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from eto_agents.evaluation.harness import evaluate
-from eto_agents.policy import Decision
+from eto_agents.policies.simple import RandomPolicy
 from eto_agents.react.context import transcript
 from eto_agents.react.prompts import load_prompts, prompt_key_of
 from eto_agents.runs import episodes_file
 from eto_agents.store import TrajectoryStore
 from eto_agents.strict_json import json_text
 from eto_agents.trajectory import Message
+from eto_agents.worlds import find_world
 from eto_envs.alfworld.mini.games import write_other_games
 from eto_envs.files import write_whole
-from eto_envs.scienceworld.tasks import TASK_TYPES, official_variations
+from eto_envs.scienceworld.tasks import TASK_TYPES, reserved_variations
 from eto_envs.shaping import Info
 from eto_envs.tasks import Task
 from eto_envs.webshop.mini.dataset import build_other_shop
@@ -46,11 +47,10 @@ _MAX_STEPS: Final = {"webshop": 12, "alfworld": 30, "scienceworld": 30}
 
 def science_variations(n_variations: int) -> range:
     """The variations of a task type to pretrain on: up to 30 from the last third of train."""
-    train = official_variations(n_variations)["train"]
-    return train[len(train) - min(len(train) // 3, MAX_VARIATIONS) :]
+    return reserved_variations(n_variations)[-MAX_VARIATIONS:]
 
 
-class Wanderer:
+class Wanderer(RandomPolicy):
     """Tries things at random: first a verb, then one of the admissible actions with it.
 
     So it does not do what most actions are, such as going somewhere, most of the time. It rarely
@@ -58,23 +58,11 @@ class Wanderer:
     """
 
     name = "wanderer"
-    reveal = ("admissible_actions",)
-
-    def __init__(self) -> None:
-        """Start without generators; `reset` makes one per slot."""
-        self._rngs: dict[int, np.random.Generator] = {}
 
     def reset(self, slots: Sequence[int], tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """Seed each slot's generator with the task's place and the seed."""
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
             self._rngs[slot] = np.random.default_rng([seed, *task.id.encode()])
-
-    def act(
-        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[Info]
-    ) -> list[Decision]:
-        """Return a random action for each of `slots`."""
-        rows = zip(slots, infos, strict=True)
-        return [Decision(self._pick(self._rngs[slot], info)) for slot, info in rows]
 
     @staticmethod
     def _pick(rng: np.random.Generator, info: Info) -> str:
@@ -117,28 +105,27 @@ def wander(
         The files of the episodes, by world.
     """
     out.mkdir(parents=True, exist_ok=True)
-    runs: list[tuple[str, str, dict[str, Any], tuple[int, ...]]] = []
+    runs: list[tuple[str, Path]] = []
     for seed in shop_seeds:
         if not (shop := out / f"shop-{seed}").exists():
             build_other_shop(shop, seed)
-        runs.append(("webshop", "ETO-WebShop-v0", {"dataset": str(shop)}, (0, 1)))
+        runs.append(("webshop", shop))
     if not (pack := out / "households.pack").exists():
         write_other_games(pack, rounds)
-    runs.append(("alfworld", "ETO-ALFWorld-v0", {"dataset": str(pack)}, (0, 1)))
+    runs.append(("alfworld", pack))
     if java:
-        dataset = _write_variations(out / "variations")
-        runs.append(("scienceworld", "ETO-ScienceWorld-v0", {"dataset": str(dataset)}, (0, 1)))
+        runs.append(("scienceworld", _write_variations(out / "variations")))
     files: dict[str, list[Path]] = {}
-    for world, env_id, env_args, seeds in runs:
-        folder = out / f"{world}-{Path(env_args['dataset']).name}"
+    for world, dataset in runs:
+        folder = out / f"{world}-{dataset.name}"
         evaluate(
             Wanderer(),
-            env_id,
+            find_world(world).env_id,
             ("train",),
-            seeds=seeds,
+            seeds=(0, 1),
             out=folder,
             n_envs=8,
-            env_args=env_args | {"max_episode_steps": _MAX_STEPS[world]},
+            env_args={"dataset": str(dataset), "max_episode_steps": _MAX_STEPS[world]},
         )
         files.setdefault(world, []).append(episodes_file(folder))
     return files

@@ -9,24 +9,24 @@ which depends on the seed and the step's number only, so that training resumes e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from eto_agents.pretrain.exercises import draw_exercise
 from eto_agents.pretrain.renaming import CODE_CHARACTERS, Names, Renaming
 from eto_agents.react.chat import encode
 from eto_agents.training.muon import MuonAdamW
+from eto_agents.training.rows import IGNORED, labels_of
 from eto_agents.training.states import load_state, save_state
 from eto_agents.trajectory import Message
-
-IGNORED: Final = -100
 
 
 @dataclass(frozen=True)
@@ -128,58 +128,50 @@ class Batches:
 
     def _exercises(self, rng: np.random.Generator, step: int) -> tuple[Tensor, Tensor]:
         difficulty = min(1.0, 0.1 + (step - self._settings.n_string_steps) / 1500)
-        rows = []
-        for _ in range(4 * self._settings.batch_tokens // 256):
-            encoded = self._encode(draw_exercise(rng, self._all_names, difficulty))
-            rows.append(encoded)
-        rows.sort(key=lambda row: len(row[0]))
+        rows = [
+            encode(draw_exercise(rng, self._all_names, difficulty), self._tokenizer)
+            for _ in range(4 * self._settings.batch_tokens // 256)
+        ]
+        rows.sort(key=lambda row: len(row.ids))
         # A window of rows of like lengths, so that there is little padding.
         start = int(rng.integers(len(rows)))
-        chosen: list[tuple[list[int], list[int]]] = []
-        n = 0
-        for row in rows[start:] + rows[:start][::-1]:
-            n = max(n, len(row[0]))
-            if chosen and n * (len(chosen) + 1) > self._settings.batch_tokens:
-                break
-            chosen.append(row)
-        return _pad(chosen, agent_only=True)
+        return self._batch(
+            (ids, labels_of(ids, mask)) for ids, mask in rows[start:] + rows[:start][::-1]
+        )
 
     def _texts(self, rng: np.random.Generator, world: str) -> tuple[Tensor, Tensor]:
         chats, names = self._chats[world], self._names[world]
         length = 2048 if rng.random() < 0.2 else 1024
         start = int(rng.integers(len(chats)))
-        rows: list[tuple[list[int], list[int]]] = []
-        n = 0
-        for chat in chats[start : start + 64]:
-            renaming = Renaming(
-                rng,
-                names,
-                words=float(rng.choice([0.0, 0.3, 0.7])) if world != "scienceworld" else 0.0,
-                numbers=world == "alfworld" and rng.random() < 0.6,
-            )
-            ids, mask = self._encode(renaming.apply(chat))
-            n = max(n, min(length, len(ids)))
-            if rows and n * (len(rows) + 1) > self._settings.batch_tokens:
+
+        def rows() -> Iterator[tuple[list[int], list[int]]]:
+            for chat in chats[start : start + 64]:
+                renaming = Renaming(
+                    rng,
+                    names,
+                    words=float(rng.choice([0.0, 0.3, 0.7])) if world != "scienceworld" else 0.0,
+                    numbers=world == "alfworld" and rng.random() < 0.6,
+                )
+                ids = encode(renaming.apply(chat), self._tokenizer).ids[:length]
+                yield ids, ids  # the loss is on everything
+
+        return self._batch(rows())
+
+    def _batch(self, rows: Iterable[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+        """Pad ids and labels of the first rows, as many as a step's tokens allow."""
+        chosen: list[tuple[list[int], list[int]]] = []
+        longest = 0
+        for row in rows:
+            longest = max(longest, len(row[0]))
+            if chosen and longest * (len(chosen) + 1) > self._settings.batch_tokens:
                 break
-            rows.append((ids[:length], mask[:length]))
-        return _pad(rows, agent_only=False)
-
-    def _encode(self, chat: Sequence[Message]) -> tuple[list[int], list[int]]:
-        encoded = encode(chat, self._tokenizer)
-        return encoded.ids, encoded.mask
-
-
-def _pad(rows: Sequence[tuple[list[int], list[int]]], *, agent_only: bool) -> tuple[Tensor, Tensor]:
-    n = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), n, dtype=torch.long)
-    labels = torch.full((len(rows), n), IGNORED)
-    for row, (own, mask) in enumerate(rows):
-        ids[row, : len(own)] = torch.tensor(own)
-        trained = (
-            torch.tensor(mask).bool() if agent_only else torch.ones(len(own), dtype=torch.bool)
+            chosen.append(row)
+        ids = [torch.tensor(of_row) for of_row, _ in chosen]
+        labels = [torch.tensor(of_row) for _, of_row in chosen]
+        return (
+            pad_sequence(ids, batch_first=True),
+            pad_sequence(labels, batch_first=True, padding_value=IGNORED),
         )
-        labels[row, : len(own)] = torch.tensor(own).masked_fill(~trained, IGNORED)
-    return ids, labels
 
 
 def loss_of(model: Any, ids: Tensor, labels: Tensor) -> Tensor:

@@ -91,11 +91,25 @@ def explore(
 def _agent(model: str, settings: ETO | RFT, temperature: float) -> Policy:
     if settings.explore_with is None:
         return open_checkpoint(model, settings).policy(settings, temperature=temperature)
+    served = serving(model, settings.explore_with, settings)
+    return served_policy(served, settings, temperature)
+
+
+def serving(model: str | Path, server: str, settings: PlayingOnServer) -> ServedCheckpoint:
+    """A checkpoint behind a server.
+
+    Args:
+        model: the checkpoint, which the server has to have loaded.
+        server: the server, ``"openai:<model>"``.
+        settings: have further arguments for it.
+
+    Raises:
+        SettingsError: `server` names no model behind a server.
+        BackendError: the server does not answer, or has another model.
+    """
     from eto_agents.models.served import ServedCheckpoint
 
-    arguments = key_values(settings.explore_args)
-    served = ServedCheckpoint(model, settings.explore_with, **arguments)
-    return served_policy(served, settings, temperature)
+    return ServedCheckpoint(model, server, **key_values(settings.explore_args))
 
 
 def served_policy(

@@ -14,11 +14,7 @@ import torch
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Two optimizers behind one interface, which shares their parameter groups.
-
-    Attributes:
-        parts: the optimizers.
-    """
+    """Two optimizers behind one interface, which shares their parameter groups and their state."""
 
     def __init__(
         self,
@@ -40,12 +36,12 @@ class MuonAdamW(torch.optim.Optimizer):
         inside = [p for name, p in trained if p.ndim == 2 and not _is_outer(name)]
         outer = [p for name, p in trained if p.ndim == 2 and _is_outer(name)]
         vectors = [p for _, p in trained if p.ndim != 2]
-        self.parts: list[torch.optim.Optimizer] = []
+        self._parts: list[torch.optim.Optimizer] = []
         if inside:
             muon = torch.optim.Muon(
                 inside, adjust_lr_fn="match_rms_adamw", lr=learning_rate, weight_decay=weight_decay
             )
-            self.parts.append(muon)
+            self._parts.append(muon)
         groups = [
             {"params": outer, "weight_decay": weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -53,30 +49,28 @@ class MuonAdamW(torch.optim.Optimizer):
         groups = [group for group in groups if group["params"]]
         if groups:
             betas = (0.9, adam_beta2)
-            self.parts.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas))
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
+            self._parts.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take a step with both optimizers."""
         loss = closure() if closure is not None else None
-        for part in self.parts:
+        for part in self._parts:
             part.step()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """The states of both optimizers."""
-        return {"parts": [part.state_dict() for part in self.parts]}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load states that `state_dict` returned."""
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
+        """Load what `state_dict` returned."""
+        super().load_state_dict(state_dict)
         self._share()
 
     def _share(self) -> None:
-        # Learning-rate schedulers write into these groups, so both optimizers must share them.
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        # Learning-rate schedulers write into these groups, and `state_dict` reads this state.
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.state = self.state
+            part.param_groups = [next(groups) for _ in part.param_groups]
 
 
 def _is_outer(name: str) -> bool:

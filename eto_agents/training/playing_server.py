@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 
 from eto_agents.processes import is_main_process
-from eto_agents.settings import PlayingOnServer, SettingsError, key_values
+from eto_agents.settings import PlayingOnServer, SettingsError
+from eto_agents.training.exploration import serving
 
 if TYPE_CHECKING:
     from eto_agents.models.checkpoint import Checkpoint
@@ -38,9 +39,7 @@ def open_server(
     if settings.explore_with is None:
         return None
     check_weights_can_be_sent(checkpoint.model.device.type)
-    from eto_agents.models.served import ServedCheckpoint
-
-    return ServedCheckpoint(model, settings.explore_with, **key_values(settings.explore_args))
+    return serving(model, settings.explore_with, settings)
 
 
 def check_weights_can_be_sent(device: str) -> None:

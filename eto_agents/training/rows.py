@@ -21,7 +21,7 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from eto_agents.console import report
 from eto_agents.models.checkpoint import Checkpoint
@@ -304,6 +304,15 @@ def build_rows(
 @functools.lru_cache(maxsize=8)
 def _prompts(source: str) -> Mapping[str, Prompt]:
     return load_prompts(source)
+
+
+IGNORED: Final = -100
+"""The label of a token that PyTorch's cross entropy, and so TRL's loss, leaves out."""
+
+
+def labels_of(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
+    """The ids where the mask is 1, elsewhere `IGNORED`."""
+    return [token if is_agent else IGNORED for token, is_agent in zip(ids, mask, strict=True)]
 
 
 def by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

@@ -35,7 +35,14 @@ from eto_agents.processes import gathered_weights, n_processes
 from eto_agents.runs import RunFolder, once
 from eto_agents.settings import SFT, SettingsError
 from eto_agents.training.cpu_head import use_cpu_head
-from eto_agents.training.rows import EmptyDataError, Rows, build_rows, protocol_of, texts_of
+from eto_agents.training.rows import (
+    EmptyDataError,
+    Rows,
+    build_rows,
+    labels_of,
+    protocol_of,
+    texts_of,
+)
 from eto_agents.training.trl import (
     Trained,
     begin_above_zero,
@@ -170,7 +177,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         self._batches = _batches_of(self._lengths, settings)
         columns = {
             "input_ids": [row.ids for row in rows.rows],
-            "labels": [_labels(*row) for row in rows.rows],
+            "labels": [labels_of(*row) for row in rows.rows],
         }
         model = checkpoint.model
         super().__init__(
@@ -424,11 +431,6 @@ class _RunLog(TrainerCallback):  # type: ignore[misc]
             {"step": state.global_step, "epoch": state.epoch, **figures, "wall_s": wall_s}
         )
         self._figures = {"loss": f"{loss:.4f}", "epoch": f"{state.epoch:.2f}"}
-
-
-def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
-    """The ids where the mask is 1, elsewhere -100, which TRL's loss ignores."""
-    return [token if is_agent else -100 for token, is_agent in zip(ids, mask, strict=True)]
 
 
 def _arguments(settings: SFT, work: Path, model: Any, n_steps_per_epoch: int) -> SFTConfig:

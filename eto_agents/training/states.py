@@ -7,7 +7,7 @@ number, so nothing else has to be saved.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ _FILE = "state.safetensors"
 def save_state(folder: Path, module: nn.Module, optimizer: Any, update: int) -> None:
     """Save the state after `update` updates, replacing the previous one."""
     tensors = {f"weights.{name}": value for name, value in _saved(module)}
-    for part, single in enumerate(_parts(optimizer)):
-        for number, moments in single.state_dict()["state"].items():
-            for name, value in moments.items():
-                tensors[f"optimizer.{part}.{number}.{name}"] = torch.as_tensor(value)
+    for number, moments in optimizer.state_dict()["state"].items():
+        for name, value in moments.items():
+            tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{_FILE}.{os.getpid()}"
     try:
@@ -57,26 +56,17 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any) -> int:
         with torch.no_grad():
             for name, value in _saved(module):
                 value.copy_(tensors.pop(f"weights.{name}"))
-        parts = _parts(optimizer)
-        moments: list[dict[int, dict[str, Any]]] = [{} for _ in parts]
+        moments: dict[int, dict[str, Any]] = {}
         for name, value in tensors.items():
-            _, part, number, key = name.split(".", 3)
-            moments[int(part)].setdefault(int(number), {})[key] = value
-        states = [
-            {"state": state, "param_groups": single.state_dict()["param_groups"]}
-            for single, state in zip(parts, moments, strict=True)
-        ]
-        optimizer.load_state_dict({"parts": states} if len(states) > 1 else states[0])
+            _, number, key = name.split(".", 2)
+            moments.setdefault(int(number), {})[key] = value
+        state = optimizer.state_dict()
+        optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptDataError(
             f"{path} is not a state of this model ({error}): delete it to start over"
         ) from error
     return update
-
-
-def _parts(optimizer: Any) -> Sequence[Any]:
-    """The optimizers that an optimizer consists of."""
-    return getattr(optimizer, "parts", None) or [optimizer]
 
 
 def _saved(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -241,6 +241,12 @@ def official_variations(n_variations: int) -> dict[str, range]:
     }
 
 
+def reserved_variations(n_variations: int) -> range:
+    """The last third of a task type's train variations, which `MINI` leaves out."""
+    train = official_variations(n_variations)["train"]
+    return train[len(train) - len(train) // 3 :]
+
+
 @functools.cache
 def _mini_splits() -> Splits:
     """Two thirds of the train variations of the short task types, ten of dev and ten of test.
@@ -255,7 +261,7 @@ def _mini_splits() -> Splits:
         of_type = official_variations(task_type.n_variations)
         train = of_type["train"]
         chosen = {
-            "train": train[: len(train) - len(train) // 3],
+            "train": train[: len(train) - len(reserved_variations(task_type.n_variations))],
             "seen": of_type["seen"][:_MINI_VARIATIONS],
             "unseen": of_type["unseen"][:_MINI_VARIATIONS],
         }
